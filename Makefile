@@ -1,0 +1,51 @@
+# `make` alone prints help. demo and test each work on a fresh machine: both use .venv.
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench clean
+.DELETE_ON_ERROR:
+
+VENV  := .venv
+BIN   := $(VENV)/bin
+STAMP := $(VENV)/.made-from-pyproject
+
+# The first of these that is Python 3.11 or newer; PYTHON=... chooses another.
+PYTHON ?= $(firstword $(foreach p,python3 python3.11 python3.12 python3.13 python3.14,\
+  $(shell $(p) -c 'import sys; sys.version_info >= (3, 11) and print("$(p)")' 2>/dev/null)))
+
+# Unbuffered output hides what is lost when a child dies: tests see Python's own buffering.
+unexport PYTHONUNBUFFERED
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(STAMP)  ## pings in an S3 server, mapper, reducer: a checked result in demo-output/
+	@$(BIN)/python -m demo.run
+
+test: check  ## check, then all tests
+	@$(BIN)/python -m pytest
+
+check: $(STAMP)  ## ruff and mypy
+	@$(BIN)/python -m ruff check
+	@$(BIN)/python -m mypy
+
+bench: $(STAMP)  ## how fast against the bare loop (takes long)
+	@$(BIN)/python benchmarks/telemetry.py
+
+clean:  ## remove what make has made, .venv too
+	rm -rf $(VENV) demo-output bench-output build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# .incomplete stands in .venv while it is being made: if it is still there, begin again.
+$(STAMP): pyproject.toml
+	@if [ -z "$(PYTHON)" ]; then \
+	  echo "Python 3.11 or newer is needed: apt-get install python3 python3-venv (or PYTHON=/path/to/python3 make ...)" >&2; exit 1; fi
+	@if ! $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then \
+	  echo "$(PYTHON) is no Python 3.11 or newer: apt-get install python3 python3-venv" >&2; exit 1; fi
+	@if ! $(PYTHON) -c 'import venv, ensurepip' 2>/dev/null; then \
+	  echo "$(PYTHON) cannot make a virtual environment: apt-get install $(notdir $(PYTHON))-venv" >&2; exit 1; fi
+	@if [ -e $(VENV)/.incomplete ] || ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
+	  echo "making $(VENV) (some minutes, about 1 GB)" >&2; \
+	  rm -rf $(VENV) && mkdir $(VENV) && touch $(VENV)/.incomplete && $(PYTHON) -m venv $(VENV); fi
+	@touch $(VENV)/.incomplete
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@rm $(VENV)/.incomplete
+	@touch $@

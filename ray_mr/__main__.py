@@ -1,0 +1,8 @@
+"""``python -m ray_mr`` is ``ray-mr``."""
+
+from __future__ import annotations
+
+from ray_mr.cli import main
+
+if __name__ == "__main__":
+    main(prog_name="ray-mr")

@@ -1,0 +1,170 @@
+"""What knows boto3: nothing else imports it, and none of its exceptions gets out.
+
+Here is the one gate for them, ``translated``.  No text of an exception that could hold a header,
+a token or the output of a credential process gets into a message of ours.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from botocore import exceptions as boto
+
+from ray_mr.errors import (
+    CredentialsError,
+    JobError,
+    ObjectChanged,
+    RayMrError,
+    StoreError,
+    StoreUnavailable,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_LONGEST_TEXT = 300
+
+_CREDENTIAL_CODES = {
+    "SignatureDoesNotMatch": "the secret key is wrong",
+    "InvalidAccessKeyId": "the access key is unknown, or has been withdrawn or has expired",
+    "ExpiredToken": "the session token has expired",
+    "ExpiredTokenException": "the session token has expired",
+    "TokenRefreshRequired": "the session token has expired",
+    "InvalidToken": "the session token is wrong",
+    "InvalidClientTokenId": "the access key is unknown",
+    "UnrecognizedClientException": "the access key is unknown",
+    "InvalidSecurity": "the credentials are not valid",
+    "NotSignedUp": "the account may not use S3",
+    "RequestTimeTooSkewed": "this machine's clock is wrong",
+    "AuthorizationHeaderMalformed": "the region or the access key is wrong",
+}
+_CREDENTIAL_ERRORS = (
+    boto.NoCredentialsError,
+    boto.PartialCredentialsError,
+    boto.CredentialRetrievalError,
+    boto.UnknownCredentialError,
+    boto.ProfileNotFound,
+    boto.NoAuthTokenError,
+    boto.TokenRetrievalError,
+    boto.UnknownTokenProviderError,
+    boto.RefreshWithMFAUnsupportedError,
+    boto.MetadataRetrievalError,
+    boto.SSOError,
+    boto.LoginError,
+)
+_BUSY_CODES = {
+    "SlowDown", "Throttling", "ThrottlingException", "ThrottledException", "RequestThrottled",
+    "RequestThrottledException", "TooManyRequestsException", "RequestLimitExceeded",
+    "BandwidthLimitExceeded", "LimitExceededException", "RequestTimeout",
+    "RequestTimeoutException", "InternalError", "ServiceUnavailable", "OperationAborted",
+    "PriorRequestNotComplete", "BadDigest", "XAmzContentSHA256Mismatch", "IncompleteBody",
+}  # fmt: skip
+_BROKEN_ERRORS = (
+    boto.HTTPClientError,
+    boto.ConnectionError,
+    boto.IncompleteReadError,
+    boto.FlexibleChecksumError,
+    boto.ChecksumError,
+    boto.AwsChunkedWrapperError,
+    boto.CapacityNotAvailableError,
+    OSError,
+)
+_SETTINGS_HINT = "see AWS_ENDPOINT_URL, AWS_DEFAULT_REGION and the AWS configuration file"
+
+
+@contextlib.contextmanager
+def translated(uri: str, endpoint: str = "", *, listed: bool = False) -> Iterator[None]:
+    """Exceptions of boto3 as ours, naming the URI and, where it is at fault, the endpoint.
+
+    Args:
+        uri: What the requests are about.
+        endpoint: Of the client, if there is one.
+        listed: The object was there a while ago: that it is missing means that it changed.
+
+    Raises:
+        ObjectChanged: It was ``listed`` and is missing, or a precondition failed.
+        CredentialsError: There are none, or they were refused as such.
+        StoreUnavailable: No connection, no proper answer, or the store is busy.
+        StoreError: Anything else.
+    """
+    try:
+        yield
+    except boto.ClientError as error:
+        raise _of_answer(uri, error, origin(endpoint), listed=listed) from None
+    except (boto.BotoCoreError, boto.UndefinedModelAttributeError, OSError, ValueError) as error:
+        raise _of_failure(uri, error, origin(endpoint)) from None
+
+
+def origin(endpoint: str) -> str:
+    """Scheme, host and port of an endpoint's URL, without user and password."""
+    parts = urlsplit(endpoint)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}" if parts.netloc else ""
+
+
+def code_and_status(error: boto.ClientError) -> tuple[str, int]:
+    """The error code of an answer (a number after ``HEAD``) and its HTTP status (0: unknown)."""
+    code = str(error.response.get("Error", {}).get("Code", ""))
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    return code, int(status or (code if code.isdecimal() else 0))
+
+
+def split_uri(uri: str) -> tuple[str, str]:
+    """Bucket and key of ``s3://bucket/key``; the key may be empty.
+
+    Raises:
+        JobError: There is no bucket.
+    """
+    bucket, _, key = uri.partition("://")[2].partition("/")
+    if not bucket or set(bucket) & set("*?["):
+        raise JobError(f"{uri} names no bucket", "write s3://bucket/key")
+    return bucket, key
+
+
+def _of_answer(uri: str, error: boto.ClientError, endpoint: str, *, listed: bool) -> RayMrError:
+    code, status = code_and_status(error)
+    said = str(error.response.get("Error", {}).get("Message", ""))[:_LONGEST_TEXT]
+    where = endpoint or "the store"
+    if code in _CREDENTIAL_CODES:
+        return CredentialsError(
+            f"{uri}: {where} refused the credentials ({code})", _CREDENTIAL_CODES[code]
+        )
+    if code == "NoSuchBucket":
+        bucket = uri.removeprefix("s3://").partition("/")[0]
+        return StoreError(f"{uri}: there is no bucket {bucket} at {where}")
+    if status == 412 or (status == 404 and listed):
+        return ObjectChanged(f"{uri} changed (or was deleted) since it was listed")
+    if code in _BUSY_CODES or status == 429 or status >= 500:
+        return StoreUnavailable(f"{uri}: {where} does not answer properly ({code or status})", said)
+    if status == 403:
+        return StoreError(
+            f"{uri}: access denied ({code})",
+            "the credentials in use have no permission for it; see their policy and the bucket's",
+        )
+    if status == 404:
+        said = "it does not exist"
+    hint = _SETTINGS_HINT if status in (301, 307, 400) else ""
+    return StoreError(f"{uri}: {where} refused ({code or status}): {said}", hint)
+
+
+def _of_failure(uri: str, error: Exception, endpoint: str) -> RayMrError:
+    name = type(error).__name__
+    if isinstance(error, _CREDENTIAL_ERRORS):
+        return CredentialsError(
+            f"{uri}: no usable AWS credentials ({name})",
+            "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile or a role",
+        )
+    where = endpoint or origin(str(getattr(error, "kwargs", {}).get("endpoint_url", "")))
+    if isinstance(error, boto.SSLError):
+        return StoreError(
+            f"{uri}: no secure connection to {where or 'the store'}",
+            "AWS_CA_BUNDLE names the certificate of a private authority",
+        )
+    if isinstance(error, _BROKEN_ERRORS):
+        return StoreUnavailable(
+            f"{uri}: no proper answer from {where or 'the store'} ({name})",
+            "is the endpoint right, and can it be reached from here?",
+        )
+    said = "" if isinstance(error, ValueError) else f": {str(error)[:_LONGEST_TEXT]}"
+    return StoreError(f"{uri}: a request cannot be made ({name}){said}", _SETTINGS_HINT)

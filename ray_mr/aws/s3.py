@@ -1,0 +1,251 @@
+"""S3 as a store: listing, verified downloads, uploads that stay invisible until completed.
+
+One client for a process, from boto3's own chain of settings (``AWS_ENDPOINT_URL`` and so on).
+Keys are taken letter by letter: nothing in them is decoded, encoded or normalised here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import os
+import re
+import threading
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, cast
+from urllib.parse import urlsplit
+
+import boto3
+from botocore import exceptions as boto
+from botocore.config import Config
+
+from ray_mr.aws import code_and_status, split_uri, translated
+from ray_mr.aws.upload import Upload, abort_upload
+from ray_mr.errors import Interrupted, ObjectChanged, StoreError, StoreUnavailable
+from ray_mr.model import StoredObject
+from ray_mr.stores import is_glob, literal_prefix, matcher, name_bytes
+from ray_mr.workdir import arriving
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+_CHUNK_BYTES = 1 << 20
+_ATTEMPTS = 5
+_BODY_TRIES = 3
+_BACKOFF_S = 0.2
+_ENDPOINT_NAMES = frozenset({"AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"})
+_MD5 = re.compile(r'"?([0-9a-f]{32})"?')
+
+
+class S3Store:
+    """See ``Store``.
+
+    Args:
+        session: Where credentials and settings come from; boto3's default chain without one.
+    """
+
+    def __init__(self, session: Any = None) -> None:
+        self._session = session
+        self._lock = threading.Lock()
+        self._made: Any = None
+
+    @contextlib.contextmanager
+    def calling(self, uri: str, *, listed: bool = False) -> Iterator[Any]:
+        """The client, with its exceptions ``translated``."""
+        with translated(uri), self._lock:
+            if self._made is None:
+                self._made = _client(self._session or boto3.session.Session())
+        with translated(uri, self._made.meta.endpoint_url, listed=listed):
+            yield self._made
+
+    def find(self, pattern: str) -> Iterator[StoredObject]:
+        """See ``Store``; markers of folders (empty, key ends in ``/``) are objects like others."""
+        bucket, key = split_uri(pattern)
+        if key and not key.endswith("/") and not is_glob(key):
+            yield self._exact(pattern, bucket, key)
+            return
+        matches = matcher(key)
+        found = [
+            StoredObject(f"s3://{bucket}/{item['Key']}", item["Key"], item["Size"], item["ETag"])
+            for item in self._list(pattern, bucket, literal_prefix(key))
+            if matches(item["Key"])
+        ]
+        yield from sorted(found, key=lambda obj: name_bytes(obj.key))
+
+    def _list(self, uri: str, bucket: str, prefix: str) -> Iterator[dict[str, Any]]:
+        with self.calling(uri) as client:
+            pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+            for page in pages:
+                yield from page.get("Contents", ())
+
+    def _exact(self, uri: str, bucket: str, key: str) -> StoredObject:
+        head = self.head(uri)
+        if head is not None:
+            return StoredObject(uri, key, head["ContentLength"], head["ETag"])
+        with self.calling(uri) as client:
+            below = client.list_objects_v2(Bucket=bucket, Prefix=f"{key}/", MaxKeys=1)
+        hint = "a '/' or '/**' at its end means all below it" if below["KeyCount"] else ""
+        raise StoreError(f"{uri} does not exist", hint)
+
+    def head(self, uri: str) -> dict[str, Any] | None:
+        """What the server says of an object, or ``None`` if there is none."""
+        bucket, key = split_uri(uri)
+        with self.calling(uri) as client:
+            try:
+                return cast("dict[str, Any]", client.head_object(Bucket=bucket, Key=key))
+            except boto.ClientError as error:
+                code, status = code_and_status(error)
+                if status == 404:
+                    return None
+                if code in ("400", "403"):  # an answer to HEAD cannot say why: ask in another way
+                    client.list_objects_v2(Bucket=bucket, Prefix=key, MaxKeys=1)
+                raise
+
+    def download(
+        self,
+        obj: StoredObject,
+        path: Path,
+        *,
+        private: bool,  # noqa: ARG002 - it always is
+        stop: threading.Event | None = None,
+    ) -> None:
+        """See ``Store``; a body that breaks off or arrives damaged is asked for again.
+
+        A server that falls silent is noticed after the read time-out only.
+        """
+        stop = stop or threading.Event()
+        for tried in range(1, _BODY_TRIES + 1):
+            try:
+                with arriving(path) as file:
+                    self._receive(obj, file, stop)
+            except _BodyError as error:
+                if tried == _BODY_TRIES:
+                    raise StoreUnavailable(f"{obj.uri}: {error}, {tried} times") from None
+                stop.wait(_BACKOFF_S * 2**tried)
+            else:
+                return
+
+    def _receive(self, obj: StoredObject, file: BinaryIO, stop: threading.Event) -> None:
+        bucket, key = split_uri(obj.uri)
+        if stop.is_set():
+            raise Interrupted(f"{obj.uri}: the download was stopped")
+        with self.calling(obj.uri, listed=True) as client:
+            answer = client.get_object(Bucket=bucket, Key=key, IfMatch=obj.etag)
+        with contextlib.closing(answer["Body"]) as body:
+            if answer["ContentLength"] != obj.size_bytes:
+                raise ObjectChanged(f"{obj.uri} changed (or was deleted) since it was listed")
+            digest, size = hashlib.md5(usedforsecurity=False), 0
+            expected = _md5(bucket, answer)
+            while chunk := _read(body):
+                if stop.is_set():
+                    raise Interrupted(f"{obj.uri}: the download was stopped")
+                file.write(chunk)
+                size += len(chunk)
+                if expected:
+                    digest.update(chunk)
+        if size != obj.size_bytes or (expected and digest.hexdigest() != expected):
+            raise _BodyError("what arrived is not what is stored")
+
+    def changed(self, obj: StoredObject) -> None:
+        """See ``Store``: a copy of one version stays what it is."""
+
+    def open(self, uri: str) -> BinaryIO:
+        """See ``Store``."""
+        bucket, key = split_uri(uri)
+        with self.calling(uri) as client:
+            body = client.get_object(Bucket=bucket, Key=key)["Body"]
+        return io.BufferedReader(_Body(uri, body), _CHUNK_BYTES)
+
+    def exists(self, uri: str) -> bool:
+        """See ``Store``."""
+        return self.head(uri) is not None
+
+    def stage(self, uri: str) -> Upload:
+        """See ``Store``; a multipart upload once it is larger than its first part."""
+        return Upload(self, uri)
+
+    def delete(self, uri: str) -> None:
+        """See ``Store``."""
+        bucket, key = split_uri(uri)
+        with self.calling(uri) as client:
+            client.delete_object(Bucket=bucket, Key=key)
+
+    def abandon(self, uri: str) -> int:
+        """See ``Store``; staged means an upload that was not completed."""
+        bucket, key = split_uri(uri)
+        folder = uri.endswith("/") or not key
+        with self.calling(uri) as client:
+            pages = client.get_paginator("list_multipart_uploads")
+            left = [
+                upload
+                for page in pages.paginate(Bucket=bucket, Prefix=key)
+                for upload in page.get("Uploads", ())
+                if upload["Key"] == key or (folder and "/" not in upload["Key"].removeprefix(key))
+            ]
+            for upload in left:
+                abort_upload(client, Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"])
+        return len(left)
+
+
+class _BodyError(Exception):
+    """The body of an answer broke off; another try may bring it whole."""
+
+
+class _Body(io.RawIOBase):
+    """The body of an answer as a file whose errors are ours."""
+
+    def __init__(self, uri: str, body: Any) -> None:
+        self._uri, self._body = uri, body
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        with translated(self._uri):
+            data = self._body.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        self._body.close()
+        super().close()
+
+
+def _client(session: Any) -> Any:
+    """A client; buckets are in the path, not in the host name, wherever it is not AWS's own."""
+    if not _ENDPOINT_NAMES.isdisjoint(os.environ):
+        return session.client("s3", config=_config("path"))
+    client = session.client("s3", config=_config("auto"))
+    host = urlsplit(client.meta.endpoint_url).hostname or ""
+    if host.endswith((".amazonaws.com", ".amazonaws.com.cn")):
+        return client
+    return session.client("s3", config=_config("path"))  # the configuration file names one
+
+
+def _config(addressing: Literal["auto", "path"]) -> Config:
+    return Config(
+        max_pool_connections=64,
+        connect_timeout=10,
+        read_timeout=60,
+        retries={"mode": "standard", "total_max_attempts": _ATTEMPTS},
+        s3={"addressing_style": addressing},
+    )
+
+
+def _read(body: Any) -> bytes:
+    try:
+        return cast("bytes", body.read(_CHUNK_BYTES))
+    except (
+        boto.HTTPClientError, boto.ConnectionError, boto.IncompleteReadError,
+        boto.FlexibleChecksumError, OSError,
+    ) as error:  # fmt: skip
+        raise _BodyError(f"the download broke off ({type(error).__name__})") from None
+
+
+def _md5(bucket: str, answer: dict[str, Any]) -> str:
+    """What the body's MD5 has to be, or nothing where the ETag does not say."""
+    match = _MD5.fullmatch(answer["ETag"])
+    encrypted = str(answer.get("ServerSideEncryption", "")).startswith("aws:kms")
+    opaque = encrypted or "SSECustomerAlgorithm" in answer or bucket.endswith("--x-s3")
+    return match[1] if match and not opaque else ""

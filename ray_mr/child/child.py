@@ -1,0 +1,344 @@
+"""A child in its role: the mapper, reducer or combiner of one attempt, from files to output.
+
+Two feeds.  ``records``: a harness of ours calls the user's function and speaks ``wire``.
+``files``: the program reads file names on stdin and leaves its output in ``result.txt`` or on
+stdout; nothing of it is used before the child has ended well, so it waits on disk.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import queue
+import threading
+from collections import Counter
+from dataclasses import dataclass, replace
+from typing import IO, TYPE_CHECKING, Any
+
+from ray_mr.child import wire
+from ray_mr.child.languages import LANGUAGES, Language
+from ray_mr.child.process import Limits, Process
+from ray_mr.errors import (
+    ChildCrashed,
+    ChildError,
+    ChildNotStarted,
+    ChildProtocol,
+    ChildRaised,
+    CorruptObject,
+    RayMrError,
+)
+from ray_mr.model import FileCounts
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterable, Iterator, Mapping
+    from pathlib import Path
+
+    from ray_mr.program import Program
+
+HARNESS_NAME = ".ray_mr_harness"
+RESULT_NAME = "result.txt"
+SPOOL_NAME = ".stdout"
+SPOOL_READ_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """Output lines."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """Output pairs, in the layout of ``wire``."""
+
+    count: int
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An input that the harness could not take to its end."""
+
+    position: int
+    error: RayMrError
+
+
+@dataclass(frozen=True, slots=True)
+class Flushed:
+    """The reducer or combiner has answered for everything fed so far."""
+
+    groups: int
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class At:
+    """A sign of life: ``stored_bytes`` of the input at ``position`` are read."""
+
+    position: int
+    stored_bytes: int
+
+
+Output = Text | Pairs | FileCounts | Failure | Flushed | At | None
+"""What a child yields; ``None`` is a moment of silence."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A file ready for the child."""
+
+    position: int
+    codec: str
+    path: bytes
+    """As the child is told it: relative to its folder."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """Where and how a child runs."""
+
+    program: Program
+    folder: Path
+    """The attempt's folder, the child's working directory."""
+    env: Mapping[str, str]
+    limits: Limits
+
+    @property
+    def language(self) -> Language:
+        """The program's row of the table."""
+        return LANGUAGES[self.program.language]
+
+    def write_program(self) -> None:
+        """Put the script, its siblings and the harness into the folder."""
+        for file in self.program.files:
+            path = self.folder / file.name
+            path.write_bytes(file.content)
+            path.chmod(0o755 if file.executable else 0o644)
+        if self.program.feed == "records":
+            (self.folder / HARNESS_NAME).write_bytes(self.language.harness_source())
+
+    def start(self, feed: Iterable[bytes]) -> Process:
+        """Start the program, or its harness."""
+        if self.program.feed == "records":
+            argv = [*self.language.interpreter, HARNESS_NAME]
+        else:
+            argv = self.language.script_argv(
+                self.program.entry, self.program.arguments, installed=not self.program.files
+            )
+        return Process(argv, self.folder, feed, self.env, self.limits)
+
+
+class HarnessChild:
+    """A child that speaks ``wire``.
+
+    Args:
+        setting: Where and how it runs.
+        role: ``map`` or ``reduce``.
+        functions: Names under which the script may define its function.
+        records: The job's record format.
+    """
+
+    def __init__(
+        self, setting: Setting, role: str, functions: tuple[str, ...], records: str = ""
+    ) -> None:
+        setting.write_program()
+        self._setting = setting
+        self._hello = threading.Event()
+        self._codecs: frozenset[str] = frozenset()
+        begin = {
+            "role": role,
+            "script": setting.program.entry,
+            "arguments": setting.program.arguments,
+            "pickled": setting.program.function,
+            "functions": functions,
+            "records": records,
+        }
+        self._begin = wire.encode("begin", payload=json.dumps(begin).encode())
+        self._process: Process | None = None
+
+    @property
+    def process(self) -> Process:
+        """The running child."""
+        if self._process is None:
+            raise ChildNotStarted("the child is not running")
+        return self._process
+
+    def rest(self) -> None:
+        """A unit of work begins: the child's time limit starts anew."""
+        if self._process is not None:
+            self._process.rest()
+
+    def opens(self, codec: str) -> bool:
+        """Whether the harness opens this format itself; waits for its hello."""
+        self._hello.wait()
+        return codec in self._codecs
+
+    def run(self, feed: Iterable[bytes]) -> Generator[Output]:
+        """Feed the child and yield what it says, to the end of both.
+
+        Raises:
+            ChildError: It crashed, hung, or broke the protocol.
+        """
+        decoder = wire.Decoder()
+        try:
+            with self._setting.start(self._feed(feed)) as self._process:
+                for data in self._process.chunks():
+                    if not data:
+                        yield None
+                    for frame in decoder.feed(data):
+                        yield self._understand(frame)
+                self._process.finish()
+                decoder.close()
+        finally:
+            self._hello.set()  # whatever waits in opens() must not wait for ever
+
+    def _feed(self, feed: Iterable[bytes]) -> Iterator[bytes]:
+        yield self._begin
+        yield from feed
+
+    def _understand(self, frame: wire.Frame) -> Output:
+        match frame.name:
+            case "text":
+                return Text(frame.payload)
+            case "pairs":
+                return Pairs(frame.count, frame.payload)
+            case "progress":
+                return At(frame.position, frame.count)
+            case "flushed":
+                return Flushed(frame.position, frame.count)
+        try:
+            return self._understand_json(frame.name, frame.position, json.loads(frame.payload))
+        except (ValueError, TypeError, KeyError) as error:
+            raise ChildProtocol(f"the harness sent a {frame.name} frame without sense") from error
+
+    def _understand_json(self, name: str, position: int, facts: dict[str, Any]) -> Output:
+        match name:
+            case "hello":
+                self._codecs = frozenset(facts["codecs"])
+                self._hello.set()
+                return None
+            case "done":
+                self.process.rest()
+                return FileCounts(position=position, **facts)
+            case "failed":
+                self.process.rest()
+                return self._failure(position, **facts)
+        raise ChildProtocol(f"the harness sent an unknown frame {name!r}")
+
+    def _failure(self, position: int, kind: str, message: str, trace: str) -> Failure:
+        script = self._setting.program.entry
+        if kind == "load":
+            raise ChildNotStarted(f"{script} does not load: {message}\n{trace}".rstrip())
+        if kind == "corrupt":
+            return Failure(position, CorruptObject(message))
+        return Failure(position, ChildRaised(f"{script} raised {message}\n{trace}".rstrip()))
+
+
+def map_records(child: HarnessChild, deliveries: Iterable[Delivery]) -> Iterator[Output]:
+    """Output of a mapper function over files; see ``HarnessChild.run`` for errors."""
+    return child.run(wire.encode_file(item.position, item.codec, item.path) for item in deliveries)
+
+
+def reduce_records(child: HarnessChild, sorted_pairs: Iterable[Pairs]) -> Iterator[Output]:
+    """Output of a reduce function over pairs that come in key order, then one ``Flushed``.
+
+    Raises:
+        ChildError: It crashed or hung, or its function raised.
+    """
+
+    def feed() -> Iterator[bytes]:
+        for pairs in sorted_pairs:
+            yield wire.encode("pairs", 0, pairs.count, pairs.payload)
+        yield wire.encode("flush")
+
+    with contextlib.closing(child.run(feed())) as output:  # an error must not keep the child alive
+        for item in output:
+            if isinstance(item, Failure):
+                raise item.error
+            yield item
+
+
+class Combiner:
+    """A combine function in a child that lives as long as the attempt.
+
+    One call of ``combine`` is one exchange: sorted pairs of a batch in, combined output out.
+    """
+
+    def __init__(self, setting: Setting) -> None:
+        self._queue: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        limits = replace(setting.limits, feed_excuses=False)
+        self._child = HarnessChild(replace(setting, limits=limits), "reduce", ("combine", "reduce"))
+        self._output = self._child.run(iter(self._queue.get, None))
+        self.counters: Counter[str] = Counter()
+        """What its program counted, once it is closed."""
+
+    def combine(self, pairs: Pairs) -> Iterator[Text | Pairs | None]:
+        """Combined output of one batch; ``None`` is a moment of silence.
+
+        Raises:
+            ChildError: The combiner crashed, hung, raised, or ended before its answer.
+        """
+        self._child.rest()
+        self._queue.put(wire.encode("pairs", 0, pairs.count, pairs.payload))
+        self._queue.put(wire.encode("flush"))
+        for item in self._output:
+            if isinstance(item, Failure):
+                raise item.error
+            if isinstance(item, Flushed):
+                if item.rows != pairs.count:
+                    raise ChildProtocol(f"combiner took {item.rows} of {pairs.count} rows")
+                return
+            yield item if isinstance(item, Text | Pairs) else None
+        raise ChildCrashed("the combiner ended before it had answered")
+
+    def close(self) -> None:
+        """End the child well.
+
+        Raises:
+            ChildError: It did not.
+        """
+        self._queue.put(None)
+        for _ in self._output:
+            pass
+        self.counters.update(self._child.process.counters)
+
+    def kill(self) -> None:
+        """End the child whatever it does; no effect after ``close``."""
+        self._queue.put(None)
+        self._output.close()
+
+
+def run_files(
+    setting: Setting, paths: Iterable[bytes], counters: Counter[str] | None = None
+) -> Iterator[bytes | None]:
+    """Run a program that reads file names on stdin; yield its output once it has ended well.
+
+    Yields ``None`` for each moment while it runs, and adds its counters to ``counters``.
+
+    Raises:
+        ChildError: It crashed or hung, or closed its stdin before it had every name.
+    """
+    setting.write_program()
+    spool = setting.folder / SPOOL_NAME
+    with setting.start(path + b"\n" for path in paths) as process:
+        with spool.open("wb") as target:
+            for data in process.chunks():
+                target.write(data)
+                yield None
+        process.finish()
+        if counters is not None:
+            counters.update(process.counters)
+        if process.input_closed_early:
+            raise ChildError(
+                f"{process.name} closed its stdin and ended before it was told of every file",
+                "read file names until the end of stdin",
+            )
+    result = setting.folder / RESULT_NAME
+    with (result if result.is_file() else spool).open("rb") as output:
+        yield from _pieces(output)
+
+
+def _pieces(stream: IO[bytes]) -> Iterator[bytes]:
+    while data := stream.read(SPOOL_READ_BYTES):
+        yield data

@@ -1,0 +1,569 @@
+"""The Python harness: calls the user's function for each record or group.
+
+Copied beside the user's script and run there; never imported by ray_mr.  It needs the standard
+library only, and takes ``orjson``, ``isal`` and ``zstandard`` where the interpreter has them.
+The messages are described in ``ray_mr/child/wire.py``.
+"""
+
+import sys
+
+sys.path.pop(0)  # the script's folder, until `load`: a json.py beside the script is not for us
+
+import array
+import gc
+import importlib.machinery
+import importlib.util
+import json
+import os
+import pickle
+import time
+
+try:
+    import orjson
+except ImportError:
+    orjson = None
+
+FLUSH_BYTES = 1 << 20
+READ_BYTES = 1 << 18
+CHUNK_BYTES = 1 << 18
+PROGRESS_S = 0.5
+MESSAGE_CHARS = 2000
+TRACE_CHARS = 8000
+GC_THRESHOLD = 100_000  # a parsed record is thousands of objects, and none of them a cycle
+LITTLE = sys.byteorder == "little"
+HOME = os.getcwd()
+
+
+class Corrupt(Exception):
+    """A file does not decode to its end."""
+
+
+NOT_MANY = (dict, bytearray, memoryview)  # iterable, but what comes would surprise
+
+
+class Wire:
+    """Frames in and out."""
+
+    def __init__(self, source, target):
+        self.source = source
+        self.target = target
+
+    def receive(self):
+        """The next frame as (name, position, count, payload), or None at the end."""
+        head = self.source.readline()
+        if not head:
+            return None
+        name, position, count, size = head.split()
+        return name.decode(), int(position), int(count), self.source.read(int(size))
+
+    def send(self, name, position=0, count=0, payload=b""):
+        """Write one frame."""
+        head = b"%s %d %d %d\n" % (name.encode(), position, count, len(payload))
+        self.target.write(head + payload)
+
+    def tell(self, name, position, **facts):
+        """Write one frame whose payload is JSON."""
+        self.send(name, position, 0, json.dumps(facts).encode())
+
+
+class Output:
+    """Gathers what a function returns, in frames whose cuts depend on the data alone."""
+
+    def __init__(self, wire):
+        self.wire = wire
+        self.position = 0
+        self.clear()
+
+    def clear(self):
+        self.text, self.keys, self.values, self.size = [], [], [], 0
+
+    def add(self, result, line_end=b""):
+        """Take what a function returned: text, a pair, or many of them."""
+        if result is None:
+            return
+        if isinstance(result, (str, bytes)):
+            self.add_text(as_bytes(result) + line_end)
+        elif isinstance(result, tuple):
+            self.add_pair(result)
+        elif hasattr(result, "__iter__") and not isinstance(result, NOT_MANY):
+            for item in result:
+                if isinstance(item, tuple):
+                    self.add_pair(item)
+                else:
+                    data = as_bytes(item)
+                    self.add_text(data if data.endswith(b"\n") else data + b"\n")
+        else:
+            raise TypeError(not_output(result))
+
+    def add_text(self, data):
+        if not data:
+            return
+        if self.keys:
+            self.flush()
+        self.text.append(data)
+        self.size += len(data)
+        if self.size >= FLUSH_BYTES:
+            self.flush()
+
+    def add_pair(self, pair):
+        if len(pair) != 2:
+            raise TypeError(not_output(pair))
+        if self.text:
+            self.end_line()
+            self.flush()
+        key, value = as_bytes(pair[0]), as_bytes(pair[1])
+        self.keys.append(key)
+        self.values.append(value)
+        self.size += len(key) + len(value) + 8
+        if self.size >= FLUSH_BYTES:
+            self.flush()
+
+    def end_line(self):
+        """Complete a last line that has no newline."""
+        if self.text and not self.text[-1].endswith(b"\n"):
+            self.text.append(b"\n")
+
+    def flush(self):
+        if self.text:
+            self.wire.send("text", self.position, 0, b"".join(self.text))
+        elif self.keys:
+            lengths = u32(map(len, self.keys)) + u32(map(len, self.values))
+            payload = lengths + b"".join(self.keys) + b"".join(self.values)
+            self.wire.send("pairs", self.position, len(self.keys), payload)
+        self.clear()
+
+
+def as_bytes(value):
+    if isinstance(value, bytes):
+        return value
+    if isinstance(value, str):
+        try:
+            return value.encode("utf-8", "surrogateescape")
+        except UnicodeEncodeError:  # half of a pair, as JSON's escapes can bring it
+            return value.encode("utf-8", "surrogatepass")
+    if isinstance(value, (int, float)):
+        return str(value).encode()
+    raise TypeError(not_output(value))
+
+
+def not_output(value):
+    return "expected text, a (key, value) pair, or an iterable of them, got " + type(value).__name__
+
+
+def u32(numbers):
+    data = array.array("I", numbers)
+    if not LITTLE:
+        data.byteswap()
+    return data.tobytes()
+
+
+def unpack_pairs(payload, count):
+    """Two lists, keys and values, of a ``pairs`` payload."""
+    lengths = array.array("I")
+    lengths.frombytes(payload[: 8 * count])
+    if not LITTLE:
+        lengths.byteswap()
+    items = []
+    at = 8 * count
+    for length in lengths:
+        items.append(payload[at : at + length])
+        at += length
+    return items[:count], items[count:]
+
+
+# ---------------------------------------------------------------- files to records
+
+
+def members(stream, new, padding, told):
+    """Decode a file of one or more compressed members, whole or not at all."""
+    decoder = None
+    unit = zeros = 0  # zero bytes may follow a member, in multiples of the padding
+    data = stream.read(READ_BYTES)
+    while data or decoder is not None:
+        if decoder is None:
+            rest = data.lstrip(b"\0") if unit else data
+            zeros += len(data) - len(rest)
+            data = rest or stream.read(READ_BYTES)
+            if not rest:
+                continue
+            check_padding(zeros, unit)
+            zeros = 0
+            decoder = new()
+        if not data:
+            raise Corrupt("truncated: the file ends within its compressed data")
+        for chunk in decoder.chunks(data):
+            if chunk:
+                yield chunk
+        told(stream.tell())
+        if decoder.eof:
+            data, decoder, unit = decoder.unused_data, None, padding
+            data = data or stream.read(READ_BYTES)
+        else:
+            data = stream.read(READ_BYTES)
+    check_padding(zeros, unit)
+
+
+def check_padding(zeros, unit):
+    if unit and zeros % unit:
+        raise Corrupt(f"the padding after its end is no multiple of {unit} bytes")
+
+
+class Bounded:
+    """A decompressor whose output comes in chunks of bounded size (lzma, bz2)."""
+
+    def __init__(self, decoder):
+        self.decoder = decoder
+
+    @property
+    def eof(self):
+        return self.decoder.eof
+
+    @property
+    def unused_data(self):
+        return self.decoder.unused_data
+
+    def chunks(self, data):
+        yield self.decoder.decompress(data, CHUNK_BYTES)
+        while not self.decoder.eof and not self.decoder.needs_input:
+            yield self.decoder.decompress(b"", CHUNK_BYTES)
+
+
+class BoundedZlib(Bounded):
+    """The same for zlib's interface."""
+
+    def chunks(self, data):
+        full = True  # it may hold back output of input that it has taken
+        while (data or full) and not self.decoder.eof:
+            chunk = self.decoder.decompress(data, CHUNK_BYTES)
+            data, full = self.decoder.unconsumed_tail, len(chunk) == CHUNK_BYTES
+            yield chunk
+
+
+class SlicedZstd(Bounded):
+    """The same for zstandard, which bounds its output only by the input it gets."""
+
+    def chunks(self, data):
+        for at in range(0, len(data), 1 << 12):
+            yield self.decoder.decompress(data[at : at + (1 << 12)])
+            if self.decoder.eof:
+                self.rest = self.decoder.unused_data + data[at + (1 << 12) :]
+                return
+
+    @property
+    def unused_data(self):
+        return self.rest
+
+
+def plain(stream, told):
+    while True:
+        data = stream.read(CHUNK_BYTES)
+        if not data:
+            return
+        told(stream.tell())
+        yield data
+
+
+# Each opener gives a maker of decompressors, the padding allowed after a member, and the errors
+# of its library, which is imported when the first such file comes: every child pays for imports.
+
+
+def open_gz():
+    try:
+        from isal import isal_zlib as library
+    except ImportError:
+        import zlib as library
+    return lambda: BoundedZlib(library.decompressobj(31)), 1, library.error
+
+
+def open_bz2():
+    import bz2
+
+    return lambda: Bounded(bz2.BZ2Decompressor()), 0, OSError
+
+
+def open_xz():
+    import lzma
+
+    return lambda: Bounded(lzma.LZMADecompressor(lzma.FORMAT_XZ)), 4, lzma.LZMAError
+
+
+def open_lzma():
+    import lzma
+
+    return lambda: Bounded(lzma.LZMADecompressor(lzma.FORMAT_ALONE)), 0, lzma.LZMAError
+
+
+def open_zst():
+    import zstandard
+
+    new = zstandard.ZstdDecompressor
+    return lambda: SlicedZstd(new().decompressobj()), 0, zstandard.ZstdError
+
+
+OPENERS = {"gz": open_gz, "bz2": open_bz2, "xz": open_xz, "lzma": open_lzma}
+if importlib.util.find_spec("zstandard") is not None:
+    OPENERS["zst"] = open_zst
+
+
+def chunks_of(path, codec, told):
+    """The decoded content of a file; raises Corrupt."""
+    with open(os.path.join(HOME, path), "rb", buffering=0) as stream:
+        if codec == "none":
+            yield from plain(stream, told)
+            return
+        new, padding, broken = OPENERS[codec]()
+        try:
+            yield from members(stream, new, padding, told)
+        except (broken, OSError, EOFError, ValueError) as error:
+            raise Corrupt(str(error) or type(error).__name__) from None
+
+
+def lines_of(chunks):
+    """Lines without their newline."""
+    pieces = []
+    for chunk in chunks:
+        if b"\n" not in chunk:
+            pieces.append(chunk)
+            continue
+        lines = chunk.split(b"\n")
+        if pieces:
+            pieces.append(lines[0])
+            lines[0] = b"".join(pieces)
+        pieces = [lines.pop()]
+        yield from lines
+    last = b"".join(pieces)
+    if last:
+        yield last
+
+
+def parse_json(data):
+    if orjson is not None:
+        try:
+            return orjson.loads(data)
+        except ValueError:
+            pass  # NaN and Infinity, which the standard library takes
+    return json.loads(data)
+
+
+def uuid_json(line):
+    """(uuid, object) of a 2014 line; raises ValueError."""
+    if line[36:37] != b"\t":
+        raise ValueError("no TAB after 36 characters")
+    return line[:36].decode(), parse_json(line[37:])
+
+
+# ---------------------------------------------------------------- the two roles
+
+
+class Mapper:
+    """Role map: one call a record."""
+
+    def __init__(self, wire, function, records):
+        self.wire = wire
+        self.output = Output(wire)
+        self.call = getattr(self, "call_" + records.replace("-", "_"))
+        self.function = function
+        self.tally = None
+
+    def call_uuid_json(self, path, line):
+        ident, value = uuid_json(line)
+        return lambda: self.function(ident, path, value)
+
+    def call_json(self, path, line):
+        value = parse_json(line)
+        return lambda: self.function(path, value)
+
+    def call_text(self, path, line):
+        return lambda: self.function(path, line.decode("utf-8", "surrogateescape"))
+
+    def file(self, position, payload):
+        codec, _, path = payload.partition(b"\n")
+        path = os.fsdecode(path)
+        self.output.position = position
+        tally = self.tally = Tally(self.wire, position)
+        try:
+            chunks = tally.counted(chunks_of(path, codec.decode(), tally.told))
+            self.records(path, lines_of(chunks), tally)
+        except Corrupt as error:
+            self.output.clear()
+            self.wire.tell("failed", position, kind="corrupt", message=str(error), trace="")
+            return
+        self.output.end_line()
+        self.output.flush()
+        self.wire.tell(
+            "done", position, records=tally.records, mapped=tally.mapped, bad=tally.bad,
+            decoded_bytes=tally.decoded, sample=tally.sample,
+        )  # fmt: skip
+
+    def where(self):
+        return f" at line {self.tally.records}" if self.tally else ""
+
+    def records(self, path, lines, tally):
+        for line in lines:
+            tally.records += 1
+            try:
+                call = self.call(path, line)
+            except (ValueError, RecursionError) as error:
+                tally.set_aside(error)
+                continue
+            self.output.add(call())
+            tally.mapped += 1
+
+
+class Tally:
+    """Counts of one file, and a sign of life twice a second."""
+
+    def __init__(self, wire, position):
+        self.wire = wire
+        self.position = position
+        self.records = self.mapped = self.bad = self.decoded = 0
+        self.sample = ""
+        self.next = time.monotonic() + PROGRESS_S
+
+    def told(self, stored_bytes):
+        if time.monotonic() >= self.next:
+            self.next = time.monotonic() + PROGRESS_S
+            self.wire.send("progress", self.position, stored_bytes)
+
+    def counted(self, chunks):
+        for chunk in chunks:
+            self.decoded += len(chunk)
+            yield chunk
+
+    def set_aside(self, error):
+        self.bad += 1
+        if not self.sample:
+            self.sample = f"line {self.records}: {type(error).__name__}"
+
+
+class Reducer:
+    """Roles reduce and combine: one call a key."""
+
+    def __init__(self, wire, function, _records):
+        self.wire = wire
+        self.output = Output(wire)
+        self.function = function
+        self.key = None
+        self.values = []
+        self.groups = self.rows = 0
+
+    def pairs(self, payload, count):
+        for key, value in zip(*unpack_pairs(payload, count)):
+            if key != self.key:
+                self.close_group()
+                self.key, self.values = key, []
+            self.values.append(value.decode("utf-8", "surrogateescape"))
+        self.rows += count
+
+    def where(self):
+        return f" at key {self.key!r:.200}" if self.key is not None else ""
+
+    def close_group(self):
+        if self.key is not None:
+            self.groups += 1
+            key = self.key.decode("utf-8", "surrogateescape")
+            self.output.add(self.function(key, self.values), b"\n")
+
+    def flush(self):
+        self.close_group()
+        self.output.flush()
+        self.wire.send("flushed", self.groups, self.rows)
+        self.key, self.values = None, []
+        self.groups = self.rows = 0
+
+
+# ---------------------------------------------------------------- start
+
+
+def load(begin):
+    """The user's function, of a script or a pickle."""
+    script = begin["script"]
+    sys.argv = [script] + begin["arguments"]
+    sys.path.insert(0, HOME)
+    if begin["pickled"]:
+        with open(script, "rb") as stream:
+            return pickle.load(stream)
+    name = os.path.splitext(os.path.basename(script))[0]
+    loader = importlib.machinery.SourceFileLoader(name, os.path.join(HOME, script))
+    spec = importlib.util.spec_from_file_location(name, loader=loader)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    for function in begin["functions"]:
+        if hasattr(module, function):
+            return getattr(module, function)
+    raise AttributeError(f"{script} has no function {' or '.join(begin['functions'])}")
+
+
+def private_streams():
+    """Our own input and output; the user's print goes to stderr, a read finds the end."""
+    source = os.fdopen(os.dup(0), "rb", READ_BYTES)
+    target = os.fdopen(os.dup(1), "wb", 0)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    os.dup2(2, 1)
+    return Wire(source, Whole(target))
+
+
+class Whole:
+    """A raw stream whose write writes everything."""
+
+    def __init__(self, stream):
+        self.stream = stream
+
+    def write(self, data):
+        view = memoryview(data)
+        while view:
+            view = view[self.stream.write(view) :]
+
+
+def fail(wire, position, kind, error, where=""):
+    import traceback
+
+    frames = error.__traceback__
+    while frames is not None and frames.tb_frame.f_code.co_filename == __file__:
+        frames = frames.tb_next  # what the user reads begins in the user's code
+    trace = "".join(traceback.format_exception(type(error), error, frames))
+    message = "".join(traceback.format_exception_only(type(error), error)).strip()
+    wire.tell(
+        "failed",
+        position,
+        kind=kind,
+        message=message[:MESSAGE_CHARS] + where,
+        trace=trace[-TRACE_CHARS:],
+    )
+
+
+def main():
+    wire = private_streams()
+    gc.set_threshold(GC_THRESHOLD, 20, 20)
+    wire.tell("hello", 0, codecs=["none", *OPENERS])
+    frame = wire.receive()
+    if frame is None:
+        return
+    begin = json.loads(frame[3])
+    try:
+        function = load(begin)
+    except (Exception, SystemExit) as error:  # sys.exit(main()) without a guard
+        fail(wire, 0, "load", error)
+        return
+    role = {"map": Mapper, "reduce": Reducer}[begin["role"]](wire, function, begin["records"])
+    while (frame := wire.receive()) is not None:
+        name, position, count, payload = frame
+        try:
+            if name == "file":
+                role.file(position, payload)
+            elif name == "pairs":
+                role.pairs(payload, count)
+            elif name == "flush":
+                role.flush()
+        except Exception as error:
+            where = role.where()
+            role.output.clear()
+            fail(wire, position, "raised", error, where)
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

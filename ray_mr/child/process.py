@@ -1,0 +1,373 @@
+"""One child process: started, fed, drained, watched, killed as a tree, its end told in words.
+
+The only module that imports ``subprocess``.  It knows nothing of frames, files or records: bytes
+go in, bytes come out.  No new session or process group is made, so that the clean-up of whoever
+runs us covers the child's children too; ``setpriv`` (util-linux), where there is one, makes the
+kernel kill the child when the thread that started it is gone.
+"""
+
+from __future__ import annotations
+
+import array
+import collections
+import contextlib
+import fcntl
+import os
+import re
+import select
+import selectors
+import shutil
+import signal
+import subprocess
+import termios
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Self, cast
+
+from ray_mr.errors import ChildCrashed, ChildNotStarted, ChildTimeout
+from ray_mr.units import format_seconds
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+HIDDEN = re.compile(
+    r"CREDENTIALS|RAY_MR_.*|AWS_.*|RAY_.*|TASKCLUSTER_(ACCESS_TOKEN|CERTIFICATE|PROXY_URL)"
+)
+"""Names in our environment that a child never inherits."""
+
+READ_BYTES = 1 << 18
+TICK_S = 0.25
+LONGEST_LINE_BYTES = 1 << 16
+TAIL_LINES = 40
+TAIL_LINE_BYTES = 4096
+_COUNTER = re.compile(rb"reporter:counter:([^,]*),([^,]*),([+-]?\d{1,18})\s*")
+_STATUS = re.compile(rb"reporter:status:(.*)")
+_DONE = re.compile(rb"reporter:done:.*")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """When a child that does not end is killed."""
+
+    timeout_s: float | None = None
+    """Longest time between two calls of ``Process.rest``; ``None``: no limit."""
+    stall_s: float = 600.0
+    """Longest time without output, a word on stderr, a read of its input, or CPU use."""
+    feed_excuses: bool = True
+    """A child that waits for its feed makes progress; not if the feed waits for its answer."""
+
+
+def child_environment(extra: Mapping[str, str]) -> dict[str, str]:
+    """Our environment less the names of ``HIDDEN``, plus ``extra``.
+
+    Hashes of str are fixed, so that a Python child that walks a set walks it the same way twice.
+    """
+    inherited = {name: value for name, value in os.environ.items() if not HIDDEN.fullmatch(name)}
+    return inherited | {"PYTHONHASHSEED": "0"} | dict(extra)
+
+
+class Process:
+    """A running child.
+
+    Args:
+        argv: Program and arguments.
+        folder: Its working directory.
+        feed: What to write to its stdin, taken as the child reads; stdin is closed after the
+            last item.  An exception that it raises is raised by ``chunks``.
+        env: Added to the environment.
+        limits: Time limits.
+
+    Raises:
+        ChildNotStarted: There is no such program, or it may not be run.
+    """
+
+    def __init__(
+        self,
+        argv: Sequence[str],
+        folder: Path,
+        feed: Iterable[bytes],
+        env: Mapping[str, str],
+        limits: Limits,
+    ) -> None:
+        self.name = Path(argv[0]).name
+        self._limits = limits
+        # We keep the reading end too: what is left in it was never read.
+        self._stdin_read, self._stdin_write = os.pipe()
+        os.set_blocking(self._stdin_write, False)
+        try:
+            self._popen = _spawn(argv, folder, child_environment(env), self._stdin_read)
+        except BaseException:
+            os.close(self._stdin_read)
+            os.close(self._stdin_write)
+            raise
+        streams = (self._popen.stdout, self._popen.stderr)
+        self._stdout, self._stderr = cast(tuple[IO[bytes], ...], streams)
+        self._alive_at = self._rested_at = self._checked_at = time.monotonic()
+        self._cpu_ticks = 0
+        self._feeding = True
+        self._fed_all = False
+        self._feed_error: BaseException | None = None
+        self.input_closed_early = False
+        self.counters: collections.Counter[str] = collections.Counter()
+        self.status = ""
+        self._tail: collections.deque[bytes] = collections.deque(maxlen=TAIL_LINES)
+        self._threads = [
+            threading.Thread(target=self._write, args=(feed,), name="child-stdin", daemon=True),
+            threading.Thread(target=self._read_stderr, name="child-stderr", daemon=True),
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    # ------------------------------------------------------------ streams
+    # Read by descriptor, unbuffered: a buffer's lock, held by a thread, aborts the interpreter
+    # where a child is still running at its end.
+
+    def _write(self, feed: Iterable[bytes]) -> None:
+        try:
+            for data in feed:
+                self._feeding = False
+                if not self._give(data):
+                    return
+                self._feeding = True
+            self._fed_all = True
+        except BaseException as error:  # noqa: BLE001 - handed to the reading side, whatever it is
+            self._feed_error = error
+        finally:
+            self._feeding = False
+            os.close(self._stdin_write)
+
+    def _give(self, data: bytes) -> bool:
+        """Write as the child reads; whether it took all before it ended."""
+        left = memoryview(data)
+        poller = select.poll()
+        poller.register(self._stdin_write, select.POLLOUT)
+        while left:
+            if poller.poll(TICK_S * 1000):
+                left = left[os.write(self._stdin_write, left) :]
+                self._alive_at = time.monotonic()
+            elif self._popen.poll() is not None:
+                return False
+        return True
+
+    def _read_stderr(self) -> None:
+        rest = b""
+        while data := os.read(self._stderr.fileno(), LONGEST_LINE_BYTES):
+            self._alive_at = time.monotonic()
+            *lines, rest = (rest + data).split(b"\n")
+            if len(rest) >= LONGEST_LINE_BYTES:
+                lines, rest = [*lines, rest], b""
+            for line in lines:
+                self._understand(line)
+        if rest:
+            self._understand(rest)
+
+    def _understand(self, line: bytes) -> None:
+        if match := _COUNTER.fullmatch(line):
+            group, name = (part.decode("utf-8", "replace") for part in match.group(1, 2))
+            self.counters[f"{group},{name}"] += int(match[3])
+        elif match := _STATUS.match(line):
+            self.status = match[1].decode("utf-8", "replace").strip()[:200]
+        elif not _DONE.match(line):
+            self._tail.append(line[:TAIL_LINE_BYTES] + b"\n")
+
+    def chunks(self) -> Iterator[bytes]:
+        """Its output as it comes; an empty chunk every quarter of a second of silence.
+
+        Raises:
+            ChildTimeout: A limit was passed; the child is dead.
+            BaseException: What the feed raised; the child is dead.
+        """
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._stdout, selectors.EVENT_READ)
+            while True:
+                if self._feed_error is not None:
+                    self.kill()
+                    raise self._feed_error
+                data = b""
+                if selector.select(TICK_S):
+                    data = os.read(self._stdout.fileno(), READ_BYTES)
+                    if not data:
+                        return
+                    self._alive_at = time.monotonic()
+                elif self._popen.poll() is not None:
+                    # Something it left behind holds its output open; its own last words, written
+                    # since the select, are in the pipe.
+                    if left := _unread_bytes(self._stdout.fileno()):
+                        yield os.read(self._stdout.fileno(), left)
+                    return
+                given_at = time.monotonic()
+                yield data
+                self._excuse(time.monotonic() - given_at)
+                self._check_limits()
+
+    def _excuse(self, seconds: float) -> None:
+        """The child is not to blame for time in which nobody took its output."""
+        self._rested_at += seconds
+        self._alive_at = min(self._alive_at + seconds, time.monotonic())
+
+    def rest(self) -> None:
+        """The child finished a unit of work: its time limit starts anew."""
+        self._rested_at = time.monotonic()
+
+    def _check_limits(self) -> None:
+        now = time.monotonic()
+        waited, self._checked_at = now - self._checked_at, now
+        if self._feeding and self._limits.feed_excuses:
+            self._rested_at += waited
+        timeout = self._limits.timeout_s
+        if timeout is not None and now - self._rested_at > timeout:
+            self._overdue(f"ran for more than {format_seconds(timeout)} (timeout)")
+        if now - self._alive_at < min(1.0, self._limits.stall_s):
+            return
+        ticks = _cpu_ticks(self._popen.pid)
+        excused = self._feeding and self._limits.feed_excuses
+        if excused or ticks != self._cpu_ticks:
+            self._alive_at = now
+            self._cpu_ticks = ticks
+        elif now - self._alive_at > self._limits.stall_s:
+            limit = format_seconds(self._limits.stall_s)
+            self._overdue(f"made no progress for {limit} (stall_timeout)")
+
+    def _overdue(self, why: str) -> None:
+        self.kill()
+        raise ChildTimeout(f"{self.name} {why} and was killed{self.last_words()}")
+
+    # ------------------------------------------------------------ the end
+
+    def finish(self) -> None:
+        """Wait for the end, after ``chunks`` is exhausted.
+
+        Raises:
+            ChildNotStarted: There was nothing to run but a script of a missing interpreter.
+            ChildCrashed: It ended by a signal or with a non-zero exit code.
+            ChildTimeout: It closed its output and went on for too long.
+        """
+        while self._popen.poll() is None:
+            self._check_limits()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._popen.wait(TICK_S)
+        self._join()
+        if self._feed_error is not None:
+            raise self._feed_error
+        code = self._popen.returncode
+        if code in (126, 127) and b"".join(self._tail).startswith(b"setpriv: failed to execute "):
+            raise ChildNotStarted(
+                f"cannot run {self.name!r}{self.last_words()}",
+                "look at its first line, #!: is the interpreter there, and are line ends LF?",
+            )
+        if code:
+            raise ChildCrashed(f"{self.name} {in_words(code)}{self.last_words()}")
+        self.input_closed_early = not self._fed_all or _unread_bytes(self._stdin_read) > 0
+
+    def _join(self) -> None:
+        for thread in self._threads:
+            # One that waits for its feed would go on waiting.
+            thread.join(0.2 if thread is self._threads[0] and self._feeding else 1.0)
+
+    def last_words(self) -> str:
+        """The end of its stderr, as a clause of a message; empty if it said nothing."""
+        tail = b"".join(self._tail).decode("utf-8", "replace").rstrip()
+        return f"; its last words:\n{tail}" if tail else ""
+
+    def kill(self) -> None:
+        """Kill the child and everything it started."""
+        if self._popen.poll() is None:
+            kill_tree(self._popen.pid)
+            self._popen.wait()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+        self._join()
+        os.close(self._stdin_read)
+        if not any(thread.is_alive() for thread in self._threads):
+            self._stdout.close()
+            self._stderr.close()
+
+
+def _unread_bytes(pipe: int) -> int:
+    """Bytes that wait in a pipe."""
+    number = array.array("i", [0])
+    fcntl.ioctl(pipe, termios.FIONREAD, number)
+    return number[0]
+
+
+def _spawn(
+    argv: Sequence[str], folder: Path, env: dict[str, str], stdin: int
+) -> subprocess.Popen[bytes]:
+    program = argv[0] if "/" in argv[0] else shutil.which(argv[0], path=env.get("PATH"))
+    if program is None or not os.access(folder / program, os.X_OK):
+        raise ChildNotStarted(
+            f"cannot run {argv[0]!r}: there is no such program, or it is not executable",
+            "install it where the tasks run, or name it by its path",
+        )
+    launcher = ["setpriv", "--pdeathsig", "KILL", "--"] if shutil.which("setpriv") else []
+    command = [*launcher, program, *argv[1:]]
+    pipe = subprocess.PIPE
+    try:
+        return subprocess.Popen(  # noqa: S603 - running the user's program is what we are for
+            command, cwd=folder, env=env, stdin=stdin, stdout=pipe, stderr=pipe, bufsize=0
+        )
+    except OSError as error:
+        raise ChildNotStarted(f"cannot run {argv[0]!r}: {error.strerror}") from error
+
+
+def in_words(code: int) -> str:
+    """A return code of ``subprocess``, as the end of a sentence."""
+    if code >= 0:
+        return f"ended with exit code {code}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = f"signal {-code}"
+    hint = " (often the kernel, out of memory)" if name == "SIGKILL" else ""
+    return f"was killed by {name}{hint}"
+
+
+def kill_tree(pid: int) -> None:
+    """SIGKILL a process and all its descendants; stopped first, so that none escapes by a fork."""
+    known: list[int] = []
+    fresh = [pid]
+    while fresh:
+        for one in fresh:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(one, signal.SIGSTOP)
+        known += fresh
+        fresh = [child for child in _descendants(pid) if child not in known]
+    for one in known:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(one, signal.SIGKILL)
+
+
+def _stat_fields(pid: str) -> list[str]:
+    """Fields of ``/proc/<pid>/stat`` from the third (state) on; proc(5)."""
+    try:
+        text = Path("/proc", pid, "stat").read_text(errors="replace")
+    except OSError:
+        return []
+    return text.rpartition(")")[2].split()
+
+
+def _descendants(pid: int) -> list[int]:
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and (fields := _stat_fields(entry.name)):
+            children.setdefault(int(fields[1]), []).append(int(entry.name))
+    found, todo = [], [pid]
+    while todo:
+        todo = [child for parent in todo for child in children.get(parent, [])]
+        found += todo
+    return found
+
+
+def _cpu_ticks(pid: int) -> int:
+    """User and system time of a process tree, in clock ticks."""
+    total = 0
+    for one in [pid, *_descendants(pid)]:
+        if fields := _stat_fields(str(one)):
+            total += sum(int(field) for field in fields[11:15])
+    return total

@@ -1,0 +1,112 @@
+r"""The framing between ray_mr and a harness: pure functions of bytes, no I/O.
+
+A frame is a head, one line of ASCII, and a payload::
+
+    <name> <position> <count> <size>\n<size bytes>
+
+Towards the harness:
+
+* ``begin``: JSON with the role (``map`` or ``reduce``), the script and how to call it.
+* ``file``: the input at ``position``; the payload is its codec, a LF, its path.
+* ``pairs``: ``count`` key and value pairs, sorted by key (roles reduce and combine).
+* ``flush``: the last group is complete; answer with ``flushed``.
+
+From the harness:
+
+* ``hello``: JSON with ``codecs``, the compressed formats it opens by itself.
+* ``text``: output lines made from the input at ``position``, as written by the function.
+* ``pairs``: ``count`` key and value pairs made from the input at ``position``.
+* ``progress``: ``count`` stored bytes of the input at ``position`` are read.
+* ``done``: JSON with the counts of the input at ``position``, which ended well.
+* ``failed``: JSON ``kind`` (``corrupt``, ``raised``, ``load``), ``message``, ``trace``.
+* ``flushed``: ``position`` groups and ``count`` rows were reduced since the last one.
+
+The payload of ``pairs`` is ``count`` little-endian u32 lengths of keys, as many of values, all
+keys, all values.  The end of the stream, after an exit code of 0, says that all is done.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ray_mr.errors import ChildProtocol
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MAX_HEAD_BYTES = 80
+MAX_PAYLOAD_BYTES = 2**31
+_HEAD = re.compile(rb"([a-z]{1,16}) (\d{1,19}) (\d{1,19}) (\d{1,19})")
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One message."""
+
+    name: str
+    position: int
+    count: int
+    payload: bytes
+
+
+def encode(name: str, position: int = 0, count: int = 0, payload: bytes = b"") -> bytes:
+    """The bytes of a frame."""
+    return b"%s %d %d %d\n%s" % (name.encode(), position, count, len(payload), payload)
+
+
+def encode_file(position: int, codec: str, path: bytes) -> bytes:
+    """The bytes of a ``file`` frame."""
+    return encode("file", position, 0, codec.encode() + b"\n" + path)
+
+
+class Decoder:
+    """Cuts a stream of bytes, in pieces of any size, into frames."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[Frame]:
+        """Frames that are complete once ``data`` has come.
+
+        Raises:
+            ChildProtocol: The stream is not made of frames.
+        """
+        self._buffer += data
+        taken = 0
+        try:
+            while (end := self._buffer.find(b"\n", taken, taken + MAX_HEAD_BYTES)) >= 0:
+                head = _HEAD.fullmatch(self._buffer, taken, end)
+                if head is None or int(head[4]) > MAX_PAYLOAD_BYTES:
+                    raise _not_a_frame(self._buffer[taken:end])
+                stop = end + 1 + int(head[4])
+                if stop > len(self._buffer):
+                    break
+                payload = bytes(memoryview(self._buffer)[end + 1 : stop])
+                name, position, count = head[1].decode(), int(head[2]), int(head[3])
+                taken = stop
+                yield Frame(name, position, count, payload)
+            else:
+                if len(self._buffer) - taken >= MAX_HEAD_BYTES:
+                    raise _not_a_frame(self._buffer[taken : taken + MAX_HEAD_BYTES])
+        finally:
+            del self._buffer[:taken]
+
+    def close(self) -> None:
+        """Say that the stream has ended.
+
+        Raises:
+            ChildProtocol: It ended within a frame.
+        """
+        if self._buffer:
+            raise ChildProtocol(
+                f"the output ended within a frame ({len(self._buffer)} bytes of it)"
+            )
+
+
+def _not_a_frame(head: bytes | bytearray) -> ChildProtocol:
+    return ChildProtocol(
+        f"not a frame of the child protocol: {bytes(head[:40])!r}",
+        "something wrote to the harness's own output",
+    )

@@ -1,0 +1,108 @@
+"""What happens after an attempt: pure functions of how it ended, how often, and the job.
+
+An attempt counts whole or not at all.  The rules, in order:
+
+* It ended well: it is the split's winner.
+* It found inputs that are bad (corrupt, changed, a record the mapper raised on): these have
+  failed, and the split runs again without them.  An attempt finds every bad input before it ends,
+  so this costs one run more, however many there are.
+* The child crashed or hung: once more as it is, for it may have been chance and the bytes stay
+  the same.  Then the input it was at, where a harness tells, is run by itself, apart from those
+  before and after it; without a harness the split is halved.  An input that is alone and has
+  failed ``attempts`` times has failed for good.
+* A store or a worker was not there: again, after a pause, up to ``attempts`` times; then the run
+  ends, for this says nothing about the data.
+* Anything else (no permission, a script that does not load, a defect) ends the run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ray_mr.errors import ChildCrashed, ChildError, ChildProtocol, ChildTimeout, RayMrError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ray_mr.job import Job
+    from ray_mr.model import AttemptEnd, Split
+
+PAUSE_S = 1.0
+MAX_PAUSE_S = 60.0
+CRASHES_TOGETHER = 2
+"""How often a split's child may crash before its inputs are told apart."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A split that is to run, and what it has behind it."""
+
+    split: Split
+    crashes: int = 0
+    """Attempts, also of a split it was part of, in which a child crashed or hung."""
+    losses: int = 0
+    """Attempts that a store or a worker lost."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What to do after an attempt."""
+
+    commit: bool = False
+    failed: Mapping[int, RayMrError] = field(default_factory=dict)
+    """Inputs that have failed for good, by position."""
+    again: tuple[Work, ...] = ()
+    pause_s: float = 0.0
+    """How long to wait before that."""
+    stop: RayMrError | None = None
+    """End the run with this."""
+    notice: str = ""
+    """What the user is told."""
+
+
+def decide(work: Work, end: AttemptEnd, job: Job) -> Decision:
+    """What to do after an attempt that could say how it ended."""
+    if end.failed:
+        rest = work.split.without(end.failed)
+        again = (Work(rest, work.crashes, work.losses),) if rest else ()
+        return Decision(failed=dict(end.failed), again=again)
+    if end.error is None:
+        return Decision(commit=True)
+    if isinstance(end.error, ChildCrashed | ChildTimeout | ChildProtocol):
+        return _crashed(work, end.error, end.suspect, job)
+    return after_loss(work, end.error, job)
+
+
+def after_loss(work: Work, error: RayMrError, job: Job) -> Decision:
+    """What to do after an attempt that was lost, or that lost its store."""
+    losses = work.losses + 1
+    if not error.retryable or isinstance(error, ChildError) or losses >= job.attempts:
+        return Decision(stop=error)
+    pause = min(PAUSE_S * 2 ** min(losses - 1, 16), MAX_PAUSE_S)
+    what = _range(work.split)
+    return Decision(
+        again=(Work(work.split, work.crashes, losses),),
+        pause_s=pause,
+        notice=f"{what} runs again (loss {losses} of {job.attempts - 1} allowed): {error.message}",
+    )
+
+
+def _crashed(work: Work, error: RayMrError, suspect: int | None, job: Job) -> Decision:
+    crashes = work.crashes + 1
+    split = work.split
+    if len(split.inputs) == 1 and crashes >= job.attempts:
+        return Decision(failed={split.start: error})
+    notice = f"{_range(split)} runs again: {error.message}"
+    if len(split.inputs) == 1 or crashes < min(CRASHES_TOGETHER, job.attempts):
+        return Decision(again=(Work(split, crashes, work.losses),), notice=notice)
+    index = [item.position for item in split.inputs].index(suspect) if suspect is not None else -1
+    parts = split.cut(index, index + 1) if index >= 0 else split.cut(len(split.inputs) // 2)
+    return Decision(again=tuple(Work(part, crashes, work.losses) for part in parts), notice=notice)
+
+
+def _range(split: Split) -> str:
+    first, last = split.inputs[0].object.uri, split.inputs[-1].object.uri
+    if len(split.inputs) == 1:
+        return first
+    return f"a split of {len(split.inputs)} inputs ({first} to {last})"

@@ -1,0 +1,418 @@
+"""The loop of a run: starts attempts, commits winners, feeds reducers, replaces what is lost.
+
+All decisions about attempts come from ``commit``; all counts go to the ledger.
+"""
+
+from __future__ import annotations
+
+import time
+import zlib
+from collections import Counter, deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ray_mr.driver import commit
+from ray_mr.engines import (
+    BlockLost,
+    Lost,
+    Reduced,
+    ReducerAlive,
+    ReducerFailed,
+    Said,
+    Yielded,
+)
+from ray_mr.errors import LedgerError, RayMrError, WorkerLost
+from ray_mr.events import Advanced, Notice
+from ray_mr.model import AttemptEnd, AttemptId, BlockMeta, Progress, ReducerEnd
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from ray_mr.driver.ledger import Ledger
+    from ray_mr.engines import Capacity, Engine, EngineEvent, Ref
+    from ray_mr.events import Event
+    from ray_mr.plan import Plan
+    from ray_mr.sinks import Sink
+
+WAIT_S = 0.25
+SILENT_S = 120.0
+"""An attempt or reducer that says nothing for so long is taken for lost."""
+PLACE_S = 30.0
+"""After this time without a first word from any attempt, the user is told why."""
+WINDOW = 2
+"""Attempts given to the engine for each slot, so that none waits for the driver."""
+REDUCERS_PER_SLOT = 2
+
+
+@dataclass(slots=True)
+class _Running:
+    work: commit.Work
+    heard: float
+    spoke: bool = False
+    stored_bytes: int = 0
+    blocks: list[tuple[BlockMeta, Ref]] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Committed:
+    end: AttemptEnd
+    work: commit.Work
+    blocks: list[tuple[BlockMeta, Ref]]
+
+    @property
+    def checksums(self) -> list[int]:
+        return [meta.checksum for meta, _ in self.blocks]
+
+
+@dataclass(slots=True)
+class _Reducer:
+    partitions: list[int]
+    heard: float
+    busy: int = 0
+    """Calls that it has not answered."""
+    fed: dict[int, list[int]] = field(default_factory=dict)
+    """Checksums of the blocks that it was given, by the start of their split."""
+    finishing: bool = False
+    pieces: dict[int, list[Ref]] = field(default_factory=dict)
+    ended: dict[int, ReducerEnd] = field(default_factory=dict)
+    broken: bool = False
+    """A block of it is lost: it is made anew when that block is there again."""
+
+
+class Loop:
+    """One run on one engine."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        plan: Plan,
+        ledger: Ledger,
+        capacity: Capacity,
+        on_event: Callable[[Event], None],
+    ) -> None:
+        self._engine, self._plan, self._ledger = engine, plan, ledger
+        self._tell = on_event
+        self._capacity = capacity
+        self._pending = deque(commit.Work(split) for split in plan.splits)
+        self._paused: list[tuple[float, commit.Work]] = []
+        self._running: dict[AttemptId, _Running] = {}
+        self._committed: dict[int, _Committed] = {}
+        self._withdrawn: dict[int, list[int]] = {}
+        self._reducers: dict[int, _Reducer] = {}
+        self._attempts = self._made = 0
+        self._failures: Counter[tuple[int, ...]] = Counter()
+        self._uris = {
+            item.position: item.object.uri for split in plan.splits for item in split.inputs
+        }
+        self._done_bytes = 0
+        self._lost_blocks = False
+        self._parts_written: set[int] = set()
+        self._written = 0
+        self._written_blocks: list[int] = []
+        self._began = time.monotonic()
+        self.first_map: float | None = None
+        """When the first attempt spoke, on the monotonic clock."""
+
+    # ------------------------------------------------------------ the two phases
+
+    def map(self) -> None:
+        """Run every split to its commit or to the failure of its inputs."""
+        if self._plan.reducer is not None and not self._reducers:
+            parts = self._plan.job.reducers
+            actors = min(
+                parts, self._capacity.reducers, REDUCERS_PER_SLOT * self._capacity.map_slots
+            )
+            for first in range(actors):
+                self._make_reducer(list(range(first, parts, actors)))
+        while self._pending or self._paused or self._running:
+            self._start_some()
+            self._step()
+
+    def reduce(self) -> None:
+        """Get every partition's output, as references; map again what is lost meanwhile."""
+        while True:
+            if self._pending or self._paused or self._running:
+                self.map()
+                continue
+            if self._lost_blocks:
+                self._replace_stale()
+            if all(self._is_done(made) for made in self._reducers.values()):
+                return
+            for number, made in self._reducers.items():
+                if not made.finishing and not made.busy and not made.broken:
+                    made.finishing = True
+                    made.heard = time.monotonic()
+                    rows = self.rows()
+                    self._engine.finish(number, {part: rows[part] for part in made.partitions})
+            self._step()
+
+    def _replace_stale(self) -> None:
+        """Make anew each reducer that was not fed exactly what is committed now."""
+        self._lost_blocks = False
+        now = {start: committed.checksums for start, committed in self._committed.items()}
+        for number, made in list(self._reducers.items()):
+            if not made.broken and made.fed == now:
+                continue
+            other = any(now.get(start) != checksums for start, checksums in made.fed.items())
+            if other and not self._parts_written.isdisjoint(made.partitions):
+                raise _came_out_differently()
+            self._replace(number)
+
+    def _is_done(self, made: _Reducer) -> bool:
+        return len(made.ended) == len(made.partitions)
+
+    def rows(self) -> dict[int, int]:
+        """Rows of each partition in all committed blocks."""
+        rows = dict.fromkeys(range(max(1, self._plan.job.reducers)), 0)
+        for committed in self._committed.values():
+            for meta, _ in committed.blocks:
+                for part, size in enumerate(meta.rows):
+                    rows[part] += size
+        return rows
+
+    def write(self, sink: Sink) -> None:
+        """Write the whole result, in order; what is lost meanwhile is made again."""
+        if self._plan.reducer is None:
+            while not self._write_maps(sink):
+                self.map()
+            return
+        for part in range(self._plan.job.reducers):
+            self._write_part(sink, part)
+
+    def _write_part(self, sink: Sink, part: int) -> None:
+        done = digest = 0  # bytes written, and their CRC
+        index = seen = replayed = 0  # of these pieces, maybe a second time
+        while True:
+            number, made = next(
+                item for item in self._reducers.items() if part in item[1].partitions
+            )
+            pieces = made.pieces.get(part, [])
+            if index == len(pieces):
+                if seen != done:
+                    raise _came_out_differently()
+                end = self._ledger.reduced[part] = made.ended[part]
+                if done != end.output_bytes:
+                    raise LedgerError(
+                        f"part {part}: {end.output_bytes} bytes reduced, {done} written"
+                    )
+                return
+            try:
+                data = self._engine.read(pieces[index])
+            except WorkerLost as error:
+                self._failed_reducer(number, error)
+                self.reduce()
+                index = seen = replayed = 0
+                continue
+            old, new = data[: max(0, done - seen)], data[max(0, done - seen) :]
+            replayed = zlib.crc32(old, replayed)
+            seen += len(data)
+            if len(old) and seen >= done and replayed != digest:
+                raise _came_out_differently()
+            if len(new):
+                self._parts_written.add(part)
+                sink.write(part, new)
+                done, digest = done + len(new), zlib.crc32(new, digest)
+                replayed = digest
+            pieces[index] = None  # frees it
+            index += 1
+
+    def _write_maps(self, sink: Sink) -> bool:
+        """Write the blocks of a map-only job; false when one was lost and is mapped again."""
+        for start in sorted(self._committed):
+            if start < self._written:
+                continue
+            committed, done = self._committed[start], self._written_blocks
+            if committed.checksums[: len(done)] != done:
+                raise _came_out_differently()
+            for meta, ref in committed.blocks[len(done) :]:
+                try:
+                    data = self._engine.read(ref)
+                except WorkerLost:
+                    self._withdraw(meta)
+                    return False
+                sink.write(0, data)
+                done.append(meta.checksum)
+            self._written, self._written_blocks = start + 1, []
+        return True
+
+    # ------------------------------------------------------------ attempts
+
+    def _start_some(self) -> None:
+        now = time.monotonic()
+        ready = [work for when, work in self._paused if when <= now]
+        self._paused = [item for item in self._paused if item[0] > now]
+        self._pending.extendleft(reversed(ready))
+        while self._pending and len(self._running) < WINDOW * self._capacity.map_slots:
+            work = self._pending.popleft()
+            self._attempts += 1
+            ident = AttemptId(work.split.index, work.split.start, self._attempts)
+            self._running[ident] = _Running(work, now)
+            self._ledger.tried(item.position for item in work.split.inputs)
+            self._engine.start(work.split, ident)
+
+    def _step(self) -> None:
+        for event in self._engine.wait(WAIT_S):
+            self._handle(event)
+        now = time.monotonic()
+        for ident, running in list(self._running.items()):
+            if running.spoke and now - running.heard > SILENT_S:
+                self._engine.cancel(ident)
+                self._lost(ident, WorkerLost(f"{ident} said nothing for {SILENT_S:.0f} s"))
+        for number, made in list(self._reducers.items()):
+            waiting = made.busy or (made.finishing and not self._is_done(made))
+            if waiting and now - made.heard > SILENT_S:
+                self._failed_reducer(
+                    number, WorkerLost(f"a reducer said nothing for {SILENT_S:.0f} s")
+                )
+        self._check_placed(now)
+
+    def _check_placed(self, now: float) -> None:
+        if self.first_map is None and self._running and now - self._began > PLACE_S:
+            self._began = now
+            self._tell(Notice(f"still waiting for a free CPU: there are {self._capacity.text}"))
+
+    def _handle(self, event: EngineEvent) -> None:
+        if isinstance(event, Said):
+            self._said(event.id, event.message)
+        elif isinstance(event, Yielded):
+            if running := self._running.get(event.meta.id):
+                running.heard = time.monotonic()
+                running.blocks.append((event.meta, event.ref))
+        elif isinstance(event, Lost):
+            self._lost(event.id, event.error)
+        elif isinstance(event, ReducerFailed):
+            self._failed_reducer(event.reducer, event.error)
+        elif made := self._reducers.get(event.reducer):
+            made.heard = time.monotonic()
+            if isinstance(event, ReducerAlive):
+                made.busy = max(0, made.busy - 1)
+            elif isinstance(event, BlockLost):
+                made.broken = self._lost_blocks = True
+                self._withdraw(event.meta)
+            elif isinstance(event, Reduced):
+                self._reduced(made, event)
+
+    def _said(self, ident: AttemptId, message: Progress | AttemptEnd) -> None:
+        running = self._running.get(ident)
+        if running is None:
+            return
+        running.heard = time.monotonic()
+        running.spoke = True
+        if self.first_map is None:
+            self.first_map = running.heard
+        if isinstance(message, AttemptEnd):
+            del self._running[ident]
+            self._ended(running, message)
+        else:
+            running.stored_bytes = message.stored_bytes
+        self._tell_progress("" if isinstance(message, AttemptEnd) else message.status)
+
+    def _tell_progress(self, status: str) -> None:
+        running = sum(item.stored_bytes for item in self._running.values())
+        self._tell(Advanced(self._done_bytes + running, self._plan.total_bytes, status))
+
+    def _ended(self, running: _Running, end: AttemptEnd) -> None:
+        decision = commit.decide(running.work, end, self._plan.job)
+        if not decision.commit:
+            self._follow(decision)
+            return
+        if len(running.blocks) != end.blocks:
+            raise LedgerError(f"{end.id} sent {end.blocks} blocks, {len(running.blocks)} arrived")
+        self._done_bytes += running.work.split.size_bytes
+        committed = _Committed(end, running.work, running.blocks)
+        start = running.work.split.start
+        self._committed[start] = committed
+        self._ledger.committed(end)
+        before = self._withdrawn.pop(start, None)
+        if before is not None and before != committed.checksums:
+            self._tell(Notice(
+                f"split {running.work.split.index} gave other output when it ran again: the mapper "
+                "depends on more than it is fed; every reducer starts anew"
+            ))  # fmt: skip
+        for number in self._reducers:
+            self._feed(number, committed)
+
+    def _lost(self, ident: AttemptId, error: RayMrError) -> None:
+        running = self._running.pop(ident, None)
+        if running is not None:
+            self._follow(commit.after_loss(running.work, error, self._plan.job))
+
+    def _follow(self, decision: commit.Decision) -> None:
+        if decision.stop is not None:
+            raise decision.stop
+        if decision.notice:
+            self._tell(Notice(decision.notice))
+        for position, error in decision.failed.items():
+            self._ledger.failed(position, error)
+            told = error.message.splitlines()[0].removeprefix(f"{self._uris[position]}: ")
+            self._tell(Notice(f"{self._uris[position]} failed: {told}"))
+        when = time.monotonic() + decision.pause_s
+        self._paused += [(when, work) for work in decision.again]
+
+    def _withdraw(self, meta: BlockMeta) -> None:
+        """A committed block is lost: its split runs again."""
+        committed = self._committed.get(meta.id.start)
+        if committed is None or committed.end.id != meta.id:
+            return
+        del self._committed[meta.id.start]
+        self._tell(Notice(f"a block of split {meta.id.split} is lost: the split runs again"))
+        self._withdrawn[meta.id.start] = committed.checksums
+        self._ledger.withdrawn(committed.end)
+        self._done_bytes -= committed.work.split.size_bytes
+        error = WorkerLost(f"block {meta.sequence} of {meta.id} is lost")
+        self._follow(commit.after_loss(committed.work, error, self._plan.job))
+
+    # ------------------------------------------------------------ reducers
+
+    def _make_reducer(self, partitions: list[int]) -> None:
+        self._made += 1
+        self._reducers[self._made] = _Reducer(partitions, time.monotonic())
+        self._engine.make_reducer(self._made, partitions)
+        for committed in self._in_order():
+            self._feed(self._made, committed)
+
+    def _in_order(self) -> Iterator[_Committed]:
+        for start in sorted(self._committed):
+            yield self._committed[start]
+
+    def _feed(self, number: int, committed: _Committed) -> None:
+        made = self._reducers[number]
+        start = committed.work.split.start
+        if made.broken or start in made.fed:  # what it was fed is compared before it finishes
+            return
+        made.fed[start] = committed.checksums
+        for meta, ref in committed.blocks:
+            if any(meta.rows[part] for part in made.partitions):
+                if not made.busy:
+                    made.heard = time.monotonic()
+                made.busy += 1
+                self._engine.add(number, meta, ref)
+
+    def _failed_reducer(self, number: int, error: RayMrError) -> None:
+        made = self._reducers.get(number)
+        if made is None:
+            return
+        key = tuple(made.partitions)
+        self._failures[key] += 1
+        if not error.retryable or self._failures[key] >= self._plan.job.attempts:
+            raise error
+        self._tell(Notice(f"a reducer is replaced: {error.message}"))
+        self._replace(number)
+
+    def _replace(self, number: int) -> None:
+        made = self._reducers.pop(number)
+        self._engine.drop_reducer(number)
+        self._make_reducer(made.partitions)
+
+    def _reduced(self, made: _Reducer, event: Reduced) -> None:
+        if isinstance(event.message, ReducerEnd):
+            made.ended[event.partition] = event.message
+        else:
+            made.pieces.setdefault(event.partition, []).append(event.message)
+
+
+def _came_out_differently() -> RayMrError:
+    return RayMrError(
+        "a part of the result that is written already came out differently",
+        "the mapper or the reducer depends on more than it is fed",
+    )

@@ -1,0 +1,123 @@
+"""What a run leaves behind for its user: the report, and a table of the result."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ray_mr.shuffle.batches import SCHEMA, TextCutter, concat, parse_lines
+from ray_mr.sinks import read_result
+from ray_mr.units import count, format_bytes, format_seconds
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from ray_mr.errors import RayMrError
+
+READ_BYTES = 1 << 22
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """How a run ended; the same as ``report.json``."""
+
+    name: str
+    output: str
+    """Where the result is, if ``error`` is ``None``."""
+    totals: dict[str, int] = field(default_factory=dict)
+    """Counts over all inputs."""
+    counters: dict[str, int] = field(default_factory=dict)
+    """The programs' own counters, ``group,name``."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Time of each stage; ``steady`` is from the first map attempt to the last byte written."""
+    inputs: list[dict[str, Any]] = field(default_factory=list)
+    """A row for each listed object."""
+    failed: list[tuple[str, str]] = field(default_factory=list)
+    """Inputs that failed, with the cause."""
+    notices: list[str] = field(default_factory=list)
+    """What happened on the way: retries, replacements."""
+    separator: str = "auto"
+    error: RayMrError | None = None
+    """Why nothing was published."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether there is a result."""
+        return self.error is None
+
+    @property
+    def exit_code(self) -> int:
+        """The exit code of a command that ends with this report."""
+        return 0 if self.error is None else self.error.exit_code
+
+    def summary(self) -> str:
+        """The run in a sentence."""
+        totals = self.totals
+        told = (
+            f"{count(totals.get('inputs', 0), 'input')}: {totals.get('ok', 0):,} ok, "
+            f"{totals.get('skipped', 0):,} skipped, {totals.get('failed', 0):,} failed"
+        )
+        if self.error is not None:
+            return f"nothing was published ({told}): {self.error}"
+        what = f"{format_bytes(totals['stored_bytes'])} read"
+        if totals["records"]:
+            what = (
+                f"{count(totals['mapped'], 'record')} mapped, {totals['bad_records']:,} set aside"
+            )
+        took = format_seconds(self.seconds["total"])
+        return f"{told}; {what}; the ledger balances; result in {self.output} after {took}"
+
+    def to_json(self) -> bytes:
+        """The report as it is kept."""
+        facts = {
+            "ok": self.ok,
+            "exit_code": self.exit_code,
+            "error": str(self.error) if self.error else "",
+            "name": self.name,
+            "output": self.output,
+            "totals": self.totals,
+            "counters": self.counters,
+            "seconds": {name: round(took, 3) for name, took in self.seconds.items()},
+            "notices": self.notices,
+            "inputs": self.inputs,
+        }
+        return json.dumps(facts, indent=1, ensure_ascii=True).encode() + b"\n"
+
+    def raise_if_failed(self) -> None:
+        """Raise what the run ended with, if it published nothing.
+
+        Raises:
+            RayMrError: The run's error.
+        """
+        if self.error is not None:
+            raise self.error
+
+    def table(self) -> pa.Table:
+        """The result as an Arrow table of two columns, ``key`` and ``value``.
+
+        Text where all of a column is UTF-8, else bytes.  Lines are cut as the job cuts map output.
+
+        Raises:
+            RayMrError: There is no result.
+        """
+        import pyarrow as pa
+
+        self.raise_if_failed()
+        cutter = TextCutter()
+        rows = []
+        for stream in read_result(self.output):
+            while data := stream.read(READ_BYTES):
+                rows += [parse_lines(text, self.separator) for text in cutter.feed(data)]
+        rows += [parse_lines(text, self.separator) for text in cutter.close()]
+        batch = concat(rows) if rows else pa.RecordBatch.from_pylist([], SCHEMA)
+        return pa.table({name: _as_text(batch.column(name)) for name in SCHEMA.names})
+
+
+def _as_text(column: pa.Array) -> pa.Array:
+    import pyarrow as pa
+
+    try:
+        return column.cast(pa.large_string())
+    except pa.ArrowInvalid:
+        return column

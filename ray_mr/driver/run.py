@@ -1,0 +1,247 @@
+"""A run from a job to its report: list, plan, map, reduce, publish."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ray_mr.driver.ledger import Ledger
+from ray_mr.driver.loop import Loop
+from ray_mr.driver.report import Report
+from ray_mr.engines import engine_named
+from ray_mr.errors import Interrupted, JobError, RayMrError, StoreError
+from ray_mr.events import Notice, Stage
+from ray_mr.plan import Plan, make_plan
+from ray_mr.sinks import Sink, report_uri, write_whole
+from ray_mr.stores import store_for
+from ray_mr.tasks.mapper import MapTask
+from ray_mr.tasks.reducer import ReduceTask
+from ray_mr.units import count, format_bytes
+from ray_mr.workdir import run_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from ray_mr.engines import Capacity, Engine
+    from ray_mr.events import Event
+    from ray_mr.job import Job
+    from ray_mr.model import StoredObject
+
+LISTINGS = 16
+"""Patterns that are looked up at once."""
+
+
+def plan(job: Job) -> Plan:
+    """List a job's inputs and cut them into splits.
+
+    Raises:
+        JobError: There is no input, or a script is missing.
+        StoreError: An input is missing or cannot be listed.
+    """
+    with ThreadPoolExecutor(min(LISTINGS, len(job.inputs))) as pool:
+        found = list(pool.map(_list, job.inputs))
+    return make_plan(job, [obj for objects in found for obj in objects])
+
+
+def _list(pattern: str) -> list[StoredObject]:
+    objects = list(store_for(pattern).find(pattern))
+    if "://" in pattern:
+        return objects
+    base = _literal_folder(pattern)
+    return [replace(obj, key=obj.uri[len(base) :].lstrip("/")) for obj in objects]
+
+
+def _literal_folder(pattern: str) -> str:
+    """The folder of a local pattern below which a child sees names."""
+    head = pattern
+    for mark in "*?[":
+        head = head.partition(mark)[0]
+    return head[: head.rfind("/") + 1]
+
+
+def run(
+    job: Job,
+    *,
+    engine: str = "ray",
+    force: bool = False,
+    on_event: Callable[[Event], None] | None = None,
+) -> Report:
+    """Run a job to its report.
+
+    Args:
+        job: What to do; a relative output is relative to the working directory.
+        engine: ``ray`` or ``local``.
+        force: Replace a result that is there.
+        on_event: Called with what happens, from this thread.
+
+    Returns:
+        The report; not ``ok`` when more inputs or records failed than the job allows.
+
+    Raises:
+        RayMrError: What else ended the run; ``report.json`` is written then too, where it can.
+        Interrupted: Ctrl-C, or SIGTERM where the caller turns it into KeyboardInterrupt.
+    """
+    return _Run(job, engine_named(engine), on_event or (lambda _: None)).run(force=force)
+
+
+def _absolute(output: str) -> str:
+    # Not Path.resolve: a link stays a link, and a prefix keeps its last slash.
+    return os.path.abspath(output) + "/" * output.endswith("/")  # noqa: PTH100
+
+
+def _check_reach(made: Plan, capacity: Capacity) -> None:
+    if not capacity.elsewhere:
+        return
+    for split in made.splits:
+        for item in split.inputs:
+            if "://" not in item.object.uri:
+                raise JobError(
+                    f"{item.object.uri} is a file of this machine, and the cluster has others",
+                    "put the inputs into a bucket, or use --engine local",
+                )
+
+
+def _check_inputs(made: Plan, output: str) -> None:
+    """Refuse to write over what is read."""
+    for split in made.splits:
+        for item in split.inputs:
+            if item.object.uri in (output, report_uri(output)):
+                raise JobError(
+                    f"{item.object.uri} is an input, and this run would write over it",
+                    "choose another --output",
+                )
+
+
+class _Run:
+    def __init__(self, job: Job, engine: Engine, on_event: Callable[[Event], None]) -> None:
+        output = job.output if "://" in job.output else _absolute(job.output)
+        self._job = job.model_copy(update={"output": output})
+        self._engine = engine
+        self._on_event = on_event
+        self._id = uuid.uuid4().hex[:12]
+        self._began = time.monotonic()
+        self._seconds: dict[str, float] = {}
+        self._notices: list[str] = []
+        self._ledger: Ledger | None = None
+        self._publishing = False
+
+    def _tell(self, event: Event) -> None:
+        if isinstance(event, Notice):
+            self._notices.append(event.text)
+        self._on_event(event)
+
+    @contextmanager
+    def _stage(self, name: str, detail: str = "") -> Iterator[None]:
+        self._tell(Stage(name, detail))
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self._seconds[name] = time.monotonic() - began
+
+    def run(self, *, force: bool) -> Report:
+        """See ``run``."""
+        sink: Sink | None = None
+        try:
+            self._engine.prepare()
+            with self._stage("list", count(len(self._job.inputs), "pattern")):
+                sink = Sink(self._job.output, self._job.reducers, force=force)
+                made = plan(self._job)
+                _check_inputs(made, self._job.output)
+                sink.open()
+            self._ledger = Ledger(made)
+            error = self._work(made, self._ledger, sink)
+            report = self._report(error)
+            self._keep(report)
+            if error is None:
+                self._publishing = True
+                with self._stage("publish", self._job.output):
+                    sink.publish()
+        except KeyboardInterrupt:
+            stopped = Interrupted(
+                f"interrupted while publishing: do not rely on {self._job.output}"
+                if self._publishing
+                else "interrupted: nothing was published"
+            )
+            self._keep_if_started(stopped)
+            raise stopped from None
+        except RayMrError as error:
+            self._keep_if_started(error)
+            raise
+        else:
+            return report
+        finally:
+            if sink is not None:
+                sink.abort()
+            self._engine.close()
+            shutil.rmtree(run_folder(self._id), ignore_errors=True)
+
+    def _work(self, made: Plan, ledger: Ledger, sink: Sink) -> RayMrError | None:
+        """Everything between the plan and the publishing; the error of a limit that was passed."""
+        reduce_task = None if made.reducer is None else ReduceTask.of(made, self._id)
+        with self._stage("start", self._engine.name):
+            capacity = self._engine.open(MapTask.of(made, self._id), reduce_task)
+        self._check_disk(made, capacity)
+        _check_reach(made, capacity)
+        loop = Loop(self._engine, made, ledger, capacity, self._tell)
+        size = f"{count(made.total_inputs, 'input')}, {format_bytes(made.total_bytes)}"
+        with self._stage("map", f"{size} in {count(len(made.splits), 'split')}, {capacity.text}"):
+            loop.map()
+        if error := ledger.beyond_limits():
+            return error
+        with self._stage("reduce", count(self._job.reducers, "part")):
+            loop.reduce()
+            loop.write(sink)
+        if loop.first_map is not None:
+            self._seconds["steady"] = time.monotonic() - loop.first_map
+        ledger.expected(loop.rows())
+        ledger.balance()
+        return ledger.beyond_limits()
+
+    def _check_disk(self, made: Plan, capacity: Capacity) -> None:
+        # What mappers put out is not known, and other nodes have disks of their own: only what is
+        # sure is asked for.
+        need = made.scratch_bytes(min(capacity.map_slots, len(os.sched_getaffinity(0))))
+        free = shutil.disk_usage(run_folder(self._id)).free
+        if need > free:
+            raise StoreError(
+                f"this run needs about {format_bytes(need)} of scratch disk, "
+                f"{format_bytes(free)} are free in {run_folder(self._id)}",
+                "set TMPDIR to a larger disk, or make split_bytes smaller",
+            )
+
+    # ------------------------------------------------------------ the report
+
+    def _report(self, error: RayMrError | None) -> Report:
+        ledger = self._ledger
+        self._seconds["total"] = time.monotonic() - self._began
+        return Report(
+            name=self._job.name,
+            output=self._job.output,
+            totals=ledger.totals() if ledger else {},
+            counters=ledger.counters() if ledger else {},
+            seconds=dict(self._seconds),
+            inputs=ledger.rows_of_inputs() if ledger else [],
+            failed=[(uri, each.message) for uri, each in ledger.failures] if ledger else [],
+            notices=self._notices,
+            separator=self._job.separator,
+            error=error,
+        )
+
+    def _keep(self, report: Report) -> None:
+        write_whole(report_uri(self._job.output), report.to_json())
+
+    def _keep_if_started(self, error: RayMrError) -> None:
+        """Leave a report of a run that failed, where there is something to tell."""
+        if self._ledger is None:
+            return
+        try:
+            self._keep(self._report(error))
+        except RayMrError as second:
+            self._tell(Notice(f"the report could not be written: {second}"))

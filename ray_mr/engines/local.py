@@ -1,0 +1,214 @@
+"""The engine of this process: threads that wait for children.  No import of ray.
+
+Blocks are files below the run's folder, so that memory stays bounded here too.
+"""
+
+from __future__ import annotations
+
+import itertools
+import mmap
+import os
+import queue
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, cast
+
+from ray_mr.engines import (
+    Capacity,
+    EngineEvent,
+    Lost,
+    Reduced,
+    ReducerAlive,
+    ReducerFailed,
+    Ref,
+    Said,
+    Yielded,
+)
+from ray_mr.errors import RayMrError, WorkerLost
+from ray_mr.model import ReducerEnd
+from ray_mr.tasks.mapper import Block, MapTask, map_split
+from ray_mr.tasks.reducer import Piece, Reducer, ReduceTask
+from ray_mr.workdir import WorkDir, disk_errors, run_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from ray_mr.model import AttemptId, BlockMeta, Split
+
+KEPT_BYTES = 64 << 10
+"""Smaller blocks stay in memory."""
+
+
+class _File:
+    """A block on disk; removed with its last reference."""
+
+    def __init__(self, path: Path, data: Any) -> None:
+        self._path = path
+        with disk_errors(path):
+            path.write_bytes(memoryview(data))
+
+    def read(self) -> memoryview:
+        with self._path.open("rb") as file:
+            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+
+    def __del__(self) -> None:
+        self._path.unlink(missing_ok=True)
+
+
+class LocalEngine:
+    """Runs attempts in threads of this process; see ``Engine``."""
+
+    name = "this process"
+
+    def __init__(self) -> None:
+        self._events: queue.SimpleQueue[EngineEvent] = queue.SimpleQueue()
+        self._cancelled: dict[AttemptId, threading.Event] = {}
+        self._reducers: dict[int, _LocalReducer] = {}
+        self._names = itertools.count()
+        self._work: WorkDir | None = None
+
+    def prepare(self) -> None:
+        """See ``Engine``; there is nothing to prepare."""
+
+    def open(self, map_task: MapTask, reduce_task: ReduceTask | None) -> Capacity:
+        """See ``Engine``."""
+        self._map_task, self._reduce_task = map_task, reduce_task
+        self._work = WorkDir(run_folder(map_task.run_id), "local")
+        self._root = self._work.__enter__().path
+        slots = len(os.sched_getaffinity(0))
+        self._pool = ThreadPoolExecutor(slots, thread_name_prefix="attempt")
+        return Capacity(slots, slots, f"{slots} processors of this machine")
+
+    def start(self, split: Split, ident: AttemptId) -> None:
+        """See ``Engine``."""
+        stop = self._cancelled[ident] = threading.Event()
+        self._pool.submit(self._attempt, split, ident, stop)
+
+    def _attempt(self, split: Split, ident: AttemptId, stop: threading.Event) -> None:
+        messages = map_split(self._map_task, split, ident, self._root)
+        try:
+            for message in messages:
+                if stop.is_set():
+                    return
+                if isinstance(message, Block):
+                    self._events.put(Yielded(message.meta, self._hold(message.data)))
+                else:
+                    self._events.put(Said(ident, message))
+        except RayMrError as error:
+            self._events.put(Lost(ident, error))
+        except Exception as error:  # noqa: BLE001 - a thread's error is an event
+            self._events.put(Lost(ident, WorkerLost(f"a map attempt was lost: {error!r}")))
+        finally:
+            messages.close()
+            self._cancelled.pop(ident, None)
+
+    def _hold(self, data: Any) -> Ref:
+        if len(memoryview(data)) < KEPT_BYTES:
+            return memoryview(data)
+        return _File(self._root / f"block-{next(self._names)}", data)
+
+    def cancel(self, ident: AttemptId) -> None:
+        """See ``Engine``."""
+        if stop := self._cancelled.get(ident):
+            stop.set()
+
+    def make_reducer(self, reducer: int, partitions: Sequence[int]) -> None:
+        """See ``Engine``."""
+        made = Reducer(
+            cast(ReduceTask, self._reduce_task), partitions, self._root, f"reducer-{reducer}"
+        )
+        self._reducers[reducer] = _LocalReducer(reducer, made, self._events, self._hold)
+
+    def drop_reducer(self, reducer: int) -> None:
+        """See ``Engine``."""
+        if made := self._reducers.pop(reducer, None):
+            made.close()
+
+    def add(self, reducer: int, meta: BlockMeta, ref: Ref) -> None:
+        """See ``Engine``."""
+        if known := self._reducers.get(reducer):
+            known.call(lambda made: made.add(meta, self.read(ref)))
+
+    def finish(self, reducer: int, expected: Mapping[int, int]) -> None:
+        """See ``Engine``."""
+        if known := self._reducers.get(reducer):
+            known.finish(expected)
+
+    def wait(self, timeout_s: float) -> list[EngineEvent]:
+        """See ``Engine``."""
+        events = []
+        try:
+            events.append(self._events.get(timeout=timeout_s))
+            while True:
+                events.append(self._events.get_nowait())
+        except queue.Empty:
+            return events
+
+    def read(self, ref: Ref) -> memoryview:
+        """See ``Engine``."""
+        return ref.read() if isinstance(ref, _File) else ref
+
+    def close(self) -> None:
+        """See ``Engine``."""
+        if self._work is None:
+            return
+        for stop in list(self._cancelled.values()):
+            stop.set()
+        self._pool.shutdown(cancel_futures=True)
+        for reducer in self._reducers.values():
+            reducer.close()
+        self._work.__exit__(None, None, None)
+
+
+class _LocalReducer:
+    """A reducer with a thread of its own, which does what it is told in order."""
+
+    def __init__(
+        self,
+        number: int,
+        reducer: Reducer,
+        events: queue.SimpleQueue[EngineEvent],
+        hold: Callable[[Any], Ref],
+    ) -> None:
+        self._number, self._reducer, self._events, self._hold = number, reducer, events, hold
+        self._stop = threading.Event()
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="reducer")
+
+    def call(self, act: Callable[[Reducer], None]) -> None:
+        self._pool.submit(self._guarded, act)
+
+    def _guarded(self, act: Callable[[Reducer], None]) -> None:
+        if self._stop.is_set():
+            return
+        try:
+            act(self._reducer)
+            self._events.put(ReducerAlive(self._number))
+        except RayMrError as error:
+            self._fail(error)
+        except Exception as error:  # noqa: BLE001 - as above
+            self._fail(RayMrError(f"a defect in a reducer: {error!r}"))
+
+    def _fail(self, error: RayMrError) -> None:
+        self._stop.set()
+        self._events.put(ReducerFailed(self._number, error))
+
+    def finish(self, expected: Mapping[int, int]) -> None:
+        def run(reducer: Reducer) -> None:
+            for message in reducer.finish(expected):
+                if self._stop.is_set():
+                    return
+                if isinstance(message, Piece):
+                    ref = self._hold(message.data)
+                    self._events.put(Reduced(self._number, message.partition, ref))
+                elif isinstance(message, ReducerEnd):
+                    self._events.put(Reduced(self._number, message.partition, message))
+                else:
+                    self._events.put(ReducerAlive(self._number))
+
+        self.call(run)
+
+    def close(self) -> None:
+        self._stop.set()
+        self._pool.shutdown(cancel_futures=True)
+        self._reducer.close()

@@ -1,0 +1,500 @@
+"""The engine of Ray: map attempts are streaming tasks, reducers are actors.  Imports ray.
+
+Ray retries nothing here (``max_retries=0``, ``max_restarts=0``): its own retry of a streaming task
+mixes two attempts, and a restarted actor is silently empty.  The driver owns every block: blocks
+are the yields of its own tasks, and outlive the worker that made them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import tempfile
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import ray
+from ray import exceptions as rex
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from ray_mr.engines import (
+    BlockLost,
+    Capacity,
+    EngineEvent,
+    Lost,
+    Reduced,
+    ReducerAlive,
+    ReducerFailed,
+    Ref,
+    Said,
+    Yielded,
+)
+from ray_mr.errors import EngineError, NoCapacity, RayMrError, WorkerLost
+from ray_mr.model import AttemptEnd, BlockMeta, Progress, ReducerEnd
+from ray_mr.tasks.mapper import Block, MapTask, map_split
+from ray_mr.tasks.reducer import Piece, Reducer, ReduceTask
+from ray_mr.units import format_bytes
+from ray_mr.workdir import run_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from ray_mr.model import AttemptId, Split
+
+SHM = "/dev/shm"  # noqa: S108 - where Ray keeps its store
+SHORT_TMP = "/tmp/ray"  # noqa: S108 - where Ray itself puts it by default
+SMALL_SHM_BYTES = 100 << 20
+SMALL_STORE_BYTES = 80 << 20
+"""Below 75 MiB Ray refuses to start."""
+MAX_STORE_BYTES = 8 << 30
+STOP_ALL = "all.stop"
+STOP_SUFFIX = ".stop"
+DEAF_S = 5.0
+"""An attempt that does not end for its stop mark in this time is killed."""
+SWEEP_S = 10.0
+MAX_TMP_BYTES = 40
+"""A longer temporary folder leaves too little of the 107 bytes that a socket's path may have."""
+CLEAN_TRIES = 20
+READ_S = 120.0
+"""A block that does not come in this time is lost: Ray itself can wait for ever."""
+KEEPALIVE = {
+    "RAY_grpc_client_keepalive_time_ms": "10000",
+    "RAY_grpc_client_keepalive_timeout_ms": "3000",
+}
+"""Without these a task on a node that went silent never comes back."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Here:
+    """First message of an attempt: where it runs."""
+
+    node: str
+    pid: int
+
+
+@ray.remote(max_retries=0, num_returns="streaming", num_cpus=1)
+def _attempt(task: MapTask, split: Split, ident: AttemptId) -> Iterator[Any]:
+    yield _Here(ray.get_runtime_context().get_node_id(), os.getpid())
+    root = run_folder(task.run_id)
+    marks = [root / STOP_ALL, root / f"{ident}{STOP_SUFFIX}"]
+    with contextlib.closing(map_split(task, split, ident, root)) as messages:
+        for message in messages:
+            if any(mark.exists() for mark in marks):
+                return
+            if isinstance(message, Block):
+                yield message.meta
+                yield np.frombuffer(message.data, np.uint8)
+            else:
+                yield message
+
+
+class _ReducerActor:
+    def __init__(self, task: ReduceTask, partitions: Sequence[int], name: str) -> None:
+        self._reducer = Reducer(task, partitions, run_folder(task.run_id), name)
+
+    def add(self, meta: BlockMeta, data: Any) -> None:
+        self._reducer.add(meta, data)
+
+    def finish(self, expected: Mapping[int, int]) -> Iterator[Any]:
+        for message in self._reducer.finish(expected):
+            if isinstance(message, Piece):
+                yield message.partition
+                yield np.frombuffer(message.data, np.uint8)
+            else:
+                yield message
+
+
+_Actor: Any = ray.remote(num_cpus=0, max_restarts=0, max_task_retries=0)(_ReducerActor)
+
+
+@ray.remote(num_cpus=0, max_retries=0)
+def _stop(run_id: str, mark: str) -> None:
+    """Ask attempts on this node to end; they look at every message they send."""
+    (run_folder(run_id) / mark).touch()
+
+
+@ray.remote(num_cpus=0, max_retries=0)
+def _end(run_id: str, ident: AttemptId, pid: int) -> None:
+    """End an attempt on this node: by its mark, or if it is deaf by killing its worker."""
+    root = run_folder(run_id)
+    (root / f"{ident}{STOP_SUFFIX}").touch()
+    deadline = time.monotonic() + DEAF_S
+    while (root / str(ident)).exists():  # as long as it is there, the worker is at this attempt
+        if time.monotonic() > deadline:
+            os.kill(pid, signal.SIGKILL)
+            return
+        time.sleep(0.05)
+
+
+@ray.remote(num_cpus=0, max_retries=0)
+def _clean(run_id: str, name: str) -> None:
+    folder = run_folder(run_id) / name
+    for _ in range(CLEAN_TRIES):  # a process that was just killed may still write
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return
+        time.sleep(0.05)
+
+
+class RayEngine:
+    """Runs attempts as tasks of a Ray cluster; see ``Engine``."""
+
+    name = "Ray"
+
+    def __init__(self) -> None:
+        self._runtime = _Runtime()
+        self._run_id = ""
+        self._attempts: dict[AttemptId, _Stream] = {}
+        self._reducers: dict[int, _RayReducer] = {}
+        self._ending: list[Any] = []
+
+    def prepare(self) -> None:
+        """See ``Engine``."""
+        self._runtime.start()
+
+    def open(self, map_task: MapTask, reduce_task: ReduceTask | None) -> Capacity:
+        """See ``Engine``."""
+        self._runtime.join()
+        self._run_id = map_task.run_id
+        self._map_task = ray.put(map_task)
+        self._reduce_task = ray.put(reduce_task)
+        has = ray.cluster_resources()
+        slots = int(has.get("CPU", 0))
+        memory = int(has.get("memory", 0))
+        text = f"{slots} CPUs, {format_bytes(memory)} of memory on {len(ray.nodes())} nodes"
+        if slots < 1:
+            raise NoCapacity(f"a map task asks for 1 CPU; the cluster has {text}")
+        here = ray.util.get_node_ip_address()
+        elsewhere = any(n["NodeManagerAddress"] != here for n in ray.nodes() if n["Alive"])
+        return Capacity(slots, max(1, memory // 2 // map_task.job.memory), text, elsewhere)
+
+    def start(self, split: Split, ident: AttemptId) -> None:
+        """See ``Engine``."""
+        self._attempts[ident] = _Stream(_attempt.remote(self._map_task, split, ident))
+
+    def cancel(self, ident: AttemptId) -> None:
+        """See ``Engine``."""
+        # Never ray.cancel: of a streaming task that is about to end, it aborts this process.
+        stream = self._attempts.pop(ident, None)
+        if stream is None:
+            return
+        if stream.here is None:
+            self._ending += self._everywhere(_stop, f"{ident}{STOP_SUFFIX}")
+            return
+        on = NodeAffinitySchedulingStrategy(stream.here.node, soft=False)
+        end = _end.options(scheduling_strategy=on)
+        self._ending.append(end.remote(self._run_id, ident, stream.here.pid))
+
+    def make_reducer(self, reducer: int, partitions: Sequence[int]) -> None:
+        """See ``Engine``."""
+        actor = _Actor.remote(self._reduce_task, partitions, f"reducer-{reducer}")
+        self._reducers[reducer] = _RayReducer(actor)
+
+    def drop_reducer(self, reducer: int) -> None:
+        """See ``Engine``."""
+        if made := self._reducers.pop(reducer, None):
+            with contextlib.suppress(Exception):
+                ray.kill(made.actor)
+                self._ending += self._everywhere(_clean, f"reducer-{reducer}")
+
+    def add(self, reducer: int, meta: BlockMeta, ref: Ref) -> None:
+        """See ``Engine``."""
+        made = self._reducers.get(reducer)
+        if made is None:  # it was dropped while events were gathered: ReducerFailed is among them
+            return
+        made.adding[made.actor.add.remote(meta, ref)] = meta
+
+    def finish(self, reducer: int, expected: Mapping[int, int]) -> None:
+        """See ``Engine``."""
+        made = self._reducers.get(reducer)
+        if made is None:  # as in add
+            return
+        generator = made.actor.finish.options(num_returns="streaming").remote(dict(expected))
+        made.output = _Stream(generator)
+
+    def wait(self, timeout_s: float) -> list[EngineEvent]:
+        """See ``Engine``."""
+        waiting: list[Any] = [stream.generator for stream in self._attempts.values()]
+        for made in self._reducers.values():
+            waiting += made.adding
+            if made.output is not None:
+                waiting.append(made.output.generator)
+        if not waiting:
+            time.sleep(timeout_s)
+            return []
+        with _translated():
+            ready, _ = ray.wait(waiting, num_returns=1, timeout=timeout_s, fetch_local=False)
+            if len(waiting) > 1 and ready:
+                ready, _ = ray.wait(waiting, num_returns=len(waiting), timeout=0, fetch_local=False)
+        found = set(ready)
+        events: list[EngineEvent] = []
+        for ident, stream in list(self._attempts.items()):
+            if stream.generator in found:
+                events += self._attempt_events(ident, stream)
+        for number, made in list(self._reducers.items()):
+            events += self._reducer_events(number, made, found)
+        return events
+
+    def _attempt_events(self, ident: AttemptId, stream: _Stream) -> Iterator[EngineEvent]:
+        try:
+            for message, ref in stream.news():
+                if isinstance(message, BlockMeta):
+                    yield Yielded(message, ref)
+                elif isinstance(message, _Here):
+                    stream.here = message
+                else:
+                    # Its last word: the stream is let go of, whether it is at its end or not.
+                    stream.ended = stream.ended or isinstance(message, AttemptEnd)
+                    yield Said(ident, message)
+        except RayMrError as error:
+            yield Lost(ident, error)
+            stream.ended = True
+        if stream.ended:
+            self._attempts.pop(ident, None)
+
+    def _reducer_events(
+        self, number: int, made: _RayReducer, found: set[Any]
+    ) -> Iterator[EngineEvent]:
+        try:
+            for ref in [ref for ref in made.adding if ref in found]:
+                meta = made.adding.pop(ref)
+                try:
+                    with _translated():
+                        ray.get(ref)
+                    yield ReducerAlive(number)
+                except _GoneError:
+                    yield BlockLost(number, meta)
+            if made.output is not None and made.output.generator in found:
+                for message, ref in made.output.news():
+                    if isinstance(message, Progress):
+                        yield ReducerAlive(number)
+                    elif isinstance(message, ReducerEnd):
+                        yield Reduced(number, message.partition, message)
+                    else:
+                        yield Reduced(number, message, ref)
+                if made.output.ended:
+                    made.output = None
+        except RayMrError as error:
+            self.drop_reducer(number)
+            yield ReducerFailed(number, error)
+
+    def read(self, ref: Ref) -> memoryview:
+        """See ``Engine``."""
+        with _translated():
+            data: Any = ray.get(ref, timeout=READ_S)
+        return memoryview(data)
+
+    def close(self) -> None:
+        """See ``Engine``."""
+        if ray.is_initialized() and self._run_id and not self._runtime.started:
+            with contextlib.suppress(Exception):
+                self._leave()
+        self._runtime.stop()
+
+    def _leave(self) -> None:
+        """End what is ours on a runtime that stays, and remove what it left on every node."""
+        for number in list(self._reducers):
+            self.drop_reducer(number)
+        if self._attempts:
+            ray.get(self._everywhere(_stop, STOP_ALL), timeout=SWEEP_S)
+        deadline = time.monotonic() + SWEEP_S
+        while self._attempts and time.monotonic() < deadline:
+            self.wait(0.2)
+        for ident in list(self._attempts):
+            self.cancel(ident)
+        if self._ending:
+            ray.wait(self._ending, num_returns=len(self._ending), timeout=SWEEP_S)
+        ray.get(self._everywhere(_clean, ""), timeout=SWEEP_S)
+
+    def _everywhere(self, task: Any, name: str) -> list[Any]:
+        """Run a task of (run, name) on every node."""
+        on = [
+            NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            for node in ray.nodes()
+            if node["Alive"]
+        ]
+        return [task.options(scheduling_strategy=one).remote(self._run_id, name) for one in on]
+
+
+class _RayReducer:
+    """An actor, the blocks on their way to it, and its output."""
+
+    def __init__(self, actor: Any) -> None:
+        self.actor = actor
+        self.adding: dict[Any, BlockMeta] = {}
+        self.output: _Stream | None = None
+
+
+class _Stream:
+    """A streaming task: small messages are fetched, blocks stay references.
+
+    A message that announces a block (``BlockMeta``, a partition's number) has it follow.
+    """
+
+    def __init__(self, generator: Any) -> None:
+        self.generator = generator
+        self.ended = False
+        self.here: _Here | None = None
+        self._announced: Any = None
+
+    def news(self) -> Iterator[tuple[Any, Ref]]:
+        """Messages that are there, with the reference that belongs to each.
+
+        Raises:
+            RayMrError: The task raised, or its worker is gone.
+        """
+        first = True
+        while first or self.generator.next_ready():
+            first = False
+            try:
+                ref = next(self.generator)
+            except StopIteration:
+                self.ended = True
+                with _translated():  # an announced block that raises is not looked at: ask the task
+                    ray.get(self.generator.completed())
+                return
+            if self._announced is not None:
+                announced, self._announced = self._announced, None
+                yield announced, ref
+                continue
+            with _translated():
+                message = ray.get(ref)
+            if isinstance(message, BlockMeta | int):
+                self._announced = message
+            else:
+                yield message, None
+
+
+class _GoneError(WorkerLost):
+    """An object is lost."""
+
+
+@contextlib.contextmanager
+def _translated() -> Iterator[None]:
+    """Ray's errors as ours; the only place that knows them."""
+    try:
+        yield
+    except rex.RayTaskError as error:
+        cause = error.cause
+        if isinstance(cause, RayMrError):
+            raise cause from None
+        if isinstance(cause, rex.ObjectLostError):
+            raise _GoneError("a block is lost") from error
+        if isinstance(cause, rex.RayError):
+            raise EngineError(f"Ray: {type(cause).__name__}: {cause}") from error
+        raise RayMrError(f"a defect in a task: {error}") from error
+    except (rex.ObjectLostError, rex.ObjectFetchTimedOutError) as error:
+        raise _GoneError(f"a block is lost: {type(error).__name__}") from error
+    except rex.OutOfMemoryError as error:
+        raise WorkerLost("Ray ended a worker: out of memory") from error
+    except (
+        rex.RayActorError,
+        rex.WorkerCrashedError,
+        rex.NodeDiedError,
+        rex.TaskCancelledError,
+        rex.LocalRayletDiedError,
+    ) as error:
+        first = (str(error).splitlines() or [""])[0]
+        raise WorkerLost(f"a Ray worker is gone ({type(error).__name__}): {first}") from error
+    except rex.GetTimeoutError as error:
+        raise _GoneError(f"a block did not come within {READ_S:.0f} s") from error
+    except rex.RayError as error:
+        raise EngineError(f"Ray: {type(error).__name__}: {error}") from error
+
+
+class _Runtime:
+    """The Ray runtime: found, joined or started; stopped only if it was joined or started here."""
+
+    def __init__(self) -> None:
+        self.started = False
+        """It is ours alone, and ends with the run."""
+        self._ready = threading.Event()
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+
+    def start(self) -> None:
+        """Begin to make ``ray`` usable, while others work."""
+        if ray.is_initialized() or self._thread is not None:
+            return
+        for name, value in KEEPALIVE.items():
+            os.environ.setdefault(name, value)
+        self.started = not os.environ.get("RAY_ADDRESS")
+        self._thread = threading.Thread(target=self._park, name="ray-runtime", daemon=True)
+        self._thread.start()
+
+    def _park(self) -> None:
+        # The thread that calls init must live on: when it ends, Ray's processes die.
+        try:
+            _init()
+        except BaseException as error:  # noqa: BLE001 - told to whoever joins
+            self._error = error
+        self._ready.set()
+        self._stop.wait()
+
+    def join(self) -> None:
+        """Wait until ``ray`` is usable.
+
+        Raises:
+            EngineError: It cannot be started or joined.
+        """
+        self.start()
+        if self._thread is None:
+            return
+        while not self._ready.wait(0.2):
+            pass
+        if self._error is not None:
+            where = os.environ.get("RAY_ADDRESS", "")
+            what = f"join the Ray cluster at {where}" if where else "start Ray here"
+            raise EngineError(f"cannot {what}: {self._error}") from self._error
+        if threading.current_thread() is threading.main_thread():
+            # Ray's own handler calls ours, and then aborts the process in the middle of clean-up.
+            signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
+
+    def stop(self) -> None:
+        """Leave the runtime as it was found."""
+        if self._thread is not None:
+            self._ready.wait()
+            with contextlib.suppress(Exception):
+                ray.shutdown()
+            self._stop.set()
+            self._thread = None
+
+
+def _init() -> None:
+    quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(**quiet)
+        return
+    shm = shutil.disk_usage(SHM).free if Path(SHM).is_dir() else 0
+    options: dict[str, Any] = {}
+    if len(os.fsencode(tempfile.gettempdir())) > MAX_TMP_BYTES and "RAY_TMPDIR" not in os.environ:
+        options["_temp_dir"] = SHORT_TMP
+    if shm < SMALL_SHM_BYTES:
+        options["object_store_memory"] = SMALL_STORE_BYTES
+    else:
+        options["object_store_memory"] = min(
+            int(shm * 0.8), int(_memory_limit() * 0.3), MAX_STORE_BYTES
+        )
+    ray.init(
+        "local",  # and not the cluster that somebody has started on this machine
+        num_cpus=len(os.sched_getaffinity(0)),
+        include_dashboard=False,
+        **options,
+        **quiet,
+    )
+
+
+def _memory_limit() -> int:
+    """Bytes that this container or machine has."""
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for name in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with contextlib.suppress(OSError, ValueError):
+            limits.append(int(Path(name).read_text()))
+    return min(limits)

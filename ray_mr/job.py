@@ -1,0 +1,403 @@
+"""The job: what the user asks for, as one frozen value, and its programs as bytes.
+
+A job option is one field of ``Job``; the YAML key, the command-line flag, the JSON Schema and
+the reference table follow from it.  Nothing here does I/O but reading the job file and scripts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable  # noqa: TC003 - pydantic reads annotations
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic.json_schema import SkipJsonSchema  # noqa: TC002 - pydantic reads annotations
+from pydantic_core import PydanticCustomError
+
+from ray_mr import jobfile
+from ray_mr.errors import JobError
+from ray_mr.units import parse_bytes, parse_seconds
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Mapping, Sequence
+
+SYSTEM_FOLDER = "/etc"
+"""A job file here belongs to an image: its paths are relative to the working directory."""
+
+Feed = Literal["files", "records"]
+Role = Literal["run", "map", "reduce"]
+
+
+class _Value(BaseModel):
+    """A frozen model whose faults are JobErrors in plain words."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    def __init__(self, **data: Any) -> None:
+        try:
+            super().__init__(**data)
+        except ValidationError as error:
+            raise jobfile.explain(
+                error, head=lambda loc: jobfile.dotted(loc) or type(self).__name__, known=_known
+            ) from None
+
+    # Nested values are validated in place, so that a fault keeps its path from the top.
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
+
+
+def _fault(field: str, text: str) -> PydanticCustomError:
+    """A fault found by looking at several fields, told at one of them."""
+    return PydanticCustomError("job", text, {"field": field})
+
+
+class Script(_Value):
+    """A program of the user: a script, or a Python function."""
+
+    language: Literal["python", "javascript", "binary"] = Field(
+        "python", description="What runs the script."
+    )
+    script: str | None = Field(
+        None, description="Path of the script; for binary also the name of a program on PATH."
+    )
+    arguments: tuple[str, ...] = Field((), description="Command-line arguments of the script.")
+    feed: Feed | None = Field(
+        None,
+        description="What it is fed: records (the default for python) or files (for the others).",
+    )
+    function: SkipJsonSchema[Callable[..., Any] | None] = Field(
+        None, exclude=True, description="A Python function instead of a script."
+    )
+
+    if TYPE_CHECKING:  # lists, functions and sizes as text go in; the fields' types come out
+
+        def __init__(self, **data: Any) -> None: ...
+
+    @field_validator("feed", mode="before")
+    @classmethod
+    def _feed_or_default(cls, value: object) -> object:
+        return _none(value)
+
+    @field_validator("arguments", mode="before")
+    @classmethod
+    def _no_arguments(cls, value: object) -> object:
+        return () if value is None else value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if not self.script and self.function is None:
+            raise _fault("script", "is missing")
+        if self.function is None:
+            pass
+        elif self.script:
+            raise _fault("function", "stands beside a script: give one of the two")
+        elif self.language != "python":
+            raise _fault("language", "must be python for a function")
+        elif self.feed == "files":
+            raise _fault("feed", "files needs a script: a function is called with records")
+        if self.feed == "records" and self.language != "python":
+            raise _fault("feed", f"records for {self.language} comes later: use `feed: files`")
+        return self
+
+    @property
+    def fed(self) -> Feed:
+        """The feed, with the language's default applied."""
+        return self.feed or ("records" if self.language == "python" else "files")
+
+
+def _none(value: object) -> object:
+    """``none`` in words is no value."""
+    return None if isinstance(value, str) and value.lower() in {"none", ""} else value
+
+
+def _program(value: object) -> object:
+    """A bare function stands for a script."""
+    return {"function": value} if callable(value) else value
+
+
+def _word_or_program(value: object) -> str:
+    return "<word>" if isinstance(value, str) else "<program>"
+
+
+def _tidy_step(value: object) -> object:
+    return _none(_program(value))
+
+
+def _bytes(value: object) -> object:
+    return parse_bytes(value) if isinstance(value, str | int | float) else value
+
+
+def _seconds(value: object) -> object:
+    return parse_seconds(value) if isinstance(value, str | int | float) else value
+
+
+def _seconds_or_none(value: object) -> object:
+    return _seconds(_none(value))
+
+
+def _empty_mapping(value: object) -> object:
+    return {} if value is None else value
+
+
+Size = Annotated[int, BeforeValidator(_bytes, json_schema_input_type=int | str), Field(ge=1)]
+_Program = Annotated[Script, BeforeValidator(_program)]
+_Step = BeforeValidator(_tidy_step)
+_Optional = BeforeValidator(_none)
+
+
+class Job(_Value):
+    """Everything that decides what a run does, and every byte of its result."""
+
+    name: str = Field("", description="A name for people, shown in messages and the report.")
+    inputs: tuple[str, ...] = Field(
+        description="Objects, prefixes and ** globs to read: s3://bucket/key, or local paths."
+    )
+    mapper: _Program = Field(description="The program that is fed the inputs.")
+    combiner: Annotated[
+        Annotated[
+            Annotated[Literal["sum", "min", "max"], Tag("<word>")]
+            | Annotated[Script, Tag("<program>")],
+            Discriminator(_word_or_program),
+        ]
+        | None,
+        _Step,
+    ] = Field(None, description="Combines values of a key before the shuffle: sum, min, max, "
+              "or a program whose output may be combined again.")  # fmt: skip
+    reducer: Annotated[
+        Annotated[
+            Annotated[Literal["sum", "count", "min", "max"], Tag("<word>")]
+            | Annotated[Script, Tag("<program>")],
+            Discriminator(_word_or_program),
+        ]
+        | None,
+        _Step,
+    ] = Field(None, description="Makes each key's values into the result: sum, count, min, max, "
+              "a program, or none for a map-only job.")  # fmt: skip
+    reducers: int = Field(
+        1, ge=1, le=65536, description="Parts of the result; another number is another job."
+    )
+    output: str = Field(
+        "result.txt", min_length=1, description="Result file, or s3://bucket/prefix/ for parts."
+    )
+    records: Annotated[Literal["uuid-json", "json", "text"] | None, _Optional] = Field(
+        None, description="What one line is, for mappers fed records: uuid-json, json or text."
+    )
+    decompress: Literal["auto", "none", "gz", "bz2", "xz", "lzma", "zst"] = Field(
+        "auto", description="Compression of the inputs; auto looks at their first bytes."
+    )
+    separator: Literal["auto", "tab"] = Field(
+        "auto",
+        description="What ends the key in map output: auto (first TAB, else last space) or tab.",
+    )
+    attempts: int = Field(4, ge=1, description="Tries of a piece of work before it has failed.")
+    downloads: int = Field(8, ge=1, le=256, description="Downloads at once in each map task.")
+    split_bytes: Size = Field(
+        128 * 2**20, description="Stored bytes of input for one map task, such as 128MiB."
+    )
+    memory: Size = Field(512 * 2**20, description="Memory of a reducer actor, such as 512MiB.")
+    timeout: Annotated[
+        Annotated[float, Field(gt=0)] | None,
+        BeforeValidator(_seconds_or_none, json_schema_input_type=float | str | None),
+    ] = Field(None, description="Longest time one run of a program may take, such as 2h; or none.")
+    stall_timeout: Annotated[
+        float, BeforeValidator(_seconds, json_schema_input_type=float | str), Field(gt=0)
+    ] = Field(600.0, description="Longest time a program may make no progress, such as 90s.")
+    max_failed_inputs: int = Field(
+        0, ge=0, description="Inputs that may fail before nothing is published."
+    )
+    max_bad_records: Annotated[Annotated[int, Field(ge=0)] | None, _Optional] = Field(
+        0, description="Records that may be set aside as unreadable; none for no limit, counted."
+    )
+    env: Annotated[dict[str, str], BeforeValidator(_empty_mapping)] = Field(
+        default_factory=dict, description="Environment variables for the programs."
+    )
+
+    if TYPE_CHECKING:  # lists, functions and sizes as text go in; the fields' types come out
+
+        def __init__(self, **data: Any) -> None: ...
+
+    @field_validator("inputs", mode="before")
+    @classmethod
+    def _some_inputs(cls, value: object) -> object:
+        if isinstance(value, str):
+            raise ValueError("must be a list, such as [s3://bucket/prefix/**]")  # noqa: TRY004
+        if value is None or value in ((), []):
+            raise ValueError("there is no input: name objects here or on the command line")
+        return value
+
+    @field_validator("inputs")
+    @classmethod
+    def _no_empty_input(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(value):
+            raise ValueError("an input is empty text")
+        return value
+
+    @field_validator("env")
+    @classmethod
+    def _usable_env(cls, value: dict[str, str]) -> dict[str, str]:
+        for name, text in value.items():
+            if not name or "=" in name or "\0" in name + text:
+                raise ValueError(f"{name!r} cannot be an environment variable")
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.mapper.fed == "records" and self.records is None:
+            raise _fault(
+                "records",
+                "is missing: say what one line of an input is: uuid-json (36 characters, a TAB, "
+                "JSON), json or text",
+            )
+        if self.reducer is None and self.combiner is not None:
+            raise _fault("combiner", "needs a reducer, such as `reducer: sum`")
+        if isinstance(self.combiner, Script) and self.combiner.fed != "records":
+            raise _fault("combiner", "must be python: a combiner is called with a key's values")
+        if self.reducer is None and self.reducers != 1:
+            raise _fault("reducers", "must be 1 without a reducer: map-only output has one part")
+        return self
+
+    @classmethod
+    def from_file(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        role: Role = "run",
+        inputs: Sequence[str] = (),
+        overrides: Mapping[str, object] | None = None,
+    ) -> Self:
+        """Read a job file, in the long form or the three-key form of 2014.
+
+        Args:
+            path: The file; scripts and inputs named in it are relative to its folder.
+            role: ``map`` leaves the reduce side of the job, and its output, to ``reduce``.
+            inputs: Take the place of the file's; relative to the working directory.
+            overrides: Fields from command-line flags; they win over the file.
+
+        Raises:
+            JobError: A line for each fault, with file, line, field and the nearest valid word.
+        """
+        document = jobfile.read(path)
+        data = _long_form(document, role)
+        if role == "map":
+            data = {key: value for key, value in data.items() if key not in _REDUCE_SIDE}
+        flags = {key: value for key, value in (overrides or {}).items() if value is not None}
+        if inputs:
+            flags["inputs"] = [jobfile.anchored(item, str(Path.cwd())) for item in inputs]
+        data = {"inputs": []} | _anchored(data, _base(document.path)) | flags
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            head = _head(document, frozenset(flags))
+            raise jobfile.explain(error, head=head, known=_known) from None
+
+    def portable(self) -> Self:
+        """The job without its functions, which travel as programs: it pickles anywhere."""
+        steps = {
+            key: step.model_copy(update={"function": None})
+            for key in _STEPS
+            if isinstance(step := getattr(self, key), Script)
+        }
+        return self.model_copy(update=steps)
+
+
+_STEPS = ("mapper", "combiner", "reducer")
+_THREE = ("language", "script", "arguments")
+_REDUCE_SIDE = ("combiner", "reducer", "reducers", "output")
+
+
+def _known(loc: jobfile.Loc) -> list[str]:
+    """The keys that are valid where the last part of ``loc`` stands."""
+    if len(loc) > 1:
+        return [name for name in Script.model_fields if name != "function"]
+    return [*Job.model_fields, *_THREE]
+
+
+def _head(document: jobfile.Document, flags: frozenset[str]) -> Callable[[jobfile.Loc], str]:
+    """How a fault's line begins: the flag, or file, line and field as the file has it."""
+    short = any(key in document.data for key in _THREE)
+
+    def head(loc: jobfile.Loc) -> str:
+        if loc and loc[0] in flags:
+            return "inputs" if loc[0] == "inputs" else "--" + str(loc[0]).replace("_", "-")
+        if short and loc and loc[0] == "mapper":
+            loc = loc[1:]
+        place = document.where(loc)
+        return f"{place}: {jobfile.dotted(loc)}" if loc else place
+
+    return head
+
+
+def _long_form(document: jobfile.Document, role: Role) -> dict[str, Any]:
+    """The file's values as the long form has them.
+
+    Raises:
+        JobError: The forms are mixed, or the role has no meaning yet.
+    """
+    if role == "reduce":
+        raise JobError(
+            f"{document.path}: `reduce` is not there yet",
+            "a whole job, mapper and reducer, runs with `ray-mr run`",
+        )
+    data = document.data
+    if not any(key in data for key in _THREE):
+        return dict(data)
+    for key in data:
+        if key in _THREE:
+            continue
+        place = f"{document.where((key,))}: {key}"
+        if key in Job.model_fields or key in Script.model_fields:
+            raise JobError(
+                f"{place}: does not go with the three-key form (language, script, arguments)",
+                "put these three keys under `mapper:` to use the other options",
+            )
+        raise JobError(f"{place}: unknown key{jobfile.nearest(key, _THREE)}")
+    for key in ("language", "script"):
+        if data.get(key) is None:
+            raise JobError(f"{document.where((key,))}: {key}: is missing")
+    python = data["language"] == "python"
+    return {
+        "mapper": dict(data),
+        "records": "uuid-json" if python else None,
+        "decompress": "auto" if python else "none",
+        "max_bad_records": None,
+    }
+
+
+def _base(path: str) -> str:
+    """The folder that paths in the job file are relative to."""
+    folder = Path(path).absolute().parent
+    return str(Path.cwd() if folder == Path(SYSTEM_FOLDER) else folder)
+
+
+def _anchored(data: dict[str, Any], folder: str) -> dict[str, Any]:
+    """The job with the paths of its scripts and local inputs made absolute."""
+    result = dict(data)
+    for key in _STEPS:
+        step = data.get(key)
+        if isinstance(step, dict) and isinstance(step.get("script"), str):
+            result[key] = step | {"script": _script_path(step, folder)}
+    if isinstance(data.get("inputs"), list):
+        result["inputs"] = [
+            jobfile.anchored(item, folder) if isinstance(item, str) and item else item
+            for item in data["inputs"]
+        ]
+    return result
+
+
+def _script_path(step: dict[str, Any], folder: str) -> str:
+    """The script's absolute path, unless it names a program on PATH."""
+    script = str(step["script"])
+    bare = step.get("language") == "binary" and "/" not in script
+    if not script or (bare and not Path(folder, script).exists()):
+        return script
+    return jobfile.anchored(script, folder)

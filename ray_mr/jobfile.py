@@ -1,0 +1,222 @@
+"""Job files as text: YAML to plain values, and faults in words with their line.
+
+Here stand the reading of YAML (no type guessing, no repeated keys, line numbers kept) and the
+wording of what is wrong.  What a job *is* stands in ``job.py``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from ray_mr.errors import JobError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from pydantic import ValidationError
+
+Loc = tuple[str | int, ...]
+"""Where a value stands: keys and indexes from the top, ``("mapper", "arguments", 0)``."""
+
+_NULL = "tag:yaml.org,2002:null"
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+
+_PLAIN = {
+    "int_parsing": "must be a whole number, not {input!r}",
+    "int_type": "must be a whole number",
+    "int_from_float": "must be a whole number, not {input!r}",
+    "int_parsing_size": "is far too large",
+    "greater_than_equal": "must be at least {ge}, not {input!r}",
+    "less_than_equal": "must be at most {le}, not {input!r}",
+    "greater_than": "must be more than {gt}, not {input!r}",
+    "finite_number": "must be a finite number",
+    "string_type": "must be text",
+    "tuple_type": "must be a list, such as [a, b]",
+    "dict_type": "must be a mapping of names to values",
+    "model_type": "must be a program, such as {{language: python, script: mapper.py}}",
+    "callable_type": "must be a function",
+    "missing": "is missing",
+}
+"""Pydantic's error types in our words; ``input`` is the value, the rest the rule's numbers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A job file that was read."""
+
+    path: str
+    """As the user named it, for messages."""
+    data: dict[str, Any]
+    """Scalars are the text of the file (``1.10`` stays ``1.10``), or ``None`` for an empty one."""
+    root: yaml.MappingNode
+
+    def where(self, loc: Loc) -> str:
+        """``job.yml:7``: the line of a value, or of the nearest thing around it."""
+        node: yaml.Node = self.root
+        line = node.start_mark.line
+        for part in loc:
+            step = _child(node, part)
+            if step is None:
+                break
+            line, node = step
+        return f"{self.path}:{line + 1}"
+
+
+def _child(node: yaml.Node, part: str | int) -> tuple[int, yaml.Node] | None:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            if key.value == part:
+                return key.start_mark.line, value
+    if isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+        item = node.value[part]
+        return item.start_mark.line, item
+    return None
+
+
+def read(path: str | os.PathLike[str]) -> Document:
+    """Read a YAML mapping.
+
+    Raises:
+        JobError: The file is missing, unreadable, empty, no YAML, no mapping, or has a key twice.
+    """
+    name = os.fspath(path)
+    try:
+        text = Path(name).read_bytes().decode("utf-8-sig")
+    except FileNotFoundError:
+        raise JobError(f"{name}: no such job file") from None
+    except OSError as error:
+        raise JobError(f"{name}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise JobError(f"{name}: not UTF-8 text, at byte {error.start}") from error
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = f":{mark.line + 1}" if mark else ""
+        raise JobError(f"{name}{line}: not valid YAML: {error.problem}") from error
+    except (yaml.YAMLError, RecursionError) as error:
+        first = (str(error).splitlines() or ["nested too deeply"])[0]
+        raise JobError(f"{name}: not valid YAML: {first}") from error
+    if root is None:
+        raise JobError(f"{name}: the file is empty", "a job has at least `inputs` and a `mapper`")
+    if not isinstance(root, yaml.MappingNode):
+        line = f":{root.start_mark.line + 1}"
+        raise JobError(f"{name}{line}: must be `key: value` lines, such as `mapper: ...`")
+    return Document(name, _Plain(name).value(root), root)
+
+
+class _Plain:
+    """YAML nodes to dicts, lists and text; each node once, however often it is referred to."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._done: dict[int, Any] = {}
+        self._open: set[int] = set()
+
+    def value(self, node: yaml.Node) -> Any:
+        if id(node) in self._done:
+            return self._done[id(node)]
+        if id(node) in self._open:
+            raise self._fault(node, "refers to itself")
+        self._open.add(id(node))
+        result: Any
+        if isinstance(node, yaml.MappingNode):
+            result = self._mapping(node)
+        elif isinstance(node, yaml.SequenceNode):
+            result = [self.value(item) for item in node.value]
+        else:
+            result = None if node.tag == _NULL else node.value
+        self._open.discard(id(node))
+        self._done[id(node)] = result
+        return result
+
+    def _mapping(self, node: yaml.MappingNode) -> dict[str, Any]:
+        result: dict[str, Any] = {}
+        for key, value in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise self._fault(key, "a key must be plain text")
+            if key.value in result:
+                first = next(k for k, _ in node.value if k.value == key.value)
+                raise self._fault(
+                    key, f"`{key.value}` stands here again (first in line {_line(first)})"
+                )
+            result[key.value] = self.value(value)
+        return result
+
+    def _fault(self, node: yaml.Node, text: str) -> JobError:
+        return JobError(f"{self._name}:{_line(node)}: {text}")
+
+
+def _line(node: yaml.Node) -> int:
+    return int(node.start_mark.line) + 1
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """``; did you mean `x`?`` for the most similar known word, or nothing."""
+    found = difflib.get_close_matches(word.lower(), list(known), n=1, cutoff=0.6)
+    return f"; did you mean `{found[0]}`?" if found else ""
+
+
+def explain(
+    error: ValidationError, *, head: Callable[[Loc], str], known: Callable[[Loc], Iterable[str]]
+) -> JobError:
+    """Say in plain words, a line for each fault, what pydantic found.
+
+    Args:
+        error: What pydantic raised.
+        head: The beginning of a line, from where the fault is: file, line and field.
+        known: The valid keys beside the one at this place.
+    """
+    lines = []
+    for fault in error.errors(include_url=False):
+        context = fault.get("ctx", {})
+        loc = tuple(part for part in fault["loc"] if not str(part).startswith("<"))
+        if "field" in context:
+            loc += (context["field"],)
+        lines.append(f"{head(loc)}: {_words(fault, loc, context, known)}")
+    return JobError("\n".join(dict.fromkeys(lines)))
+
+
+def _words(
+    fault: Any,
+    loc: Loc,
+    context: dict[str, Any],
+    known: Callable[[Loc], Iterable[str]],
+) -> str:
+    kind, value = fault["type"], fault["input"]
+    if kind == "extra_forbidden":
+        return f"unknown key{nearest(str(loc[-1]), known(loc))}"
+    if kind == "literal_error":
+        valid = re.findall(r"'([^']*)'", context["expected"])
+        return f"{value!r} is none of {', '.join(valid)}{nearest(str(value), valid)}"
+    if kind == "value_error":
+        return str(context["error"])
+    if value is None and kind != "missing":
+        return "has no value"
+    if kind in _PLAIN:
+        return _PLAIN[kind].format(input=value, **context)
+    return str(fault["msg"])
+
+
+def dotted(loc: Loc) -> str:
+    """``mapper.arguments[0]``."""
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc)
+    return text.removeprefix(".")
+
+
+def anchored(path: str, folder: str) -> str:
+    """A local path made absolute below ``folder``; anything with a scheme stays as it is.
+
+    A slash at the end, which says "all below", is kept.
+    """
+    if _SCHEME.match(path):
+        return path
+    whole = os.path.abspath(os.path.join(folder, path))  # noqa: PTH100, PTH118 - a pattern, no path
+    return whole + "/" if path.endswith("/") and whole != "/" else whole

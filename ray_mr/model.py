@@ -1,0 +1,192 @@
+"""The words of ray_mr as frozen values: what is fed, what an attempt says, how an input ends.
+
+Only data lives here: no I/O, no policy.  Everything here crosses processes.
+"""
+
+from __future__ import annotations
+
+import enum
+import itertools
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+    from ray_mr.errors import RayMrError
+
+ROW_BITS = 36
+"""A row's place in the plan's order is ``split.start << ROW_BITS | row in the split``."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredObject:
+    """An object as a store lists it."""
+
+    uri: str
+    """``s3://bucket/key``, or an absolute path."""
+    key: str
+    """Path below ``s3/`` under which the child sees it; never trusted as a path."""
+    size_bytes: int
+    """Stored size."""
+    etag: str
+    """What identifies this version of the content; another one means it changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """An object with its place in the plan."""
+
+    position: int
+    """Index in the plan's order, from 0, over all splits."""
+    object: StoredObject
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Inputs that one map task works on; also a part of one, after a failure."""
+
+    index: int
+    """Number of the split in the plan, kept by its parts."""
+    inputs: tuple[Input, ...]
+    """In the plan's order; never empty."""
+
+    @property
+    def start(self) -> int:
+        """Position of the first input: where the split's rows stand in the order of all."""
+        return self.inputs[0].position
+
+    @property
+    def size_bytes(self) -> int:
+        """Stored size of all inputs."""
+        return sum(item.object.size_bytes for item in self.inputs)
+
+    def without(self, positions: Collection[int]) -> Split | None:
+        """The split less some inputs; ``None`` if nothing is left."""
+        rest = tuple(item for item in self.inputs if item.position not in positions)
+        return replace(self, inputs=rest) if rest else None
+
+    def cut(self, *bounds: int) -> tuple[Split, ...]:
+        """Contiguous parts that begin at these indexes into ``inputs`` (0 is implied)."""
+        edges = sorted({0, *bounds, len(self.inputs)})
+        return tuple(
+            replace(self, inputs=self.inputs[low:high]) for low, high in itertools.pairwise(edges)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptId:
+    """One try of a split."""
+
+    split: int
+    """``Split.index``."""
+    start: int
+    """``Split.start``."""
+    attempt: int
+    """Counts from 1 over the whole run, so that no two attempts share a number."""
+
+    def __str__(self) -> str:
+        return f"split-{self.start:06d}-attempt-{self.attempt}"
+
+
+class Fate(enum.StrEnum):
+    """How an input ends in the ledger."""
+
+    OK = "ok"
+    SKIPPED = "skipped"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class FileCounts:
+    """What was read of one input that ended well."""
+
+    position: int
+    """``Input.position``."""
+    records: int = 0
+    """Records read, good and bad; 0 where the file is the unit (feed ``files``)."""
+    mapped: int = 0
+    """Records that the mapper was called with."""
+    bad: int = 0
+    """Records set aside because they could not be parsed."""
+    decoded_bytes: int = 0
+    """Size after decompression."""
+    sample: str = ""
+    """Where the first bad record stands, never its content."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Sign of life of an attempt, at most a few a second."""
+
+    stored_bytes: int
+    """Stored bytes of the inputs that are done, and of the current one so far."""
+    status: str = ""
+    """Last ``reporter:status:`` of the child."""
+
+
+@dataclass(frozen=True, slots=True)
+class BlockMeta:
+    """What the driver knows of a block without fetching it: rows of one attempt."""
+
+    id: AttemptId
+    sequence: int
+    """From 0 within the attempt."""
+    first_row: int
+    """Rows of the attempt in all earlier blocks."""
+    rows: tuple[int, ...]
+    """Rows of each partition."""
+    offsets: tuple[int, ...]
+    """``len(rows) + 1`` byte offsets of the partitions in the block."""
+    checksum: int
+    """XXH3-64 of the block's bytes."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Length of the block."""
+        return self.offsets[-1]
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptEnd:
+    """Last word of an attempt that could speak; nothing before it counts."""
+
+    id: AttemptId
+    files: tuple[FileCounts, ...] = ()
+    """One for each input, when all is well."""
+    failed: Mapping[int, RayMrError] = field(default_factory=dict)
+    """Cause by position for each input found bad: the split runs again without them."""
+    error: RayMrError | None = None
+    """Why the attempt as a whole failed; ``None`` when it may be committed."""
+    suspect: int | None = None
+    """Position of the input that was being worked on when the child died, where known."""
+    counters: Mapping[str, int] = field(default_factory=dict)
+    """The child's counters, ``group,name``."""
+    rows: int = 0
+    """Rows in all blocks, after combining."""
+    mapped_rows: int = 0
+    """Rows that the mapper put out, before combining."""
+    bad_values: int = 0
+    """Rows set aside by a combiner because their value is no number."""
+    blocks: int = 0
+    """How many blocks were sent."""
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    """Time of the attempt by stage."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReducerEnd:
+    """Last word of a reducer for one partition."""
+
+    partition: int
+    rows: int
+    """Rows received in blocks."""
+    fed: int
+    """Rows the reduce child says it was given; equal to ``rows`` or the ledger fails."""
+    keys: int
+    """Distinct keys; 0 where the child is fed files."""
+    counters: Mapping[str, int] = field(default_factory=dict)
+    bad_values: int = 0
+    """Rows set aside because their value is no number."""
+    output_bytes: int = 0
+    """Length of all pieces of output; what is written must be as long."""

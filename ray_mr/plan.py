@@ -1,0 +1,278 @@
+"""The plan: which objects a run reads and how they are cut into splits.
+
+Pure and deterministic: sizes and the job decide, never time, load, memory or the machine.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from ray_mr.errors import DataError, JobError, UnsafeKey
+from ray_mr.job import Job, Script
+from ray_mr.model import Input, Split, StoredObject
+from ray_mr.program import Program, pack
+from ray_mr.units import count, format_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+TAIL_SHARE = 8
+"""A split takes at most this part of what is left: the last splits are small, so that a slot
+that is done early finds work.  A tail of equal 128 MiB splits left one of two cores idle."""
+MIN_TARGET_BYTES = 4 * 2**20
+"""No smaller splits in the tail: starting a child costs about as much as reading this."""
+MIN_COST_BYTES = 4 * 2**10
+"""What an object costs at least, for its request and its line: empty objects count too."""
+MAX_SPLIT_OBJECTS = 2_000
+"""A split's inputs are listed in one message, and start again together after a failure."""
+DECODED_RATIO = 10
+"""Decoded bytes for each stored byte of a compressed object; xz makes pings 5 to 10 times less."""
+COMPRESSED_SUFFIXES = (".gz", ".bz2", ".xz", ".lzma", ".zst")
+MAX_COMPONENT_BYTES = 255
+"""Longest file name of the usual Linux file systems."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything a run does, before it does it."""
+
+    job: Job
+    """Without functions, so that it pickles anywhere."""
+    mapper: Program
+    combiner: Program | str | None
+    """A word is a built-in."""
+    reducer: Program | str | None
+    splits: tuple[Split, ...]
+    """Positions of their inputs count from 0 without a gap."""
+    skipped: tuple[tuple[StoredObject, str], ...]
+    """Objects that are not read, with the reason."""
+    refused: tuple[tuple[StoredObject, DataError], ...]
+    """Objects that cannot be read: they count as failed inputs."""
+
+    @property
+    def total_inputs(self) -> int:
+        """Objects in all splits."""
+        return sum(len(split.inputs) for split in self.splits)
+
+    @property
+    def total_bytes(self) -> int:
+        """Stored bytes in all splits."""
+        return sum(split.size_bytes for split in self.splits)
+
+    def scratch_bytes(self, slots: int) -> int:
+        """Disk for the files of ``slots`` splits at a time, about; a run cannot do with less.
+
+        The largest ``slots`` splits, stored and decoded; a compressed object (by the job's
+        ``decompress``, for ``auto`` by its name's end) is taken to decode to ``DECODED_RATIO``
+        times its size, but not in feed ``records``, where the harness decodes in memory.
+        """
+        scratch = sorted((self._scratch(split) for split in self.splits), reverse=True)
+        return sum(scratch[:slots])
+
+    def disk_bytes(self, slots: int) -> int:
+        """Disk that a run needs, about, when ``slots`` splits run at a time.
+
+        To ``scratch_bytes`` comes what mappers put out, which nobody knows before the run: taken
+        as the size of all inputs as stored, or nothing to speak of with a built-in combiner.
+        """
+        shuffled = 0 if isinstance(self.combiner, str) else self.total_bytes
+        return self.scratch_bytes(slots) + shuffled
+
+    def _scratch(self, split: Split) -> int:
+        how = "none" if self.mapper.feed == "records" else self.job.decompress
+        return sum(
+            item.object.size_bytes * (1 + DECODED_RATIO)
+            if how not in {"auto", "none"}
+            or (how == "auto" and item.object.key.endswith(COMPRESSED_SUFFIXES))
+            else item.object.size_bytes
+            for item in split.inputs
+        )
+
+    def describe(self, slots: int = 1) -> str:
+        """A few lines for people; the disk is that of ``slots`` splits at a time."""
+        sizes = [split.size_bytes for split in self.splits]
+        lines = [
+            f"inputs    {count(self.total_inputs, 'object')}, {format_bytes(self.total_bytes)}",
+            f"splits    {len(sizes):,}",
+        ]
+        if len(sizes) > 1:
+            lines[-1] += f", of {format_bytes(min(sizes))} to {format_bytes(max(sizes))}"
+        why = Counter(reason for _, reason in self.skipped)
+        lines += [f"skipped   {count(n, 'object')}: {reason}" for reason, n in why.items()]
+        if self.refused:
+            obj, error = self.refused[0]
+            lines.append(f"refused   {count(len(self.refused), 'object')}: {obj.uri}: {error}")
+        parts = "none: map only" if self.reducer is None else f"{self.job.reducers:,}"
+        lines.append(f"reducers  {parts}")
+        disk = format_bytes(self.disk_bytes(slots))
+        lines.append(f"disk      about {disk} of scratch, {count(slots, 'split')} at a time")
+        return "\n".join(lines)
+
+    def __str__(self) -> str:
+        return self.describe()
+
+
+def make_plan(job: Job, objects: Iterable[StoredObject]) -> Plan:
+    """Cut the objects, in their order, into splits.
+
+    Args:
+        job: What to do.
+        objects: As the stores list them: in the order of the job's patterns, sorted within one.
+
+    Raises:
+        JobError: There is nothing to read, or a script cannot be packed.
+    """
+    mapper = pack(job.mapper)
+    combiner = pack(job.combiner) if isinstance(job.combiner, Script) else job.combiner
+    reducer = pack(job.reducer) if isinstance(job.reducer, Script) else job.reducer
+    chosen, skipped = _choose(objects)
+    if not chosen:
+        raise JobError(_no_input(job, skipped))
+    good: list[StoredObject] = []
+    refused: list[tuple[StoredObject, DataError]] = []
+    for obj in _distinct(chosen):
+        if fault := key_fault(obj.key):
+            refused.append((obj, UnsafeKey(f"its key {fault}")))
+        else:
+            good.append(obj)
+    return Plan(
+        job.portable(), mapper, combiner, reducer, _cut(good, job.split_bytes),
+        tuple(skipped), tuple(refused),
+    )  # fmt: skip
+
+
+_SHOWN = 5
+
+
+def _no_input(job: Job, skipped: Sequence[tuple[StoredObject, str]]) -> str:
+    first, more = job.inputs[:_SHOWN], job.inputs[_SHOWN:]
+    shown = ", ".join(first) + (f" and {len(more):,} more" if more else "")
+    if skipped:
+        return f"no input: only {skipped[0][1]}s are in {shown}"
+    return f"no input: nothing is in {shown}"
+
+
+def _choose(
+    objects: Iterable[StoredObject],
+) -> tuple[list[StoredObject], list[tuple[StoredObject, str]]]:
+    """The objects to read, and those not to, with the reason."""
+    seen: set[str] = set()
+    chosen: list[StoredObject] = []
+    skipped: list[tuple[StoredObject, str]] = []
+    for obj in objects:
+        if obj.uri in seen:
+            skipped.append((obj, "listed twice"))
+        elif obj.key.endswith("/") and obj.size_bytes == 0:
+            skipped.append((obj, "folder marker"))
+        else:
+            chosen.append(obj)
+        seen.add(obj.uri)
+    return chosen, skipped
+
+
+def _distinct(objects: list[StoredObject]) -> list[StoredObject]:
+    """The objects under keys that no two share.
+
+    Where buckets hold the same key, every key gets its bucket in front.  Where that does not tell
+    them apart (local folders), every key becomes the whole path.
+    """
+    if _differ(obj.key for obj in objects):
+        return objects
+    for rename in (_with_bucket, _whole_path):
+        renamed = [replace(obj, key=rename(obj)) for obj in objects]
+        if _differ(obj.key for obj in renamed):
+            return renamed
+    twice = Counter(_whole_path(obj) for obj in objects).most_common(1)[0][0]
+    raise JobError(f"two inputs would both be the file {twice}", "read them in two runs")
+
+
+def _differ(keys: Iterable[str]) -> bool:
+    every = list(keys)
+    return len(set(every)) == len(every)
+
+
+def _whole_path(obj: StoredObject) -> str:
+    return obj.uri.partition("://")[2] or obj.uri.lstrip("/")
+
+
+def _with_bucket(obj: StoredObject) -> str:
+    return f"{_whole_path(obj).partition('/')[0]}/{obj.key}"
+
+
+def key_fault(key: str) -> str:
+    """Why a key cannot be a path below a folder; nothing if it can.
+
+    A line break is one of the reasons: paths go to children a line each.
+    """
+    if key.startswith("/"):
+        return "is an absolute path"
+    for character, name in _BREAKING.items():
+        if character in key:
+            return f"has a {name}"
+    try:
+        parts = key.encode("utf-8", "surrogateescape").split(b"/")
+    except UnicodeEncodeError:
+        return "cannot be a file name"
+    if not _ODD.isdisjoint(parts):
+        return f"has the component {next(part.decode() for part in parts if part in _ODD)!r}"
+    if (longest := max(map(len, parts))) > MAX_COMPONENT_BYTES:
+        return f"has a component of {longest} bytes, over {MAX_COMPONENT_BYTES}"
+    return ""
+
+
+_BREAKING = {"\0": "NUL character", "\n": "line break", "\r": "line break"}
+_ODD = frozenset({b"", b".", b".."})
+
+
+def _cut(objects: list[StoredObject], split_bytes: int) -> tuple[Split, ...]:
+    """Pack objects in order into splits whose size follows what is left.
+
+    An object goes into the split that is being packed if that brings the split closer to its
+    target than leaving it out; so one that is larger than the target ends a split or is one.
+    """
+    costs = [max(obj.size_bytes, MIN_COST_BYTES) for obj in objects]
+    left = sum(costs)
+    alone = _also_folders(objects)
+    splits: list[Split] = []
+    low = size = 0
+    target = _target(left, split_bytes)
+    for high, cost in enumerate(costs):
+        if low < high and (
+            size >= target
+            or high - low >= MAX_SPLIT_OBJECTS
+            or size + cost - target >= target - size
+            or objects[high].key in alone
+            or objects[high - 1].key in alone
+        ):
+            splits.append(_split(len(splits), low, objects[low:high]))
+            left -= size
+            low, size = high, 0
+            target = _target(left, split_bytes)
+        size += cost
+    if objects:
+        splits.append(_split(len(splits), low, objects[low:]))
+    return tuple(splits)
+
+
+def _target(left: int, split_bytes: int) -> int:
+    return min(split_bytes, max(left // TAIL_SHARE, MIN_TARGET_BYTES))
+
+
+def _split(index: int, start: int, objects: list[StoredObject]) -> Split:
+    return Split(index, tuple(Input(start + i, obj) for i, obj in enumerate(objects)))
+
+
+def _also_folders(objects: list[StoredObject]) -> set[str]:
+    """Keys that are also folders of others: S3 has both ``a`` and ``a/b``, a disk cannot.
+
+    Such an object is a split of its own, so that it stands in a folder of its own.
+    """
+    folders: set[str] = set()
+    for obj in objects:
+        folder = obj.key.rpartition("/")[0]
+        while folder and folder not in folders:
+            folders.add(folder)
+            folder = folder.rpartition("/")[0]
+    return {obj.key for obj in objects if obj.key in folders} if folders else folders

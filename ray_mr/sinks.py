@@ -1,0 +1,151 @@
+"""Where a result goes, and the moment at which it is there.
+
+A file: a temporary name in the same folder, renamed when the ledger balances.  A prefix (``/`` at
+the end): one part a reducer, each invisible until then, then ``manifest.json``, then ``_SUCCESS``;
+without ``_SUCCESS`` there is no result.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from typing import TYPE_CHECKING
+
+from ray_mr.errors import JobError
+from ray_mr.stores import store_for
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import BinaryIO
+
+    from ray_mr.stores import Staged
+
+SUCCESS = "_SUCCESS"
+MANIFEST = "manifest.json"
+
+
+def is_prefix(output: str) -> bool:
+    """Whether a result is parts below a prefix, not one file."""
+    return output.endswith("/")
+
+
+def report_uri(output: str) -> str:
+    """Where the report of a run stands: beside the file, or below the prefix."""
+    return output[: output.rfind("/") + 1] + "report.json"
+
+
+def part_name(part: int) -> str:
+    """Like ``part-00000``."""
+    return f"part-{part:05d}"
+
+
+def write_whole(uri: str, data: bytes) -> None:
+    """Write an object that is there whole or not at all."""
+    staged = store_for(uri).stage(uri)
+    try:
+        staged.write(data)
+        staged.complete()
+    finally:
+        staged.abort()
+
+
+class Sink:
+    """A result being written, part by part in order.
+
+    Args:
+        output: An absolute path, or an ``s3://`` prefix; see ``is_prefix``.
+        parts: How many parts there will be.
+        force: Remove a result that is there.
+
+    Raises:
+        JobError: There is a result already, and no ``force``.
+        StoreError: The store cannot say.
+    """
+
+    def __init__(self, output: str, parts: int, *, force: bool) -> None:
+        self._output = output
+        self._parts = parts
+        self._store = store_for(output)
+        self._staged: list[Staged] = []
+        self.sizes = [0] * parts
+        self._old = list(self._there())
+        if output == report_uri(output):
+            raise JobError(f"{output} is the name of the report", "choose another --output")
+        if self._old and not force:
+            whole = not is_prefix(output) or self._old[0] == output + SUCCESS
+            what = "a result" if whole else "a result that was cut off, without _SUCCESS,"
+            raise JobError(f"{output}: there is {what} already", "replace it with --force")
+
+    def _there(self) -> Iterator[str]:
+        """What of a result is there; the mark that makes it one comes first."""
+        if not is_prefix(self._output):
+            if self._store.exists(self._output):
+                yield self._output
+            return
+        for name in (SUCCESS, MANIFEST):
+            if self._store.exists(self._output + name):
+                yield self._output + name
+        for part in itertools.count():
+            if not self._store.exists(self._output + part_name(part)):
+                return
+            yield self._output + part_name(part)
+
+    def open(self) -> None:
+        """Remove what is there, a killed run's leftovers too, and begin.
+
+        Raises:
+            StoreError: It cannot be written there.
+        """
+        for uri in self._old:
+            self._store.delete(uri)
+        self._store.abandon(self._output)
+        # The first part is opened here, so that a folder that cannot be written is told at once.
+        self._stage_next()
+
+    def _stage_next(self) -> None:
+        name = self._output
+        if is_prefix(name):
+            name += part_name(len(self._staged))
+        if self._staged:
+            self._staged[-1].seal()
+        self._staged.append(self._store.stage(name))
+
+    def write(self, part: int, data: bytes | memoryview) -> None:
+        """Append to a part; parts come in order."""
+        if is_prefix(self._output):
+            while len(self._staged) <= part:
+                self._stage_next()
+        self._staged[-1].write(data)
+        self.sizes[part] += len(data)
+
+    def publish(self) -> None:
+        """Make the result be there; the last act of a good run."""
+        if not is_prefix(self._output):
+            self._staged[0].complete()
+            return
+        while len(self._staged) < self._parts:
+            self._stage_next()
+        for staged in self._staged:
+            staged.complete()
+        listing = [{"name": part_name(i), "size_bytes": size} for i, size in enumerate(self.sizes)]
+        write_whole(self._output + MANIFEST, json.dumps({"parts": listing}, indent=1).encode())
+        write_whole(self._output + SUCCESS, b"")
+
+    def abort(self) -> None:
+        """Leave nothing behind; no effect after ``publish``."""
+        for staged in self._staged:
+            staged.abort()
+
+
+def read_result(output: str) -> Iterator[BinaryIO]:
+    """The parts of a published result, in order, as streams."""
+    store = store_for(output)
+    if not is_prefix(output):
+        with store.open(output) as stream:
+            yield stream
+        return
+    with store.open(output + MANIFEST) as stream:
+        parts = json.load(stream)["parts"]
+    for part in parts:
+        with store.open(output + part["name"]) as stream:
+            yield stream

@@ -1,0 +1,196 @@
+"""What a store can do, and which store a URI belongs to.
+
+Here live the contract (``Store``, ``Staged``), the meaning of patterns, and the table of schemes.
+A store is one module; how it talks to the outside stays in there.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from typing import TYPE_CHECKING, BinaryIO, Protocol
+
+from ray_mr.errors import JobError
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from ray_mr.errors import ObjectChanged
+    from ray_mr.model import StoredObject
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_GLOB = re.compile(r"(?<![^/])\*\*/|\*\*|\*|\?|\[[!^]?\]?[^\]/]*\]")
+
+
+class Staged(Protocol):
+    """An object being written; nobody sees it before ``complete``."""
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Append bytes, of any buffer; the buffer may be used again at once.
+
+        Raises:
+            StoreError: The store refused; ``abort`` is still to be called.
+        """
+
+    def seal(self) -> None:
+        """Nothing more will be written: let go of memory and open files until ``complete``.
+
+        Raises:
+            StoreError: The store refused; ``abort`` is still to be called.
+        """
+
+    def complete(self) -> None:
+        """Make the object visible, replacing one of the same name, whole or not at all.
+
+        Raises:
+            StoreError: It is not visible.
+        """
+
+    def abort(self) -> None:
+        """Forget what was written; nothing to do after ``complete`` or a first ``abort``."""
+
+
+class Store(Protocol):
+    """Objects under names; every method may be called from many threads at once.
+
+    All raise ``StoreError`` (``StoreUnavailable`` where another try may help) or
+    ``CredentialsError``; an error names the object, never a secret.
+    """
+
+    def find(self, pattern: str) -> Iterator[StoredObject]:
+        """Objects that a pattern names, sorted by the bytes of their keys.
+
+        A pattern is an exact name, a prefix that ends in ``/`` (everything below it), or a glob:
+        ``*``, ``?`` and ``[...]`` stay within a component, ``**`` crosses ``/``.  An object whose
+        name is the pattern itself, letter by letter, always belongs.
+
+        Raises:
+            StoreError: An exact name does not exist (a glob or prefix without match is empty).
+        """
+
+    def download(
+        self,
+        obj: StoredObject,
+        path: Path,
+        *,
+        private: bool,
+        stop: threading.Event | None = None,
+    ) -> None:
+        """Bring an object to a path, renamed into place when length and version are checked.
+
+        Args:
+            obj: As it was listed.
+            path: Appears whole or not at all; its folder exists.
+            private: The file will be written to: it must be a copy, not a link.
+            stop: Once set, the download ends soon.
+
+        Raises:
+            ObjectChanged: The object is not, or no longer, the one that was listed.
+            Interrupted: ``stop`` was set.
+        """
+
+    def changed(self, obj: StoredObject) -> ObjectChanged | None:
+        """Whether what ``download`` brought may have changed while it was read, as a link can."""
+
+    def open(self, uri: str) -> BinaryIO:
+        """A stream of the object's bytes; for small objects, as a failing read is not retried."""
+
+    def exists(self, uri: str) -> bool:
+        """Whether there is an object of this very name."""
+
+    def stage(self, uri: str) -> Staged:
+        """Begin to write an object."""
+
+    def delete(self, uri: str) -> None:
+        """Remove an object; no error if there is none."""
+
+    def abandon(self, uri: str) -> int:
+        """Remove what runs that were killed have staged.
+
+        Args:
+            uri: An object's name; with ``/`` at its end, all that are directly below it.
+
+        Returns:
+            How many staged objects there were.
+        """
+
+
+def is_glob(pattern: str) -> bool:
+    """Whether a pattern has wildcards."""
+    return _GLOB.search(pattern) is not None
+
+
+def literal_prefix(pattern: str) -> str:
+    """What every match of a pattern begins with, up to its first wildcard."""
+    match = _GLOB.search(pattern)
+    return pattern[: match.start()] if match else pattern
+
+
+def matcher(pattern: str) -> Callable[[str], bool]:
+    """The test that decides whether a name matches a glob, or is below a prefix."""
+    if pattern.endswith("/") or not pattern:
+        pattern += "**"
+    parts, end = [], 0
+    for match in _GLOB.finditer(pattern):
+        parts += [re.escape(pattern[end : match.start()]), _wildcard(match[0])]
+        end = match.end()
+    regex = re.compile("".join(parts) + re.escape(pattern[end:]), re.DOTALL)
+    return lambda name: name == pattern or regex.fullmatch(name) is not None
+
+
+def _wildcard(text: str) -> str:
+    fixed = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
+    if text in fixed:
+        return fixed[text]
+    inside = text[1:-1]
+    negated = inside[:1] in ("!", "^")
+    letters = re.sub(r"([\\\[\]^&~|])", r"\\\1", inside[negated:])
+    try:
+        re.compile(f"[{letters}]")
+    except re.error:  # a range like [z-a]
+        return re.escape(text)
+    return f"(?!/)[{'^' if negated else ''}{letters}]"
+
+
+def name_bytes(name: str) -> bytes:
+    """The bytes by which names are sorted; any ``str`` has some."""
+    return name.encode("utf-8", "surrogatepass" if _has_lone_surrogate(name) else "surrogateescape")
+
+
+def _has_lone_surrogate(name: str) -> bool:
+    return any("\ud800" <= letter < "\udc80" or "\udd00" <= letter < "\ue000" for letter in name)
+
+
+def store_for(uri: str) -> Store:
+    """The store of a URI or path: one for each scheme and process.
+
+    Raises:
+        JobError: There is no store for the scheme.
+    """
+    match = _SCHEME.match(uri)
+    scheme = match[1].lower() if match else ""
+    if scheme not in _STORES:
+        known = ", ".join(f"{name}://" for name in sorted(_STORES) if name)
+        raise JobError(
+            f"{uri}: there is no store for {scheme}://", f"known are {known} and plain paths"
+        )
+    return _STORES[scheme]()
+
+
+@functools.cache
+def _local() -> Store:
+    from ray_mr.stores.local import LocalStore
+
+    return LocalStore()
+
+
+@functools.cache
+def _s3() -> Store:
+    from ray_mr.aws.s3 import S3Store
+
+    return S3Store()
+
+
+_STORES: dict[str, Callable[[], Store]] = {"": _local, "file": _local, "s3": _s3}

@@ -1,0 +1,248 @@
+"""Files of this machine as a store: a URI is an absolute path, or ``file://`` with one.
+
+``StoredObject.key`` is the path less its leading ``/``; the driver makes it relative to the job.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import secrets
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, cast
+from urllib.parse import unquote
+
+from ray_mr.errors import Interrupted, ObjectChanged, StoreError
+from ray_mr.model import StoredObject
+from ray_mr.stores import is_glob, literal_prefix, matcher, name_bytes
+from ray_mr.workdir import arriving, disk_errors
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Iterator
+
+_CHUNK_BYTES = 1 << 20
+_STAGED = re.compile(r"\.(.*)\.ray-mr-[0-9a-f]{12}\.part", re.DOTALL)
+_LONGEST_STEM = 220
+"""Bytes of a name that its temporary name repeats, of the 255 a file system allows."""
+
+
+class LocalStore:
+    """See ``Store``."""
+
+    def find(self, pattern: str) -> Iterator[StoredObject]:
+        """See ``Store``; links are followed, staged objects are not there yet."""
+        path = _path(pattern)
+        if not path.endswith("/") and not is_glob(path):
+            yield self._exact(path)
+            return
+        matches = matcher(path)
+        depth = None if path.endswith("/") or "**" in path else path.count("/")
+        base = literal_prefix(path).rpartition("/")[0] or "/"
+        names = [name for name in _walk(base, depth, ()) if matches(name)]
+        for name in sorted(names, key=name_bytes):
+            with disk_errors(name):
+                found = Path(name).stat()
+            yield StoredObject(name, name[1:], found.st_size, _etag(found))
+
+    def _exact(self, path: str) -> StoredObject:
+        with disk_errors(path):
+            found = Path(path).stat()
+        if stat.S_ISDIR(found.st_mode):
+            raise StoreError(f"{path} is a folder", "a '/' or '/**' at its end means all below it")
+        if not stat.S_ISREG(found.st_mode):
+            raise StoreError(f"{path} is not a regular file")
+        return StoredObject(path, path[1:], found.st_size, _etag(found))
+
+    def download(
+        self,
+        obj: StoredObject,
+        path: Path,
+        *,
+        private: bool,
+        stop: threading.Event | None = None,
+    ) -> None:
+        """See ``Store``; links instead of copying unless the file must be private."""
+        with _opened(obj) as source:
+            if private:
+                with arriving(path) as target:
+                    _copy(source, target, stop)
+                    _check(obj, source.fileno())
+                return
+        link = path.with_name(f".ray-mr-{secrets.token_hex(6)}.part")
+        with disk_errors(path):
+            link.symlink_to(obj.uri)
+            link.rename(path)
+
+    def changed(self, obj: StoredObject) -> ObjectChanged | None:
+        """See ``Store``."""
+        try:
+            if _etag(Path(obj.uri).stat()) == obj.etag:
+                return None
+        except OSError:
+            pass
+        return ObjectChanged(f"{obj.uri} changed while it was read")
+
+    def open(self, uri: str) -> BinaryIO:
+        """See ``Store``."""
+        path = _path(uri)
+        with disk_errors(path):
+            return Path(path).open("rb")
+
+    def exists(self, uri: str) -> bool:
+        """See ``Store``."""
+        path = _path(uri)
+        try:
+            return stat.S_ISREG(Path(path).stat().st_mode)
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTDIR):
+                return False
+            raise StoreError(f"{path}: {error.strerror}") from None
+
+    def stage(self, uri: str) -> StagedFile:
+        """See ``Store``; makes the folders on the way."""
+        return StagedFile(Path(_path(uri)))
+
+    def delete(self, uri: str) -> None:
+        """See ``Store``."""
+        path = _path(uri)
+        with disk_errors(path), contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            Path(path).unlink()
+
+    def abandon(self, uri: str) -> int:
+        """See ``Store``; staged means a temporary name beside the file's."""
+        folder, _, name = _path(uri).rpartition("/")
+        removed = 0
+        with disk_errors(folder), contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            for path in Path(folder or "/").iterdir():
+                match = _STAGED.fullmatch(path.name)
+                if match and (not name or match[1] == _stem(name)):
+                    path.unlink(missing_ok=True)
+                    removed += 1
+        return removed
+
+
+class StagedFile:
+    """See ``Staged``: a temporary name in the same folder, synced and renamed."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._part = path.with_name(f".{_stem(path.name)}.ray-mr-{secrets.token_hex(6)}.part")
+        self._open = True
+        with disk_errors(path):
+            if path.is_dir():
+                raise StoreError(f"{path} is a folder", "name a file to write to")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self._part.open("xb")
+
+    def write(self, data: bytes | memoryview) -> None:
+        """See ``Staged``."""
+        if self._file.closed:
+            raise StoreError(f"{self._path} is not being written any more")
+        with disk_errors(self._path):
+            self._file.write(data)
+
+    def seal(self) -> None:
+        """See ``Staged``."""
+        if self._file.closed:
+            return
+        with disk_errors(self._path):
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+
+    def complete(self) -> None:
+        """See ``Staged``."""
+        if not self._open:
+            raise StoreError(f"{self._path} is not being written any more")
+        self.seal()
+        with disk_errors(self._path):
+            self._part.replace(self._path)
+            self._open = False
+            folder = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+
+    def abort(self) -> None:
+        """See ``Staged``."""
+        if not self._open:
+            return
+        self._open = False
+        with contextlib.suppress(OSError):  # what is buffered may not fit the disk
+            self._file.close()
+        with disk_errors(self._path):
+            self._part.unlink(missing_ok=True)
+
+
+def _path(uri: str) -> str:
+    """The path of a URI, without ``.``, ``..`` and doubled slashes; a last slash stays."""
+    path = unquote(uri[7:], errors="surrogateescape") if uri.startswith("file://") else uri
+    if not path.startswith("/") or "\0" in path:
+        raise StoreError(f"{uri!r} is not an absolute path")
+    whole = os.path.normpath("/" + path.lstrip("/"))
+    return f"{whole}/" if path.endswith("/") and whole != "/" else whole
+
+
+def _stem(name: str) -> str:
+    """What of a file's name its temporary name holds."""
+    return os.fsdecode(os.fsencode(name)[:_LONGEST_STEM])
+
+
+def _etag(found: os.stat_result) -> str:
+    return f"{found.st_mtime_ns}-{found.st_size}-{found.st_ino}"
+
+
+def _walk(folder: str, depth: int | None, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
+    """Paths of all files below a folder, down to paths with ``depth`` slashes.
+
+    Args:
+        folder: Need not exist.
+        depth: ``None``: without a limit.
+        above: Device and inode of the folders on the way: a link to one of them is not followed.
+    """
+    with disk_errors(folder):
+        try:
+            found = Path(folder).stat()
+            entries = list(os.scandir(folder))
+        except (FileNotFoundError, NotADirectoryError):
+            return
+    ident = (found.st_dev, found.st_ino)
+    if ident in above:
+        return
+    for entry in entries:
+        path = f"{folder.rstrip('/')}/{entry.name}"
+        if entry.is_dir():
+            if depth is None or path.count("/") < depth:
+                yield from _walk(path, depth, (*above, ident))
+        elif (entry.is_file() or entry.is_symlink()) and not _STAGED.fullmatch(entry.name):
+            yield path
+
+
+@contextlib.contextmanager
+def _opened(obj: StoredObject) -> Iterator[BinaryIO]:
+    try:
+        source = Path(obj.uri).open("rb")  # noqa: SIM115 - closed below
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        raise ObjectChanged(f"{obj.uri} was deleted since it was listed") from None
+    except OSError as error:
+        raise StoreError(f"{obj.uri} cannot be read: {error.strerror}") from None
+    with source:
+        _check(obj, source.fileno())
+        yield cast("BinaryIO", source)
+
+
+def _check(obj: StoredObject, descriptor: int) -> None:
+    if _etag(os.fstat(descriptor)) != obj.etag:
+        raise ObjectChanged(f"{obj.uri} changed since it was listed")
+
+
+def _copy(source: BinaryIO, target: BinaryIO, stop: threading.Event | None) -> None:
+    while chunk := source.read(_CHUNK_BYTES):
+        target.write(chunk)
+        if stop is not None and stop.is_set():
+            raise Interrupted("the download was stopped")

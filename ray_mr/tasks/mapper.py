@@ -1,0 +1,390 @@
+"""A map attempt: from a split's inputs to blocks of rows, as one generator.
+
+Nothing it yields counts until its ``AttemptEnd`` says so and the driver commits it.  It needs no
+engine: a test can run it as it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import traceback
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ray_mr.child import child as children
+from ray_mr.child.process import Limits
+from ray_mr.errors import ChildCrashed, DataError, LedgerError, RayMrError
+from ray_mr.fetch import Fetch, Fetched
+from ray_mr.model import AttemptEnd, AttemptId, BlockMeta, FileCounts, Progress, Split
+from ray_mr.shuffle import aggregate, batches, partition
+from ray_mr.stores import store_for
+from ray_mr.workdir import WorkDir, disk_errors
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator
+    from pathlib import Path
+
+    from ray_mr.job import Job
+    from ray_mr.plan import Plan
+    from ray_mr.program import Program
+
+AHEAD_BYTES = 128 << 20
+"""Stored bytes that downloads may be ahead of the child."""
+PROGRESS_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A block with what the driver is told of it."""
+
+    meta: BlockMeta
+    data: Any
+    """A buffer."""
+
+
+Message = Progress | Block | AttemptEnd
+
+
+@dataclass(frozen=True, slots=True)
+class MapTask:
+    """What all map attempts of a run have in common."""
+
+    job: Job
+    mapper: Program
+    combiner: Program | str | None
+    partitions: int
+    """0 for a map-only job: blocks are text."""
+    whole_lines: bool
+    """The reducer reads files, and nothing is combined: a value is the mapper's whole line."""
+    run_id: str
+
+    @classmethod
+    def of(cls, plan: Plan, run_id: str) -> MapTask:
+        """The map side of a plan."""
+        files = not isinstance(plan.reducer, str | None) and plan.reducer.feed == "files"
+        partitions = 0 if plan.reducer is None else plan.job.reducers
+        whole = files and plan.combiner is None
+        return cls(plan.job, plan.mapper, plan.combiner, partitions, whole, run_id)
+
+    def setting(self, program: Program, folder: Path) -> children.Setting:
+        """How a child of this run is started."""
+        limits = Limits(self.job.timeout, self.job.stall_timeout)
+        return children.Setting(program, folder, self.job.env, limits)
+
+
+def map_split(task: MapTask, split: Split, ident: AttemptId, root: Path) -> Generator[Message]:
+    """Run one attempt of a split.
+
+    Args:
+        task: The run's map side.
+        split: What to map.
+        ident: Names the attempt and its folder.
+        root: Folder for attempts' folders, on this machine.
+
+    Yields:
+        Progress, blocks, and at last one ``AttemptEnd``, whatever went wrong.
+    """
+    attempt = _Attempt(task, split, ident)
+    try:
+        yield Progress(0)
+        with disk_errors(root), WorkDir(root, str(ident)) as work:
+            yield from attempt.run(work)
+    except RayMrError as error:
+        yield attempt.end(error)
+    except Exception as error:  # noqa: BLE001 - every defect must reach the ledger
+        yield attempt.end(
+            RayMrError(f"a defect in a map task: {error!r}\n{traceback.format_exc()}")
+        )
+    else:
+        yield attempt.end(None)
+
+
+class _Attempt:
+    """The state of one attempt: counts, and rows on their way to blocks."""
+
+    def __init__(self, task: MapTask, split: Split, ident: AttemptId) -> None:
+        self.task, self.split, self.ident = task, split, ident
+        self.objects = {item.position: item.object for item in split.inputs}
+        self.files: dict[int, FileCounts] = {}
+        self.failed: dict[int, RayMrError] = {}
+        self.counters: Counter[str] = Counter()
+        self.suspect: int | None = None
+        self.rows = self.mapped_rows = self.bad_values = self.blocks = 0
+        self.started = time.monotonic()
+        self.done_bytes = 0
+        self.next_progress = 0.0
+        self.status = ""
+
+    def end(self, error: RayMrError | None) -> AttemptEnd:
+        """The attempt's last word."""
+        failed = self.failed
+        if error is None and not failed:
+            error = self._unbalanced()
+        return AttemptEnd(
+            self.ident, tuple(self.files.values()), failed, error, self.suspect,
+            dict(self.counters), self.rows, self.mapped_rows, self.bad_values, self.blocks,
+            {"attempt": time.monotonic() - self.started},
+        )  # fmt: skip
+
+    def _unbalanced(self) -> LedgerError | None:
+        for item in self.split.inputs:
+            counts = self.files.get(item.position)
+            if counts is None or counts.records != counts.mapped + counts.bad:
+                return LedgerError(f"{item.object.uri}: the counts do not balance: {counts}")
+        return None
+
+    # ------------------------------------------------------------ the child
+
+    def run(self, work: WorkDir) -> Iterator[Message]:
+        run = self._run_records if self.task.mapper.feed == "records" else self._run_files
+        # Closed here, whatever happens: an error's traceback would keep the child alive.
+        with contextlib.closing(run(work)) as output:
+            if not self.task.partitions:
+                yield from _TextBlocks(self).take(output)
+                return
+            with contextlib.closing(_RowBlocks(self, work.path)) as blocks:
+                yield from blocks.take(output)
+
+    def _run_records(self, work: WorkDir) -> Generator[children.Output]:
+        job = self.task.job
+        setting = self.task.setting(self.task.mapper, work.path)
+        child = children.HarnessChild(setting, "map", ("mapper",), job.records or "")
+        self.suspect = self.split.start
+        with Fetch(
+            self.split.inputs, work.objects, downloads=job.downloads, ahead_bytes=AHEAD_BYTES,
+            decompress=job.decompress, decode_here=_NotOpenedBy(child), private=False, keep=False,
+        ) as fetch:  # fmt: skip
+            for item in children.map_records(child, self._deliveries(fetch)):
+                if isinstance(item, FileCounts):
+                    self._file_done(item)
+                    self._check_unchanged(item.position)
+                    fetch.release(item.position)
+                elif isinstance(item, children.Failure):
+                    self.failed[item.position] = item.error
+                    fetch.release(item.position)
+                elif isinstance(item, children.At):
+                    self.suspect = item.position
+                self.status = child.process.status
+                yield item
+            self.counters.update(child.process.counters)
+        if not self.failed and self.suspect is not None:
+            raise ChildCrashed(
+                f"{child.process.name} ended with exit code 0 before it had read every input"
+                f"{child.process.last_words()}"
+            )
+
+    def _check_unchanged(self, position: int) -> None:
+        obj = self.objects[position]
+        if error := store_for(obj.uri).changed(obj):
+            self.failed[position] = error
+
+    def _file_done(self, counts: FileCounts) -> None:
+        self.files[counts.position] = counts
+        self.suspect = next((at for at in self.objects if at > counts.position), None)
+        self.done_bytes += self.objects[counts.position].size_bytes
+
+    def _deliveries(self, fetch: Fetch) -> Iterator[children.Delivery]:
+        for fetched in fetch:
+            position = fetched.input.position
+            if fetched.error is not None or fetched.path is None:
+                self.failed[position] = fetched.error or DataError("not fetched")
+            else:
+                path = b"./s3/" + fetched.input.object.key.encode("utf-8", "surrogateescape")
+                yield children.Delivery(position, fetched.codec, path)
+
+    def _run_files(self, work: WorkDir) -> Generator[children.Output]:
+        job = self.task.job
+        setting = self.task.setting(self.task.mapper, work.path)
+        with Fetch(
+            self.split.inputs, work.objects, downloads=job.downloads, ahead_bytes=AHEAD_BYTES,
+            decompress=job.decompress, decode_here=_Everything(), private=True, keep=True,
+        ) as fetch:  # fmt: skip
+            files = iter(fetch)
+            try:
+                for data in children.run_files(setting, self._paths(files), self.counters):
+                    yield None if data is None else children.Text(data)
+            except _BadInputError:
+                yield from self._check_rest(fetch, files)
+
+    def _check_rest(self, fetch: Fetch, files: Iterator[Fetched]) -> Iterator[None]:
+        """Find every other bad input, so that the next run is the last."""
+        with ThreadPoolExecutor(1) as pool:
+            rest = pool.submit(list, self._paths(files, go_on=True))
+            try:
+                while not rest.done():
+                    wait([rest], PROGRESS_S)
+                    yield None
+            finally:
+                fetch.close()
+            rest.result()
+
+    def _paths(self, files: Iterator[Fetched], *, go_on: bool = False) -> Iterator[bytes]:
+        for fetched in files:
+            item = fetched.input
+            if fetched.error is not None:
+                self.failed[item.position] = fetched.error
+                if not go_on:
+                    raise _BadInputError
+                continue
+            self.files[item.position] = FileCounts(
+                item.position, decoded_bytes=fetched.decoded_bytes
+            )
+            self.done_bytes += item.object.size_bytes
+            yield b"./s3/" + item.object.key.encode("utf-8", "surrogateescape")
+
+    # ------------------------------------------------------------ the rows
+
+    def progress(self, item: children.Output) -> Iterator[Progress]:
+        """A sign of life, if it is time for one."""
+        now = time.monotonic()
+        if now >= self.next_progress:
+            self.next_progress = now + PROGRESS_S
+            current = item.stored_bytes if isinstance(item, children.At) else 0
+            yield Progress(self.done_bytes + current, self.status)
+
+    def block(self, data: Any, rows: tuple[int, ...], offsets: tuple[int, ...]) -> Block:
+        """Count rows into a block."""
+        sequence, first = self.blocks, self.rows
+        self.blocks += 1
+        self.rows += sum(rows)
+        digest = partition.checksum(data)
+        return Block(BlockMeta(self.ident, sequence, first, rows, offsets, digest), data)
+
+
+class _BadInputError(Exception):
+    """Stops a child that reads files when one of its inputs is bad."""
+
+
+class _Everything:
+    def __contains__(self, codec: object) -> bool:
+        return True
+
+
+class _NotOpenedBy:
+    """The formats that a harness does not open by itself."""
+
+    def __init__(self, child: children.HarnessChild) -> None:
+        self._child = child
+
+    def __contains__(self, codec: object) -> bool:
+        return not self._child.opens(str(codec))
+
+
+class _TextBlocks:
+    """Blocks of a map-only job: text of whole lines."""
+
+    def __init__(self, attempt: _Attempt) -> None:
+        self._attempt = attempt
+        self._cutter = batches.TextCutter()
+        self._pieces: list[bytes] = []
+
+    def take(self, output: Iterator[children.Output]) -> Iterator[Message]:
+        for item in output:
+            yield from self._attempt.progress(item)
+            if isinstance(item, children.Text):
+                self._pieces += self._cutter.feed(item.data)
+            elif isinstance(item, children.Pairs):
+                lines = batches.to_lines(batches.unpack_pairs(item))
+                self._pieces += self._cutter.feed(lines)
+            elif isinstance(item, FileCounts):
+                self._pieces += self._cutter.close()
+            if sum(map(len, self._pieces)) >= batches.BATCH_BYTES:
+                yield self._block()
+        self._pieces += self._cutter.close()
+        if self._pieces:
+            yield self._block()
+
+    def _block(self) -> Block:
+        data = b"".join(self._pieces)
+        self._pieces = []
+        lines = data.count(b"\n")
+        self._attempt.mapped_rows += lines
+        return self._attempt.block(pa.py_buffer(data), (lines,), (0, len(data)))
+
+
+class _RowBlocks:
+    """Blocks of rows for reducers, combined where the job asks for it."""
+
+    def __init__(self, attempt: _Attempt, folder: Path) -> None:
+        self._attempt = attempt
+        self._folder = folder
+        task = attempt.task
+        self._task = task
+        self._batcher = self._new_batcher()
+        self._program: children.Combiner | None = None
+        if task.combiner is not None and not isinstance(task.combiner, str):
+            place = folder / ".combiner"
+            place.mkdir()
+            # It works now and then, as long as the attempt: only silence can end it.
+            limits = Limits(None, task.job.stall_timeout)
+            setting = children.Setting(task.combiner, place, task.job.env, limits)
+            self._program = children.Combiner(setting)
+
+    def _new_batcher(self) -> batches.Batcher:
+        task = self._task
+        return batches.Batcher(
+            lambda text: batches.parse_lines(text, task.job.separator, whole=task.whole_lines)
+        )
+
+    def take(self, output: Iterator[children.Output]) -> Iterator[Message]:
+        for item in output:
+            yield from self._attempt.progress(item)
+            ready: Iterator[pa.RecordBatch] = iter(())
+            if isinstance(item, children.Text):
+                ready = self._batcher.text(item.data)
+            elif isinstance(item, children.Pairs):
+                ready = self._pairs(item)
+            elif isinstance(item, FileCounts):
+                ready = self._batcher.end_text()
+            for batch in ready:
+                yield from self._blocks(batch)
+        for batch in self._batcher.close():
+            yield from self._blocks(batch)
+        if self._program is not None:
+            self._program.close()
+            self._attempt.counters.update(self._program.counters)
+
+    def _pairs(self, pairs: children.Pairs) -> Iterator[pa.RecordBatch]:
+        if self._task.whole_lines:  # files are text: let pairs be lines of it
+            return self._batcher.text(batches.to_lines(batches.unpack_pairs(pairs)))
+        return self._batcher.pairs(pairs)
+
+    def _blocks(self, batch: pa.RecordBatch) -> Iterator[Block | Progress]:
+        self._attempt.mapped_rows += batch.num_rows
+        for combined in self._combined(batch):
+            if combined is None:
+                yield from self._attempt.progress(None)
+                continue
+            parts = partition.divide(combined, self._task.partitions)
+            data, offsets = partition.pack(parts)
+            yield self._attempt.block(data, tuple(part.num_rows for part in parts), offsets)
+
+    def _combined(self, batch: pa.RecordBatch) -> Iterator[pa.RecordBatch | None]:
+        if isinstance(self._task.combiner, str):
+            folded, bad = aggregate.combine(batch, self._task.combiner)
+            self._attempt.bad_values += bad
+            yield folded
+        elif self._program is not None:
+            gathered = self._new_batcher()
+            order = pc.sort_indices(batch.column(0))
+            for item in self._program.combine(batches.pack_pairs(batch.take(order))):
+                if isinstance(item, children.Text):
+                    yield from gathered.text(item.data)
+                elif isinstance(item, children.Pairs):
+                    yield from gathered.pairs(item)
+                else:
+                    yield None
+            yield from gathered.close()
+        else:
+            yield batch
+
+    def close(self) -> None:
+        """End what still runs."""
+        if self._program is not None:
+            self._program.kill()

@@ -1,0 +1,260 @@
+"""A reducer: a plain object that takes blocks and gives the result of its partitions.
+
+It keeps no promise about loss: the driver holds every block until the result is published, and
+feeds them to a new reducer when this one is gone.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from ray_mr.child import child as children
+from ray_mr.child.process import Limits
+from ray_mr.errors import JobError, LedgerError, WorkerLost
+from ray_mr.model import ROW_BITS, BlockMeta, Progress, ReducerEnd
+from ray_mr.shuffle import aggregate, batches, partition
+from ray_mr.shuffle.sort import Sorter
+from ray_mr.workdir import WorkDir, disk_errors
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from ray_mr.job import Job
+    from ray_mr.plan import Plan
+    from ray_mr.program import Program
+
+OUTPUT_BYTES = 4 << 20
+"""Size of a piece of a reducer's output."""
+PROGRESS_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Some output of a partition, in order."""
+
+    partition: int
+    data: Any
+    """A buffer of text."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReduceTask:
+    """What all reducers of a run have in common."""
+
+    job: Job
+    program: Program | str
+    """A word is a built-in."""
+    whole_lines: bool
+    """A value is the mapper's whole line; see ``MapTask``."""
+    run_id: str
+
+    @classmethod
+    def of(cls, plan: Plan, run_id: str) -> ReduceTask:
+        """The reduce side of a plan that has one."""
+        if plan.reducer is None:
+            raise JobError("the job has no reducer")
+        return cls(plan.job, plan.reducer, plan.combiner is None, run_id)
+
+    @property
+    def fed_files(self) -> bool:
+        """Whether the child reads files, one a split, not sorted rows."""
+        return not isinstance(self.program, str) and self.program.feed == "files"
+
+
+class Reducer:
+    """Reduces some partitions, one after the other.
+
+    Args:
+        task: The run's reduce side.
+        partitions: Which ones.
+        root: Folder for its folder, on this machine.
+        name: Names that folder; no two reducers of a run share one.
+    """
+
+    def __init__(self, task: ReduceTask, partitions: Sequence[int], root: Path, name: str) -> None:
+        self._task = task
+        self._work = WorkDir(root, name)
+        folder = self._work.__enter__().path
+        memory = task.job.memory // len(partitions)
+        self._inputs: dict[int, _Rows | _Files] = {}
+        for number in partitions:
+            place = folder / str(number)
+            place.mkdir()
+            self._inputs[number] = (
+                _Files(place, whole_lines=task.whole_lines)
+                if task.fed_files
+                else _Rows(place, memory)
+            )
+        self._folder = folder
+
+    def add(self, meta: BlockMeta, data: Any) -> None:
+        """Take the rows of a committed block.
+
+        Raises:
+            WorkerLost: The block is not what the mapper sent.
+            StoreError: The disk is full.
+        """
+        if partition.checksum(data) != meta.checksum:
+            raise WorkerLost(f"block {meta.sequence} of {meta.id} arrived damaged")
+        for number, rows in self._inputs.items():
+            batch = partition.unpack(data, meta.offsets, number)
+            if batch is not None:
+                with disk_errors(self._folder):
+                    rows.add(meta, batch)
+
+    def finish(self, expected: Mapping[int, int]) -> Iterator[Piece | Progress | ReducerEnd]:
+        """The output of each partition in turn, with its counts after it.
+
+        Args:
+            expected: Rows that each partition must have been given.
+
+        Raises:
+            LedgerError: It was not.
+            ChildError: The reduce program failed.
+        """
+        for number, rows in self._inputs.items():
+            if rows.count != expected[number]:
+                raise LedgerError(
+                    f"reducer {number} was given {rows.count} rows of {expected[number]}"
+                )
+            with disk_errors(self._folder):
+                yield from _Partition(self._task, number, self._folder / str(number)).run(rows)
+
+    def close(self) -> None:
+        """Remove what it kept on disk."""
+        self._work.__exit__(None, None, None)
+
+
+class _Rows:
+    """The rows of a partition, to be sorted."""
+
+    def __init__(self, folder: Path, memory_bytes: int) -> None:
+        self.sorter = Sorter(folder, memory_bytes)
+
+    @property
+    def count(self) -> int:
+        return self.sorter.rows
+
+    def add(self, meta: BlockMeta, batch: pa.RecordBatch) -> None:
+        self.sorter.add(batch, (meta.id.start << ROW_BITS) + meta.first_row)
+
+
+class _Files:
+    """The lines of a partition, in a file for each split."""
+
+    def __init__(self, folder: Path, *, whole_lines: bool) -> None:
+        self._folder = folder / "mapperOutput"
+        self._folder.mkdir()
+        self._whole_lines = whole_lines
+        self._parts: dict[tuple[int, int], Path] = {}
+        self.count = 0
+
+    def add(self, meta: BlockMeta, batch: pa.RecordBatch) -> None:
+        key = (meta.id.split, meta.id.start)
+        path = self._parts.setdefault(key, self._folder / f".{meta.id.start:06d}")
+        with path.open("ab") as file:
+            whole = self._whole_lines
+            file.write(batches.end_lines(batch.column(1)) if whole else batches.to_lines(batch))
+        self.count += batch.num_rows
+
+    def paths(self) -> Iterator[bytes]:
+        """One file a split, parts of a split joined in the order of the plan."""
+        whole: dict[int, Path] = {}
+        for (split, _), part in sorted(self._parts.items()):
+            if split not in whole:
+                whole[split] = part.rename(self._folder / f"split-{split:06d}")
+            else:
+                with whole[split].open("ab") as file, part.open("rb") as more:
+                    shutil.copyfileobj(more, file, OUTPUT_BYTES)
+                part.unlink()
+        for path in whole.values():
+            yield f"./mapperOutput/{path.name}".encode()
+
+
+class _Partition:
+    """One partition on its way through the reduce program."""
+
+    def __init__(self, task: ReduceTask, number: int, folder: Path) -> None:
+        self._task, self._number, self._folder = task, number, folder
+        self._keys = self._fed = self._bad = self._size = 0
+        self._counters: Counter[str] = Counter()
+
+    def run(self, rows: Any) -> Iterator[Piece | Progress | ReducerEnd]:
+        program = self._task.program
+        if isinstance(program, str):
+            output = self._built_in(rows, program)
+        elif self._task.fed_files:
+            output = self._files(rows, program)
+        else:
+            output = self._records(rows, program)
+        pieces: list[bytes] = []
+        alive = time.monotonic()
+        for data in output:
+            if time.monotonic() > alive + PROGRESS_S:
+                alive = time.monotonic()
+                yield Progress(0)
+            if data:
+                pieces.append(data)
+            if sum(map(len, pieces)) >= OUTPUT_BYTES:
+                yield self._piece(pieces)
+                pieces = []
+        if pieces:
+            yield self._piece(pieces)
+        yield ReducerEnd(
+            self._number,
+            rows.count,
+            self._fed,
+            self._keys,
+            dict(self._counters),
+            self._bad,
+            self._size,
+        )
+
+    def _piece(self, pieces: list[bytes]) -> Piece:
+        data = b"".join(pieces)
+        self._size += len(data)
+        return Piece(self._number, pa.py_buffer(data))
+
+    def _setting(self, program: Program) -> children.Setting:
+        job = self._task.job
+        limits = Limits(job.timeout, job.stall_timeout)
+        return children.Setting(program, self._folder, job.env, limits)
+
+    def _built_in(self, rows: _Rows, function: str) -> Iterator[bytes | None]:
+        for batch, bad in aggregate.reduce_sorted(rows.sorter.batches(), function):
+            self._bad += bad
+            self._keys += batch.num_rows
+            yield batches.to_lines(batch) if batch.num_rows else None
+        self._fed = rows.count
+
+    def _files(self, rows: _Files, program: Program) -> Iterator[bytes | None]:
+        yield from children.run_files(self._setting(program), rows.paths(), self._counters)
+        self._fed = rows.count
+
+    def _records(self, rows: _Rows, program: Program) -> Iterator[bytes | None]:
+        child = children.HarnessChild(self._setting(program), "reduce", ("reduce", "reducer"))
+        pairs = (
+            batches.pack_pairs(batch.select(["key", "value"])) for batch in rows.sorter.batches()
+        )
+        flushed = False
+        for item in children.reduce_records(child, pairs):
+            if isinstance(item, children.Text):
+                yield item.data
+            elif isinstance(item, children.Pairs):
+                yield batches.to_lines(batches.unpack_pairs(item))
+            elif isinstance(item, children.Flushed):
+                self._keys, self._fed, flushed = item.groups, item.rows, True
+            yield None
+        self._counters.update(child.process.counters)
+        if not flushed or self._fed != rows.count:
+            raise LedgerError(
+                f"the reduce program took {self._fed} of {rows.count} rows of part {self._number}",
+                "it ended by itself before the end: see its exit calls",
+            )

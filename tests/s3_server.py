@@ -1,0 +1,39 @@
+"""The S3 server of the demo, for tests: one client, and buckets of any number."""
+
+from __future__ import annotations
+
+import contextlib
+import uuid
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from demo import s3_server as demo
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@dataclass(frozen=True)
+class S3Server:
+    """A running server."""
+
+    endpoint: str
+    access_key: str
+    secret_key: str
+    environment: dict[str, str]
+    """What boto3 finds the server by, and nothing of this machine's own settings."""
+    client: Any
+
+    def bucket(self) -> str:
+        """Name of a fresh bucket."""
+        name = f"test-{uuid.uuid4().hex[:12]}"
+        self.client.create_bucket(Bucket=name)
+        return name
+
+
+@contextlib.contextmanager
+def s3_server() -> Iterator[S3Server]:
+    """Run a server; its data are gone afterwards."""
+    with demo.S3Server() as server:
+        told = {k: v for k, v in server.environment().items() if k.startswith("AWS_")}
+        yield S3Server(server.endpoint, server.access_key, server.secret_key, told, server.client())

@@ -1,0 +1,110 @@
+"""Small builders that tests share: compressed content, programs of the user, settings, rows."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import lzma
+import os
+import textwrap
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import zstandard
+from hypothesis import settings
+
+from ray_mr.child.child import Setting
+from ray_mr.child.process import Limits
+from ray_mr.program import Program, ProgramFile
+from ray_mr.shuffle.batches import SCHEMA
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+# A busy machine is no defect: tests that promise a time measure it themselves.
+settings.register_profile("samples", deadline=None)
+settings.load_profile("samples")
+
+COMPRESS: dict[str, Callable[[bytes], bytes]] = {
+    "none": bytes,
+    "gz": lambda data: gzip.compress(data, mtime=0),
+    "bz2": bz2.compress,
+    "xz": lambda data: lzma.compress(data, preset=0),
+    "lzma": lambda data: lzma.compress(data, format=lzma.FORMAT_ALONE, preset=0),
+    "zst": lambda data: zstandard.ZstdCompressor(write_checksum=True).compress(data),
+}
+"""One member of each codec."""
+
+PATIENT = Limits(timeout_s=None, stall_s=30.0)
+
+
+def ident(number: int) -> str:
+    """A uuid of 36 characters."""
+    return f"{number:08x}-1111-2222-3333-444444444444"
+
+
+def python(source: str, *arguments: str, name: str = "script.py", **siblings: str) -> Program:
+    """A Python script fed records; keywords are modules beside it."""
+    files = [ProgramFile(name, textwrap.dedent(source).encode(), executable=False)]
+    files += [
+        ProgramFile(f"{module}.py", textwrap.dedent(text).encode(), executable=False)
+        for module, text in siblings.items()
+    ]
+    return Program("python", name, tuple(files), arguments, "records", function=False)
+
+
+def shell(source: str, *arguments: str, head: str = "#!/bin/sh") -> Program:
+    """A shell script fed file names."""
+    content = f"{head}\n{textwrap.dedent(source)}".encode()
+    return Program(
+        "binary", "script.sh", (ProgramFile("script.sh", content, executable=True),), arguments,
+        "files", function=False,
+    )  # fmt: skip
+
+
+def setting(
+    folder: Path,
+    program: Program,
+    *,
+    limits: Limits = PATIENT,
+    env: Mapping[str, str] | None = None,
+) -> Setting:
+    """A folder of its own for a program."""
+    folder.mkdir(exist_ok=True)
+    return Setting(program, folder, env or {}, limits)
+
+
+def rows(pairs: Iterable[tuple[bytes, bytes]]) -> pa.RecordBatch:
+    """A batch of these keys and values."""
+    items = list(pairs)
+    columns = [pa.array([item[side] for item in items], pa.large_binary()) for side in (0, 1)]
+    return pa.record_batch(columns, SCHEMA)
+
+
+def pairs_of(batch: pa.RecordBatch) -> list[tuple[bytes, bytes]]:
+    """The keys and values of a batch."""
+    return list(zip(batch.column(0).to_pylist(), batch.column(1).to_pylist(), strict=True))
+
+
+def alive(pid: int) -> bool:
+    """Whether a process is there and no zombie."""
+    try:
+        state = Path("/proc", str(pid), "stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state not in "ZX"
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 10.0) -> None:
+    """Wait until something holds; fail if it never does."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come true"
+        time.sleep(0.01)
+
+
+def open_files() -> int:
+    """How many file descriptors this process has open."""
+    return len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - counts itself, the same each time

@@ -1,0 +1,423 @@
+"""What the command line promises: words to a job, errors to exit codes, events to lines."""
+
+from __future__ import annotations
+
+import io
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from ray_mr import errors
+from ray_mr.cli import commands, main
+from ray_mr.cli.progress import Bar, Lines, printable, watcher
+from ray_mr.events import Advanced, Event, Notice, Stage
+from ray_mr.job import Job
+from ray_mr.model import StoredObject
+from ray_mr.plan import Plan, make_plan
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+THREE = "language: binary\nscript: cat\n"
+LONG = """\
+inputs: [s3://b/all/]
+mapper: {language: binary, script: cat}
+reducer: sum
+output: elsewhere.txt
+"""
+
+
+@dataclass
+class FakeReport:
+    """A report as the driver gives it."""
+
+    ok: bool = True
+    exit_code: int = 0
+    output: str = "result.txt"
+    failed: list[tuple[str, str]] = field(default_factory=list)
+
+    def summary(self) -> str:
+        return "done: 1 input" if self.ok else "not published: 1 input failed"
+
+
+@dataclass
+class FakeDriver:
+    """Takes the place of the driver: says what it was asked, does what a test wants."""
+
+    jobs: list[Job] = field(default_factory=list)
+    options: dict[str, object] = field(default_factory=dict)
+    report: FakeReport = field(default_factory=FakeReport)
+    error: BaseException | None = None
+    events: tuple[Event, ...] = ()
+
+    def run(
+        self, job: Job, *, on_event: Callable[[Event], None] | None = None, **options: object
+    ) -> FakeReport:
+        self.jobs.append(job)
+        self.options = options
+        for event in self.events:
+            assert on_event is not None
+            on_event(event)
+        if self.error is not None:
+            raise self.error
+        return self.report
+
+    def plan(self, job: Job) -> Plan:
+        self.jobs.append(job)
+        return make_plan(job, [StoredObject("s3://b/x", "x", 2**20, "e")])
+
+    @property
+    def job(self) -> Job:
+        assert len(self.jobs) == 1
+        return self.jobs[0]
+
+
+@pytest.fixture
+def driver(monkeypatch: pytest.MonkeyPatch) -> FakeDriver:
+    fake = FakeDriver()
+    module: Any = ModuleType("ray_mr.driver.run")
+    module.run, module.plan = fake.run, fake.plan
+    monkeypatch.setitem(sys.modules, "ray_mr.driver.run", module)
+    return fake
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with a job file of each form."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "analysis-tools.yml").write_text(THREE)
+    (tmp_path / "job.yml").write_text(LONG)
+    return tmp_path
+
+
+def call(*words: str, stdin: str | None = None) -> Result:
+    return CliRunner().invoke(main, words, input=stdin)
+
+
+@pytest.mark.usefixtures("driver", "folder")
+class TestRun:
+    """``ray-mr run``."""
+
+    def test_job_of_the_file(self, driver: FakeDriver) -> None:
+        """The file's job runs on Ray; the last line is the report's own."""
+        result = call("run", "job.yml")
+        assert result.exit_code == 0
+        assert driver.job == Job.from_file("job.yml")
+        assert driver.options == {"engine": "ray", "force": False}
+        assert result.stdout == ""
+        assert result.stderr.splitlines()[-1] == "done: 1 input"
+
+    def test_inputs_and_flags_win(self, driver: FakeDriver, folder: Path) -> None:
+        """Inputs and options of the command line take the place of the file's."""
+        words = "a.gz s3://b/k --engine local --force --reducers 4 --split-bytes 64MiB"
+        result = call("run", "job.yml", *words.split(), "--max-bad-records", "none")
+        assert result.exit_code == 0
+        assert driver.job.inputs == (str(folder / "a.gz"), "s3://b/k")
+        assert (driver.job.reducers, driver.job.split_bytes) == (4, 64 * 2**20)
+        assert driver.job.max_bad_records is None
+        assert driver.options == {"engine": "local", "force": True}
+
+    def test_inputs_from_a_list(self, driver: FakeDriver, folder: Path) -> None:
+        """A list adds to the words; blank lines are no keys, blanks in a key are kept."""
+        (folder / "keys").write_text("s3://b/1\n\n  \ns3://b/ 2 \r\n")
+        assert call("run", "job.yml", "s3://b/0", "--keys-from", "keys").exit_code == 0
+        assert driver.job.inputs == ("s3://b/0", "s3://b/1", "s3://b/ 2 ")
+
+    def test_inputs_from_stdin(self, driver: FakeDriver) -> None:
+        """``-`` is stdin."""
+        assert call("run", "job.yml", "--keys-from", "-", stdin="s3://b/1\n").exit_code == 0
+        assert driver.job.inputs == ("s3://b/1",)
+
+    @pytest.mark.parametrize("command", [("run", "job.yml"), ("plan", "job.yml"), ("map",)])
+    def test_empty_list(self, driver: FakeDriver, command: tuple[str, ...]) -> None:
+        """An empty list is an error, and never means the inputs of the job file."""
+        result = call(*command, "--keys-from", "-", stdin="\n")
+        assert result.exit_code == 2
+        assert "no inputs in" in result.stderr
+        assert not driver.jobs
+
+    def test_failed_inputs(self, driver: FakeDriver) -> None:
+        """A run beyond its limits names what failed and ends with the report's code."""
+        failed = [(f"s3://b/{n}", "does not decode") for n in range(25)]
+        driver.report = FakeReport(ok=False, exit_code=5, failed=failed)
+        result = call("run", "job.yml")
+        assert result.exit_code == 5
+        assert "failed: s3://b/0: does not decode" in result.stderr
+        assert "s3://b/20" not in result.stderr
+        assert "5 more" in result.stderr
+        assert result.stderr.splitlines()[-1] == "ray-mr: error: not published: 1 input failed"
+
+    def test_failures_within_the_limit(self, driver: FakeDriver) -> None:
+        """A good run still names what failed, before its last line."""
+        driver.report = FakeReport(failed=[("s3://b/0", "changed")])
+        result = call("run", "job.yml")
+        assert result.exit_code == 0
+        assert result.stderr.splitlines() == ["failed: s3://b/0: changed", "done: 1 input"]
+
+    def test_events_are_lines(self, driver: FakeDriver) -> None:
+        """Away from a terminal stages and notices are plain lines on stderr."""
+        driver.events = (Stage("map", "3 splits"), Notice("split 1 runs again"))
+        result = call("run", "job.yml")
+        assert result.stderr.splitlines()[:2] == ["map: 3 splits", "split 1 runs again"]
+        assert result.stdout == ""
+
+
+@pytest.mark.usefixtures("driver", "folder")
+class TestMap:
+    """``ray-mr map``."""
+
+    def test_three_key_form(self, driver: FakeDriver) -> None:
+        """Keys go to the mapper of ./analysis-tools.yml, plain ones in the bucket."""
+        assert call("map", "--bucket", "b", "x/1", "s3://c/2").exit_code == 0
+        assert driver.job.inputs == ("s3://b/x/1", "s3://c/2")
+        assert driver.job.reducer is None
+        assert driver.job.decompress == "none"
+
+    def test_local_keys(self, driver: FakeDriver, folder: Path) -> None:
+        """Without a bucket a plain key is a path."""
+        assert call("map", "x/1").exit_code == 0
+        assert driver.job.inputs == (str(folder / "x/1"),)
+
+    def test_long_form(self, driver: FakeDriver) -> None:
+        """``--job`` names the file; of a long one the mapper alone runs, into result.txt."""
+        assert call("map", "--job", "job.yml", "s3://b/1").exit_code == 0
+        assert driver.job.reducer is None
+        assert driver.job.output == "result.txt"
+        assert driver.job.inputs == ("s3://b/1",)
+
+    def test_no_keys(self) -> None:
+        """No keys: a clear error with exit code 2 (in 2014 the task hung)."""
+        result = call("map")
+        assert result.exit_code == 2
+        assert "nothing to map" in result.stderr
+
+    def test_no_job_file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The files looked for are named; the one in /etc is the second."""
+        (tmp_path / "analysis-tools.yml").unlink()
+        second = tmp_path / "etc.yml"
+        monkeypatch.setattr(commands, "JOB_FILES", ("analysis-tools.yml", str(second)))
+        result = call("map", "x")
+        assert result.exit_code == 2
+        assert f"neither analysis-tools.yml nor {second}" in result.stderr
+        second.write_text(THREE)
+        assert call("map", "x").exit_code == 0
+
+    def test_bucket_is_a_name(self, driver: FakeDriver) -> None:
+        """A bucket with a path or scheme is a usage error."""
+        assert call("map", "--bucket", "s3://b", "x").exit_code == 2
+        assert not driver.jobs
+
+
+@pytest.mark.usefixtures("driver", "folder")
+class TestPlan:
+    """``ray-mr plan``."""
+
+    def test_shows(self) -> None:
+        """The plan goes to stdout; the words of a run are valid."""
+        result = call("plan", "job.yml", "--engine", "local", "--reducers", "3", "--force")
+        assert result.exit_code == 0
+        assert "1 object, 1.0 MiB" in result.stdout
+        assert "reducers  3" in result.stdout
+        assert result.stderr == ""
+
+
+def _error_classes(base: type[errors.RayMrError]) -> Iterator[type[errors.RayMrError]]:
+    yield base
+    for each in base.__subclasses__():
+        yield from _error_classes(each)
+
+
+@pytest.mark.usefixtures("driver", "folder")
+class TestErrors:
+    """How a command ends when it ends badly."""
+
+    @pytest.mark.parametrize("kind", list(_error_classes(errors.RayMrError)))
+    def test_every_error(self, driver: FakeDriver, kind: type[errors.RayMrError]) -> None:
+        """Each of our errors is a message with its hint, and its own exit code."""
+        driver.error = kind("this went wrong", "do that")
+        result = call("run", "job.yml")
+        assert result.exit_code == kind.exit_code
+        assert result.stderr == "ray-mr: error: this went wrong\n  do that\n"
+
+    @pytest.mark.parametrize(
+        "error", [ValueError("what"), EOFError("what"), BrokenPipeError(32, "what")]
+    )
+    def test_defect(self, driver: FakeDriver, error: Exception) -> None:
+        """Anything else is a defect of ours, with its traceback; click swallows none of it."""
+        driver.error = error
+        result = call("run", "job.yml")
+        assert result.exit_code == 1
+        assert "Traceback" in result.stderr
+        assert "what" in result.stderr
+        assert "a defect of ours" in result.stderr
+
+    def test_interrupted(self, driver: FakeDriver) -> None:
+        """Ctrl-C ends with 130."""
+        driver.error = KeyboardInterrupt()
+        result = call("run", "job.yml")
+        assert (result.exit_code, result.stderr) == (130, "ray-mr: interrupted\n")
+
+    def test_terminated(self, driver: FakeDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+        """SIGTERM, by which schedulers end a task, cleans up and ends as Ctrl-C does."""
+        before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+        def terminated(_shown: Lines, _event: Event) -> None:
+            signal.raise_signal(signal.SIGTERM)
+
+        monkeypatch.setattr(Lines, "show", terminated)
+        driver.events = (Stage("map"),)
+        try:
+            assert call("run", "job.yml").exit_code == 130
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+    @pytest.mark.parametrize(
+        "words",
+        [
+            ("run",),
+            ("runn",),
+            ("run", "job.yml", "--reducer-s", "3"),
+            ("run", "job.yml", "--engine", "spark"),
+            ("run", "job.yml", "--keys-from", "none"),
+            ("run", "none.yml"),
+            ("run", "job.yml", "--reducers", "many"),
+            ("run", "job.yml", "--decompress", "gzip"),
+        ],
+    )
+    def test_usage(self, driver: FakeDriver, words: tuple[str, ...]) -> None:
+        """What is wrong with the words themselves ends with 2, and runs nothing."""
+        result = call(*words)
+        assert result.exit_code == 2
+        assert "Traceback" not in result.output
+        assert not driver.jobs
+
+    def test_wrong_flag(self) -> None:
+        """A flag's fault names the flag and the valid words."""
+        result = call("run", "job.yml", "--decompress", "gzip")
+        assert result.stderr.startswith("ray-mr: error: --decompress: 'gzip' is none of auto")
+
+    def test_nothing_steers_the_terminal(self, driver: FakeDriver) -> None:
+        """Control characters of foreign texts are replaced."""
+        driver.error = errors.ChildCrashed("\x1b[2Jlast words")
+        assert "\x1b" not in call("run", "job.yml").stderr
+
+
+class TestHelp:
+    """``--help`` teaches."""
+
+    @pytest.mark.parametrize("words", [(), ("run",), ("map",), ("plan",)])
+    def test_example(self, words: tuple[str, ...]) -> None:
+        """Each command shows an example of itself."""
+        result = call(*words, "--help")
+        assert result.exit_code == 0
+        assert f"ray-mr {' '.join(words)}".strip() + " " in result.output.partition("\n")[2]
+
+    @pytest.mark.parametrize("command", ["run", "map", "plan"])
+    def test_a_flag_for_each_simple_field(self, command: str) -> None:
+        """Every field of the job that is one word is a flag, with the field's description."""
+        flags = {
+            option.name: getattr(option, "help", None) for option in main.commands[command].params
+        }
+        complex_fields = {"inputs", "mapper", "combiner", "reducer", "env"}
+        for name, info in Job.model_fields.items():
+            if name not in complex_fields:
+                assert flags[name] == info.description
+        assert not {"mapper", "combiner", "reducer", "env"} & set(flags)
+
+    def test_nothing_heavy_at_start(self) -> None:
+        """Help comes without Ray, boto3, Arrow and the driver."""
+        code = (
+            "import sys, ray_mr.cli\n"
+            "heavy = {'ray', 'boto3', 'pyarrow', 'numpy', 'rich', 'ray_mr.driver.run'}\n"
+            "sys.exit(', '.join(heavy & set(sys.modules)) or 0)"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+        assert (done.returncode, done.stderr) == (0, b"")
+
+    def test_module(self) -> None:
+        """``python -m ray_mr`` is the command."""
+        words = [sys.executable, "-m", "ray_mr", "--help"]
+        done = subprocess.run(words, capture_output=True, check=True)
+        assert done.stdout.startswith(b"Usage: ray-mr ")
+
+
+class _Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+class TestProgress:
+    """How a run shows."""
+
+    @pytest.mark.parametrize(
+        ("stream", "environ", "kind"),
+        [
+            (io.StringIO(), {}, Lines),
+            (_Terminal(), {}, Bar),
+            (_Terminal(), {"TASK_ID": "x"}, Lines),
+            (_Terminal(), {"CI": "true"}, Lines),
+            (_Terminal(), {"NO_COLOR": "1"}, Lines),
+            (_Terminal(), {"TERM": "dumb"}, Lines),
+        ],
+    )
+    def test_which(self, stream: io.StringIO, environ: dict[str, str], kind: type) -> None:
+        """A bar on terminals alone, and not where a terminal goes to a log."""
+        shown = watcher(stream, environ)
+        try:
+            assert isinstance(shown, kind)
+        finally:
+            shown.close()
+
+    def test_lines(self) -> None:
+        """At most a line every five seconds, with the share and the time left."""
+        now = 0.0
+        stream = io.StringIO()
+        lines = Lines(stream, clock=lambda: now)
+        lines.show(Stage("map", "2 splits"))
+        for second in range(13):
+            now = float(second)
+            lines.show(Advanced(second * 2**20, 20 * 2**20, "child is busy"))
+        assert stream.getvalue().splitlines() == [
+            "map: 2 splits",
+            "map: 5.0 MiB of 20.0 MiB (25 %), 15.0 s left: child is busy",
+            "map: 10.0 MiB of 20.0 MiB (50 %), 10.0 s left: child is busy",
+        ]
+
+    def test_lines_without_input(self) -> None:
+        """Empty inputs and a first sign of life divide by nothing."""
+        now = 0.0
+        stream = io.StringIO()
+        lines = Lines(stream, clock=lambda: now)
+        now = 6.0
+        lines.show(Advanced(0, 0))
+        assert stream.getvalue() == "map: 0 bytes of 0 bytes (0 %)\n"
+
+    def test_bar(self) -> None:
+        """The bar shows bytes; stages and notices stay, and brackets are no markup."""
+        stream = _Terminal()
+        bar = Bar(stream)
+        try:
+            bar.show(Stage("map"))
+            bar.show(Advanced(2**20, 2**22, "[red]status"))
+            bar._progress.refresh()
+            bar.show(Notice("[bold]split 1[/] runs again \x1b[2J"))
+            bar.show(Stage("reduce"))
+        finally:
+            bar.close()
+        text = stream.getvalue()
+        assert "1.0/4.2 MB" in text or "1.0/4.0 MiB" in text
+        assert "[red]status" in text
+        assert "[bold]split 1[/] runs again" in text
+        assert "\x1b[2J" not in text.replace("\x1b[2K", "")
+
+    def test_printable(self) -> None:
+        """Letters of any language, tabs and line ends stay; all else is replaced."""
+        assert printable("é\t中\n") == "é\t中\n"
+        assert printable("\x1b\r\udcff") == "\ufffd" * 3

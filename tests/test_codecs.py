@@ -1,0 +1,293 @@
+"""Codecs: what is wrong with a compressed file is an error, and all of a right one comes out."""
+
+from __future__ import annotations
+
+import bz2
+import functools
+import gzip
+import io
+import lzma
+import os
+import random
+import shutil
+import subprocess
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+import zstandard
+
+from ray_mr.codecs import CODECS, decode, decode_to, detect
+from ray_mr.errors import CorruptObject, Interrupted, JobError, StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+
+def gz(data: bytes) -> bytes:
+    return gzip.compress(data, 4)
+
+
+def zst(data: bytes) -> bytes:
+    return zstandard.ZstdCompressor(write_checksum=True).compress(data)
+
+
+def zst_stream(data: bytes) -> bytes:
+    """As ``zstd`` writes from a pipe: no content size, no checksum, a block at each flush."""
+    compressor = zstandard.ZstdCompressor(write_content_size=False).compressobj()
+    half = len(data) // 2
+    first = compressor.compress(data[:half]) + compressor.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK)
+    return first + compressor.compress(data[half:]) + compressor.flush()
+
+
+def lzma_alone(data: bytes) -> bytes:
+    return lzma.compress(data, lzma.FORMAT_ALONE, preset=0)
+
+
+def xz(data: bytes) -> bytes:
+    return lzma.compress(data, preset=0)
+
+
+def xz_crc32(data: bytes) -> bytes:
+    return lzma.compress(data, check=lzma.CHECK_CRC32, preset=0)
+
+
+def lzma_sized(data: bytes) -> bytes:
+    """As the LZMA SDK writes: the size in the head, and then no end marker is needed."""
+    whole = lzma_alone(data)
+    return whole[:5] + len(data).to_bytes(8, "little") + whole[13:]
+
+
+ENCODERS: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
+    "gz": ("gz", gz),
+    "bz2": ("bz2", bz2.compress),
+    "xz": ("xz", xz),
+    "xz-crc32": ("xz", xz_crc32),
+    "lzma": ("lzma", lzma_alone),
+    "lzma-sized": ("lzma", lzma_sized),
+    "zst": ("zst", zst),
+    "zst-stream": ("zst", zst_stream),
+}
+each = pytest.mark.parametrize(("codec", "encode"), ENCODERS.values(), ids=ENCODERS)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Callable[..., Path]:
+    def make(data: bytes, name: str = "file") -> Path:
+        path = tmp_path / name
+        path.write_bytes(data)
+        return path
+
+    return make
+
+
+def content(path: Path, codec: str) -> bytes:
+    return b"".join(decode(path, codec))
+
+
+@functools.cache
+def text(size: int, seed: int = 1) -> bytes:
+    """Compressible, not repetitive."""
+    words = random.Random(seed)
+    lines = [b"%d\t%d\n" % (number, words.randrange(10**9)) for number in range(size // 12)]
+    return b"".join(lines)[:size]
+
+
+@each
+def test_round_trip(
+    file: Callable[..., Path], codec: str, encode: Callable[[bytes], bytes]
+) -> None:
+    """A file of any size is told by its head and decoded to the byte, in chunks of 1 MiB."""
+    for size in (0, 1, 1000, 1 << 20, (1 << 20) + 1):
+        for data in (text(size), bytes(size)) if size != 1 << 20 else (bytes(size),):
+            path = file(encode(data))
+            assert detect(path) == codec
+            chunks = list(decode(path, codec))
+            assert b"".join(chunks) == data
+            assert all(0 < len(chunk) <= 1 << 20 for chunk in chunks)
+
+
+@each
+def test_members(file: Callable[..., Path], codec: str, encode: Callable[[bytes], bytes]) -> None:
+    """Members one after the other are one content, wherever their ends fall; empty ones too."""
+    parts = [text(size, size) for size in (0, 1, 70_000, 0, 65_500, 300_000, 13)]
+    assert content(file(b"".join(map(encode, parts))), codec) == b"".join(parts)
+    many = [text(size) for size in range(100)]
+    assert content(file(b"".join(map(encode, many))), codec) == b"".join(many)
+
+
+@each
+def test_truncated_anywhere(
+    file: Callable[..., Path], codec: str, encode: Callable[[bytes], bytes]
+) -> None:
+    """A file cut at any byte is an error, except at a member's end: that is a shorter file."""
+    first, second = encode(text(100)), encode(text(60, 2))
+    whole = first + second
+    for size in range(1, len(whole)):
+        path = file(whole[:size])
+        if size == len(first):
+            assert content(path, codec) == text(100)
+        else:
+            with pytest.raises(CorruptObject, match="file: "):
+                content(path, codec)
+
+
+@each
+def test_truncated_head_is_told_by_the_name(
+    file: Callable[..., Path], codec: str, encode: Callable[[bytes], bytes]
+) -> None:
+    """A file cut within its head is not taken for a plain one when its name says otherwise."""
+    whole = encode(text(300))
+    for size in range(1, 30):
+        assert detect(file(whole[:size], f"x.{codec}")) == codec
+
+
+@each
+def test_damaged_anywhere(
+    file: Callable[..., Path], codec: str, encode: Callable[[bytes], bytes]
+) -> None:
+    """A bit that flips is an error or changes nothing (such as gzip's time stamp)."""
+    data = text(300)
+    whole = encode(data)
+    weak = {b"\x5d": "lzma has no checksum", b"\x28": "without its checksum"}
+    unchecked = whole[:1] in weak and encode is not zst
+    for index in range(len(whole)):
+        spoiled = whole[:index] + bytes([whole[index] ^ 0x10]) + whole[index + 1 :]
+        try:
+            got = content(file(spoiled), codec)
+        except CorruptObject:
+            continue
+        assert unchecked or got == data, index
+
+
+@each
+def test_trailing_garbage(
+    file: Callable[..., Path], codec: str, encode: Callable[[bytes], bytes]
+) -> None:
+    """What follows the last member is never passed over in silence."""
+    whole = encode(text(1000))
+    for garbage in (b"x", b"garbage" * 9, b"\n", b"\x1f\x8b", b"\xfd7zX", b"\x28\xb5", b"PK\3\4"):
+        with pytest.raises(CorruptObject):
+            content(file(whole + garbage), codec)
+
+
+def test_padding(file: Callable[..., Path]) -> None:
+    """Zero bytes after a member: any number for gzip (tapes), multiples of four for xz."""
+    for zeros in (4, 512, 200_000):
+        for encode, codec in ((gzip.compress, "gz"), (lzma.compress, "xz")):
+            member = encode(b"data")
+            assert content(file(member + bytes(zeros)), codec) == b"data"
+            assert content(file(member + bytes(zeros) + member), codec) == b"datadata"
+            with pytest.raises(CorruptObject):
+                content(file(member + bytes(zeros) + b"x"), codec)
+    assert content(file(gzip.compress(b"data") + bytes(7)), "gz") == b"data"
+    with pytest.raises(CorruptObject, match="multiple of 4"):
+        content(file(lzma.compress(b"data") + bytes(7)), "xz")
+    for strict, codec in ((bz2.compress, "bz2"), (zst, "zst"), (lzma_alone, "lzma")):
+        with pytest.raises(CorruptObject):
+            content(file(strict(b"data") + bytes(8)), codec)
+
+
+def test_zstd_frames(file: Callable[..., Path]) -> None:
+    """Skippable frames are skipped; a frame that needs a dictionary is an error."""
+    skipped = b"\x5a\x2a\x4d\x18" + (200_000).to_bytes(4, "little") + bytes(200_000)
+    path = file(skipped + zst(b"a") + skipped + zst(b"b") + skipped)
+    assert detect(path) == "zst"
+    assert content(path, "zst") == b"ab"
+    with pytest.raises(CorruptObject, match="early"):
+        content(file(zst(b"a") + skipped[:-1]), "zst")
+    samples: list[bytes | bytearray | memoryview] = [text(500, seed) for seed in range(200)]
+    dictionary = zstandard.train_dictionary(2000, samples)
+    framed = zstandard.ZstdCompressor(dict_data=dictionary).compress(text(500))
+    with pytest.raises(CorruptObject):
+        content(file(framed), "zst")
+
+
+@pytest.mark.parametrize("tool", ["gzip", "bzip2", "xz", "lzma", "zstd"])
+def test_files_of_the_tools(file: Callable[..., Path], tool: str) -> None:
+    """What the format's own program writes, at its strongest, is read."""
+    program = shutil.which(tool)
+    if program is None:
+        pytest.skip(f"{tool} is not installed")
+    data = text(100_000)
+    for options in (["-c"], ["-c", "-9"]):
+        done = subprocess.run([program, *options], input=data, capture_output=True, check=True)
+        path = file(done.stdout)
+        assert content(path, detect(path)) == data
+
+
+def test_bomb(file: Callable[..., Path]) -> None:
+    """What a small file blows up to comes in small chunks all the same."""
+    size = 64 << 20
+    for codec, encode in (("gz", gzip.compress), ("zst", zst)):
+        path = file(encode(bytes(size)))
+        largest = total = 0
+        for chunk in decode(path, codec):
+            largest, total = max(largest, len(chunk)), total + len(chunk)
+        assert total == size
+        assert largest <= 1 << 20
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"", b"\0", bytes(100), b"]\0\0", b"BZh", b"BZhello, world", b"\x1f", b"plain text\n" * 9,
+        b"{}", b"\x5d" + bytes(40), b"\xff" * 50, b"PK\3\4" + bytes(40), b"\x28\xb5",
+    ],
+)  # fmt: skip
+def test_plain(file: Callable[..., Path], data: bytes) -> None:
+    """What is in no known format is taken as it is, and an empty file is empty in all."""
+    path = file(data)
+    assert detect(path) == "none"
+    assert content(path, "none") == data
+    if not data:
+        assert all(content(path, codec) == b"" for codec in CODECS)
+
+
+def test_wrong_codec(file: Callable[..., Path]) -> None:
+    """A plain file is in no compressed format; a codec that there is not is a job error."""
+    for codec in CODECS:
+        if codec != "none":
+            with pytest.raises(CorruptObject, match=f"file: {codec}: "):
+                content(file(b"plain text\n" * 10), codec)
+    with pytest.raises(JobError, match="known are none, gz"):
+        content(file(b""), "rar")
+
+
+def test_decode_to(file: Callable[..., Path], tmp_path: Path) -> None:
+    """The target appears whole, may be the source itself, and not at all after an error."""
+    data = text(100_000)
+    source, target = file(gzip.compress(data)), tmp_path / "target"
+    assert decode_to(source, target, "gz") == len(data)
+    assert target.read_bytes() == data
+    assert decode_to(source, source, "gz") == len(data)
+    assert source.read_bytes() == data
+    bad = file(gzip.compress(data)[:-1], "bad")
+    with pytest.raises(CorruptObject, match="bad: gz: it ends early"):
+        decode_to(bad, tmp_path / "never", "gz")
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(Interrupted):
+        decode_to(source, tmp_path / "never", "none", stop=stop)
+    with pytest.raises(StoreError, match="missing"):
+        decode_to(tmp_path / "missing", tmp_path / "never", "gz")
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "target", "bad"}
+
+
+def test_random_writers(file: Callable[..., Path]) -> None:
+    """Gzip files of all levels, with every optional part of the head, are read."""
+    for seed in range(20):
+        data = os.urandom(seed * 1000) + text(seed * 5000, seed)
+        sink = io.BytesIO()
+        with gzip.GzipFile("a name", "wb", seed % 10, sink, seed) as writer:
+            writer.write(data)
+        whole = sink.getvalue()
+        extra = b"\x1f\x8b\x08\x04" + whole[4:10] + b"\x03\x00abc" + gzip_body(whole)
+        for encoded in (whole, extra):
+            assert content(file(encoded), "gz") == data
+
+
+def gzip_body(whole: bytes) -> bytes:
+    """A gzip file after its head of ten bytes and a name."""
+    return whole[whole.index(b"\0", 10) + 1 :]

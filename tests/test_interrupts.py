@@ -1,0 +1,167 @@
+"""A run that is told to stop, or is killed, in the middle of its map: what it leaves behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from jobs import REDUCER, make_pings, script
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+ENGINES = ["local", pytest.param("ray", marks=pytest.mark.ray)]
+HARNESS = b".ray_mr_harness"
+
+MAPPER = """
+import os, subprocess, time
+def mapper(uuid, file, js):
+    if js['n'] == 30 and os.path.exists({hold!r}):
+        helper = subprocess.Popen(['sleep', '600'])
+        open({begun!r}, 'w').close()
+        time.sleep(600)
+    return js['info']['OS'] + ' 1\\n'
+"""
+JOB = """
+inputs: [in/**]
+records: uuid-json
+mapper: {script: mapper.py}
+reducer: {script: reducer.py}
+split_bytes: 1
+output: out/result.txt
+"""
+
+
+class Run:
+    """A command whose mapper stops half-way as long as the file ``hold`` is there."""
+
+    def __init__(self, folder: Path, engine: str) -> None:
+        self.folder, self.engine = folder, engine
+        self.mark = uuid.uuid4().hex
+        self.hold, self.begun = folder / "hold", folder / "begun"
+        make_pings(folder / "in", files=4)
+        source = MAPPER.format(hold=str(self.hold), begun=str(self.begun))
+        script(folder, "mapper.py", source)
+        script(folder, "reducer.py", REDUCER)
+        (folder / "job.yml").write_text(JOB)
+        for name in ("out", "tmp"):
+            (folder / name).mkdir()
+
+    def start(self) -> subprocess.Popen[str]:
+        environ = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+        environ |= {"TMPDIR": str(self.folder / "tmp"), "MARK": self.mark}
+        command = [sys.executable, "-m", "ray_mr", "run", "job.yml", "--engine", self.engine]
+        return subprocess.Popen(
+            command, cwd=self.folder, env=environ, stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        )  # fmt: skip
+
+    def start_and_hold(self) -> subprocess.Popen[str]:
+        """Start the command; return when its mapper is half-way."""
+        self.hold.touch()
+        process = self.start()
+        held = wait_until(lambda: self.begun.exists() or process.poll() is not None, 60)
+        if not held or process.poll() is not None:
+            process.kill()
+            pytest.fail(f"the mapper did not begin: {process.communicate()[0]}")
+        return process
+
+    def processes(self, part: bytes = b"") -> dict[int, bytes]:
+        """Command lines, by id, of all processes that the command has started."""
+        found = {}
+        for entry in Path("/proc").iterdir():
+            try:
+                if entry.name.isdigit() and self.mark.encode() in (entry / "environ").read_bytes():
+                    words = (entry / "cmdline").read_bytes()
+                    if part in words:
+                        found[int(entry.name)] = words
+            except OSError:
+                continue  # it has ended meanwhile, or is not ours
+        return found
+
+    def run_folders(self) -> list[Path]:
+        return list((self.folder / "tmp").glob("ray_mr-*/*"))
+
+
+def wait_until(true: Callable[[], bool], seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while not true():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+@pytest.fixture
+def started(request: pytest.FixtureRequest) -> Iterator[Run]:
+    """A run in a folder with a short name, as Ray's sockets want it; nothing of it lives on."""
+    folder = Path(tempfile.mkdtemp(prefix="rmi-", dir="/tmp"))
+    made = Run(folder, request.param)
+    yield made
+    for pid in made.processes():
+        os.kill(pid, signal.SIGKILL)
+    shutil.rmtree(folder)
+
+
+def stop_half_way(started: Run, number: signal.Signals, *, everyone: bool) -> None:
+    """Start, wait until the mapper is half-way, send the signal, and look for what is left."""
+    process = started.start_and_hold()
+    assert started.processes(HARNESS)
+    assert started.run_folders()
+    began = time.monotonic()
+    if everyone:
+        os.killpg(process.pid, number)
+    else:
+        process.send_signal(number)
+    said = process.communicate(timeout=60)[0]
+    took = time.monotonic() - began
+    assert process.returncode == 130, said
+    assert took < 10
+    assert "interrupted" in said.splitlines()[-1]
+    assert "Traceback" not in said
+    assert "***" not in said, "Ray's own handler aborts the process 3 s after a SIGTERM"
+    assert wait_until(lambda: not started.processes(), 3), started.processes()
+    assert started.run_folders() == []
+    assert [path.name for path in (started.folder / "out").iterdir()] == ["report.json"]
+    report = json.loads((started.folder / "out" / "report.json").read_text())
+    assert (report["ok"], report["exit_code"]) == (False, 130)
+
+
+@pytest.mark.parametrize("started", ENGINES, indirect=True)
+def test_stopped_half_way(started: Run) -> None:
+    """Ctrl-C (SIGINT to all) or SIGTERM to the command: 130 within 10 s, nothing is left.
+
+    The same command succeeds afterwards.
+    """
+    stop_half_way(started, signal.SIGINT, everyone=True)
+    started.begun.unlink()
+    stop_half_way(started, signal.SIGTERM, everyone=False)
+    started.hold.unlink()
+    process = started.start()
+    said = process.communicate(timeout=60)[0]
+    assert process.returncode == 0, said
+    result = (started.folder / "out" / "result.txt").read_text()
+    assert result == "Android 20\nDarwin 20\nLinux 20\nWINNT 20\n"
+    assert started.run_folders() == []
+
+
+@pytest.mark.parametrize("started", ENGINES, indirect=True)
+def test_killed_half_way(started: Run) -> None:
+    """SIGKILL of the command: its children are gone within 5 s, and nothing is published."""
+    process = started.start_and_hold()
+    assert started.processes(HARNESS)
+    process.kill()
+    process.wait()
+    assert wait_until(lambda: not started.processes(HARNESS), 5), started.processes(HARNESS)
+    assert not (started.folder / "out" / "result.txt").exists()

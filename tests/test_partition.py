@@ -1,0 +1,96 @@
+"""What partitions and blocks promise: a key is at home in one place for ever; rows survive."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ray_mr.shuffle.partition import checksum, divide, pack, partition_of, unpack
+from samples import pairs_of, rows
+
+PAIRS = st.lists(
+    st.tuples(st.sampled_from([b"", b"a", b"b", b"\xff\0", b"k" * 99]) | st.binary(max_size=4),
+              st.binary(max_size=5)), max_size=30,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("key", "homes"),
+    [(b"", [0, 3, 82]), (b"WINNT", [0, 4, 19]), (b"\xff\x00", [1, 4, 53])],
+)
+def test_for_ever(key: bytes, homes: list[int]) -> None:
+    """A key's partition never changes: results of two versions are alike."""
+    assert [partition_of(key, number) for number in (2, 5, 97)] == homes
+    assert partition_of(b"", 1 << 64) == 0x2D06800538D394C2, "the vector that XXH3's authors give"
+
+
+def test_not_the_hash_of_this_process() -> None:
+    """Another process, with other hashes, divides alike."""
+    code = (
+        "from ray_mr.shuffle.partition import partition_of\n"
+        "print([partition_of(b'%d' % n, 7) for n in range(50)])"
+    )
+    env = {**os.environ, "PYTHONHASHSEED": "12345"}
+    argv = [sys.executable, "-c", code]
+    said = subprocess.run(argv, env=env, capture_output=True, text=True, check=True).stdout
+    assert said.strip() == str([partition_of(b"%d" % n, 7) for n in range(50)])
+
+
+@given(PAIRS, st.integers(1, 9))
+def test_divide(pairs: list[tuple[bytes, bytes]], partitions: int) -> None:
+    """Each row is in its key's partition, in the order it came; there is one part each."""
+    parts = divide(rows(pairs), partitions)
+    assert [pairs_of(part) for part in parts] == [
+        [pair for pair in pairs if partition_of(pair[0], partitions) == number]
+        for number in range(partitions)
+    ]
+
+
+@given(PAIRS, st.integers(1, 9), st.integers(0, 30))
+def test_blocks(pairs: list[tuple[bytes, bytes]], partitions: int, low: int) -> None:
+    """A block gives back the rows of each partition, also of a slice, cut by its offsets."""
+    batch = rows(pairs).slice(min(low, len(pairs)))
+    parts = divide(batch, partitions)
+    block, offsets = pack(parts)
+    assert len(offsets) == partitions + 1
+    assert (offsets[0], offsets[-1]) == (0, block.size)
+    for number, part in enumerate(parts):
+        for data in (block, bytes(block), memoryview(block)):
+            back = unpack(data, offsets, number)
+            assert (pairs_of(back) if back is not None else []) == pairs_of(part)
+        assert (offsets[number] == offsets[number + 1]) == (part.num_rows == 0)
+
+
+def test_a_slice_does_not_take_its_parent_along() -> None:
+    """A block of one row of a large batch is small."""
+    batch = rows([(b"%d" % n, b"x" * 1000) for n in range(1000)])
+    block, _ = pack([batch.slice(500, 1)])
+    assert block.size < 4000
+
+
+def test_evenly() -> None:
+    """Keys that differ little go everywhere."""
+    homes = [partition_of(b"key-%d" % n, 8) for n in range(8000)]
+    assert min(homes.count(number) for number in range(8)) > 800
+
+
+def test_checksum() -> None:
+    """Of the bytes alone, in any buffer; one bit changes it."""
+    block, _ = pack([rows([(b"a", b"b")])])
+    data = bytearray(block)
+    assert checksum(block) == checksum(data) == checksum(bytes(data))
+    data[-1] ^= 1
+    assert checksum(data) != checksum(block)
+
+
+def test_same_bytes() -> None:
+    """Equal rows make equal blocks: a lost block may be taken from another attempt."""
+    pairs = [(b"%d" % (n % 7), b"%d" % n) for n in range(100)]
+    one = pack(divide(rows(pairs), 3))
+    other = pack(divide(rows([(b"0", b""), *pairs]).slice(1), 3))
+    assert (bytes(one[0]), one[1]) == (bytes(other[0]), other[1])

@@ -1,0 +1,360 @@
+"""A result is there whole at one moment, or not at all, in every place a result can go to."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import resource
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from ray_mr.errors import JobError, StoreError
+from ray_mr.sinks import Sink, is_prefix, part_name, read_result, report_uri, write_whole
+from ray_mr.stores import store_for
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from s3_server import S3Server
+
+TEXT = b"Android\t60\nDarwin\t60\n"
+
+
+@dataclass
+class Place:
+    """Somewhere a result goes to."""
+
+    output: str
+    server: S3Server | None = None
+
+    @property
+    def base(self) -> str:
+        return self.output[: self.output.rfind("/") + 1]
+
+    def files(self) -> dict[str, bytes]:
+        """Everything that is there, also what is not to be seen, by its name from ``base``."""
+        if self.server is None:
+            found = {
+                str(path.relative_to(self.base)): path.read_bytes()
+                for path in Path(self.base).rglob("*")
+                if path.is_file()
+            }
+            return dict(sorted(found.items()))
+        bucket, _, prefix = self.base.removeprefix("s3://").partition("/")
+        listed = self.server.client.list_objects_v2(Bucket=bucket, Prefix=prefix)
+        names = [item["Key"] for item in listed.get("Contents", ())]
+        uploads = self.server.client.list_multipart_uploads(Bucket=bucket, Prefix=prefix)
+        names += [f"{item['Key']} (upload)" for item in uploads.get("Uploads", ())]
+        return {
+            name.removeprefix(prefix): b""
+            if name.endswith("(upload)")
+            else self.server.client.get_object(Bucket=bucket, Key=name)["Body"].read()
+            for name in names
+        }
+
+    def visible(self) -> list[str]:
+        """Names that somebody who lists the place sees as files."""
+        hidden = re.compile(r"\..*\.part|.* \(upload\)")
+        return [name for name in self.files() if not hidden.fullmatch(Path(name).name)]
+
+    def put(self, name: str, data: bytes) -> None:
+        write_whole(self.base + name, data)
+
+
+@pytest.fixture(params=["file", "folder", "s3"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    """A local file, a local folder and an S3 prefix in turn; nothing is there yet."""
+    if request.param == "file":
+        return Place(f"{tmp_path}/out/result.txt")
+    return prefix_of(request, tmp_path, request.param)
+
+
+@pytest.fixture(params=["folder", "s3"])
+def prefix(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    """The places that hold parts."""
+    return prefix_of(request, tmp_path, request.param)
+
+
+def prefix_of(request: pytest.FixtureRequest, folder: Path, kind: str) -> Place:
+    if kind == "folder":
+        return Place(f"{folder}/out/")
+    server: S3Server = request.getfixturevalue("s3")
+    return Place(f"s3://{server.bucket()}/out/", server)
+
+
+def begun(output: str, parts: int, *, force: bool = False) -> Sink:
+    """A sink that can be written to."""
+    sink = Sink(output, parts, force=force)
+    sink.open()
+    return sink
+
+
+def publish(place: Place, *parts: bytes, force: bool = False) -> None:
+    sink = begun(place.output, len(parts), force=force)
+    for number, data in enumerate(parts):
+        if data:
+            sink.write(number, data)
+    sink.publish()
+    sink.abort()
+
+
+def result(place: Place) -> bytes:
+    return b"".join(stream.read() for stream in read_result(place.output))
+
+
+# ---------------------------------------------------------------- every place
+
+
+def test_invisible_before_publish(place: Place) -> None:
+    """Nothing is to be seen of a result before it is published, and all of it at once after."""
+    sink = begun(place.output, 2)
+    sink.write(0, TEXT)
+    sink.write(1, memoryview(b"Linux\t60\n"))
+    assert place.visible() == []
+    sink.publish()
+    assert result(place) == TEXT + b"Linux\t60\n"
+    sink.abort()
+    assert result(place) == TEXT + b"Linux\t60\n", "no effect after publish"
+    assert sink.sizes == [len(TEXT), 9]
+    assert place.visible() == list(place.files()), "nothing temporary stays"
+
+
+def test_abort_leaves_nothing(place: Place) -> None:
+    """A run that fails leaves no byte where its result would have been."""
+    sink = begun(place.output, 3)
+    sink.write(0, TEXT)
+    sink.write(1, TEXT)
+    sink.abort()
+    assert place.files() == {}
+    sink.abort()
+    assert not store_for(place.output).exists(place.output.rstrip("/"))
+
+
+def test_empty_result(place: Place) -> None:
+    """Parts without a byte are part of the result."""
+    publish(place, b"", b"")
+    assert result(place) == b""
+    publish(place, b"", TEXT, b"", force=True)
+    assert result(place) == TEXT
+
+
+def test_refused_if_there_is_a_result(place: Place) -> None:
+    """A result is not replaced unless the user says so, and not touched by the refusal."""
+    publish(place, TEXT)
+    before = place.files()
+    with pytest.raises(JobError, match="there is a result already") as caught:
+        Sink(place.output, 1, force=False)
+    assert "--force" in caught.value.hint
+    assert place.files() == before
+
+
+def test_force_replaces(place: Place) -> None:
+    """With force the old result is gone from the start, so that no half of two can be read."""
+    publish(place, TEXT, TEXT, TEXT)
+    sink = Sink(place.output, 2, force=True)
+    assert result(place) == TEXT * 3
+    sink.open()
+    assert place.visible() == []
+    sink.write(0, b"new\n")
+    sink.publish()
+    assert result(place) == b"new\n"
+
+
+def test_leftovers_of_a_killed_run(place: Place) -> None:
+    """What a killed run had staged is removed at the next start."""
+    killed = begun(place.output, 2)
+    killed.write(0, os.urandom(9 << 20))
+    assert place.files()
+    del killed  # as SIGKILL does: neither publish nor abort
+    sink = begun(place.output, 1)
+    sink.abort()
+    assert place.files() == {}
+
+
+def test_failed_publish_is_no_result(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the last write fails there is no result; what is there is replaced with force only."""
+    last = "_SUCCESS" if is_prefix(place.output) else "result.txt"
+    sink = begun(place.output, 2)
+    sink.write(0, TEXT)
+    staged = type(sink._staged[0])
+    complete = staged.complete
+
+    def failing(self: Any) -> None:
+        if last in str(vars(self)):
+            raise StoreError("the disk is gone")
+        complete(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(staged, "complete", failing)
+        with pytest.raises(StoreError, match="the disk is gone"):
+            sink.publish()
+        sink.abort()
+    assert last not in place.files()
+    if is_prefix(place.output):
+        with pytest.raises(JobError, match="--force"):
+            Sink(place.output, 1, force=False)
+    publish(place, b"new\n", force=is_prefix(place.output))
+    assert result(place) == b"new\n"
+    assert "part-00001" not in place.files()
+
+
+# ---------------------------------------------------------------- parts
+
+
+def test_parts_manifest_and_success(prefix: Place) -> None:
+    """A prefix holds numbered parts, the manifest that lists them with sizes, and ``_SUCCESS``."""
+    publish(prefix, b"b 1\n", b"", b"a 22\n")
+    files = prefix.files()
+    assert sorted(files) == [
+        "_SUCCESS", "manifest.json", "part-00000", "part-00001", "part-00002",
+    ]  # fmt: skip
+    assert json.loads(files["manifest.json"]) == {
+        "parts": [
+            {"name": "part-00000", "size_bytes": 4},
+            {"name": "part-00001", "size_bytes": 0},
+            {"name": "part-00002", "size_bytes": 5},
+        ]
+    }
+    assert files["_SUCCESS"] == b""
+    assert [stream.read() for stream in read_result(prefix.output)] == [b"b 1\n", b"", b"a 22\n"]
+
+
+def test_success_comes_last(prefix: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts first, then the manifest, then ``_SUCCESS``: who sees it can read all."""
+    order: list[list[str]] = []
+    sink = begun(prefix.output, 2)
+    staged = type(sink._staged[0])
+    complete = staged.complete
+
+    def watched(self: Any) -> None:
+        complete(self)
+        order.append(sorted(prefix.visible()))
+
+    monkeypatch.setattr(staged, "complete", watched)
+    sink.publish()
+    parts = ["part-00000", "part-00001"]
+    assert order == [
+        parts[:1], parts, ["manifest.json", *parts], ["_SUCCESS", "manifest.json", *parts],
+    ]  # fmt: skip
+
+
+def test_force_removes_stale_parts(prefix: Place) -> None:
+    """Parts of a larger result before are gone, what else is in the folder is not."""
+    publish(prefix, TEXT, TEXT, TEXT)
+    prefix.put("notes.txt", b"mine")
+    prefix.put("report.json", b"{}")
+    publish(prefix, b"new\n", force=True)
+    assert sorted(prefix.files()) == [
+        "_SUCCESS", "manifest.json", "notes.txt", "part-00000", "report.json",
+    ]  # fmt: skip
+
+
+def test_force_removes_parts_only(prefix: Place) -> None:
+    """A file of the user whose name only begins like a part's is not ours to delete."""
+    publish(prefix, TEXT)
+    prefix.put("part-time-workers.csv", b"mine")
+    publish(prefix, TEXT, force=True)
+    assert prefix.files()["part-time-workers.csv"] == b"mine"
+
+
+def test_part_of_more_than_one_upload(s3: S3Server) -> None:
+    """Parts of more than 8 MiB come back byte for byte, and are invisible until published."""
+    place = Place(f"s3://{s3.bucket()}/out/", s3)
+    parts = [os.urandom(20 << 20), b"", os.urandom((8 << 20) + 1)]
+    sink = begun(place.output, 3)
+    for number, data in enumerate(parts):
+        for start in range(0, len(data), 3 << 20):
+            sink.write(number, memoryview(data)[start : start + (3 << 20)])
+    assert place.visible() == []
+    assert list(place.files()) == ["part-00000 (upload)", "part-00002 (upload)"]
+    sink.publish()
+    assert [stream.read() for stream in read_result(place.output)] == parts
+    assert not [name for name in place.files() if name.endswith("(upload)")]
+
+
+def test_many_parts(tmp_path: Path) -> None:
+    """The number of parts is not bounded by the files a process may have open."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    sink = begun(f"{tmp_path}/out/", 300)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        for part in range(300):
+            sink.write(part, TEXT)
+        sink.publish()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        sink.abort()
+    assert b"".join(stream.read() for stream in read_result(f"{tmp_path}/out/")) == TEXT * 300
+
+
+# ---------------------------------------------------------------- where it cannot be written
+
+
+def unwritable(folder: Path) -> Iterator[str]:
+    """Outputs that cannot be: below a file, in a bucket that is not, a folder itself, /proc."""
+    (folder / "file").write_bytes(b"")
+    (folder / "folder").mkdir()
+    yield f"{folder}/file/result.txt"
+    yield f"{folder}/file/"
+    yield f"{folder}/folder"
+    yield "/proc/nobody-writes-here/"
+
+
+def test_unwritable_is_told_at_once(tmp_path: Path) -> None:
+    """A place that cannot be written is a StoreError that names it, before any work is done."""
+    for output in unwritable(tmp_path):
+        with pytest.raises(StoreError) as caught:
+            begun(output, 1)
+        assert caught.value.exit_code == 4
+        assert output.rstrip("/") in caught.value.message
+
+
+def test_missing_bucket_is_told_at_once(s3: S3Server) -> None:
+    """The same for a bucket that is not there."""
+    assert s3.endpoint
+    with pytest.raises(StoreError, match="no-such-bucket-here"):
+        begun("s3://no-such-bucket-here/out/", 1)
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason="root may write everywhere")
+def test_folder_without_permission(tmp_path: Path) -> None:
+    """A folder that this user may not write to is told at once."""
+    tmp_path.chmod(0o500)
+    try:
+        with pytest.raises(StoreError, match="Permission denied"):
+            begun(f"{tmp_path}/result.txt", 1)
+    finally:
+        tmp_path.chmod(0o700)
+
+
+# ---------------------------------------------------------------- neighbours
+
+
+def test_a_neighbours_result_is_left_alone(tmp_path: Path) -> None:
+    """Another run that writes beside us, to a name that begins like ours, is not disturbed."""
+    other = begun(f"{tmp_path}/day-10", 1)
+    other.write(0, TEXT)
+    begun(f"{tmp_path}/day-1", 1).abort()
+    other.publish()
+    assert (tmp_path / "day-10").read_bytes() == TEXT
+
+
+def test_output_with_wildcards_in_its_name(tmp_path: Path) -> None:
+    """An output is a name, not a pattern: what stands beside it is neither seen nor removed."""
+    (tmp_path / "out1").mkdir()
+    (tmp_path / "out1" / "part-00000").write_bytes(TEXT)
+    publish(Place(f"{tmp_path}/out[1]/"), TEXT, force=True)
+    assert (tmp_path / "out1" / "part-00000").read_bytes() == TEXT
+
+
+def test_names() -> None:
+    """Where parts and the report stand follows from the output's name alone."""
+    assert part_name(7) == "part-00007"
+    assert sorted(map(part_name, range(65536))) == [part_name(at) for at in range(65536)]
+    assert report_uri("/a/b/result.txt") == "/a/b/report.json"
+    assert report_uri("s3://bucket/a/") == "s3://bucket/a/report.json"
+    assert (is_prefix("/a/"), is_prefix("/a"), is_prefix("s3://b/a/")) == (True, False, True)

@@ -1,0 +1,114 @@
+"""What the sort promises: sorted(), by key and then by the plan's order, in bounded memory."""
+
+from __future__ import annotations
+
+import random
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ray_mr.shuffle import sort
+from ray_mr.shuffle.sort import Sorter
+from samples import open_files, rows
+
+KEYS = st.sampled_from([b"", b"a", b"aa", b"b", b"\0", b"\xff", b"\xc3\xbc", b"a\0"])
+BATCHES = st.lists(st.lists(KEYS, max_size=6), max_size=14)
+
+Arrival = list[tuple[int, list[tuple[bytes, bytes]]]]
+
+
+def sort_rows(arrival: Arrival, memory_bytes: int, folder: Path) -> list[tuple[bytes, bytes]]:
+    """What the sorter makes of batches that come in this order."""
+    sorter = Sorter(folder, memory_bytes)
+    for order, pairs in arrival:
+        sorter.add(rows(pairs), order)
+    assert sorter.rows == sum(len(pairs) for _, pairs in arrival)
+    got: list[tuple[bytes, bytes]] = []
+    for batch in sorter.batches():
+        got += zip(batch.column("key").to_pylist(), batch.column("value").to_pylist(), strict=True)
+    return got
+
+
+def placed(batches: list[list[bytes]]) -> tuple[Arrival, list[tuple[bytes, bytes]]]:
+    """Batches with their places in the order of all; and all rows, sorted the plain way."""
+    arrival: Arrival = []
+    every = []
+    for number, keys in enumerate(batches):
+        order = number << 36
+        arrival.append((order, [(key, b"%d-%d" % (number, row)) for row, key in enumerate(keys)]))
+        every += [(key, order + row, b"%d-%d" % (number, row)) for row, key in enumerate(keys)]
+    return arrival, [(key, value) for key, _, value in sorted(every)]
+
+
+@given(BATCHES, st.sampled_from([0, 1, 100, 300, 1000, 10**9]), st.randoms(use_true_random=False))
+def test_equals_sorted(batches: list[list[bytes]], memory: int, rng: random.Random) -> None:
+    """Any batches, any order of arrival, any memory limit, many runs and small windows."""
+    arrival, expected = placed(batches)
+    rng.shuffle(arrival)
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sort, "MERGE_ROWS", 2)
+        patch.setattr(sort, "FAN_IN", 3)
+        assert sort_rows(arrival, memory, Path(folder)) == expected
+
+
+@given(BATCHES, st.integers(1, 200))
+def test_windows_by_bytes(batches: list[list[bytes]], window: int) -> None:
+    """The size of a window changes nothing."""
+    arrival, expected = placed(batches)
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sort, "MERGE_BYTES", window)
+        assert sort_rows(arrival, 1, Path(folder)) == expected
+
+
+def test_rows_of_one_split_in_many_blocks(tmp_path: Path) -> None:
+    """Values of a key keep the plan's order, when blocks of two splits arrive in turns."""
+    arrival = [(split * 10**6 + row, [(b"k", b"%d" % (split * 10 + row))])
+               for row in range(10) for split in (1, 0)]  # fmt: skip
+    assert [value for _, value in sort_rows(arrival, 1, tmp_path)] == [b"%d" % n for n in range(20)]
+
+
+@pytest.mark.parametrize("memory", [0, 10**9])
+def test_nothing(tmp_path: Path, memory: int) -> None:
+    """No batch, or empty ones only, give nothing, whatever the limit."""
+    assert sort_rows([], memory, tmp_path) == []
+    assert sort_rows([(0, []), (5, [])], memory, tmp_path) == []
+
+
+def test_cascade(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More runs than are merged at once: never more files than that are open, and one to write."""
+    monkeypatch.setattr(sort, "FAN_IN", 4)
+    rng = random.Random(3)
+    expected = []
+    sorter = Sorter(tmp_path, 1)
+    files = open_files()
+    for number in range(50):
+        pairs = [(b"%d" % rng.randrange(30), b"%04d-%d" % (number, row)) for row in range(5)]
+        expected += pairs
+        sorter.add(rows(pairs), number * 5)
+    got: list[tuple[bytes, bytes]] = []
+    for batch in sorter.batches():
+        assert open_files() <= files + 5
+        got += zip(batch.column(0).to_pylist(), batch.column(1).to_pylist(), strict=True)
+    assert got == sorted(expected, key=lambda pair: pair[0])
+    assert open_files() == files
+
+
+def test_large(tmp_path: Path) -> None:
+    """200,000 rows of 40 MB through 3 MB of memory, by the limits as they are."""
+    rng = random.Random(4)
+    arrival: Arrival = []
+    for number in range(50):
+        pairs = [(b"%06d" % rng.randrange(50_000), b"x" * 200) for _ in range(4000)]
+        arrival.append((number * 4000, pairs))
+    every = sorted(pair for _, pairs in arrival for pair in pairs)
+    rng.shuffle(arrival)
+    assert sort_rows(arrival, 3 << 20, tmp_path) == every
+
+
+def test_one_huge_row(tmp_path: Path) -> None:
+    """A row larger than memory and windows is a row like others."""
+    arrival: Arrival = [(0, [(b"b", b"x" * (9 << 20))]), (1, [(b"a", b"")]), (2, [(b"b", b"y")])]
+    assert [len(value) for _, value in sort_rows(arrival, 1 << 20, tmp_path)] == [0, 9 << 20, 1]

@@ -1,0 +1,154 @@
+"""Working folders: keys cannot leave them, and they are gone afterwards."""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from ray_mr.errors import StoreError, UnsafeKey
+from ray_mr.workdir import WorkDir, arriving, run_folder, safe_path
+
+
+@pytest.mark.parametrize(
+    "key", ["a", "a/b", "a b/%2e%2e/ü", "...", ".a", "a\nb", "x" * 255, "ü" * 127]
+)
+def test_safe_keys(tmp_path: Path, key: str) -> None:
+    """A key that is a plain path below the folder becomes just that, and can be written."""
+    path = safe_path(tmp_path, key)
+    assert path == Path(f"{tmp_path}/{key}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with arriving(path) as file:
+        file.write(b"x")
+    assert path.read_bytes() == b"x"
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "", "/", "/etc/passwd", "a/", "a//b", "//a", ".", "..", "a/..", "../a", "a/../b", "./a",
+        "a/.", "a\0b", "x" * 256, "ü" * 128, "a/" * 2100 + "b", "\ud800",
+    ],
+)  # fmt: skip
+def test_unsafe_keys(tmp_path: Path, key: str) -> None:
+    """A key that is none is an error of that input, which shows it with its odd letters."""
+    with pytest.raises(UnsafeKey) as caught:
+        safe_path(tmp_path, key)
+    assert repr(key) in caught.value.message
+
+
+def test_longest_path(tmp_path: Path) -> None:
+    """The longest key that is let through can be written."""
+    room = 4096 - 64 - len(os.fsencode(tmp_path)) - 1
+    key = ("d" * 99 + "/") * (room // 100) + "e" * (room % 100 or 1)
+    path = safe_path(tmp_path, key[:room].rstrip("/"))
+    path.parent.mkdir(parents=True)
+    with arriving(path) as file:
+        file.write(b"x")
+    with pytest.raises(UnsafeKey, match="longer"):
+        safe_path(tmp_path, "f/" * 50 + key)
+
+
+def test_arriving(tmp_path: Path) -> None:
+    """A file appears whole or not at all, and replaces a link, not what that points to."""
+    original = tmp_path / "original"
+    original.write_bytes(b"original")
+    path = tmp_path / "path"
+    path.symlink_to(original)
+    with pytest.raises(KeyError), arriving(path) as file:
+        raise KeyError(file.write(b"half"))
+    assert path.read_bytes() == b"original"
+    with arriving(path) as file:
+        file.write(b"new")
+        assert path.read_bytes() == b"original"
+    assert (path.read_bytes(), original.read_bytes()) == (b"new", b"original")
+    with pytest.raises(StoreError, match="nowhere"), arriving(tmp_path / "nowhere/file"):
+        pass
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["original", "path"]
+
+
+def test_work_dir(tmp_path: Path) -> None:
+    """The folder is fresh, private, and gone afterwards, with what is read-only in it."""
+    outside = tmp_path / "outside"
+    outside.mkdir(mode=0o755)
+    (outside / "kept").write_bytes(b"")
+    (tmp_path / "attempt/old").mkdir(parents=True)
+    with WorkDir(tmp_path, "attempt") as work:
+        assert work.path == tmp_path / "attempt"
+        assert list(work.path.iterdir()) == [work.objects]
+        assert stat.S_IMODE(work.path.stat().st_mode) == 0o700
+        (work.objects / "a/b").mkdir(parents=True)
+        (work.objects / "a/b/file").write_bytes(b"x")
+        (work.objects / "link").symlink_to(outside)
+        (work.objects / "a/b").chmod(0)
+        (work.objects / "a").chmod(0o500)
+    assert not work.path.exists()
+    assert (outside / "kept").exists()
+    assert stat.S_IMODE(outside.stat().st_mode) == 0o755
+
+
+def test_work_dir_is_no_link(tmp_path: Path) -> None:
+    """A link in the place of the folder is replaced, and what it points to left alone."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "kept").write_bytes(b"")
+    (tmp_path / "attempt").symlink_to(outside)
+    with WorkDir(tmp_path, "attempt") as work:
+        assert not work.path.is_symlink()
+    assert (outside / "kept").exists()
+
+
+def test_work_dir_keeps_the_error(tmp_path: Path) -> None:
+    """An error on the way out is never hidden by one of the clearing away."""
+    with pytest.raises(KeyError), WorkDir(tmp_path, "attempt") as work:
+        raise KeyError
+    assert not work.path.exists()
+    with pytest.raises(StoreError, match="missing"), WorkDir(tmp_path / "missing", "attempt"):
+        pass
+
+
+def test_work_dir_while_somebody_writes(tmp_path: Path) -> None:
+    """A last process that still writes does not keep the folder from going."""
+    stop = time.monotonic() + 0.1
+
+    def write(folder: Path) -> None:
+        number = 0
+        while time.monotonic() < stop:
+            number += 1
+            try:
+                (folder / str(number)).write_bytes(b"")
+            except FileNotFoundError:
+                return
+
+    with WorkDir(tmp_path, "attempt") as work:
+        thread = threading.Thread(target=write, args=(work.path,))
+        thread.start()
+    thread.join()
+    assert not work.path.exists()
+
+
+def test_run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run's folder is the user's own: private, the same when asked again, never a link."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    folder = run_folder("run-1")
+    assert folder == tmp_path / f"ray_mr-{os.getuid()}" / "run-1"
+    assert run_folder("run-1") == folder
+    for path in (folder, folder.parent):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o700
+    folder.parent.chmod(0o777)
+    run_folder("run-1")
+    assert stat.S_IMODE(folder.parent.stat().st_mode) == 0o700
+    folder.rmdir()
+    folder.symlink_to(tmp_path)
+    with pytest.raises(StoreError, match="not a folder of this user"):
+        run_folder("run-1")
+    if os.getuid() == 0:
+        folder.unlink()
+        folder.mkdir()
+        os.chown(folder, 65534, 65534)
+        with pytest.raises(StoreError, match="not a folder of this user"):
+            run_folder("run-1")
