@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import signal
 import subprocess
 import sys
@@ -14,8 +15,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from ray_mr import errors
-from ray_mr.cli import commands, main
-from ray_mr.cli.progress import Bar, Lines, printable, watcher
+from ray_mr.cli import main, taskcluster
+from ray_mr.cli.progress import Bar, Lines, watcher
+from ray_mr.cli.screen import printable
 from ray_mr.events import Advanced, Event, Notice, Stage
 from ray_mr.job import Job
 from ray_mr.model import StoredObject
@@ -202,7 +204,7 @@ class TestMap:
         """The files looked for are named; the one in /etc is the second."""
         (tmp_path / "analysis-tools.yml").unlink()
         second = tmp_path / "etc.yml"
-        monkeypatch.setattr(commands, "JOB_FILES", ("analysis-tools.yml", str(second)))
+        monkeypatch.setattr(taskcluster, "JOB_FILES", ("analysis-tools.yml", str(second)))
         result = call("map", "x")
         assert result.exit_code == 2
         assert f"neither analysis-tools.yml nor {second}" in result.stderr
@@ -298,6 +300,19 @@ class TestErrors:
         assert "Traceback" not in result.output
         assert not driver.jobs
 
+    @pytest.mark.parametrize(
+        ("word", "told"),
+        [
+            ("runn", "no command 'runn'; did you mean `run`?"),
+            ("xyzzy", "no command 'xyzzy'; there are plan, run"),
+        ],
+    )
+    def test_unknown_command(self, word: str, told: str) -> None:
+        """A word that is no command is told with the nearest that is one, or with all."""
+        result = call(word)
+        assert result.exit_code == 2
+        assert told in result.stderr
+
     def test_wrong_flag(self) -> None:
         """A flag's fault names the flag and the valid words."""
         result = call("run", "job.yml", "--decompress", "gzip")
@@ -346,6 +361,49 @@ class TestHelp:
         words = [sys.executable, "-m", "ray_mr", "--help"]
         done = subprocess.run(words, capture_output=True, check=True)
         assert done.stdout.startswith(b"Usage: ray-mr ")
+
+
+    def test_alone(self) -> None:
+        """Without a command there is the help, and an exit code that no script takes for done."""
+        result = call()
+        assert result.exit_code == 2
+        assert "Commands" not in result.output
+        for name, command in main.commands.items():
+            assert name in result.output
+            assert command.get_short_help_str(70) in " ".join(result.output.split())
+
+
+class TestClosedStreams:
+    """Whoever reads our output may go."""
+
+    def test_stdout(self, tmp_path: Path) -> None:
+        """``| head``: a command whose reader has gone ends as by SIGPIPE, without a word."""
+        (tmp_path / "in").write_text("x\n")
+        (tmp_path / "job.yml").write_text("inputs: [in]\nmapper: {language: binary, script: cat}")
+        reading, writing = os.pipe()
+        os.close(reading)
+        words = [sys.executable, "-m", "ray_mr", "plan", "job.yml"]
+        done = subprocess.run(
+            words, cwd=tmp_path, stdout=writing, stderr=subprocess.PIPE, check=False
+        )
+        os.close(writing)
+        assert (done.returncode, done.stderr) == (141, b"")
+
+    def test_stderr(self, tmp_path: Path) -> None:
+        """A run whose messages nobody reads any more goes on to its result."""
+        (tmp_path / "in").write_text("x\n")
+        (tmp_path / "job.yml").write_text(
+            "inputs: [in]\nmapper: {language: binary, script: xargs, arguments: [cat]}"
+        )
+        reading, writing = os.pipe()
+        os.close(reading)
+        words = [sys.executable, "-m", "ray_mr", "run", "job.yml", "--engine", "local"]
+        done = subprocess.run(
+            words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=writing, check=False
+        )
+        os.close(writing)
+        assert done.returncode == 0
+        assert (tmp_path / "result.txt").read_text() == "x\n"
 
 
 class _Terminal(io.StringIO):

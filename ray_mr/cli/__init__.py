@@ -1,4 +1,7 @@
-"""The command ``ray-mr``: how errors end it.  The commands stand in ``commands``."""
+"""The command ``ray-mr``: its commands, and how errors end it.
+
+A command is a function in a module here, and its name in the table at the bottom.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ray_mr.cli import commands
-from ray_mr.cli.progress import printable
+from ray_mr.cli import jobs, taskcluster
+from ray_mr.cli.screen import say
 from ray_mr.errors import Interrupted, RayMrError
+from ray_mr.jobfile import nearest
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -30,19 +34,38 @@ class _Cli(click.Group):
         except (click.ClickException, click.Abort, click.exceptions.Exit):
             raise
         except KeyboardInterrupt:
-            _say("interrupted")
+            say("ray-mr: interrupted")
             ctx.exit(Interrupted.exit_code)
         except RayMrError as error:
-            _say(f"error: {error}")
+            say(f"ray-mr: error: {error}")
             ctx.exit(error.exit_code)
         except Exception:  # noqa: BLE001 - the last fence: whatever else comes is a defect of ours
-            _say(traceback.format_exc().rstrip())
-            _say("error: a defect of ours; please report the lines above")
+            say(traceback.format_exc().rstrip())
+            say("ray-mr: error: a defect of ours; please report the lines above")
             ctx.exit(DEFECT_EXIT_CODE)
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command; for a word that is none, name the nearest."""
+        word = args[0]
+        if self.get_command(ctx, word) is None and not word.startswith("-"):
+            names = ", ".join(self.list_commands(ctx))
+            near = nearest(word, self.commands) or f"; there are {names}"
+            ctx.fail(f"no command {word!r}{near}")
+        return super().resolve_command(ctx, args)
 
-def _say(text: str) -> None:
-    click.echo(f"ray-mr: {printable(text)}", err=True)
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """The names in the order of the table."""
+        return list(self.commands)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """A section of the help for each section of the table."""
+        del ctx
+        for title, commands in COMMANDS.items():
+            rows = [(each.name or "", each.get_short_help_str(70)) for each in commands]
+            with formatter.section(title):
+                formatter.write_dl(rows)
 
 
 def _stop_as_by_key() -> None:
@@ -73,5 +96,12 @@ def main() -> None:
     """  # noqa: D301 - click's mark for lines that are not to be wrapped
 
 
-for _command in (commands.plan, commands.run, commands.map_):
-    main.add_command(_command)
+COMMANDS: dict[str, tuple[click.Command, ...]] = {
+    "Jobs": (jobs.plan, jobs.run),
+    "TaskCluster": (taskcluster.map_,),
+}
+"""The commands, in the order and under the titles that the help shows."""
+
+for _commands in COMMANDS.values():
+    for _command in _commands:
+        main.add_command(_command)

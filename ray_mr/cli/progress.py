@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Protocol, TextIO
 
+from ray_mr.cli.screen import printable, say
 from ray_mr.events import Advanced, Event, Notice, Stage
 from ray_mr.units import format_bytes, format_seconds
 
@@ -36,13 +37,6 @@ def watcher(stream: TextIO, environ: Mapping[str, str]) -> Watcher:
     if not stream.isatty() or dumb or any(environ.get(name) for name in PLAIN_UNDER):
         return Lines(stream)
     return Bar(stream)
-
-
-def printable(text: str) -> str:
-    """The text with every character that could steer a terminal replaced."""
-    return "".join(
-        c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text
-    )
 
 
 class Lines:
@@ -92,7 +86,7 @@ class Lines:
         return f", {format_seconds(rest_bytes * (now - self._began_s) / read_bytes)} left"
 
     def _print(self, text: str) -> None:
-        print(printable(text), file=self._stream, flush=True)
+        say(text, self._stream)
 
 
 def _joined(head: str, tail: str) -> str:

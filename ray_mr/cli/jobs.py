@@ -1,0 +1,71 @@
+"""The commands ``plan`` and ``run``: from a job file to what would be done, and to its result.
+
+The driver, and with it all that is heavy, is imported when a command runs.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import IO
+
+import click
+
+from ray_mr.cli.flags import gathered, options
+from ray_mr.cli.running import run_and_show
+from ray_mr.cli.screen import put
+from ray_mr.job import Job
+
+
+@click.command()
+@click.argument("job_file", metavar="JOB.yml")
+@click.argument("inputs", metavar="[INPUT]...", nargs=-1)
+@options
+def plan(
+    *,
+    job_file: str,
+    inputs: tuple[str, ...],
+    keys_from: IO[str] | None,
+    engine: str,  # noqa: ARG001 - so that the words of a `run` can be tried with `plan`
+    force: bool,  # noqa: ARG001 - as engine
+    **fields: str | None,
+) -> None:
+    """Show what a run would do: inputs, splits, disk.
+
+    Lists the inputs and reads the scripts, and does nothing else.  The words are those of run.
+
+    \b
+    Example:
+      ray-mr plan job.yml
+    """  # noqa: D301 - click's mark for lines that are not to be wrapped
+    job = Job.from_file(job_file, inputs=gathered(inputs, keys_from), overrides=fields)
+    from ray_mr.driver.run import plan as make_plan
+
+    put(make_plan(job).describe(os.cpu_count() or 1))
+
+
+@click.command()
+@click.argument("job_file", metavar="JOB.yml")
+@click.argument("inputs", metavar="[INPUT]...", nargs=-1)
+@options
+def run(
+    *,
+    job_file: str,
+    inputs: tuple[str, ...],
+    keys_from: IO[str] | None,
+    engine: str,
+    force: bool,
+    **fields: str | None,
+) -> None:
+    """Run a job file.
+
+    INPUTs (s3://bucket/key, prefixes, ** globs, local paths) take the place of the job's own.
+    Options win over the file.
+
+    \b
+    Examples:
+      ray-mr run job.yml
+      ray-mr run job.yml 's3://pings/2014/**' --reducers 4 --output s3://results/os/
+      ls /data/*.xz | ray-mr run job.yml --keys-from - --engine local
+    """  # noqa: D301 - click's mark for lines that are not to be wrapped
+    job = Job.from_file(job_file, inputs=gathered(inputs, keys_from), overrides=fields)
+    run_and_show(job, engine=engine, force=force)

@@ -1,0 +1,64 @@
+"""The command ``map``: what a TaskCluster task calls."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import IO
+
+import click
+
+from ray_mr.cli.flags import gathered, options
+from ray_mr.cli.running import run_and_show
+from ray_mr.errors import JobError
+from ray_mr.job import Job
+
+JOB_FILES = ("analysis-tools.yml", "/etc/analysis-tools.yml")
+"""Where ``map`` looks for its job, as in 2014."""
+
+
+@click.command("map")
+@click.argument("keys", metavar="[KEY]...", nargs=-1)
+@click.option(
+    "--job",
+    "job_file",
+    metavar="JOB.yml",
+    help=f"The job file.  [default: {' or '.join(JOB_FILES)}]",
+)
+@click.option("--bucket", help="Bucket of the KEYs that are not written s3://BUCKET/KEY.")
+@options
+def map_(
+    *,
+    keys: tuple[str, ...],
+    job_file: str | None,
+    bucket: str | None,
+    keys_from: IO[str] | None,
+    engine: str,
+    force: bool,
+    **fields: str | None,
+) -> None:
+    """Run a job's mapper alone over some KEYs.
+
+    This is a map task of 2014: result.txt is what the mapper puts out, in the order of the KEYs.
+    Without --bucket, a KEY without s3:// is a local path.
+
+    \b
+    Examples:
+      ray-mr map --bucket pings 2014/a.lzma 2014/b.lzma
+      ray-mr map --job job.yml --keys-from keys.txt --engine local
+    """  # noqa: D301 - click's mark for lines that are not to be wrapped
+    uris = gathered(keys, keys_from)
+    if not uris:
+        raise JobError("no KEYs: there is nothing to map", "give KEYs, or a list by --keys-from")
+    if bucket is not None:
+        if not bucket or "/" in bucket:
+            raise click.BadParameter("a bucket's name alone, such as pings", param_hint="--bucket")
+        uris = [key if "://" in key else f"s3://{bucket}/{key}" for key in uris]
+    job = Job.from_file(job_file or _found(), role="map", inputs=uris, overrides=fields)
+    run_and_show(job, engine=engine, force=force)
+
+
+def _found() -> str:
+    for name in JOB_FILES:
+        if Path(name).exists():
+            return name
+    raise JobError(f"no job file: neither {' nor '.join(JOB_FILES)}", "name one with --job")
