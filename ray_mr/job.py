@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 SYSTEM_FOLDER = "/etc"
 """A job file here belongs to an image: its paths are relative to the working directory."""
 
-Feed = Literal["files", "records"]
+Feed = Literal["files", "records", "lines"]
 Role = Literal["run", "map", "reduce"]
 
 
@@ -73,7 +73,8 @@ class Script(_Value):
     arguments: tuple[str, ...] = Field((), description="Command-line arguments of the script.")
     feed: Feed | None = Field(
         None,
-        description="What it is fed: records (the default for python) or files (for the others).",
+        description="What it is fed: records (the default for python), files (for the others), "
+        "or lines, as Hadoop Streaming does.",
     )
     function: SkipJsonSchema[Callable[..., Any] | None] = Field(
         None, exclude=True, description="A Python function instead of a script."
@@ -103,8 +104,8 @@ class Script(_Value):
             raise _fault("function", "stands beside a script: give one of the two")
         elif self.language != "python":
             raise _fault("language", "must be python for a function")
-        elif self.feed == "files":
-            raise _fault("feed", "files needs a script: a function is called with records")
+        elif self.feed in {"files", "lines"}:
+            raise _fault("feed", f"{self.feed} needs a script: a function is called with records")
         if self.feed == "records" and self.language != "python":
             raise _fault("feed", f"records for {self.language} comes later: use `feed: files`")
         return self
@@ -195,9 +196,10 @@ class Job(_Value):
     decompress: Literal["auto", "none", "gz", "bz2", "xz", "lzma", "zst"] = Field(
         "auto", description="Compression of the inputs; auto looks at their first bytes."
     )
-    separator: Literal["auto", "tab"] = Field(
+    separator: Literal["auto", "tab", "tab-or-space"] = Field(
         "auto",
-        description="What ends the key in map output: auto (first TAB, else last space) or tab.",
+        description="What ends the key in map output: tab (the first TAB), tab-or-space (if there "
+        "is none, the last space), or auto: tab for a mapper fed lines, else tab-or-space.",
     )
     attempts: int = Field(4, ge=1, description="Tries of a piece of work before it has failed.")
     downloads: int = Field(8, ge=1, le=256, description="Downloads at once in each map task.")
@@ -265,6 +267,13 @@ class Job(_Value):
         if self.reducer is None and self.reducers != 1:
             raise _fault("reducers", "must be 1 without a reducer: map-only output has one part")
         return self
+
+    @property
+    def key_end(self) -> Literal["tab", "tab-or-space"]:
+        """``separator``, with the feed's default applied."""
+        if self.separator != "auto":
+            return self.separator
+        return "tab" if self.mapper.fed == "lines" else "tab-or-space"
 
     @classmethod
     def from_file(

@@ -66,7 +66,7 @@ class Plan:
 
         The largest ``slots`` splits, stored and decoded; a compressed object (by the job's
         ``decompress``, for ``auto`` by its name's end) is taken to decode to ``DECODED_RATIO``
-        times its size, but not in feed ``records``, where the harness decodes in memory.
+        times its size, but only in feed ``files``: the other feeds decode in memory.
         """
         scratch = sorted((self._scratch(split) for split in self.splits), reverse=True)
         return sum(scratch[:slots])
@@ -81,7 +81,7 @@ class Plan:
         return self.scratch_bytes(slots) + shuffled
 
     def _scratch(self, split: Split) -> int:
-        how = "none" if self.mapper.feed == "records" else self.job.decompress
+        how = self.job.decompress if self.mapper.feed == "files" else "none"
         return sum(
             item.object.size_bytes * (1 + DECODED_RATIO)
             if how not in {"auto", "none"}

@@ -42,7 +42,7 @@ def split(line: bytes, separator: str) -> tuple[bytes, bytes]:
     """Key and value of a line, the plain way."""
     if b"\t" in line:
         key, _, value = line.partition(b"\t")
-    elif separator == "auto" and b" " in line:
+    elif separator == "tab-or-space" and b" " in line:
         key, _, value = line.rpartition(b" ")
     else:
         key, value = line, b""
@@ -66,13 +66,13 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 class TestParse:
     """Lines to keys and values."""
 
-    @given(TEXT, st.sampled_from(["auto", "tab"]))
+    @given(TEXT, st.sampled_from(["tab-or-space", "tab"]))
     def test_separators(self, text: bytes, separator: str) -> None:
         """First TAB, else (auto) the last space, else the whole line with an empty value."""
         expected = [split(line, separator) for line in text.split(b"\n")[:-1]]
         assert pairs_of(parse_lines(text, separator)) == expected
 
-    @given(TEXT, st.sampled_from(["auto", "tab"]))
+    @given(TEXT, st.sampled_from(["tab-or-space", "tab"]))
     def test_whole(self, text: bytes, separator: str) -> None:
         """The same keys, and as value the whole line."""
         expected = [(split(line, separator)[0], line) for line in text.split(b"\n")[:-1]]
@@ -91,19 +91,19 @@ class TestParse:
     @pytest.mark.parametrize("around", [b"", b"x\ty\n", b"x y\n", b"x\n", b"\n", b"a b\tc\n"])
     def test_lines(self, line: bytes, key: bytes, value: bytes, around: bytes) -> None:
         """A line is read the same whatever stands around it."""
-        batch = parse_lines(around + line + b"\n" + around, "auto")
+        batch = parse_lines(around + line + b"\n" + around, "tab-or-space")
         assert pairs_of(batch)[1 if around else 0] == (key, value)
 
     def test_batch_is_its_own(self) -> None:
         """A batch holds its keys and values, not the text they were cut from."""
-        batch = parse_lines(b"k\t" + b"x" * 1000 + b"\n", "auto")
+        batch = parse_lines(b"k\t" + b"x" * 1000 + b"\n", "tab-or-space")
         assert sum(len(column.buffers()[2]) for column in batch.columns) < 1200
 
     def test_fast(self) -> None:
         """A million lines take well below a second: no loop over rows."""
         for text in (b"key 1\n" * 500_000 + b"key\t1\n" * 500_000, b"key\n" * 1_000_000):
             began = time.monotonic()
-            assert parse_lines(text, "auto").num_rows == 1_000_000
+            assert parse_lines(text, "tab-or-space").num_rows == 1_000_000
             assert time.monotonic() - began < 2
 
 
@@ -151,7 +151,7 @@ class TestBatcher:
     """Rows gathered into batches."""
 
     def feed(self, events: list[bytes | Pairs | None]) -> Iterator[pa.RecordBatch]:
-        batcher = Batcher(lambda text: parse_lines(text, "auto"))
+        batcher = Batcher(lambda text: parse_lines(text, "tab-or-space"))
         for event in events:
             if event is None:
                 yield from batcher.end_text()
@@ -176,7 +176,7 @@ class TestBatcher:
                 if isinstance(event, bytes):
                     whole.append(event)
                     cuts += [event[at : at + step] for at in range(0, len(event), step)]
-                    expected += [split(line, "auto") for line in event.split(b"\n")[:-1]]
+                    expected += [split(line, "tab-or-space") for line in event.split(b"\n")[:-1]]
                 elif event is None:
                     whole.append(None)
                     cuts.append(None)

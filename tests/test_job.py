@@ -202,7 +202,7 @@ FAULTS = [
     ("mapper: m.py", 3, "mapper", "{language: python, script: mapper.py}"),
     ("mapper: {script: m, arguments: x}", 3, "mapper.arguments", "must be a list"),
     ("mapper: {script: m, arguments: [[a]]}", 3, "mapper.arguments[0]", "must be text"),
-    ("mapper:\n  script: m\n  feed: lines", 5, "mapper.feed", "none of files, records"),
+    ("mapper:\n  script: m\n  feed: line", 5, "mapper.feed", "none of files, records, lines"),
     (
         "mapper:\n  language: javascript\n  script: m\n  feed: records",
         6, "mapper.feed", "comes later",
@@ -343,6 +343,7 @@ class TestPython:
             (lambda: Script(script="a", function=mapper), "function: stands beside a script"),
             (lambda: Script(function=mapper, language="binary"), "language: must be python"),
             (lambda: Script(function=mapper, feed="files"), "feed: files needs a script"),
+            (lambda: Script(function=mapper, feed="lines"), "feed: lines needs a script"),
             (lambda: Script(function=3), "function: must be a function"),
         ],
     )

@@ -230,9 +230,9 @@ class TestReporter:
          "g,n,3 apples"],
     )  # fmt: skip
     def test_not_three_fields(self, tmp_path: Path, line: str) -> None:
-        """Anything but three fields with an integer is no counter, and no crash."""
+        """Anything but three fields with an integer is counted as malformed."""
         child = self.report(tmp_path, f"reporter:counter:{line}", "reporter:counter:g,n,1")
-        assert child.counters == {"g,n": 1}
+        assert child.counters == {"g,n": 1, process.MALFORMED: 1}
 
     def test_status_and_done(self, tmp_path: Path) -> None:
         """The last status counts, bounded; a done line is no last word."""

@@ -1,8 +1,9 @@
 """A child in its role: the mapper, reducer or combiner of one attempt, from files to output.
 
-Two feeds.  ``records``: a harness of ours calls the user's function and speaks ``wire``.
+Three feeds.  ``records``: a harness of ours calls the user's function and speaks ``wire``.
 ``files``: the program reads file names on stdin and leaves its output in ``result.txt`` or on
-stdout; nothing of it is used before the child has ended well, so it waits on disk.
+stdout; nothing of it is used before the child has ended well, so it waits on disk.  ``lines``: the
+program reads lines on stdin and writes lines on stdout, which are taken as they come.
 """
 
 from __future__ import annotations
@@ -309,6 +310,53 @@ class Combiner:
         self._output.close()
 
 
+class PlainChild:
+    """A program without a harness: text on its stdin, text on its stdout."""
+
+    def __init__(self, setting: Setting) -> None:
+        setting.write_program()
+        self._setting = setting
+        self.counters: Counter[str] = Counter()
+        """What it counted, once it has ended well."""
+        self.status = ""
+        """Its last ``reporter:status:``."""
+
+    def run(self, feed: Iterable[bytes], *, left: str, hint: str) -> Generator[bytes]:
+        """Feed the child and yield its stdout as it comes; empty for a moment of silence.
+
+        Args:
+            feed: Its stdin.
+            left: What it has not read if it ends before the end of its stdin, for a message.
+            hint: What to do then.
+
+        Raises:
+            ChildError: It crashed or hung, or ended before it had read all of its stdin.
+        """
+        with self._setting.start(feed) as process:
+            for data in process.chunks():
+                self.status = process.status
+                yield data
+            process.finish()
+            self.counters.update(process.counters)
+            if process.input_closed_early:
+                raise ChildError(
+                    f"{process.name} closed its stdin and ended before it {left}", hint
+                )
+
+
+def run_lines(child: PlainChild, lines: Iterable[bytes]) -> Generator[bytes]:
+    """Output of a program that reads lines on stdin, as it comes; see ``PlainChild.run``.
+
+    Args:
+        child: The program.
+        lines: Whole lines, many at a time.
+    """
+    return child.run(
+        lines, left="had read every line",
+        hint="read stdin to its end: `sed -n 1,10p` does where `head` does not",
+    )  # fmt: skip
+
+
 def run_files(
     setting: Setting, paths: Iterable[bytes], counters: Counter[str] | None = None
 ) -> Iterator[bytes | None]:
@@ -319,24 +367,21 @@ def run_files(
     Raises:
         ChildError: It crashed or hung, or closed its stdin before it had every name.
     """
-    setting.write_program()
+    child = PlainChild(setting)
     spool = setting.folder / SPOOL_NAME
-    with setting.start(path + b"\n" for path in paths) as process:
-        with spool.open("wb") as target:
-            for data in process.chunks():
-                target.write(data)
-                yield None
-        process.finish()
-        if counters is not None:
-            counters.update(process.counters)
-        if process.input_closed_early:
-            raise ChildError(
-                f"{process.name} closed its stdin and ended before it was told of every file",
-                "read file names until the end of stdin",
-            )
+    names = (path + b"\n" for path in paths)
+    told = child.run(
+        names, left="was told of every file", hint="read file names until the end of stdin"
+    )
+    with contextlib.closing(told) as output, spool.open("wb") as target:
+        for data in output:
+            target.write(data)
+            yield None
+    if counters is not None:
+        counters.update(child.counters)
     result = setting.folder / RESULT_NAME
-    with (result if result.is_file() else spool).open("rb") as output:
-        yield from _pieces(output)
+    with (result if result.is_file() else spool).open("rb") as made:
+        yield from _pieces(made)
 
 
 def _pieces(stream: IO[bytes]) -> Iterator[bytes]:

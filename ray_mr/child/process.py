@@ -42,7 +42,12 @@ TICK_S = 0.25
 LONGEST_LINE_BYTES = 1 << 16
 TAIL_LINES = 40
 TAIL_LINE_BYTES = 4096
+PIPE_BYTES = 1 << 20
+"""Asked of the kernel for each pipe: fewer switches between us and the child."""
+MALFORMED = "ray_mr,malformed counter lines"
+"""The counter of ``reporter:counter:`` lines without group, name and a whole number."""
 _COUNTER = re.compile(rb"reporter:counter:([^,]*),([^,]*),([+-]?\d{1,18})\s*")
+_ANY_COUNTER = re.compile(rb"reporter:counter:.*")
 _STATUS = re.compile(rb"reporter:status:(.*)")
 _DONE = re.compile(rb"reporter:done:.*")
 
@@ -96,6 +101,7 @@ class Process:
         # We keep the reading end too: what is left in it was never read.
         self._stdin_read, self._stdin_write = os.pipe()
         os.set_blocking(self._stdin_write, False)
+        _widen(self._stdin_write)
         try:
             self._popen = _spawn(argv, folder, child_environment(env), self._stdin_read)
         except BaseException:
@@ -104,6 +110,7 @@ class Process:
             raise
         streams = (self._popen.stdout, self._popen.stderr)
         self._stdout, self._stderr = cast(tuple[IO[bytes], ...], streams)
+        _widen(self._stdout.fileno())
         self._alive_at = self._rested_at = self._checked_at = time.monotonic()
         self._cpu_ticks = 0
         self._feeding = True
@@ -167,6 +174,8 @@ class Process:
         if match := _COUNTER.fullmatch(line):
             group, name = (part.decode("utf-8", "replace") for part in match.group(1, 2))
             self.counters[f"{group},{name}"] += int(match[3])
+        elif _ANY_COUNTER.match(line):
+            self.counters[MALFORMED] += 1
         elif match := _STATUS.match(line):
             self.status = match[1].decode("utf-8", "replace").strip()[:200]
         elif not _DONE.match(line):
@@ -287,6 +296,12 @@ class Process:
         if not any(thread.is_alive() for thread in self._threads):
             self._stdout.close()
             self._stderr.close()
+
+
+def _widen(pipe: int) -> None:
+    """A larger buffer, unless this user's pipes have had their share of memory."""
+    with contextlib.suppress(OSError):
+        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
 
 
 def _unread_bytes(pipe: int) -> int:

@@ -37,7 +37,7 @@ class Report:
     """Inputs that failed, with the cause."""
     notices: list[str] = field(default_factory=list)
     """What happened on the way: retries, replacements."""
-    separator: str = "auto"
+    separator: str = "tab-or-space"
     error: RayMrError | None = None
     """Why nothing was published."""
 

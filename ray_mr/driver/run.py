@@ -230,7 +230,7 @@ class _Run:
             inputs=ledger.rows_of_inputs() if ledger else [],
             failed=[(uri, each.message) for uri, each in ledger.failures] if ledger else [],
             notices=self._notices,
-            separator=self._job.separator,
+            separator=self._job.key_end,
             error=error,
         )
 

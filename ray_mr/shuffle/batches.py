@@ -66,7 +66,7 @@ def _between(marks: Any, starts: Any, ends: Any) -> bool:
 def _separators(data: Any, starts: Any, ends: Any, separator: str) -> tuple[Any, Any]:
     """Where the separator of each line stands, and whether it has one.
 
-    ``auto``: the first TAB, else the last space; ``tab``: the first TAB only.
+    ``tab-or-space``: the first TAB, else the last space; ``tab``: the first TAB only.
     """
     tabs = np.flatnonzero(data == TAB)
     if _between(tabs, starts, ends):
@@ -77,7 +77,7 @@ def _separators(data: Any, starts: Any, ends: Any, separator: str) -> tuple[Any,
         index = np.minimum(np.searchsorted(tabs, starts), len(tabs) - 1)
         found = (tabs[index] >= starts) & (tabs[index] < ends)
         at = np.where(found, tabs[index], ends)
-    if separator == "auto" and not found.all():
+    if separator == "tab-or-space" and not found.all():
         spaces = np.flatnonzero(data == SPACE)
         if not len(tabs) and _between(spaces, starts, ends):
             return spaces, np.ones(len(ends), bool)
@@ -99,7 +99,7 @@ def parse_lines(text: bytes, separator: str, *, whole: bool = False) -> pa.Recor
 
     Args:
         text: Whole lines.
-        separator: ``auto`` or ``tab``; a line without one is a key with an empty value.
+        separator: ``tab`` or ``tab-or-space``; a line without one is a key with an empty value.
         whole: The value is the whole line instead.
     """
     data = np.frombuffer(text, np.uint8)

@@ -9,21 +9,23 @@ from __future__ import annotations
 import contextlib
 import time
 import traceback
-from collections import Counter
+from collections import Counter, deque
 from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from ray_mr.child import child as children
+from ray_mr.child import streaming
 from ray_mr.child.process import Limits
 from ray_mr.errors import ChildCrashed, DataError, LedgerError, RayMrError
 from ray_mr.fetch import Fetch, Fetched
 from ray_mr.model import AttemptEnd, AttemptId, BlockMeta, FileCounts, Progress, Split
 from ray_mr.shuffle import aggregate, batches, partition
 from ray_mr.stores import store_for
+from ray_mr.tasks.lines import BadInputError, LineFeed
 from ray_mr.workdir import WorkDir, disk_errors
 
 if TYPE_CHECKING:
@@ -63,6 +65,8 @@ class MapTask:
     whole_lines: bool
     """The reducer reads files, and nothing is combined: a value is the mapper's whole line."""
     run_id: str
+    maps: int
+    """Splits of the plan."""
 
     @classmethod
     def of(cls, plan: Plan, run_id: str) -> MapTask:
@@ -70,7 +74,8 @@ class MapTask:
         files = not isinstance(plan.reducer, str | None) and plan.reducer.feed == "files"
         partitions = 0 if plan.reducer is None else plan.job.reducers
         whole = files and plan.combiner is None
-        return cls(plan.job, plan.mapper, plan.combiner, partitions, whole, run_id)
+        maps = len(plan.splits)
+        return cls(plan.job, plan.mapper, plan.combiner, partitions, whole, run_id, maps)
 
     def setting(self, program: Program, folder: Path) -> children.Setting:
         """How a child of this run is started."""
@@ -142,7 +147,10 @@ class _Attempt:
     # ------------------------------------------------------------ the child
 
     def run(self, work: WorkDir) -> Iterator[Message]:
-        run = self._run_records if self.task.mapper.feed == "records" else self._run_files
+        feeds = {
+            "records": self._run_records, "files": self._run_files, "lines": self._run_lines
+        }  # fmt: skip
+        run = feeds[self.task.mapper.feed]
         # Closed here, whatever happens: an error's traceback would keep the child alive.
         with contextlib.closing(run(work)) as output:
             if not self.task.partitions:
@@ -185,8 +193,11 @@ class _Attempt:
             self.failed[position] = error
 
     def _file_done(self, counts: FileCounts) -> None:
-        self.files[counts.position] = counts
         self.suspect = next((at for at in self.objects if at > counts.position), None)
+        self._counted(counts)
+
+    def _counted(self, counts: FileCounts) -> None:
+        self.files[counts.position] = counts
         self.done_bytes += self.objects[counts.position].size_bytes
 
     def _deliveries(self, fetch: Fetch) -> Iterator[children.Delivery]:
@@ -209,13 +220,32 @@ class _Attempt:
             try:
                 for data in children.run_files(setting, self._paths(files), self.counters):
                     yield None if data is None else children.Text(data)
-            except _BadInputError:
-                yield from self._check_rest(fetch, files)
+            except BadInputError:
+                yield from self._check_rest(fetch, self._paths(files, go_on=True))
 
-    def _check_rest(self, fetch: Fetch, files: Iterator[Fetched]) -> Iterator[None]:
+    def _run_lines(self, work: WorkDir) -> Generator[children.Output]:
+        job = self.task.job
+        setting = self.task.setting(self.task.mapper, work.path)
+        place = streaming.map_place(self.ident, self.split.inputs, self.task.maps)
+        words = streaming.environment(job, self.task.run_id, work.path, place)
+        child = children.PlainChild(replace(setting, env={**words, **setting.env}))
+        with Fetch(
+            self.split.inputs, work.objects, downloads=job.downloads, ahead_bytes=AHEAD_BYTES,
+            decompress=job.decompress, decode_here=(), private=False, keep=False,
+        ) as fetch:  # fmt: skip
+            feed = LineFeed(fetch, self._counted, self.failed.__setitem__)
+            try:
+                for data in children.run_lines(child, feed):
+                    self.status = child.status
+                    yield children.Text(data) if data else None
+            except BadInputError:
+                yield from self._check_rest(fetch, feed.rest())
+        self.counters.update(child.counters)
+
+    def _check_rest(self, fetch: Fetch, inputs: Iterator[object]) -> Iterator[None]:
         """Find every other bad input, so that the next run is the last."""
         with ThreadPoolExecutor(1) as pool:
-            rest = pool.submit(list, self._paths(files, go_on=True))
+            rest = pool.submit(deque, inputs, 0)
             try:
                 while not rest.done():
                     wait([rest], PROGRESS_S)
@@ -230,12 +260,9 @@ class _Attempt:
             if fetched.error is not None:
                 self.failed[item.position] = fetched.error
                 if not go_on:
-                    raise _BadInputError
+                    raise BadInputError
                 continue
-            self.files[item.position] = FileCounts(
-                item.position, decoded_bytes=fetched.decoded_bytes
-            )
-            self.done_bytes += item.object.size_bytes
+            self._counted(FileCounts(item.position, decoded_bytes=fetched.decoded_bytes))
             yield b"./s3/" + item.object.key.encode("utf-8", "surrogateescape")
 
     # ------------------------------------------------------------ the rows
@@ -255,10 +282,6 @@ class _Attempt:
         self.rows += sum(rows)
         digest = partition.checksum(data)
         return Block(BlockMeta(self.ident, sequence, first, rows, offsets, digest), data)
-
-
-class _BadInputError(Exception):
-    """Stops a child that reads files when one of its inputs is bad."""
 
 
 class _Everything:
@@ -329,7 +352,7 @@ class _RowBlocks:
     def _new_batcher(self) -> batches.Batcher:
         task = self._task
         return batches.Batcher(
-            lambda text: batches.parse_lines(text, task.job.separator, whole=task.whole_lines)
+            lambda text: batches.parse_lines(text, task.job.key_end, whole=task.whole_lines)
         )
 
     def take(self, output: Iterator[children.Output]) -> Iterator[Message]:

@@ -6,15 +6,17 @@ feeds them to a new reducer when this one is gone.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from ray_mr.child import child as children
+from ray_mr.child import streaming
 from ray_mr.child.process import Limits
 from ray_mr.errors import JobError, LedgerError, WorkerLost
 from ray_mr.model import ROW_BITS, BlockMeta, Progress, ReducerEnd
@@ -54,13 +56,16 @@ class ReduceTask:
     whole_lines: bool
     """A value is the mapper's whole line; see ``MapTask``."""
     run_id: str
+    maps: int
+    """Splits of the plan."""
 
     @classmethod
     def of(cls, plan: Plan, run_id: str) -> ReduceTask:
         """The reduce side of a plan that has one."""
         if plan.reducer is None:
             raise JobError("the job has no reducer")
-        return cls(plan.job, plan.reducer, plan.combiner is None, run_id)
+        whole = plan.combiner is None
+        return cls(plan.job, plan.reducer, whole, run_id, len(plan.splits))
 
     @property
     def fed_files(self) -> bool:
@@ -192,6 +197,8 @@ class _Partition:
             output = self._built_in(rows, program)
         elif self._task.fed_files:
             output = self._files(rows, program)
+        elif program.feed == "lines":
+            output = self._lines(rows, program)
         else:
             output = self._records(rows, program)
         pieces: list[bytes] = []
@@ -237,6 +244,18 @@ class _Partition:
     def _files(self, rows: _Files, program: Program) -> Iterator[bytes | None]:
         yield from children.run_files(self._setting(program), rows.paths(), self._counters)
         self._fed = rows.count
+
+    def _lines(self, rows: _Rows, program: Program) -> Iterator[bytes | None]:
+        task, setting = self._task, self._setting(program)
+        place = streaming.reduce_place(self._number, task.maps)
+        words = streaming.environment(task.job, task.run_id, self._folder, place)
+        child = children.PlainChild(replace(setting, env={**words, **setting.env}))
+        lines = (batches.to_lines(each.select(["key", "value"])) for each in rows.sorter.batches())
+        with contextlib.closing(children.run_lines(child, lines)) as output:
+            for data in output:
+                yield data or None
+        self._fed = rows.count  # it has read all, or there was an error
+        self._counters.update(child.counters)
 
     def _records(self, rows: _Rows, program: Program) -> Iterator[bytes | None]:
         child = children.HarnessChild(self._setting(program), "reduce", ("reduce", "reducer"))

@@ -1,0 +1,94 @@
+"""The lines of a split's inputs as one stream: what a mapper fed ``lines`` reads on its stdin.
+
+Files are decoded on the way, in large chunks, with no look at single lines.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ray_mr.codecs import decode
+from ray_mr.errors import CorruptObject, DataError
+from ray_mr.model import FileCounts
+from ray_mr.stores import store_for
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from ray_mr.errors import RayMrError
+    from ray_mr.fetch import Fetch, Fetched
+
+NEWLINE = b"\n"[0]
+
+
+class BadInputError(Exception):
+    """Stops a child that was fed an input which is bad."""
+
+
+class LineFeed:
+    """Decoded inputs, one after the other, each ended by a newline.
+
+    Args:
+        fetch: Brings the inputs, not decoded.
+        ended: Told of each input that was fed to its end.
+        failed: Told of each that is bad, by position.
+    """
+
+    def __init__(
+        self,
+        fetch: Fetch,
+        ended: Callable[[FileCounts], None],
+        failed: Callable[[int, RayMrError], None],
+    ) -> None:
+        self._fetch, self._ended, self._failed = fetch, ended, failed
+        self._inputs = iter(fetch)
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Chunks of all inputs.
+
+        Raises:
+            BadInputError: One is bad; ``rest`` looks at those after it.
+        """
+        for fetched in self._inputs:
+            try:
+                yield from self._content(fetched)
+            except DataError as error:
+                self._failed(fetched.input.position, error)
+                raise BadInputError from None
+
+    def rest(self) -> Iterator[bytes]:
+        """Chunks of the inputs that nothing was taken of, without stopping at bad ones."""
+        for fetched in self._inputs:
+            try:
+                yield from self._content(fetched)
+            except DataError as error:
+                self._failed(fetched.input.position, error)
+
+    def _content(self, fetched: Fetched) -> Iterator[bytes]:
+        if fetched.error is not None or fetched.path is None:
+            raise fetched.error or DataError("not fetched")
+        obj, position = fetched.input.object, fetched.input.position
+        lines = size = 0
+        last = NEWLINE
+        try:
+            for chunk in decode(fetched.path, fetched.codec):
+                lines += count_lines(chunk)
+                size += len(chunk)
+                last = chunk[-1]
+                yield chunk
+        except CorruptObject as error:
+            raise CorruptObject(f"{obj.uri}: {error.message}", error.hint) from None
+        if last != NEWLINE:
+            lines += 1
+            yield b"\n"  # or the first line of the next file would go on here
+        if changed := store_for(obj.uri).changed(obj):
+            raise changed
+        self._fetch.release(position)
+        self._ended(FileCounts(position, lines, lines, decoded_bytes=size))
+
+
+def count_lines(chunk: bytes) -> int:
+    """How many newlines there are."""
+    return int(np.count_nonzero(np.frombuffer(chunk, np.uint8) == NEWLINE))
