@@ -320,7 +320,8 @@ class Job(_Value):
 
 
 _STEPS = ("mapper", "combiner", "reducer")
-_THREE = ("language", "script", "arguments")
+THREE = ("language", "script", "arguments")
+"""The keys of the form of 2014."""
 _REDUCE_SIDE = ("combiner", "reducer", "reducers", "output")
 
 
@@ -328,12 +329,12 @@ def _known(loc: jobfile.Loc) -> list[str]:
     """The keys that are valid where the last part of ``loc`` stands."""
     if len(loc) > 1:
         return [name for name in Script.model_fields if name != "function"]
-    return [*Job.model_fields, *_THREE]
+    return [*Job.model_fields, *THREE]
 
 
 def _head(document: jobfile.Document, flags: frozenset[str]) -> Callable[[jobfile.Loc], str]:
     """How a fault's line begins: the flag, or file, line and field as the file has it."""
-    short = any(key in document.data for key in _THREE)
+    short = any(key in document.data for key in THREE)
 
     def head(loc: jobfile.Loc) -> str:
         if loc and loc[0] in flags:
@@ -358,10 +359,10 @@ def _long_form(document: jobfile.Document, role: Role) -> dict[str, Any]:
             "a whole job, mapper and reducer, runs with `ray-mr run`",
         )
     data = document.data
-    if not any(key in data for key in _THREE):
+    if not any(key in data for key in THREE):
         return dict(data)
     for key in data:
-        if key in _THREE:
+        if key in THREE:
             continue
         place = f"{document.where((key,))}: {key}"
         if key in Job.model_fields or key in Script.model_fields:
@@ -369,7 +370,7 @@ def _long_form(document: jobfile.Document, role: Role) -> dict[str, Any]:
                 f"{place}: does not go with the three-key form (language, script, arguments)",
                 "put these three keys under `mapper:` to use the other options",
             )
-        raise JobError(f"{place}: unknown key{jobfile.nearest(key, _THREE)}")
+        raise JobError(f"{place}: unknown key{jobfile.nearest(key, THREE)}")
     for key in ("language", "script"):
         if data.get(key) is None:
             raise JobError(f"{document.where((key,))}: {key}: is missing")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ray_mr.errors import DataError, JobError, UnsafeKey
 from ray_mr.job import Job, Script
@@ -109,6 +109,21 @@ class Plan:
         disk = format_bytes(self.disk_bytes(slots))
         lines.append(f"disk      about {disk} of scratch, {count(slots, 'split')} at a time")
         return "\n".join(lines)
+
+    def facts(self, slots: int = 1) -> dict[str, Any]:
+        """The plan as plain values; the disk is that of ``slots`` splits at a time."""
+        return {
+            "inputs": self.total_inputs,
+            "stored_bytes": self.total_bytes,
+            "reducers": 0 if self.reducer is None else self.job.reducers,
+            "disk_bytes": self.disk_bytes(slots),
+            "splits": [
+                {"stored_bytes": split.size_bytes, "inputs": [i.object.uri for i in split.inputs]}
+                for split in self.splits
+            ],
+            "skipped": [{"uri": obj.uri, "reason": why} for obj, why in self.skipped],
+            "refused": [{"uri": obj.uri, "reason": str(why)} for obj, why in self.refused],
+        }
 
     def __str__(self) -> str:
         return self.describe()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import signal
 import subprocess
@@ -45,6 +46,9 @@ class FakeReport:
     output: str = "result.txt"
     failed: list[tuple[str, str]] = field(default_factory=list)
 
+    def facts(self) -> dict[str, object]:
+        return {"ok": self.ok, "exit_code": self.exit_code}
+
     def summary(self) -> str:
         return "done: 1 input" if self.ok else "not published: 1 input failed"
 
@@ -64,9 +68,9 @@ class FakeDriver:
     ) -> FakeReport:
         self.jobs.append(job)
         self.options = options
-        for event in self.events:
-            assert on_event is not None
-            on_event(event)
+        if on_event is not None:
+            for event in self.events:
+                on_event(event)
         if self.error is not None:
             raise self.error
         return self.report
@@ -171,6 +175,39 @@ class TestRun:
         assert result.stdout == ""
 
 
+    def test_quiet(self, driver: FakeDriver) -> None:
+        """``--quiet`` says nothing of a good run, and of another what went wrong."""
+        driver.events = (Stage("map", "3 splits"), Notice("split 1 runs again"))
+        result = call("run", "job.yml", "--quiet")
+        assert (result.exit_code, result.output) == (0, "")
+        driver.report = FakeReport(ok=False, exit_code=5, failed=[("s3://b/0", "changed")])
+        result = call("run", "job.yml", "-q")
+        assert result.exit_code == 5
+        assert result.stderr.splitlines() == [
+            "failed: s3://b/0: changed", "ray-mr: error: not published: 1 input failed",
+        ]  # fmt: skip
+
+    def test_json(self, driver: FakeDriver) -> None:
+        """``--json`` puts the report, and it alone, on stdout; people are told on stderr."""
+        driver.events = (Notice("split 1 runs again"),)
+        result = call("run", "job.yml", "--json")
+        assert json.loads(result.stdout) == {"ok": True, "exit_code": 0}
+        assert result.stderr.splitlines() == ["split 1 runs again", "done: 1 input"]
+        driver.report = FakeReport(ok=False, exit_code=5)
+        result = call("run", "job.yml", "--json")
+        assert result.exit_code == 5
+        assert json.loads(result.stdout) == {"ok": False, "exit_code": 5}
+
+    def test_json_of_an_error(self, driver: FakeDriver) -> None:
+        """A run that had no report still answers in JSON, with the error."""
+        driver.error = errors.StoreError("s3://b: no such bucket")
+        result = call("run", "job.yml", "--json")
+        assert result.exit_code == 4
+        told = {"ok": False, "exit_code": 4, "error": "s3://b: no such bucket"}
+        assert json.loads(result.stdout) == told
+        assert result.stderr == "ray-mr: error: s3://b: no such bucket\n"
+
+
 @pytest.mark.usefixtures("driver", "folder")
 class TestMap:
     """``ray-mr map``."""
@@ -228,6 +265,13 @@ class TestPlan:
         assert "1 object, 1.0 MiB" in result.stdout
         assert "reducers  3" in result.stdout
         assert result.stderr == ""
+
+    def test_json(self) -> None:
+        """``--json`` is the plan as plain values, every input named."""
+        facts = json.loads(call("plan", "job.yml", "--json").stdout)
+        assert facts["splits"] == [{"stored_bytes": 2**20, "inputs": ["s3://b/x"]}]
+        assert (facts["inputs"], facts["stored_bytes"], facts["reducers"]) == (1, 2**20, 1)
+        assert facts["skipped"] == facts["refused"] == []
 
 
 def _error_classes(base: type[errors.RayMrError]) -> Iterator[type[errors.RayMrError]]:
@@ -327,7 +371,7 @@ class TestErrors:
 class TestHelp:
     """``--help`` teaches."""
 
-    @pytest.mark.parametrize("words", [(), ("run",), ("map",), ("plan",)])
+    @pytest.mark.parametrize("words", [(), *((name,) for name in main.commands)])
     def test_example(self, words: tuple[str, ...]) -> None:
         """Each command shows an example of itself."""
         result = call(*words, "--help")

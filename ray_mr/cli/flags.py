@@ -5,8 +5,10 @@ The flags are made from the job's own fields.
 
 from __future__ import annotations
 
+import functools
+from dataclasses import dataclass
 from types import NoneType
-from typing import IO, TYPE_CHECKING, Annotated, Literal, get_args, get_origin
+from typing import IO, TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
 import click
 
@@ -36,35 +38,90 @@ def _choices(annotation: object) -> list[str] | None:
     return [w for p in parts for w in p or ()] if all(words) else []
 
 
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """How a job is run: what the command line says beside the job itself."""
+
+    engine: str = "ray"
+    force: bool = False
+    """Replace a result that is there."""
+    quiet: bool = False
+    """Say what went wrong, and nothing else."""
+    as_json: bool = False
+    """The report goes to stdout."""
+
+
+_RUN_OPTIONS = (
+    click.option(
+        "--engine",
+        type=click.Choice(["ray", "local"]),
+        default="ray",
+        show_default=True,
+        help="Ray, or this process alone.",
+    ),
+    click.option("--force", is_flag=True, help="Write over a result that is there already."),
+    click.option("-q", "--quiet", is_flag=True, help="Say what went wrong, and nothing else."),
+    click.option("--json", "as_json", is_flag=True, help="Write JSON to stdout."),
+    click.option(
+        "--keys-from",
+        type=click.File(encoding="utf-8", errors="surrogateescape"),
+        metavar="FILE",
+        help="Read more inputs from a file, or from stdin (-), one a line.",
+    ),
+)
+
+
 def options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options that every command has."""
-    for name, field in reversed(Job.model_fields.items()):
-        choices = _choices(field.annotation)
-        if choices is None:
-            continue
-        command = click.option(
-            "--" + name.replace("_", "-"),
-            metavar=f"[{'|'.join(choices)}]" if choices else "VALUE",
-            help=field.description,
-        )(command)
-    for option in (
-        click.option("--force", is_flag=True, help="Write over a result that is there already."),
-        click.option(
-            "--engine",
-            type=click.Choice(["ray", "local"]),
-            default="ray",
-            show_default=True,
-            help="Ray, or this process alone.",
-        ),
-        click.option(
-            "--keys-from",
-            type=click.File(encoding="utf-8", errors="surrogateescape"),
-            metavar="FILE",
-            help="Read more inputs from a file, or from stdin (-), one a line.",
-        ),
-    ):
-        command = option(command)
-    return command
+    """Add the options of every command that runs a job.
+
+    The command is called with ``how``, a ``RunOptions``, with ``keys_from``, and with the job's
+    fields.
+    """
+
+    @functools.wraps(command)
+    def called(*, engine: str, force: bool, quiet: bool, as_json: bool, **rest: Any) -> None:
+        command(how=RunOptions(engine, force, quiet, as_json), **rest)
+
+    result: Callable[..., None] = called
+    for name in reversed(Job.model_fields):
+        result = _job_option(name)(result)
+    for option in reversed(_RUN_OPTIONS):
+        result = option(result)
+    return result
+
+
+def _job_option(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """The flag of a field of the job, if it can be said in a word."""
+    field = Job.model_fields[name]
+    choices = _choices(field.annotation)
+    if choices is None:
+        return lambda command: command
+
+    def complete(_ctx: click.Context, _param: click.Parameter, begun: str) -> list[str]:
+        return [word for word in choices if word.startswith(begun)]
+
+    return click.option(
+        "--" + name.replace("_", "-"),
+        metavar=f"[{'|'.join(choices)}]" if choices else "VALUE",
+        help=field.description,
+        shell_complete=complete,
+    )
+
+
+class JobCommand(click.Command):
+    """A command whose help shows the flags of the job apart from its own."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Two sections in place of click's one."""
+        own: list[tuple[str, str]] = []
+        of_job: list[tuple[str, str]] = []
+        for param in self.get_params(ctx):
+            if isinstance(param, click.Option) and (row := param.get_help_record(ctx)):
+                (of_job if param.name in Job.model_fields else own).append(row)
+        for title, rows in (("Options", own), ("Options of the job (win over the file)", of_job)):
+            if rows:
+                with formatter.section(title):
+                    formatter.write_dl(rows)
 
 
 def gathered(given: Sequence[str], keys_from: IO[str] | None) -> list[str]:

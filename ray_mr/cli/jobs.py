@@ -5,19 +5,20 @@ The driver, and with it all that is heavy, is imported when a command runs.
 
 from __future__ import annotations
 
+import json
 import os
 from typing import IO
 
 import click
 
-from ray_mr.cli.flags import gathered, options
+from ray_mr.cli.flags import JobCommand, RunOptions, gathered, options
 from ray_mr.cli.running import run_and_show
 from ray_mr.cli.screen import put
 from ray_mr.job import Job
 
 
-@click.command()
-@click.argument("job_file", metavar="JOB.yml")
+@click.command(cls=JobCommand)
+@click.argument("job_file", metavar="JOB.yml", type=click.Path())
 @click.argument("inputs", metavar="[INPUT]...", nargs=-1)
 @options
 def plan(
@@ -25,8 +26,7 @@ def plan(
     job_file: str,
     inputs: tuple[str, ...],
     keys_from: IO[str] | None,
-    engine: str,  # noqa: ARG001 - so that the words of a `run` can be tried with `plan`
-    force: bool,  # noqa: ARG001 - as engine
+    how: RunOptions,
     **fields: str | None,
 ) -> None:
     """Show what a run would do: inputs, splits, disk.
@@ -34,17 +34,19 @@ def plan(
     Lists the inputs and reads the scripts, and does nothing else.  The words are those of run.
 
     \b
-    Example:
+    Examples:
       ray-mr plan job.yml
+      ray-mr plan job.yml --split-bytes 64MiB --json | jq .splits
     """  # noqa: D301 - click's mark for lines that are not to be wrapped
     job = Job.from_file(job_file, inputs=gathered(inputs, keys_from), overrides=fields)
     from ray_mr.driver.run import plan as make_plan
 
-    put(make_plan(job).describe(os.cpu_count() or 1))
+    made, slots = make_plan(job), os.cpu_count() or 1
+    put(json.dumps(made.facts(slots)) if how.as_json else made.describe(slots))
 
 
-@click.command()
-@click.argument("job_file", metavar="JOB.yml")
+@click.command(cls=JobCommand)
+@click.argument("job_file", metavar="JOB.yml", type=click.Path())
 @click.argument("inputs", metavar="[INPUT]...", nargs=-1)
 @options
 def run(
@@ -52,8 +54,7 @@ def run(
     job_file: str,
     inputs: tuple[str, ...],
     keys_from: IO[str] | None,
-    engine: str,
-    force: bool,
+    how: RunOptions,
     **fields: str | None,
 ) -> None:
     """Run a job file.
@@ -66,6 +67,7 @@ def run(
       ray-mr run job.yml
       ray-mr run job.yml 's3://pings/2014/**' --reducers 4 --output s3://results/os/
       ls /data/*.xz | ray-mr run job.yml --keys-from - --engine local
+      ray-mr run job.yml --quiet --json | jq .totals
     """  # noqa: D301 - click's mark for lines that are not to be wrapped
     job = Job.from_file(job_file, inputs=gathered(inputs, keys_from), overrides=fields)
-    run_and_show(job, engine=engine, force=force)
+    run_and_show(job, how)

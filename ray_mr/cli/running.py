@@ -1,10 +1,11 @@
 """Running a job before the user's eyes: progress, failed inputs, the last line, the exit code.
 
-Everything here goes to stderr.  The driver is imported when a command runs.
+All goes to stderr but the JSON that is asked for.  The driver is imported when a command runs.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from typing import TYPE_CHECKING
@@ -12,24 +13,35 @@ from typing import TYPE_CHECKING
 import click
 
 from ray_mr.cli.progress import watcher
-from ray_mr.cli.screen import say
+from ray_mr.cli.screen import put, say
+from ray_mr.errors import RayMrError
 
 if TYPE_CHECKING:
+    from ray_mr.cli.flags import RunOptions
+    from ray_mr.driver.report import Report
     from ray_mr.job import Job
 
 MAX_FAILED_SHOWN = 20
 """Failed inputs named on screen; the report has them all."""
 
 
-def run_and_show(job: Job, *, engine: str, force: bool) -> None:
-    """Run a job, show it on stderr, and exit with its code."""
-    from ray_mr.driver.run import run as run_job
+def run_and_show(job: Job, how: RunOptions) -> None:
+    """Run a job, show it on stderr, and exit with its code.
 
-    shown = watcher(sys.stderr, os.environ)
+    With ``--json`` stdout is one JSON object, however the run ended.
+
+    Raises:
+        click.exceptions.Exit: With the report's code, if it is not 0.
+        RayMrError: What ended the run before there was a report.
+    """
     try:
-        report = run_job(job, engine=engine, force=force, on_event=shown.show)
-    finally:
-        shown.close()
+        report = _run(job, how)
+    except RayMrError as error:
+        if how.as_json:
+            put(json.dumps({"ok": False, "exit_code": error.exit_code, "error": str(error)}))
+        raise
+    if how.as_json:
+        put(json.dumps(report.facts(), indent=1))
     for uri, message in report.failed[:MAX_FAILED_SHOWN]:
         say(f"failed: {uri}: {message.splitlines()[0].removeprefix(f'{uri}: ')}")
     if more := report.failed[MAX_FAILED_SHOWN:]:
@@ -37,4 +49,17 @@ def run_and_show(job: Job, *, engine: str, force: bool) -> None:
     if not report.ok:
         say(f"ray-mr: error: {report.summary()}")
         raise click.exceptions.Exit(report.exit_code)
-    say(report.summary())
+    if not how.quiet:
+        say(report.summary())
+
+
+def _run(job: Job, how: RunOptions) -> Report:
+    from ray_mr.driver.run import run as run_job
+
+    if how.quiet:
+        return run_job(job, engine=how.engine, force=how.force)
+    shown = watcher(sys.stderr, os.environ)
+    try:
+        return run_job(job, engine=how.engine, force=how.force, on_event=shown.show)
+    finally:
+        shown.close()

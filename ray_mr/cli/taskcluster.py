@@ -7,7 +7,7 @@ from typing import IO
 
 import click
 
-from ray_mr.cli.flags import gathered, options
+from ray_mr.cli.flags import JobCommand, RunOptions, gathered, options
 from ray_mr.cli.running import run_and_show
 from ray_mr.errors import JobError
 from ray_mr.job import Job
@@ -16,12 +16,13 @@ JOB_FILES = ("analysis-tools.yml", "/etc/analysis-tools.yml")
 """Where ``map`` looks for its job, as in 2014."""
 
 
-@click.command("map")
+@click.command("map", cls=JobCommand)
 @click.argument("keys", metavar="[KEY]...", nargs=-1)
 @click.option(
     "--job",
     "job_file",
     metavar="JOB.yml",
+    type=click.Path(),
     help=f"The job file.  [default: {' or '.join(JOB_FILES)}]",
 )
 @click.option("--bucket", help="Bucket of the KEYs that are not written s3://BUCKET/KEY.")
@@ -32,8 +33,7 @@ def map_(
     job_file: str | None,
     bucket: str | None,
     keys_from: IO[str] | None,
-    engine: str,
-    force: bool,
+    how: RunOptions,
     **fields: str | None,
 ) -> None:
     """Run a job's mapper alone over some KEYs.
@@ -54,7 +54,7 @@ def map_(
             raise click.BadParameter("a bucket's name alone, such as pings", param_hint="--bucket")
         uris = [key if "://" in key else f"s3://{bucket}/{key}" for key in uris]
     job = Job.from_file(job_file or _found(), role="map", inputs=uris, overrides=fields)
-    run_and_show(job, engine=engine, force=force)
+    run_and_show(job, how)
 
 
 def _found() -> str:

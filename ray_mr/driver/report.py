@@ -68,9 +68,9 @@ class Report:
         took = format_seconds(self.seconds["total"])
         return f"{told}; {what}; the ledger balances; result in {self.output} after {took}"
 
-    def to_json(self) -> bytes:
-        """The report as it is kept."""
-        facts = {
+    def facts(self) -> dict[str, Any]:
+        """The report as plain values, less the row for each input."""
+        return {
             "ok": self.ok,
             "exit_code": self.exit_code,
             "error": str(self.error) if self.error else "",
@@ -80,8 +80,11 @@ class Report:
             "counters": self.counters,
             "seconds": {name: round(took, 3) for name, took in self.seconds.items()},
             "notices": self.notices,
-            "inputs": self.inputs,
         }
+
+    def to_json(self) -> bytes:
+        """The report as it is kept."""
+        facts = self.facts() | {"inputs": self.inputs}
         return json.dumps(facts, indent=1, ensure_ascii=True).encode() + b"\n"
 
     def raise_if_failed(self) -> None:

@@ -1,0 +1,135 @@
+"""What editors and shells are told: the JSON Schema of job files, and the completion of words."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jsonschema
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from ray_mr.cli import main
+from ray_mr.job import Job
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).resolve().parents[1]
+JOB_FILES = [ROOT / "analysis-tools.yml", *sorted(ROOT.glob("examples/*/job.yml"))]
+
+VALID = [
+    "{language: binary, script: cat}",
+    "{language: python, script: m.py, arguments: [a, 1]}",
+    "{mapper: {script: m.py}, records: json}",
+    "{inputs: [a], mapper: {script: m.py}, records: text, reducer: none, timeout: none}",
+    "{inputs: [a], mapper: {script: m.py}, records: text, reducer: {script: r.py}, combiner: min}",
+    "{inputs: [a], mapper: {script: m.py}, records: text, split_bytes: 64MiB, memory: 1024}",
+    "{inputs: [a], mapper: {script: m.py}, records: text, max_bad_records: none, env: {A: 1}}",
+]
+WRONG = [
+    "{inputs: [a]}",
+    "{inputs: [a], mapper: {}}",
+    "{inputs: a, mapper: {script: m.py}}",
+    "{inputs: [a], mapper: {script: m.py, languge: python}}",
+    "{inputs: [a], mapper: {script: m.py}, recoords: text}",
+    "{inputs: [a], mapper: {script: m.py}, records: xml}",
+    "{inputs: [a], mapper: {script: m.py}, records: text, reducer: avg}",
+    "{inputs: [a], mapper: {script: m.py}, records: text, reducers: 0}",
+    "{inputs: [a], mapper: {script: m.py}, records: text, attempts: none}",
+    "{language: binary, script: cat, reducers: 3}",
+    "{language: perl, script: x}",
+    "[]",
+]
+
+
+@pytest.fixture(scope="module")
+def validator() -> Any:
+    schema = json.loads(CliRunner().invoke(main, ["schema"]).stdout)
+    kind = jsonschema.validators.validator_for(schema)
+    kind.check_schema(schema)
+    return kind(schema)
+
+
+class TestSchema:
+    """``ray-mr schema``."""
+
+    @pytest.mark.parametrize("path", JOB_FILES, ids=lambda path: str(path.relative_to(ROOT)))
+    def test_our_job_files(self, validator: Any, path: Path) -> None:
+        """Every job file of ours is valid by the schema."""
+        validator.validate(yaml.safe_load(path.read_text()))
+
+    @pytest.mark.parametrize("text", VALID)
+    def test_valid(self, validator: Any, text: str) -> None:
+        """What a job file may be is valid, by the schema and by ourselves."""
+        document = yaml.safe_load(text)
+        validator.validate(document)
+
+    @pytest.mark.parametrize("text", VALID)
+    def test_as_we_read_it(self, tmp_path: Path, text: str) -> None:
+        """The valid files of these tests are those that a job is made from."""
+        (tmp_path / "job.yml").write_text(text)
+        Job.from_file(tmp_path / "job.yml", inputs=["a"])
+
+    @pytest.mark.parametrize("text", WRONG)
+    def test_wrong(self, validator: Any, text: str) -> None:
+        """A misspelt key, a missing one, a value that is none: the editor shows it."""
+        with pytest.raises(jsonschema.ValidationError):
+            validator.validate(yaml.safe_load(text))
+
+    def test_every_option_described(self, validator: Any) -> None:
+        """An editor can say what each key means."""
+        job = validator.schema["anyOf"][0]
+        assert set(job["properties"]) == set(Job.model_fields)
+        for name, each in job["properties"].items():
+            assert each["description"] == Job.model_fields[name].description
+
+
+def words_after(tmp_path: Path, *words: str) -> Iterator[str]:
+    """What bash offers in place of the last word."""
+    listed = " ".join(f"'{word}'" for word in words)
+    script = f"""
+        eval "$(ray-mr completion bash)"
+        COMP_WORDS=(ray-mr {listed}) COMP_CWORD={len(words)} COMPREPLY=()
+        _ray_mr_completion ray-mr
+        printf '%s\\n' "${{COMPREPLY[@]}}"
+    """
+    path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
+    bash = shutil.which("bash")
+    if bash is None:
+        pytest.skip("NOT TESTED: there is no bash")
+    done = subprocess.run(
+        [bash, "-c", script], env={"PATH": path}, cwd=tmp_path, capture_output=True, text=True,
+        check=True,
+    )  # fmt: skip
+    return iter(done.stdout.split())
+
+
+class TestCompletion:
+    """``ray-mr completion``, in a real bash."""
+
+    @pytest.mark.parametrize(
+        ("words", "offered"),
+        [
+            (("pl",), "plan"),
+            (("run", "--max-f"), "--max-failed-inputs"),
+            (("run", "--engine", "l"), "local"),
+            (("run", "--decompress", "ls"), None),
+            (("run", "--decompress", "lz"), "lzma"),
+        ],
+    )
+    def test_bash(self, tmp_path: Path, words: tuple[str, ...], offered: str | None) -> None:
+        """Commands, flags and their values are completed."""
+        assert next(words_after(tmp_path, *words), None) == offered
+
+    @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+    def test_each_shell(self, shell: str) -> None:
+        """Each shell's text calls our own command."""
+        done = CliRunner().invoke(main, ["completion", shell])
+        assert done.exit_code == 0
+        assert f"_RAY_MR_COMPLETE={shell}_complete" in done.stdout
