@@ -179,7 +179,8 @@ class Fetch:
             return self._decoded(item, path)
         except CorruptObject as error:
             path.unlink(missing_ok=True)
-            raise CorruptObject(f"{obj.uri}: {error.message}", error.hint) from None
+            what = error.message.removeprefix(f"{path.name}: ")
+            raise CorruptObject(f"{obj.uri}: {what}", error.hint) from None
 
     def _decoded(self, item: Input, path: Path) -> Fetched:
         codec = detect(path) if self._decompress == "auto" else self._decompress

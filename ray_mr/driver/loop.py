@@ -21,7 +21,7 @@ from ray_mr.engines import (
     Said,
     Yielded,
 )
-from ray_mr.errors import LedgerError, RayMrError, WorkerLost
+from ray_mr.errors import LedgerError, RayMrError, WorkerLost, headline
 from ray_mr.events import Advanced, Notice
 from ray_mr.model import AttemptEnd, AttemptId, BlockMeta, Progress, ReducerEnd
 
@@ -344,7 +344,7 @@ class Loop:
             self._tell(Notice(decision.notice))
         for position, error in decision.failed.items():
             self._ledger.failed(position, error)
-            told = error.message.splitlines()[0].removeprefix(f"{self._uris[position]}: ")
+            told = headline(error.message).removeprefix(f"{self._uris[position]}: ")
             self._tell(Notice(f"{self._uris[position]} failed: {told}"))
         when = time.monotonic() + decision.pause_s
         self._paused += [(when, work) for work in decision.again]
