@@ -3,6 +3,7 @@
     RayMrError                      1  a defect of ours
       JobError                      2  the job is wrong: file, option, script, inputs
       CredentialsError              3
+        CredentialsExpired          3  they were good once: worth a look for newer ones
       StoreError                    4  S3, disk: permission, missing bucket, endpoint down
         StoreUnavailable            4  the same, but worth another try
       DataError                     5  an input object is at fault
@@ -14,10 +15,12 @@
         ChildNotStarted             6  no interpreter, script does not load
         ChildRaised                 6  its function raised an exception
         ChildCrashed                6  signal or exit code
+          ChildKilled               6  SIGKILL, which is often the kernel, out of memory
         ChildTimeout                6  ran, or was silent, for too long
         ChildProtocol               6  did not speak the harness's protocol
       EngineError                   7  Ray
         WorkerLost                  7  a worker, node or block is gone: worth another try
+          OutOfMemory               7  ended for it: worth another try with more
         NoCapacity                  7  the run cannot be placed
       LedgerError                   8  counts do not balance
       Interrupted                 130
@@ -51,16 +54,6 @@ class RayMrError(Exception):
         return f"{self.message}\n  {self.hint}" if self.hint else self.message
 
 
-LAST_WORDS = "; its last words:"
-"""Ends the first line of a message whose other lines are the end of a program's stderr."""
-
-
-def headline(message: str) -> str:
-    """A message in one line: its first, with a program's very last line on stderr."""
-    first, *rest = message.splitlines() or [""]
-    return f"{first} {rest[-1].strip()}" if rest and first.endswith(LAST_WORDS) else first
-
-
 class JobError(RayMrError):
     """The job cannot be run as it is written."""
 
@@ -71,6 +64,10 @@ class CredentialsError(RayMrError):
     """Credentials are missing, unreadable or expired."""
 
     exit_code = 3
+
+
+class CredentialsExpired(CredentialsError):
+    """The store says that the credentials were good once."""
 
 
 class StoreError(RayMrError):
@@ -127,6 +124,10 @@ class ChildCrashed(ChildError):
     retryable = True
 
 
+class ChildKilled(ChildCrashed):
+    """The program was ended by SIGKILL: by the kernel, for its memory, or by somebody."""
+
+
 class ChildTimeout(ChildError):
     """The program ran, or made no progress, for longer than the job allows."""
 
@@ -147,6 +148,10 @@ class WorkerLost(EngineError):
     """A worker, a node or a block is gone; the work can be done again."""
 
     retryable = True
+
+
+class OutOfMemory(WorkerLost):
+    """A worker was ended because its machine had no more memory."""
 
 
 class NoCapacity(EngineError):

@@ -10,8 +10,10 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
+from ray_mr.backoff import NO_PATIENCE, Backoff
 from ray_mr.codecs import decode_to, detect
-from ray_mr.errors import CorruptObject, DataError, Interrupted, UnsafeKey
+from ray_mr.errors import CorruptObject, DataError, Interrupted, StoreUnavailable, UnsafeKey
+from ray_mr.model import Trouble
 from ray_mr.stores import store_for
 from ray_mr.workdir import disk_errors, safe_path
 
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Container, Iterator, Sequence
     from pathlib import Path
 
-    from ray_mr.model import Input
+    from ray_mr.model import Input, StoredObject
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,7 @@ class Fetch:
             Asked by the threads, and only for files that are compressed.
         private: Files will be written to; else a local one may be a link to the original.
         keep: ``release`` leaves the files where they are.
+        backoff: How often an object is asked for that the store refuses for the moment.
     """
 
     def __init__(
@@ -68,7 +71,11 @@ class Fetch:
         decode_here: Container[str],
         private: bool,
         keep: bool,
+        backoff: Backoff = NO_PATIENCE,
     ) -> None:
+        self.troubles: dict[int, Trouble] = {}
+        """By position, inputs that took more than one try so far."""
+        self._backoff = backoff
         self._inputs, self._folder = inputs, folder
         self._ahead_bytes, self._decompress, self._decode_here = (
             ahead_bytes, decompress, decode_here,
@@ -174,13 +181,26 @@ class Fetch:
         with disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
         self._paths[item.position] = path
-        store_for(obj.uri).download(obj, path, private=self._private, stop=self._stop)
+        self._download(item.position, obj, path)
         try:
             return self._decoded(item, path)
         except CorruptObject as error:
             path.unlink(missing_ok=True)
-            what = error.message.removeprefix(f"{path.name}: ")
-            raise CorruptObject(f"{obj.uri}: {what}", error.hint) from None
+            raise CorruptObject(f"{obj.uri}: {error.message}", error.hint) from None
+
+    def _download(self, position: int, obj: StoredObject, path: Path) -> None:
+        store, tried, waited_s = store_for(obj.uri), 1, 0.0
+        while True:
+            try:
+                return store.download(obj, path, private=self._private, stop=self._stop)
+            except StoreUnavailable as error:
+                pause_s = self._backoff.pause_s(obj.uri, tried)
+                tried, waited_s = tried + 1, waited_s + (pause_s or 0.0)
+                self.troubles[position] = Trouble(position, tried, waited_s, error.message)
+                if pause_s is None:
+                    raise
+                if self._stop.wait(pause_s):
+                    raise Interrupted(f"{obj.uri}: the download was stopped") from None
 
     def _decoded(self, item: Input, path: Path) -> Fetched:
         codec = detect(path) if self._decompress == "auto" else self._decompress

@@ -89,6 +89,17 @@ class AttemptId:
         return f"split-{self.start:06d}-attempt-{self.attempt}"
 
 
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """On what terms an attempt runs; these are a first attempt's."""
+
+    shares: int = 1
+    """How many attempts' share of a machine it has to itself."""
+
+
+FIRST_TERMS = Terms()
+
+
 class Fate(enum.StrEnum):
     """How an input ends in the ledger."""
 
@@ -113,6 +124,19 @@ class FileCounts:
     """Size after decompression."""
     sample: str = ""
     """Where the first bad record stands, never its content."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """What it took to bring an input, where that was more than one try."""
+
+    position: int
+    """``Input.position``."""
+    tries: int
+    waited_s: float
+    """Pauses between the tries."""
+    cause: str
+    """Why the last of the failed tries failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +196,8 @@ class AttemptEnd:
     """How many blocks were sent."""
     seconds: Mapping[str, float] = field(default_factory=dict)
     """Time of the attempt by stage."""
+    troubles: tuple[Trouble, ...] = ()
+    """Inputs that were not brought at once, however the attempt ended."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ ROOT = Path(ray_mr.__file__).parent
 
 FLOORS = [
     ["errors", "model", "events", "units"],
-    ["job", "jobfile", "program", "plan"],
+    ["job", "jobfile", "program", "plan", "backoff"],
     ["stores", "aws", "codecs", "fetch", "workdir"],
     ["child"],
     ["shuffle", "sinks"],

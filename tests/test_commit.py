@@ -10,10 +10,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ray_mr.driver.commit import MAX_PAUSE_S, PAUSE_S, Decision, Work, after_loss, decide
+from ray_mr.driver.commit import (
+    MAX_PAUSE_S,
+    MOST_SHARES,
+    PAUSE_S,
+    Decision,
+    Work,
+    after_loss,
+    backoff,
+    decide,
+    terms,
+)
 from ray_mr.errors import (
     ChildCrashed,
     ChildError,
+    ChildKilled,
     ChildNotStarted,
     ChildProtocol,
     ChildRaised,
@@ -23,13 +34,14 @@ from ray_mr.errors import (
     EngineError,
     LedgerError,
     ObjectChanged,
+    OutOfMemory,
     RayMrError,
     StoreError,
     StoreUnavailable,
     WorkerLost,
 )
 from ray_mr.job import Job
-from ray_mr.model import AttemptEnd, AttemptId, Input, Split, StoredObject
+from ray_mr.model import FIRST_TERMS, AttemptEnd, AttemptId, Input, Split, StoredObject, Terms
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -175,16 +187,41 @@ class TestOneDecision:
 
     @given(st.integers(2, 200))
     def test_pause_grows_and_is_bounded(self, attempts: int) -> None:
-        """Each loss waits at least as long as the one before, and never more than a minute."""
+        """The longest pause doubles up to a minute; jitter takes at most half of it."""
         work, pauses = Work(split(3)), []
         for _ in range(attempts - 1):
             decision = after_loss(work, WorkerLost("gone"), job(attempts))
             pauses.append(decision.pause_s)
             work = decision.again[0]
-        assert pauses[0] == PAUSE_S
-        assert pauses == sorted(pauses)
-        assert len(set(pauses)) == min(len(pauses), 7), "it doubles until it is at its most"
-        assert pauses[-1] <= MAX_PAUSE_S
+        for losses, pause_s in enumerate(pauses):
+            longest = min(PAUSE_S * 2**losses, MAX_PAUSE_S)
+            assert longest / 2 <= pause_s <= longest
+
+    @pytest.mark.parametrize("error", [OutOfMemory("gone"), ChildKilled("killed")])
+    def test_out_of_memory(self, error: RayMrError) -> None:
+        """What may have died of its memory runs again with twice the share of a machine."""
+        work = Work(split(3))
+        assert terms(work) == FIRST_TERMS
+        for shares in (2, 4, 8):
+            (work,) = decide(work, ended(work.split, error), job(9)).again
+            assert terms(work) == Terms(shares)
+        (after_crash,) = decide(work, ended(work.split, ChildCrashed("exit 1")), job(9)).again
+        assert terms(after_crash) == Terms(8), "it keeps what it has"
+        assert terms(Work(split(3), squeezes=99)).shares == MOST_SHARES
+
+    @pytest.mark.parametrize("attempts", [1, 2, 3, 9])
+    def test_patience_within_an_attempt(self, attempts: int) -> None:
+        """Within an attempt an object is asked for a few times, no more than the job says."""
+        pauses = [backoff(job(attempts)).pause_s("/in/3", tried) for tried in (1, 2, 3)]
+        assert [pause is None for pause in pauses] == [n >= min(attempts, 3) for n in (1, 2, 3)]
+
+    def test_jitter_is_of_the_name_and_the_run(self) -> None:
+        """What failed together does not come back together; the same run waits the same times."""
+        pauses = {backoff(job(), "run").pause_s(f"/in/{n}", 1) for n in range(50)}
+        assert len(pauses) == 50
+        assert all(PAUSE_S / 2 <= (pause or 0) <= PAUSE_S for pause in pauses)
+        assert backoff(job(), "run").pause_s("/in/0", 1) in pauses
+        assert backoff(job(), "other").pause_s("/in/0", 1) not in pauses
 
     def test_crashes_do_not_wait(self) -> None:
         """A pause is for stores and workers to come back; a crash has nothing to wait for."""

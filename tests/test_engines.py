@@ -9,6 +9,7 @@ import pickle
 import random
 import select
 import signal
+import threading
 import time
 import uuid
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,7 @@ from ray_mr.engines import (
     Yielded,
     engine_named,
 )
+from ray_mr.engines.local import _Slots
 from ray_mr.errors import (
     ChildRaised,
     CorruptObject,
@@ -871,3 +873,24 @@ def test_a_given_cluster_is_joined(monkeypatch: pytest.MonkeyPatch) -> None:
     engine_module._init()
     assert set(given) == {"address", "logging_level", "log_to_driver"}
     assert given["address"] is None, "Ray reads the variable itself"
+
+
+def test_shares_of_this_machine() -> None:
+    """An attempt of many shares waits until they are free, and has them to itself."""
+    slots, order = _Slots(2), []
+    waiting = threading.Event()
+
+    def big() -> None:
+        waiting.set()
+        with slots.taken(64):
+            order.append("big")
+
+    with slots.taken(1):
+        thread = threading.Thread(target=big)
+        thread.start()
+        assert waiting.wait(30)
+        order.append("small")
+    thread.join(30)
+    assert order == ["small", "big"]
+    with slots.taken(2):
+        order.append("free again")

@@ -11,7 +11,7 @@ from jobs import MAPPER, job, make_pings, result, run_told, script
 from ray_mr.engines import BlockLost, EngineEvent, Lost, Reduced, ReducerFailed, Ref
 from ray_mr.engines.local import LocalEngine
 from ray_mr.errors import EngineError, WorkerLost
-from ray_mr.model import AttemptId, BlockMeta, ReducerEnd, Split
+from ray_mr.model import FIRST_TERMS, AttemptId, BlockMeta, ReducerEnd, Split, Terms
 
 ONCE = """
 import os, signal
@@ -212,12 +212,12 @@ class FaultyEngine(LocalEngine):
         self.lie = False
         self._extra: list[EngineEvent] = []
 
-    def start(self, split: Split, ident: AttemptId) -> None:
+    def start(self, split: Split, ident: AttemptId, terms: Terms = FIRST_TERMS) -> None:
         if self.lose_attempts:
             self.lose_attempts -= 1
             self._extra.append(Lost(ident, WorkerLost("a node is gone")))
             return
-        super().start(split, ident)
+        super().start(split, ident, terms)
 
     def add(self, reducer: int, meta: BlockMeta, ref: Ref) -> None:
         if self.lose_blocks:

@@ -25,14 +25,14 @@ from ray_mr.engines import (
 from ray_mr.engines.local import LocalEngine
 from ray_mr.errors import EngineError, RayMrError, WorkerLost
 from ray_mr.events import Event, Notice
-from ray_mr.model import AttemptEnd, AttemptId, ReducerEnd
+from ray_mr.model import FIRST_TERMS, AttemptEnd, AttemptId, ReducerEnd
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from ray_mr.engines import Ref
-    from ray_mr.model import BlockMeta, Split
+    from ray_mr.model import BlockMeta, Split, Terms
     from ray_mr.tasks.mapper import MapTask
     from ray_mr.tasks.reducer import ReduceTask
 
@@ -195,9 +195,9 @@ def test_waiting_for_a_cpu_is_told(folder: Path, use: Use, monkeypatch: pytest.M
             super().__init__()
             self.waiting: list[tuple[Split, AttemptId]] | None = []
 
-        def start(self, split: Split, ident: AttemptId) -> None:
+        def start(self, split: Split, ident: AttemptId, terms: Terms = FIRST_TERMS) -> None:
             if self.waiting is None:
-                super().start(split, ident)
+                super().start(split, ident, terms)
             else:
                 self.waiting.append((split, ident))
 
@@ -231,10 +231,10 @@ def test_window(folder: Path, use: Use, slots: int) -> None:
             super().open(map_task, reduce_task)
             return Capacity(slots, 1, "a few")
 
-        def start(self, split: Split, ident: AttemptId) -> None:
+        def start(self, split: Split, ident: AttemptId, terms: Terms = FIRST_TERMS) -> None:
             self.running.add(ident)
             self.most = max(self.most, len(self.running))
-            super().start(split, ident)
+            super().start(split, ident, terms)
 
         def wait(self, timeout_s: float) -> list[EngineEvent]:
             events = super().wait(timeout_s)
@@ -266,10 +266,10 @@ class LosingEngine(LocalEngine):
         self.starts = 0
         self._lost: list[EngineEvent] = []
 
-    def start(self, split: Split, ident: AttemptId) -> None:
+    def start(self, split: Split, ident: AttemptId, terms: Terms = FIRST_TERMS) -> None:
         self.starts += 1
         assert self.starts < 12, "it does not end"
-        super().start(split, ident)
+        super().start(split, ident, terms)
 
     def add(self, reducer: int, meta: BlockMeta, ref: Ref) -> None:
         if not self.losses:

@@ -14,6 +14,7 @@ from botocore import exceptions as boto
 
 from ray_mr.errors import (
     CredentialsError,
+    CredentialsExpired,
     JobError,
     ObjectChanged,
     RayMrError,
@@ -40,6 +41,7 @@ _CREDENTIAL_CODES = {
     "RequestTimeTooSkewed": "this machine's clock is wrong",
     "AuthorizationHeaderMalformed": "the region or the access key is wrong",
 }
+_EXPIRED_CODES = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"}
 _CREDENTIAL_ERRORS = (
     boto.NoCredentialsError,
     boto.PartialCredentialsError,
@@ -127,9 +129,8 @@ def _of_answer(uri: str, error: boto.ClientError, endpoint: str, *, listed: bool
     said = str(error.response.get("Error", {}).get("Message", ""))[:_LONGEST_TEXT]
     where = endpoint or "the store"
     if code in _CREDENTIAL_CODES:
-        return CredentialsError(
-            f"{uri}: {where} refused the credentials ({code})", _CREDENTIAL_CODES[code]
-        )
+        kind = CredentialsExpired if code in _EXPIRED_CODES else CredentialsError
+        return kind(f"{uri}: {where} refused the credentials ({code})", _CREDENTIAL_CODES[code])
     if code == "NoSuchBucket":
         bucket = uri.removeprefix("s3://").partition("/")[0]
         return StoreError(f"{uri}: there is no bucket {bucket} at {where}")

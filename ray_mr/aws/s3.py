@@ -21,7 +21,13 @@ from botocore.config import Config
 
 from ray_mr.aws import code_and_status, split_uri, translated
 from ray_mr.aws.upload import Upload, abort_upload
-from ray_mr.errors import Interrupted, ObjectChanged, StoreError, StoreUnavailable
+from ray_mr.errors import (
+    CredentialsExpired,
+    Interrupted,
+    ObjectChanged,
+    StoreError,
+    StoreUnavailable,
+)
 from ray_mr.model import StoredObject
 from ray_mr.stores import is_glob, literal_prefix, matcher, name_bytes
 from ray_mr.workdir import arriving
@@ -58,6 +64,21 @@ class S3Store:
                 self._made = _client(self._session or boto3.session.Session())
         with translated(uri, self._made.meta.endpoint_url, listed=listed):
             yield self._made
+
+    def renew(self) -> bool:
+        """Look for other credentials; whether there are some, which are used from here on.
+
+        boto3 renews by itself what says when it expires.  This is for the rest, such as keys in a
+        file that somebody keeps fresh.
+        """
+        with self._lock:
+            if self._session is not None or self._made is None:
+                return False
+            fresh = _client(boto3.session.Session())
+            if _secrets(fresh) == _secrets(self._made):
+                return False
+            self._made = fresh
+            return True
 
     def find(self, pattern: str) -> Iterator[StoredObject]:
         """See ``Store``; markers of folders (empty, key ends in ``/``) are objects like others."""
@@ -123,6 +144,9 @@ class S3Store:
                 if tried == _BODY_TRIES:
                     raise StoreUnavailable(f"{obj.uri}: {error}, {tried} times") from None
                 stop.wait(_BACKOFF_S * 2**tried)
+            except CredentialsExpired:
+                if tried == _BODY_TRIES or not self.renew():
+                    raise
             else:
                 return
 
@@ -221,6 +245,12 @@ def _client(session: Any) -> Any:
     if host.endswith((".amazonaws.com", ".amazonaws.com.cn")):
         return client
     return session.client("s3", config=_config("path"))  # the configuration file names one
+
+
+def _secrets(client: Any) -> object:
+    """What a client signs with, to be compared and never shown."""
+    credentials = client._request_signer._credentials  # noqa: SLF001 - no public way to it
+    return credentials and credentials.get_frozen_credentials()
 
 
 def _config(addressing: Literal["auto", "path"]) -> Config:

@@ -127,8 +127,7 @@ class Setting:
             argv = self.language.script_argv(
                 self.program.entry, self.program.arguments, installed=not self.program.files
             )
-        name = "the function" if self.program.function else self.program.entry
-        return Process(argv, self.folder, feed, self.env, self.limits, name=name)
+        return Process(argv, self.folder, feed, self.env, self.limits)
 
 
 class HarnessChild:

@@ -11,16 +11,31 @@ An attempt counts whole or not at all.  The rules, in order:
   before and after it; without a harness the split is halved.  An input that is alone and has
   failed ``attempts`` times has failed for good.
 * A store or a worker was not there: again, after a pause, up to ``attempts`` times; then the run
-  ends, for this says nothing about the data.
-* Anything else (no permission, a script that does not load, a defect) ends the run.
+  ends, for this says nothing about the data.  What a store refuses for the moment (busy, reset,
+  timed out, cut short) is first asked for again within the attempt, by ``backoff``: one slow
+  object does not throw away what its neighbours have cost.
+* There was not enough memory (a worker ended for it, a child killed by SIGKILL): again, with
+  twice the share of a machine each time.
+* Anything else (no permission, credentials that have expired and cannot be renewed, a script that
+  does not load, a defect) ends the run at once.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from ray_mr.errors import ChildCrashed, ChildError, ChildProtocol, ChildTimeout, RayMrError
+from ray_mr.backoff import Backoff
+from ray_mr.errors import (
+    ChildCrashed,
+    ChildError,
+    ChildKilled,
+    ChildProtocol,
+    ChildTimeout,
+    OutOfMemory,
+    RayMrError,
+)
+from ray_mr.model import Terms
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,6 +47,10 @@ PAUSE_S = 1.0
 MAX_PAUSE_S = 60.0
 CRASHES_TOGETHER = 2
 """How often a split's child may crash before its inputs are told apart."""
+FETCH_TRIES = 3
+"""How often an attempt asks for an object that a store refuses for the moment."""
+MOST_SHARES = 64
+"""A job that needs more of a machine than this is not one of too little memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +62,8 @@ class Work:
     """Attempts, also of a split it was part of, in which a child crashed or hung."""
     losses: int = 0
     """Attempts that a store or a worker lost."""
+    squeezes: int = 0
+    """Of both, those for which memory may have been too small."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +82,21 @@ class Decision:
     """What the user is told."""
 
 
+def backoff(job: Job, seed: str = "") -> Backoff:
+    """How an attempt of this job asks again for an object, before the attempt is lost."""
+    return Backoff(min(FETCH_TRIES, job.attempts), PAUSE_S, MAX_PAUSE_S, seed)
+
+
+def terms(work: Work) -> Terms:
+    """On what terms the next attempt runs."""
+    return Terms(shares=min(2**work.squeezes, MOST_SHARES))
+
+
 def decide(work: Work, end: AttemptEnd, job: Job) -> Decision:
     """What to do after an attempt that could say how it ended."""
     if end.failed:
         rest = work.split.without(end.failed)
-        again = (Work(rest, work.crashes, work.losses),) if rest else ()
+        again = (replace(work, split=rest),) if rest else ()
         return Decision(failed=dict(end.failed), again=again)
     if end.error is None:
         return Decision(commit=True)
@@ -79,11 +110,12 @@ def after_loss(work: Work, error: RayMrError, job: Job) -> Decision:
     losses = work.losses + 1
     if not error.retryable or isinstance(error, ChildError) or losses >= job.attempts:
         return Decision(stop=error)
-    pause = min(PAUSE_S * 2 ** min(losses - 1, 16), MAX_PAUSE_S)
     what = _range(work.split)
+    pauses = Backoff(job.attempts, PAUSE_S, MAX_PAUSE_S)
+    squeezes = work.squeezes + isinstance(error, OutOfMemory)
     return Decision(
-        again=(Work(work.split, work.crashes, losses),),
-        pause_s=pause,
+        again=(replace(work, losses=losses, squeezes=squeezes),),
+        pause_s=pauses.pause_s(what, losses) or 0.0,
         notice=f"{what} runs again (loss {losses} of {job.attempts - 1} allowed): {error.message}",
     )
 
@@ -94,11 +126,13 @@ def _crashed(work: Work, error: RayMrError, suspect: int | None, job: Job) -> De
     if len(split.inputs) == 1 and crashes >= job.attempts:
         return Decision(failed={split.start: error})
     notice = f"{_range(split)} runs again: {error.message}"
+    squeezes = work.squeezes + isinstance(error, ChildKilled)
+    next_work = replace(work, crashes=crashes, squeezes=squeezes)
     if len(split.inputs) == 1 or crashes < min(CRASHES_TOGETHER, job.attempts):
-        return Decision(again=(Work(split, crashes, work.losses),), notice=notice)
+        return Decision(again=(next_work,), notice=notice)
     index = [item.position for item in split.inputs].index(suspect) if suspect is not None else -1
     parts = split.cut(index, index + 1) if index >= 0 else split.cut(len(split.inputs) // 2)
-    return Decision(again=tuple(Work(part, crashes, work.losses) for part in parts), notice=notice)
+    return Decision(again=tuple(replace(next_work, split=part) for part in parts), notice=notice)
 
 
 def _range(split: Split) -> str:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import asdict, dataclass
+from collections import Counter, defaultdict
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ray_mr.errors import LedgerError, RayMrError, TooManyBadRecords
@@ -13,8 +13,12 @@ from ray_mr.units import count
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from ray_mr.model import AttemptEnd, ReducerEnd, StoredObject
+    from ray_mr.model import AttemptEnd, ReducerEnd, StoredObject, Trouble
     from ray_mr.plan import Plan
+
+
+MAX_CAUSES = 8
+MAX_CAUSE_CHARS = 300
 
 
 @dataclass(slots=True)
@@ -41,6 +45,23 @@ class Entry:
     decoded_bytes: int = 0
 
 
+@dataclass(slots=True)
+class Delay:
+    """What it took to get an input through, where not all went well at once."""
+
+    waited_s: float = 0.0
+    """Pauses before it was tried again, in fetching and between attempts."""
+    causes: Counter[str] = field(default_factory=Counter)
+    """Why, and how often."""
+
+    def add(self, error: str, waited_s: float, times: int = 1) -> None:
+        """One failure more; of many kinds, those that come late are counted as others."""
+        cause = error.splitlines()[0][:MAX_CAUSE_CHARS] if error else "unknown"
+        known = cause in self.causes or len(self.causes) < MAX_CAUSES
+        self.causes[cause if known else "others"] += times
+        self.waited_s += waited_s
+
+
 class Ledger:
     """Entries by position in the plan, then those that never were in a split."""
 
@@ -49,6 +70,7 @@ class Ledger:
         self._entries: dict[int, Entry] = {
             item.position: _entry(item.object) for split in plan.splits for item in split.inputs
         }
+        self._delays: defaultdict[int, Delay] = defaultdict(Delay)
         self._others: list[Entry] = []
         self._errors: list[tuple[str, RayMrError]] = []
         self._counters: Counter[str] = Counter()
@@ -66,6 +88,17 @@ class Ledger:
         """An attempt with these inputs begins."""
         for position in positions:
             self._entries[position].attempts += 1
+
+    def fetched(self, troubles: Iterable[Trouble]) -> None:
+        """An attempt has ended, well or not, in which inputs were asked for more than once."""
+        for trouble in troubles:
+            tries = trouble.tries - 1
+            self._delays[trouble.position].add(trouble.cause, trouble.waited_s, tries)
+
+    def delayed(self, positions: Iterable[int], error: RayMrError, pause_s: float) -> None:
+        """An attempt with these inputs did not count: they are tried again after a pause."""
+        for position in positions:
+            self._delays[position].add(error.message, pause_s)
 
     def failed(self, position: int, error: RayMrError) -> None:
         """An input has failed for good."""
@@ -126,7 +159,7 @@ class Ledger:
             uri, first = failures[0]
             return type(first)(
                 f"{count(len(failures), 'input')} failed, {limit} allowed; the first: "
-                f"{uri}: {first.message.removeprefix(f'{uri}: ')}",
+                f"{uri}: {first.message}",
                 "see report.json for all; allow them with --max-failed-inputs",
             )
         bad, most = self.bad_records, self._job.max_bad_records
@@ -169,8 +202,8 @@ class Ledger:
 
     def rows_of_inputs(self) -> list[dict[str, Any]]:
         """Every entry, for the report."""
-        entries = [*(self._entries[at] for at in sorted(self._entries)), *self._others]
-        return [asdict(entry) | {"fate": entry.fate or "unknown"} for entry in entries]
+        rows = [_row(self._entries[at], self._delays.get(at)) for at in sorted(self._entries)]
+        return rows + [_row(entry) for entry in self._others]
 
     def totals(self) -> dict[str, int]:
         """Sums over all entries."""
@@ -191,6 +224,13 @@ class Ledger:
             "shuffled_rows": self.rows,
             "keys": sum(end.keys for end in self.reduced.values()),
         }
+
+
+def _row(entry: Entry, delay: Delay | None = None) -> dict[str, Any]:
+    row = asdict(entry) | {"fate": entry.fate or "unknown"}
+    if delay is not None:
+        row |= {"waited_s": round(delay.waited_s, 3), "causes": dict(delay.causes)}
+    return row
 
 
 def _entry(obj: StoredObject, fate: Fate | None = None, cause: str = "") -> Entry:

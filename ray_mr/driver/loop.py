@@ -21,7 +21,7 @@ from ray_mr.engines import (
     Said,
     Yielded,
 )
-from ray_mr.errors import LedgerError, RayMrError, WorkerLost, headline
+from ray_mr.errors import LedgerError, RayMrError, WorkerLost
 from ray_mr.events import Advanced, Notice
 from ray_mr.model import AttemptEnd, AttemptId, BlockMeta, Progress, ReducerEnd
 
@@ -248,7 +248,7 @@ class Loop:
             ident = AttemptId(work.split.index, work.split.start, self._attempts)
             self._running[ident] = _Running(work, now)
             self._ledger.tried(item.position for item in work.split.inputs)
-            self._engine.start(work.split, ident)
+            self._engine.start(work.split, ident, commit.terms(work))
 
     def _step(self) -> None:
         for event in self._engine.wait(WAIT_S):
@@ -313,8 +313,9 @@ class Loop:
 
     def _ended(self, running: _Running, end: AttemptEnd) -> None:
         decision = commit.decide(running.work, end, self._plan.job)
+        self._ledger.fetched(end.troubles)
         if not decision.commit:
-            self._follow(decision)
+            self._follow(decision, end.error)
             return
         if len(running.blocks) != end.blocks:
             raise LedgerError(f"{end.id} sent {end.blocks} blocks, {len(running.blocks)} arrived")
@@ -335,16 +336,20 @@ class Loop:
     def _lost(self, ident: AttemptId, error: RayMrError) -> None:
         running = self._running.pop(ident, None)
         if running is not None:
-            self._follow(commit.after_loss(running.work, error, self._plan.job))
+            self._follow(commit.after_loss(running.work, error, self._plan.job), error)
 
-    def _follow(self, decision: commit.Decision) -> None:
+    def _follow(self, decision: commit.Decision, error: RayMrError | None) -> None:
+        if error is not None:
+            for work in decision.again:
+                at = [item.position for item in work.split.inputs]
+                self._ledger.delayed(at, error, decision.pause_s)
         if decision.stop is not None:
             raise decision.stop
         if decision.notice:
             self._tell(Notice(decision.notice))
-        for position, error in decision.failed.items():
-            self._ledger.failed(position, error)
-            told = headline(error.message).removeprefix(f"{self._uris[position]}: ")
+        for position, cause in decision.failed.items():
+            self._ledger.failed(position, cause)
+            told = cause.message.splitlines()[0].removeprefix(f"{self._uris[position]}: ")
             self._tell(Notice(f"{self._uris[position]} failed: {told}"))
         when = time.monotonic() + decision.pause_s
         self._paused += [(when, work) for work in decision.again]
@@ -360,7 +365,7 @@ class Loop:
         self._ledger.withdrawn(committed.end)
         self._done_bytes -= committed.work.split.size_bytes
         error = WorkerLost(f"block {meta.sequence} of {meta.id} is lost")
-        self._follow(commit.after_loss(committed.work, error, self._plan.job))
+        self._follow(commit.after_loss(committed.work, error, self._plan.job), error)
 
     # ------------------------------------------------------------ reducers
 

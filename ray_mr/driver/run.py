@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ray_mr.driver.commit import backoff
 from ray_mr.driver.ledger import Ledger
 from ray_mr.driver.loop import Loop
 from ray_mr.driver.report import Report
@@ -186,7 +187,9 @@ class _Run:
         """Everything between the plan and the publishing; the error of a limit that was passed."""
         reduce_task = None if made.reducer is None else ReduceTask.of(made, self._id)
         with self._stage("start", self._engine.name):
-            capacity = self._engine.open(MapTask.of(made, self._id), reduce_task)
+            capacity = self._engine.open(
+                MapTask.of(made, self._id, backoff(self._job, self._id)), reduce_task
+            )
         self._check_disk(made, capacity)
         _check_reach(made, capacity)
         loop = Loop(self._engine, made, ledger, capacity, self._tell)

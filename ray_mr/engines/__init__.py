@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ray_mr.errors import JobError
+from ray_mr.model import FIRST_TERMS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from ray_mr.errors import RayMrError
-    from ray_mr.model import AttemptEnd, AttemptId, BlockMeta, Progress, ReducerEnd, Split
+    from ray_mr.model import AttemptEnd, AttemptId, BlockMeta, Progress, ReducerEnd, Split, Terms
     from ray_mr.tasks.mapper import MapTask
     from ray_mr.tasks.reducer import ReduceTask
 
@@ -32,6 +33,8 @@ class Capacity:
     """Reducers of the job's ``memory`` that fit beside them, at least 1."""
     text: str
     """The same in words."""
+    node_slots: int = 0
+    """Map attempts at a time on the largest machine; 0: as ``map_slots``."""
     elsewhere: bool = False
     """Some tasks may run on other machines, which do not see the files of this one."""
 
@@ -111,7 +114,7 @@ class Engine(Protocol):
             EngineError: It cannot.
         """
 
-    def start(self, split: Split, ident: AttemptId) -> None:
+    def start(self, split: Split, ident: AttemptId, terms: Terms = FIRST_TERMS) -> None:
         """Begin a map attempt; ``wait`` tells of it."""
 
     def cancel(self, ident: AttemptId) -> None:

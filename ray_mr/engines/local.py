@@ -5,6 +5,7 @@ Blocks are files below the run's folder, so that memory stays bounded here too.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import mmap
 import os
@@ -25,16 +26,16 @@ from ray_mr.engines import (
     Yielded,
 )
 from ray_mr.errors import RayMrError, WorkerLost
-from ray_mr.model import ReducerEnd
+from ray_mr.model import FIRST_TERMS, ReducerEnd
 from ray_mr.tasks.mapper import Block, MapTask, map_split
 from ray_mr.tasks.reducer import Piece, Reducer, ReduceTask
 from ray_mr.workdir import WorkDir, disk_errors, run_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from ray_mr.model import AttemptId, BlockMeta, Split
+    from ray_mr.model import AttemptId, BlockMeta, Split, Terms
 
 KEPT_BYTES = 64 << 10
 """Smaller blocks stay in memory."""
@@ -54,6 +55,26 @@ class _File:
 
     def __del__(self) -> None:
         self._path.unlink(missing_ok=True)
+
+
+class _Slots:
+    """A machine's shares; who wants many is not overtaken by those who want one."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._free = threading.Semaphore(count)
+        self._turn = threading.Lock()
+
+    @contextlib.contextmanager
+    def taken(self, shares: int) -> Iterator[None]:
+        shares = min(shares, self._count)
+        with self._turn:
+            for _ in range(shares):
+                self._free.acquire()
+        try:
+            yield
+        finally:
+            self._free.release(shares)
 
 
 class LocalEngine:
@@ -77,24 +98,28 @@ class LocalEngine:
         self._work = WorkDir(run_folder(map_task.run_id), "local")
         self._root = self._work.__enter__().path
         slots = len(os.sched_getaffinity(0))
+        self._slots = _Slots(slots)
         self._pool = ThreadPoolExecutor(slots, thread_name_prefix="attempt")
         return Capacity(slots, slots, f"{slots} processors of this machine")
 
-    def start(self, split: Split, ident: AttemptId) -> None:
-        """See ``Engine``."""
+    def start(self, split: Split, ident: AttemptId, terms: Terms = FIRST_TERMS) -> None:
+        """See ``Engine``; an attempt of many shares waits until as many slots are free."""
         stop = self._cancelled[ident] = threading.Event()
-        self._pool.submit(self._attempt, split, ident, stop)
+        self._pool.submit(self._attempt, split, ident, terms, stop)
 
-    def _attempt(self, split: Split, ident: AttemptId, stop: threading.Event) -> None:
-        messages = map_split(self._map_task, split, ident, self._root)
+    def _attempt(
+        self, split: Split, ident: AttemptId, terms: Terms, stop: threading.Event
+    ) -> None:
+        messages = map_split(self._map_task, split, ident, self._root, terms)
         try:
-            for message in messages:
-                if stop.is_set():
-                    return
-                if isinstance(message, Block):
-                    self._events.put(Yielded(message.meta, self._hold(message.data)))
-                else:
-                    self._events.put(Said(ident, message))
+            with self._slots.taken(terms.shares):
+                for message in messages:
+                    if stop.is_set():
+                        return
+                    if isinstance(message, Block):
+                        self._events.put(Yielded(message.meta, self._hold(message.data)))
+                    else:
+                        self._events.put(Said(ident, message))
         except RayMrError as error:
             self._events.put(Lost(ident, error))
         except Exception as error:  # noqa: BLE001 - a thread's error is an event

@@ -35,8 +35,8 @@ from ray_mr.engines import (
     Said,
     Yielded,
 )
-from ray_mr.errors import EngineError, NoCapacity, RayMrError, WorkerLost
-from ray_mr.model import AttemptEnd, BlockMeta, Progress, ReducerEnd
+from ray_mr.errors import EngineError, NoCapacity, OutOfMemory, RayMrError, WorkerLost
+from ray_mr.model import FIRST_TERMS, AttemptEnd, BlockMeta, Progress, ReducerEnd
 from ray_mr.tasks.mapper import Block, MapTask, map_split
 from ray_mr.tasks.reducer import Piece, Reducer, ReduceTask
 from ray_mr.units import format_bytes
@@ -45,7 +45,7 @@ from ray_mr.workdir import run_folder
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from ray_mr.model import AttemptId, Split
+    from ray_mr.model import AttemptId, Split, Terms
 
 SHM = "/dev/shm"  # noqa: S108 - where Ray keeps its store
 SHORT_TMP = "/tmp/ray"  # noqa: S108 - where Ray itself puts it by default
@@ -79,11 +79,11 @@ class _Here:
 
 
 @ray.remote(max_retries=0, num_returns="streaming", num_cpus=1)
-def _attempt(task: MapTask, split: Split, ident: AttemptId) -> Iterator[Any]:
+def _attempt(task: MapTask, split: Split, ident: AttemptId, terms: Terms) -> Iterator[Any]:
     yield _Here(ray.get_runtime_context().get_node_id(), os.getpid())
     root = run_folder(task.run_id)
     marks = [root / STOP_ALL, root / f"{ident}{STOP_SUFFIX}"]
-    with contextlib.closing(map_split(task, split, ident, root)) as messages:
+    with contextlib.closing(map_split(task, split, ident, root, terms)) as messages:
         for message in messages:
             if any(mark.exists() for mark in marks):
                 return
@@ -172,11 +172,17 @@ class RayEngine:
             raise NoCapacity(f"a map task asks for 1 CPU; the cluster has {text}")
         here = ray.util.get_node_ip_address()
         elsewhere = any(n["NodeManagerAddress"] != here for n in ray.nodes() if n["Alive"])
-        return Capacity(slots, max(1, memory // 2 // map_task.job.memory), text, elsewhere)
+        reducers = max(1, memory // 2 // map_task.job.memory)
+        sizes = [int(n["Resources"].get("CPU", 0)) for n in ray.nodes() if n["Alive"]]
+        self._node_slots = max(1, *sizes)
+        return Capacity(slots, reducers, text, self._node_slots, elsewhere)
 
-    def start(self, split: Split, ident: AttemptId) -> None:
-        """See ``Engine``."""
-        self._attempts[ident] = _Stream(_attempt.remote(self._map_task, split, ident))
+    def start(self, split: Split, ident: AttemptId, terms: Terms = FIRST_TERMS) -> None:
+        """See ``Engine``; shares are CPUs of one node: fewer neighbours leave more memory."""
+        task: Any = _attempt
+        if terms.shares > 1:
+            task = task.options(num_cpus=min(terms.shares, self._node_slots))
+        self._attempts[ident] = _Stream(task.remote(self._map_task, split, ident, terms))
 
     def cancel(self, ident: AttemptId) -> None:
         """See ``Engine``."""
@@ -392,7 +398,7 @@ def _translated() -> Iterator[None]:
     except (rex.ObjectLostError, rex.ObjectFetchTimedOutError) as error:
         raise _GoneError(f"a block is lost: {type(error).__name__}") from error
     except rex.OutOfMemoryError as error:
-        raise WorkerLost("Ray ended a worker: out of memory") from error
+        raise OutOfMemory("Ray ended a worker: out of memory") from error
     except (
         rex.RayActorError,
         rex.WorkerCrashedError,

@@ -17,12 +17,23 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ray_mr.backoff import NO_PATIENCE, Backoff
 from ray_mr.child import child as children
 from ray_mr.child import streaming
 from ray_mr.child.process import Limits
 from ray_mr.errors import ChildCrashed, DataError, LedgerError, RayMrError
 from ray_mr.fetch import Fetch, Fetched
-from ray_mr.model import AttemptEnd, AttemptId, BlockMeta, FileCounts, Progress, Split
+from ray_mr.model import (
+    FIRST_TERMS,
+    AttemptEnd,
+    AttemptId,
+    BlockMeta,
+    FileCounts,
+    Progress,
+    Split,
+    Terms,
+    Trouble,
+)
 from ray_mr.shuffle import aggregate, batches, partition
 from ray_mr.stores import store_for
 from ray_mr.tasks.lines import BadInputError, LineFeed
@@ -67,15 +78,16 @@ class MapTask:
     run_id: str
     maps: int
     """Splits of the plan."""
+    backoff: Backoff = NO_PATIENCE
 
     @classmethod
-    def of(cls, plan: Plan, run_id: str) -> MapTask:
+    def of(cls, plan: Plan, run_id: str, backoff: Backoff = NO_PATIENCE) -> MapTask:
         """The map side of a plan."""
         files = not isinstance(plan.reducer, str | None) and plan.reducer.feed == "files"
         partitions = 0 if plan.reducer is None else plan.job.reducers
         whole = files and plan.combiner is None
         maps = len(plan.splits)
-        return cls(plan.job, plan.mapper, plan.combiner, partitions, whole, run_id, maps)
+        return cls(plan.job, plan.mapper, plan.combiner, partitions, whole, run_id, maps, backoff)
 
     def setting(self, program: Program, folder: Path) -> children.Setting:
         """How a child of this run is started."""
@@ -83,7 +95,9 @@ class MapTask:
         return children.Setting(program, folder, self.job.env, limits)
 
 
-def map_split(task: MapTask, split: Split, ident: AttemptId, root: Path) -> Generator[Message]:
+def map_split(
+    task: MapTask, split: Split, ident: AttemptId, root: Path, terms: Terms = FIRST_TERMS
+) -> Generator[Message]:
     """Run one attempt of a split.
 
     Args:
@@ -91,11 +105,12 @@ def map_split(task: MapTask, split: Split, ident: AttemptId, root: Path) -> Gene
         split: What to map.
         ident: Names the attempt and its folder.
         root: Folder for attempts' folders, on this machine.
+        terms: What is different from a first attempt.
 
     Yields:
         Progress, blocks, and at last one ``AttemptEnd``, whatever went wrong.
     """
-    attempt = _Attempt(task, split, ident)
+    attempt = _Attempt(task, split, ident, terms)
     try:
         yield Progress(0)
         with disk_errors(root), WorkDir(root, str(ident)) as work:
@@ -113,8 +128,9 @@ def map_split(task: MapTask, split: Split, ident: AttemptId, root: Path) -> Gene
 class _Attempt:
     """The state of one attempt: counts, and rows on their way to blocks."""
 
-    def __init__(self, task: MapTask, split: Split, ident: AttemptId) -> None:
-        self.task, self.split, self.ident = task, split, ident
+    def __init__(self, task: MapTask, split: Split, ident: AttemptId, terms: Terms) -> None:
+        self.task, self.split, self.ident, self.terms = task, split, ident, terms
+        self.troubles: dict[int, Trouble] = {}
         self.objects = {item.position: item.object for item in split.inputs}
         self.files: dict[int, FileCounts] = {}
         self.failed: dict[int, RayMrError] = {}
@@ -134,7 +150,7 @@ class _Attempt:
         return AttemptEnd(
             self.ident, tuple(self.files.values()), failed, error, self.suspect,
             dict(self.counters), self.rows, self.mapped_rows, self.bad_values, self.blocks,
-            {"attempt": time.monotonic() - self.started},
+            {"attempt": time.monotonic() - self.started}, tuple(self.troubles.values()),
         )  # fmt: skip
 
     def _unbalanced(self) -> LedgerError | None:
@@ -167,7 +183,9 @@ class _Attempt:
         with Fetch(
             self.split.inputs, work.objects, downloads=job.downloads, ahead_bytes=AHEAD_BYTES,
             decompress=job.decompress, decode_here=_NotOpenedBy(child), private=False, keep=False,
+            backoff=self.task.backoff,
         ) as fetch:  # fmt: skip
+            self.troubles = fetch.troubles
             for item in children.map_records(child, self._deliveries(fetch)):
                 if isinstance(item, FileCounts):
                     self._file_done(item)
@@ -215,7 +233,9 @@ class _Attempt:
         with Fetch(
             self.split.inputs, work.objects, downloads=job.downloads, ahead_bytes=AHEAD_BYTES,
             decompress=job.decompress, decode_here=_Everything(), private=True, keep=True,
+            backoff=self.task.backoff,
         ) as fetch:  # fmt: skip
+            self.troubles = fetch.troubles
             files = iter(fetch)
             try:
                 for data in children.run_files(setting, self._paths(files), self.counters):
@@ -232,7 +252,9 @@ class _Attempt:
         with Fetch(
             self.split.inputs, work.objects, downloads=job.downloads, ahead_bytes=AHEAD_BYTES,
             decompress=job.decompress, decode_here=(), private=False, keep=False,
+            backoff=self.task.backoff,
         ) as fetch:  # fmt: skip
+            self.troubles = fetch.troubles
             feed = LineFeed(fetch, self._counted, self.failed.__setitem__)
             try:
                 for data in children.run_lines(child, feed):
