@@ -76,6 +76,10 @@ class Script(_Value):
         description="What it is fed: records (the default for python), files (for the others), "
         "or lines, as Hadoop Streaming does.",
     )
+    stream: bool = Field(
+        default=False,
+        description="A reduce function gets a key's values as an iterator, not as a list.",
+    )
     function: SkipJsonSchema[Callable[..., Any] | None] = Field(
         None, exclude=True, description="A Python function instead of a script."
     )
@@ -108,6 +112,8 @@ class Script(_Value):
             raise _fault("feed", f"{self.feed} needs a script: a function is called with records")
         if self.feed == "records" and self.language != "python":
             raise _fault("feed", f"records for {self.language} comes later: use `feed: files`")
+        if self.stream and self.fed != "records":
+            raise _fault("stream", "is for a reduce function: a program reads what it is fed")
         return self
 
     @property
@@ -260,6 +266,8 @@ class Job(_Value):
                 "is missing: say what one line of an input is: uuid-json (36 characters, a TAB, "
                 "JSON), json or text",
             )
+        if self.mapper.stream:
+            raise _fault("mapper", "has `stream`, which is for a reducer")
         if self.reducer is None and self.combiner is not None:
             raise _fault("combiner", "needs a reducer, such as `reducer: sum`")
         if isinstance(self.combiner, Script) and self.combiner.fed != "records":

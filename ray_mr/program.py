@@ -50,12 +50,15 @@ class Program:
     feed: Feed
     function: bool
     """The entry is a pickled function."""
+    stream: bool = False
+    """A reduce function gets values as an iterator."""
 
     @property
     def digest(self) -> str:
         """SHA-256 in hex over all fields: equal programs do the same work."""
         sha = hashlib.sha256()
-        words = (self.language, self.entry, self.feed, str(self.function), *self.arguments)
+        flags = f"{self.function} {self.stream}"
+        words = (self.language, self.entry, self.feed, flags, *self.arguments)
         pieces = [word.encode("utf-8", "surrogateescape") for word in words]
         for file in self.files:
             name = file.name.encode("utf-8", "surrogateescape")
@@ -94,8 +97,9 @@ def pack(script: Script) -> Program:
     if size > MAX_PROGRAM_BYTES:
         raise JobError(_too_large(_title(script), size))
     return Program(
-        script.language, entry, files, script.arguments, script.fed, script.function is not None
-    )
+        script.language, entry, files, script.arguments, script.fed, script.function is not None,
+        script.stream,
+    )  # fmt: skip
 
 
 def _too_large(title: str, size: int) -> str:

@@ -11,7 +11,8 @@ import sys
 import threading
 import time
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import cloudpickle
 import pytest
@@ -580,9 +581,16 @@ class TestCodecs:
         assert text.data.decode() == repr((name.decode("utf-8", "surrogateescape"), "a")) + "\n"
 
 
-def reduced(folder: Path, source: str, *frames: list[tuple[bytes, bytes]]) -> list[Output]:
+def reduced(
+    folder: Path,
+    source: str,
+    *frames: list[tuple[bytes, bytes]],
+    stream: bool = False,
+    memory_bytes: int = 0,
+) -> list[Output]:
     """What a reduce function says to pairs that come in these frames."""
-    child = HarnessChild(setting(folder, python(source)), "reduce", ("reduce", "reducer"))
+    place = setting(folder, replace(python(source), stream=stream))
+    child = HarnessChild(place, "reduce", ("reduce", "reducer"), memory_bytes=memory_bytes)
     said = reduce_records(child, (pack_pairs(rows(frame)) for frame in frames))
     return [item for item in said if item is not None]
 
@@ -649,6 +657,170 @@ class TestReduce:
         source = "def reduce(key, values): return str(len(values))"
         frames = [[(b"k", b"1")] * 10_000] * 30
         assert reduced(tmp_path, source, *frames) == [Text(b"300000\n"), Flushed(1, 300_000)]
+
+
+class TestStream:
+    """With `stream: true` values are an iterator, and a list is held to `memory` without it."""
+
+    FRAMES: ClassVar = [
+        [(b"", b"1"), (b"a", b"2")], [(b"a", b"3")], [(b"a", b""), (b"b", b"\xff")], [(b"c", b"4")],
+    ]  # fmt: skip
+
+    def test_same_groups(self, tmp_path: Path) -> None:
+        """The same keys and values as a list would hold, across frames."""
+        source = "def reduce(key, values): return key + ' ' + ','.join(values)"
+        text, flushed = reduced(tmp_path, source, *self.FRAMES, stream=True)
+        assert text == Text(b" 1\na 2,3,\nb \xff\nc 4\n")
+        assert flushed == Flushed(4, 6)
+
+    def test_values_left_over(self, tmp_path: Path) -> None:
+        """A function may stop early, or not look at all: the next key comes all the same."""
+        source = """
+            def reduce(key, values):
+                if key != 'b': return key + next(values)
+        """
+        text, flushed = reduced(tmp_path, source, *self.FRAMES, stream=True)
+        assert text == Text(b"1\na2\nc4\n")
+        assert flushed == Flushed(4, 6)
+
+    def test_kept_iterator(self, tmp_path: Path) -> None:
+        """An iterator that is kept for later is at its end, never another key's."""
+        source = """
+            kept = []
+            def reduce(key, values):
+                kept.append(values)
+                return ''.join(next(each, '.') for each in kept[:-1])
+        """
+        text = reduced(tmp_path, source, *self.FRAMES, stream=True)[0]
+        assert text == Text(b"\n.\n..\n...\n")
+
+    def test_generator(self, tmp_path: Path) -> None:
+        """A reduce function may be a generator over the values."""
+        source = "def reduce(key, values):\n for value in values: yield (key, value)\n"
+        said = reduced(tmp_path, source, *self.FRAMES, stream=True)
+        pairs = [each for item in said if isinstance(item, Pairs)
+                 for each in pairs_of(unpack_pairs(item))]  # fmt: skip
+        assert pairs == [pair for frame in self.FRAMES for pair in frame]
+
+    def test_nothing(self, tmp_path: Path) -> None:
+        """No rows: no call, and an answer all the same."""
+        assert reduced(tmp_path, "def reduce(key, values): 1 / 0", stream=True) == [Flushed(0, 0)]
+
+    def test_raises(self, tmp_path: Path) -> None:
+        """An exception names the key."""
+        with pytest.raises(ChildRaised, match=r"ZeroDivisionError.* at key b'a'"):
+            reduced(tmp_path, "def reduce(key, values):\n if key: 1 / 0", *self.FRAMES, stream=True)
+
+    def test_flat_memory(self, tmp_path: Path) -> None:
+        """Millions of values of one key take the memory of a frame."""
+        source = """
+            import resource
+            limit = 300 << 20
+            resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+            def reduce(key, values):
+                return str(sum(map(int, values)))
+        """
+        frame = pack_pairs(rows([(b"k", b"1")] * 65_536))
+        child = HarnessChild(
+            setting(tmp_path, replace(python(source), stream=True)), "reduce", ("reduce",)
+        )
+        said = [item for item in reduce_records(child, [frame] * 80) if item is not None]
+        assert said == [Text(b"5242880\n"), Flushed(1, 5_242_880)]
+
+    def test_list_past_memory(self, tmp_path: Path) -> None:
+        """A list that grows past `memory` is an error with its key and the way out."""
+        source = "def reduce(key, values): return str(len(values))"
+        frames = [[(b"small", b"1")] * 100 + [(b"the key", b"x" * 100)] * 100] * 2
+        frames[1] = frames[1][100:]
+        fits = reduced(tmp_path, source, *frames, memory_bytes=200 * 157)
+        assert fits[0] == Text(b"100\n200\n")
+        with pytest.raises(ChildError) as caught:
+            reduced(tmp_path, source, *frames, memory_bytes=200 * 157 - 1)
+        words = "values of key 'the key' need more memory than the job's 30.7 KiB"
+        assert words in str(caught.value)
+        assert "`stream: true`" in str(caught.value)
+        assert not caught.value.retryable
+
+
+class TestHooks:
+    """Functions called before the first record and after the last."""
+
+    def test_mapper(self, tmp_path: Path) -> None:
+        """`mapper_init` comes once, before all; what `mapper_final` gives is output after all."""
+        source = """
+            count = None
+            def mapper_init():
+                global count
+                count = 0
+            def mapper(file, line):
+                global count
+                count += 1
+            def mapper_final():
+                yield 'lines', count
+        """
+        said = converse(tmp_path, python(source), [b"a\nb\n", b"c\n"])
+        assert list(finished(said)) == [0, 1]
+        pairs = said[-1]
+        assert isinstance(pairs, Pairs)
+        assert pairs_of(unpack_pairs(pairs)) == [(b"lines", b"3")]
+
+    def test_reducer(self, tmp_path: Path) -> None:
+        """The same for `reducer_init` and `reducer_final`, whose text gets its newline."""
+        source = """
+            import sys
+            seen = []
+            def reducer_init(): seen.append('init')
+            def reduce(key, values): seen.append(key)
+            def reducer_final(): return ' '.join(seen)
+        """
+        for stream in (False, True):
+            said = reduced(tmp_path, source, [(b"a", b""), (b"b", b"")], stream=stream)
+            assert said == [Flushed(2, 2), Text(b"init a b\n")]
+
+    def test_function(self, tmp_path: Path) -> None:
+        """A callable object has its hooks as methods."""
+
+        class Counter:
+            def mapper_init(self) -> None:
+                self.count = 0
+
+            def __call__(self, _file: str, _line: str) -> None:
+                self.count += 1
+
+            def mapper_final(self) -> str:
+                return f"{self.count}\n"
+
+        cloudpickle.register_pickle_by_value(sys.modules[__name__])
+        try:
+            content = cloudpickle.dumps(Counter())
+        finally:
+            cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+        file = ProgramFile("function.pkl", content, executable=False)
+        program = Program("python", "function.pkl", (file,), (), "records", function=True)
+        assert converse(tmp_path, program, [b"a\nb\n"])[-1] == Text(b"2\n")
+
+    def test_init_fails(self, tmp_path: Path) -> None:
+        """A script whose init fails does not load."""
+        source = "def mapper_init(): raise OSError('no dictionary')\ndef mapper(file, line): 1\n"
+        with pytest.raises(ChildNotStarted, match="no dictionary"):
+            converse(tmp_path, python(source), [b"a\n"])
+
+    def test_final_fails(self, tmp_path: Path) -> None:
+        """No file is to blame for a final that raises: the attempt fails, for good."""
+        source = "def mapper(file, line): 1\ndef mapper_final(): raise ValueError('too few')\n"
+        with pytest.raises(ChildRaised, match="ValueError: too few in the final hook") as caught:
+            converse(tmp_path, python(source), [b"a\n"])
+        assert not caught.value.retryable
+
+    def test_exit_in_final(self, tmp_path: Path) -> None:
+        """A child that ends in its final has not said that it did all."""
+        source = "import os\ndef mapper(file, line): 1\ndef mapper_final(): os._exit(0)\n"
+        child = HarnessChild(setting(tmp_path, python(source)), "map", ("mapper",), "text")
+        assert list(filter(None, map_records(child, []))) == []
+        assert not child.ended
+        child = HarnessChild(setting(tmp_path, python(REPR)), "map", ("mapper",), "text")
+        assert list(filter(None, map_records(child, []))) == []
+        assert child.ended
 
 
 class TestCombiner:

@@ -211,6 +211,8 @@ FAULTS = [
     ("reducer: summ", 3, "reducer", "mean `sum`"),
     ("reducer: {scirpt: m}", 3, "reducer.scirpt", "mean `script`"),
     ("combiner: sum\n#\nreducer: none", 3, "combiner", "needs a reducer"),
+    ("mapper: {script: m, stream: true}\nrecords: text", 3, "mapper", "`stream`, which is for"),
+    ("reducer: {script: r, feed: lines, stream: true}", 3, "reducer.stream", "a reduce function"),
     ("reducers: 2", 3, "reducers", "must be 1 without a reducer"),
     ("reducers: 0", 3, "reducers", "at least 1"),
     ("reducers: 65537", 3, "reducers", "at most 65536"),

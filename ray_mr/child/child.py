@@ -29,6 +29,7 @@ from ray_mr.errors import (
     RayMrError,
 )
 from ray_mr.model import FileCounts
+from ray_mr.units import format_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator, Mapping
@@ -130,18 +131,32 @@ class Setting:
         return Process(argv, self.folder, feed, self.env, self.limits)
 
 
+HOOKS = {
+    "map": ("mapper_init", "mapper_final"),
+    "reduce": ("reducer_init", "reducer_final"),
+    "combine": ("combiner_init", ""),
+}
+"""By role: the functions called before the first record or group, and after the last."""
+
+
 class HarnessChild:
     """A child that speaks ``wire``.
 
     Args:
         setting: Where and how it runs.
-        role: ``map`` or ``reduce``.
+        role: ``map``, ``reduce`` or ``combine``.
         functions: Names under which the script may define its function.
         records: The job's record format.
+        memory_bytes: What a list of a key's values may take; 0: anything.
     """
 
     def __init__(
-        self, setting: Setting, role: str, functions: tuple[str, ...], records: str = ""
+        self,
+        setting: Setting,
+        role: str,
+        functions: tuple[str, ...],
+        records: str = "",
+        memory_bytes: int = 0,
     ) -> None:
         setting.write_program()
         self._setting = setting
@@ -154,7 +169,14 @@ class HarnessChild:
             "pickled": setting.program.function,
             "functions": functions,
             "records": records,
+            "init": HOOKS[role][0],
+            "final": HOOKS[role][1],
+            "stream": setting.program.stream,
+            "memory": memory_bytes,
         }
+        self._memory_bytes = memory_bytes
+        self.ended = False
+        """It has said that it did all there was to do."""
         self._begin = wire.encode("begin", payload=json.dumps(begin).encode())
         self._process: Process | None = None
 
@@ -208,6 +230,9 @@ class HarnessChild:
                 return At(frame.position, frame.count)
             case "flushed":
                 return Flushed(frame.position, frame.count)
+            case "ended":
+                self.ended = True
+                return None
         try:
             return self._understand_json(frame.name, frame.position, json.loads(frame.payload))
         except (ValueError, TypeError, KeyError) as error:
@@ -231,14 +256,28 @@ class HarnessChild:
         script = self._setting.program.entry
         if kind == "load":
             raise ChildNotStarted(f"{script} does not load: {message}\n{trace}".rstrip())
+        if kind == "final":
+            raise ChildRaised(f"{script} raised {message}\n{trace}".rstrip())
         if kind == "corrupt":
             return Failure(position, CorruptObject(message))
+        if kind == "memory":
+            limit = format_bytes(self._memory_bytes)
+            raise ChildError(
+                f"{script}: {message} need more memory than the job's {limit}",
+                "take them one by one with `stream: true` beside the script, or raise `memory`",
+            )
         return Failure(position, ChildRaised(f"{script} raised {message}\n{trace}".rstrip()))
 
 
 def map_records(child: HarnessChild, deliveries: Iterable[Delivery]) -> Iterator[Output]:
     """Output of a mapper function over files; see ``HarnessChild.run`` for errors."""
-    return child.run(wire.encode_file(item.position, item.codec, item.path) for item in deliveries)
+
+    def feed() -> Iterator[bytes]:
+        for item in deliveries:
+            yield wire.encode_file(item.position, item.codec, item.path)
+        yield wire.encode("end")
+
+    return child.run(feed())
 
 
 def reduce_records(child: HarnessChild, sorted_pairs: Iterable[Pairs]) -> Iterator[Output]:
@@ -252,6 +291,7 @@ def reduce_records(child: HarnessChild, sorted_pairs: Iterable[Pairs]) -> Iterat
         for pairs in sorted_pairs:
             yield wire.encode("pairs", 0, pairs.count, pairs.payload)
         yield wire.encode("flush")
+        yield wire.encode("end")
 
     with contextlib.closing(child.run(feed())) as output:  # an error must not keep the child alive
         for item in output:
@@ -269,7 +309,8 @@ class Combiner:
     def __init__(self, setting: Setting) -> None:
         self._queue: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         limits = replace(setting.limits, feed_excuses=False)
-        self._child = HarnessChild(replace(setting, limits=limits), "reduce", ("combine", "reduce"))
+        patient = replace(setting, limits=limits)
+        self._child = HarnessChild(patient, "combine", ("combine", "reduce"))
         self._output = self._child.run(iter(self._queue.get, None))
         self.counters: Counter[str] = Counter()
         """What its program counted, once it is closed."""

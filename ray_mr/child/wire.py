@@ -6,10 +6,12 @@ A frame is a head, one line of ASCII, and a payload::
 
 Towards the harness:
 
-* ``begin``: JSON with the role (``map`` or ``reduce``), the script and how to call it.
+* ``begin``: JSON with the role (``map``, ``reduce``, ``combine``), the script and how to call it.
 * ``file``: the input at ``position``; the payload is its codec, a LF, its path.
 * ``pairs``: ``count`` key and value pairs, sorted by key (roles reduce and combine).
 * ``flush``: the last group is complete; answer with ``flushed``.
+* ``end``: nothing more comes (roles map and reduce); call what is to be called last, then answer
+  with ``ended``.
 
 From the harness:
 
@@ -18,11 +20,13 @@ From the harness:
 * ``pairs``: ``count`` key and value pairs made from the input at ``position``.
 * ``progress``: ``count`` stored bytes of the input at ``position`` are read.
 * ``done``: JSON with the counts of the input at ``position``, which ended well.
-* ``failed``: JSON ``kind`` (``corrupt``, ``raised``, ``load``), ``message``, ``trace``.
+* ``failed``: JSON ``kind`` (``corrupt``, ``raised``, ``load``, ``final``, ``memory``), ``message``,
+  ``trace``.
 * ``flushed``: ``position`` groups and ``count`` rows were reduced since the last one.
+* ``ended``: all is done.
 
 The payload of ``pairs`` is ``count`` little-endian u32 lengths of keys, as many of values, all
-keys, all values.  The end of the stream, after an exit code of 0, says that all is done.
+keys, all values.
 """
 
 from __future__ import annotations

@@ -199,7 +199,7 @@ class _Attempt:
                 self.status = child.process.status
                 yield item
             self.counters.update(child.process.counters)
-        if not self.failed and self.suspect is not None:
+        if not self.failed and not child.ended:
             raise ChildCrashed(
                 f"{child.process.name} ended with exit code 0 before it had read every input"
                 f"{child.process.last_words()}"

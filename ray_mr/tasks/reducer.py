@@ -258,7 +258,10 @@ class _Partition:
         self._counters.update(child.counters)
 
     def _records(self, rows: _Rows, program: Program) -> Iterator[bytes | None]:
-        child = children.HarnessChild(self._setting(program), "reduce", ("reduce", "reducer"))
+        child = children.HarnessChild(
+            self._setting(program), "reduce", ("reduce", "reducer"),
+            memory_bytes=self._task.job.memory,
+        )  # fmt: skip
         pairs = (
             batches.pack_pairs(batch.select(["key", "value"])) for batch in rows.sorter.batches()
         )
@@ -272,7 +275,7 @@ class _Partition:
                 self._keys, self._fed, flushed = item.groups, item.rows, True
             yield None
         self._counters.update(child.process.counters)
-        if not flushed or self._fed != rows.count:
+        if not flushed or not child.ended or self._fed != rows.count:
             raise LedgerError(
                 f"the reduce program took {self._fed} of {rows.count} rows of part {self._number}",
                 "it ended by itself before the end: see its exit calls",

@@ -13,7 +13,9 @@ import array
 import gc
 import importlib.machinery
 import importlib.util
+import itertools
 import json
+import operator
 import os
 import pickle
 import time
@@ -31,11 +33,16 @@ MESSAGE_CHARS = 2000
 TRACE_CHARS = 8000
 GC_THRESHOLD = 100_000  # a parsed record is thousands of objects, and none of them a cycle
 LITTLE = sys.byteorder == "little"
+VALUE_BYTES = 57  # what a str and its place in a list take, beside its characters
 HOME = os.getcwd()
 
 
 class Corrupt(Exception):
     """A file does not decode to its end."""
+
+
+class TooLarge(Exception):
+    """The values of one key are more than a list may hold."""
 
 
 NOT_MANY = (dict, bytearray, memoryview)  # iterable, but what comes would surprise
@@ -144,6 +151,10 @@ def as_bytes(value):
     if isinstance(value, (int, float)):
         return str(value).encode()
     raise TypeError(not_output(value))
+
+
+def as_text(data):
+    return data.decode("utf-8", "surrogateescape")
 
 
 def not_output(value):
@@ -355,13 +366,32 @@ def uuid_json(line):
 # ---------------------------------------------------------------- the two roles
 
 
-class Mapper:
+class Role:
+    """What a mapper and a reducer have in common."""
+
+    line_end = b""
+    final = None
+
+    def end(self):
+        """Nothing more comes: call the last hook."""
+        try:
+            if self.final is not None:
+                self.output.add(self.final(), self.line_end)
+        except Exception as error:
+            fail(self.wire, 0, "final", error, " in the final hook")
+            return
+        self.output.end_line()
+        self.output.flush()
+        self.wire.send("ended")
+
+
+class Mapper(Role):
     """Role map: one call a record."""
 
-    def __init__(self, wire, function, records):
+    def __init__(self, wire, function, begin):
         self.wire = wire
         self.output = Output(wire)
-        self.call = getattr(self, "call_" + records.replace("-", "_"))
+        self.call = getattr(self, "call_" + begin["records"].replace("-", "_"))
         self.function = function
         self.tally = None
 
@@ -436,24 +466,38 @@ class Tally:
             self.sample = f"line {self.records}: {type(error).__name__}"
 
 
-class Reducer:
-    """Roles reduce and combine: one call a key."""
+class Reducer(Role):
+    """Roles reduce and combine: one call a key, with a list."""
 
-    def __init__(self, wire, function, _records):
+    line_end = b"\n"
+
+    def __init__(self, wire, function, begin):
         self.wire = wire
         self.output = Output(wire)
         self.function = function
+        self.memory = begin["memory"]
         self.key = None
         self.values = []
-        self.groups = self.rows = 0
+        self.groups = self.rows = self.size = 0
 
     def pairs(self, payload, count):
+        groups, held = self.groups, len(self.values)
+        self.take(payload, count)
+        self.rows += count
+        if self.memory:
+            if self.groups > groups:
+                self.size = held = 0
+            fresh = self.values[held:]
+            self.size += sum(map(len, fresh)) + VALUE_BYTES * len(fresh)
+            if self.size > self.memory:
+                raise TooLarge(f"the values of key {as_text(self.key)!r:.200}")
+
+    def take(self, payload, count):
         for key, value in zip(*unpack_pairs(payload, count)):
             if key != self.key:
                 self.close_group()
                 self.key, self.values = key, []
-            self.values.append(value.decode("utf-8", "surrogateescape"))
-        self.rows += count
+            self.values.append(as_text(value))
 
     def where(self):
         return f" at key {self.key!r:.200}" if self.key is not None else ""
@@ -461,28 +505,51 @@ class Reducer:
     def close_group(self):
         if self.key is not None:
             self.groups += 1
-            key = self.key.decode("utf-8", "surrogateescape")
-            self.output.add(self.function(key, self.values), b"\n")
+            self.output.add(self.function(as_text(self.key), self.values), self.line_end)
 
     def flush(self):
         self.close_group()
         self.output.flush()
         self.wire.send("flushed", self.groups, self.rows)
         self.key, self.values = None, []
-        self.groups = self.rows = 0
+        self.groups = self.rows = self.size = 0
+
+
+class Streamer(Reducer):
+    """The same with `stream: true`: an iterator, which reads on as it is asked for values."""
+
+    def pairs(self, payload, count):
+        rows = self.coming(payload, count)
+        for key, group in itertools.groupby(rows, operator.itemgetter(0)):
+            self.key = key
+            self.groups += 1
+            values = (as_text(value) for _, value in group)
+            self.output.add(self.function(as_text(key), values), self.line_end)
+        self.key = None
+        self.flush()
+
+    def coming(self, payload, count):
+        """Rows of this frame and those that follow, to the flush."""
+        while True:
+            self.rows += count
+            yield from zip(*unpack_pairs(payload, count))
+            name, _, count, payload = self.wire.receive()
+            if name == "flush":
+                return
 
 
 # ---------------------------------------------------------------- start
 
 
 def load(begin):
-    """The user's function, of a script or a pickle."""
+    """The user's function, of a script or a pickle, and where its hooks are."""
     script = begin["script"]
     sys.argv = [script] + begin["arguments"]
     sys.path.insert(0, HOME)
     if begin["pickled"]:
         with open(script, "rb") as stream:
-            return pickle.load(stream)
+            function = pickle.load(stream)
+            return function, function
     name = os.path.splitext(os.path.basename(script))[0]
     loader = importlib.machinery.SourceFileLoader(name, os.path.join(HOME, script))
     spec = importlib.util.spec_from_file_location(name, loader=loader)
@@ -491,7 +558,7 @@ def load(begin):
     spec.loader.exec_module(module)
     for function in begin["functions"]:
         if hasattr(module, function):
-            return getattr(module, function)
+            return getattr(module, function), module
     raise AttributeError(f"{script} has no function {' or '.join(begin['functions'])}")
 
 
@@ -535,20 +602,36 @@ def fail(wire, position, kind, error, where=""):
     )
 
 
+def role_of(wire, begin):
+    """The role to play, ready for work; None if the script does not load."""
+    try:
+        function, home = load(begin)
+        init = getattr(home, begin["init"], None)
+        if init is not None:
+            init()
+    except (Exception, SystemExit) as error:  # sys.exit(main()) without a guard
+        fail(wire, 0, "load", error)
+        return None
+    kind = Mapper if begin["role"] == "map" else Streamer if begin["stream"] else Reducer
+    role = kind(wire, function, begin)
+    if begin["final"]:
+        role.final = getattr(home, begin["final"], None)
+    return role
+
+
 def main():
     wire = private_streams()
     gc.set_threshold(GC_THRESHOLD, 20, 20)
     wire.tell("hello", 0, codecs=["none", *OPENERS])
     frame = wire.receive()
-    if frame is None:
-        return
-    begin = json.loads(frame[3])
-    try:
-        function = load(begin)
-    except (Exception, SystemExit) as error:  # sys.exit(main()) without a guard
-        fail(wire, 0, "load", error)
-        return
-    role = {"map": Mapper, "reduce": Reducer}[begin["role"]](wire, function, begin["records"])
+    role = role_of(wire, json.loads(frame[3])) if frame is not None else None
+    if role is not None:
+        serve(wire, role)
+        sys.stdout.flush()
+
+
+def serve(wire, role):
+    """Answer frames to the end of them."""
     while (frame := wire.receive()) is not None:
         name, position, count, payload = frame
         try:
@@ -558,11 +641,14 @@ def main():
                 role.pairs(payload, count)
             elif name == "flush":
                 role.flush()
+            elif name == "end":
+                role.end()
+        except TooLarge as error:
+            wire.tell("failed", position, kind="memory", message=str(error), trace="")
         except Exception as error:
             where = role.where()
             role.output.clear()
             fail(wire, position, "raised", error, where)
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":
