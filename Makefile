@@ -1,6 +1,6 @@
 # `make` alone prints help. demo and test each work on a fresh machine: both use .venv.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench clean
+.PHONY: help demo test check errors-page bench clean
 .DELETE_ON_ERROR:
 
 VENV  := .venv
@@ -15,7 +15,7 @@ PYTHON ?= $(firstword $(foreach p,python3 python3.11 python3.12 python3.13 pytho
 unexport PYTHONUNBUFFERED
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(STAMP)  ## pings in an S3 server, mapper, reducer: a checked result in demo-output/
 	@$(BIN)/python -m demo.run
@@ -26,6 +26,9 @@ test: check  ## check, then all tests
 check: $(STAMP)  ## ruff and mypy
 	@$(BIN)/python -m ruff check
 	@$(BIN)/python -m mypy
+
+errors-page: $(STAMP)  ## docs/errors.md anew, from the tests of bad input
+	@RAY_MR_WRITE_ERRORS=1 $(BIN)/python -m pytest -q tests/test_bad_input*.py
 
 bench: $(STAMP)  ## how fast against the bare loop (takes long)
 	@$(BIN)/python benchmarks/telemetry.py

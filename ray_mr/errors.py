@@ -54,6 +54,16 @@ class RayMrError(Exception):
         return f"{self.message}\n  {self.hint}" if self.hint else self.message
 
 
+LAST_WORDS = "; its last words:"
+"""Ends the first line of a message whose other lines are the end of a program's stderr."""
+
+
+def headline(message: str) -> str:
+    """A message in one line: its first, with a program's very last line on stderr."""
+    first, *rest = message.splitlines() or [""]
+    return f"{first} {rest[-1].strip()}" if rest and first.endswith(LAST_WORDS) else first
+
+
 class JobError(RayMrError):
     """The job cannot be run as it is written."""
 

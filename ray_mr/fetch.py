@@ -186,7 +186,8 @@ class Fetch:
             return self._decoded(item, path)
         except CorruptObject as error:
             path.unlink(missing_ok=True)
-            raise CorruptObject(f"{obj.uri}: {error.message}", error.hint) from None
+            what = error.message.removeprefix(f"{path.name}: ")
+            raise CorruptObject(f"{obj.uri}: {what}", error.hint) from None
 
     def _download(self, position: int, obj: StoredObject, path: Path) -> None:
         store, tried, waited_s = store_for(obj.uri), 1, 0.0

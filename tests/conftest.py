@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from bad_input import User
 from s3_server import S3Server, s3_server
 
 if TYPE_CHECKING:
@@ -108,3 +109,14 @@ def engine(request: pytest.FixtureRequest) -> str:
     if request.param == "ray":
         request.getfixturevalue("ray_runtime")
     return str(request.param)
+
+
+@pytest.fixture
+def user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> Iterator[User]:
+    """Somebody with a folder, for the tests of bad input; nothing they start lives on."""
+    (tmp_path / "user").mkdir()
+    made = User(tmp_path / "user" / "job", monkeypatch, request)
+    yield made
+    made.end_processes()

@@ -128,7 +128,8 @@ class Setting:
             argv = self.language.script_argv(
                 self.program.entry, self.program.arguments, installed=not self.program.files
             )
-        return Process(argv, self.folder, feed, self.env, self.limits)
+        name = "the function" if self.program.function else self.program.entry
+        return Process(argv, self.folder, feed, self.env, self.limits, name=name)
 
 
 HOOKS = {

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Self, cast
 
-from ray_mr.errors import ChildCrashed, ChildKilled, ChildNotStarted, ChildTimeout
+from ray_mr.errors import LAST_WORDS, ChildCrashed, ChildKilled, ChildNotStarted, ChildTimeout
 from ray_mr.units import format_seconds
 
 if TYPE_CHECKING:
@@ -83,6 +83,7 @@ class Process:
             last item.  An exception that it raises is raised by ``chunks``.
         env: Added to the environment.
         limits: Time limits.
+        name: What messages call it; its program's name if not given.
 
     Raises:
         ChildNotStarted: There is no such program, or it may not be run.
@@ -95,8 +96,10 @@ class Process:
         feed: Iterable[bytes],
         env: Mapping[str, str],
         limits: Limits,
+        *,
+        name: str = "",
     ) -> None:
-        self.name = Path(argv[0]).name
+        self.name = name or Path(argv[0]).name
         self._limits = limits
         # We keep the reading end too: what is left in it was never read.
         self._stdin_read, self._stdin_write = os.pipe()
@@ -279,7 +282,7 @@ class Process:
     def last_words(self) -> str:
         """The end of its stderr, as a clause of a message; empty if it said nothing."""
         tail = b"".join(self._tail).decode("utf-8", "replace").rstrip()
-        return f"; its last words:\n{tail}" if tail else ""
+        return f"{LAST_WORDS}\n{tail}" if tail else ""
 
     def kill(self) -> None:
         """Kill the child and everything it started."""

@@ -159,7 +159,7 @@ class Ledger:
             uri, first = failures[0]
             return type(first)(
                 f"{count(len(failures), 'input')} failed, {limit} allowed; the first: "
-                f"{uri}: {first.message}",
+                f"{uri}: {first.message.removeprefix(f'{uri}: ')}",
                 "see report.json for all; allow them with --max-failed-inputs",
             )
         bad, most = self.bad_records, self._job.max_bad_records

@@ -21,7 +21,7 @@ from ray_mr.engines import (
     Said,
     Yielded,
 )
-from ray_mr.errors import LedgerError, RayMrError, WorkerLost
+from ray_mr.errors import LedgerError, RayMrError, WorkerLost, headline
 from ray_mr.events import Advanced, Notice
 from ray_mr.model import AttemptEnd, AttemptId, BlockMeta, Progress, ReducerEnd
 
@@ -349,7 +349,7 @@ class Loop:
             self._tell(Notice(decision.notice))
         for position, cause in decision.failed.items():
             self._ledger.failed(position, cause)
-            told = cause.message.splitlines()[0].removeprefix(f"{self._uris[position]}: ")
+            told = headline(cause.message).removeprefix(f"{self._uris[position]}: ")
             self._tell(Notice(f"{self._uris[position]} failed: {told}"))
         when = time.monotonic() + decision.pause_s
         self._paused += [(when, work) for work in decision.again]

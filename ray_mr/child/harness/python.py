@@ -35,6 +35,7 @@ GC_THRESHOLD = 100_000  # a parsed record is thousands of objects, and none of t
 LITTLE = sys.byteorder == "little"
 VALUE_BYTES = 57  # what a str and its place in a list take, beside its characters
 HOME = os.getcwd()
+NOT_THE_USERS = (__file__, "<frozen importlib")
 
 
 class Corrupt(Exception):
@@ -189,6 +190,7 @@ def members(stream, new, padding, told):
     """Decode a file of one or more compressed members, whole or not at all."""
     decoder = None
     unit = zeros = 0  # zero bytes may follow a member, in multiples of the padding
+    first = fresh = True
     data = stream.read(READ_BYTES)
     while data or decoder is not None:
         if decoder is None:
@@ -199,15 +201,17 @@ def members(stream, new, padding, told):
                 continue
             check_padding(zeros, unit)
             zeros = 0
-            decoder = new()
+            decoder, fresh = new(), True
         if not data:
-            raise Corrupt("truncated: the file ends within its compressed data")
+            odd = "" if first or not fresh else ", or something else follows its end"
+            raise Corrupt(f"truncated: the file ends within its compressed data{odd}")
         for chunk in decoder.chunks(data):
             if chunk:
+                fresh = False
                 yield chunk
         told(stream.tell())
         if decoder.eof:
-            data, decoder, unit = decoder.unused_data, None, padding
+            data, decoder, unit, first = decoder.unused_data, None, padding, False
             data = data or stream.read(READ_BYTES)
         else:
             data = stream.read(READ_BYTES)
@@ -326,7 +330,7 @@ def chunks_of(path, codec, told):
         try:
             yield from members(stream, new, padding, told)
         except (broken, OSError, EOFError, ValueError) as error:
-            raise Corrupt(str(error) or type(error).__name__) from None
+            raise Corrupt(f"damaged: {error or type(error).__name__}") from None
 
 
 def lines_of(chunks):
@@ -356,11 +360,28 @@ def parse_json(data):
     return json.loads(data)
 
 
+class NoRecord(ValueError):
+    """A line is not what the job says; the message holds nothing of it."""
+
+
 def uuid_json(line):
     """(uuid, object) of a 2014 line; raises ValueError."""
     if line[36:37] != b"\t":
-        raise ValueError("no TAB after 36 characters")
+        raise NoRecord("no TAB after 36 characters")
     return line[:36].decode(), parse_json(line[37:])
+
+
+def why_bad(error):
+    """What is wrong with a record, in words that hold nothing of it."""
+    if isinstance(error, NoRecord):
+        return str(error)
+    if isinstance(error, UnicodeDecodeError):
+        return f"not UTF-8, at byte {error.start + 1}"
+    if isinstance(error, json.JSONDecodeError):
+        return f"not JSON at character {error.pos + 1} ({error.msg})"
+    if isinstance(error, RecursionError):
+        return "nested too deeply"
+    return type(error).__name__
 
 
 # ---------------------------------------------------------------- the two roles
@@ -416,7 +437,8 @@ class Mapper(Role):
             self.records(path, lines_of(chunks), tally)
         except Corrupt as error:
             self.output.clear()
-            self.wire.tell("failed", position, kind="corrupt", message=str(error), trace="")
+            message = f"{codec.decode()}: {error}"
+            self.wire.tell("failed", position, kind="corrupt", message=message, trace="")
             return
         self.output.end_line()
         self.output.flush()
@@ -463,7 +485,7 @@ class Tally:
     def set_aside(self, error):
         self.bad += 1
         if not self.sample:
-            self.sample = f"line {self.records}: {type(error).__name__}"
+            self.sample = f"line {self.records}: {why_bad(error)}"
 
 
 class Reducer(Role):
@@ -566,10 +588,15 @@ def private_streams():
     """Our own input and output; the user's print goes to stderr, a read finds the end."""
     source = os.fdopen(os.dup(0), "rb", READ_BYTES)
     target = os.fdopen(os.dup(1), "wb", 0)
-    nothing = os.open(os.devnull, os.O_RDONLY)
+    nothing = os.open(os.devnull, os.O_RDWR)
     os.dup2(nothing, 0)
-    os.close(nothing)
     os.dup2(2, 1)
+
+    def forked():  # a copy that the user's code makes of us has no say
+        os.dup2(nothing, source.fileno())
+        os.dup2(nothing, target.fileno())
+
+    os.register_at_fork(after_in_child=forked)
     return Wire(source, Whole(target))
 
 
@@ -589,10 +616,12 @@ def fail(wire, position, kind, error, where=""):
     import traceback
 
     frames = error.__traceback__
-    while frames is not None and frames.tb_frame.f_code.co_filename == __file__:
+    while frames is not None and frames.tb_frame.f_code.co_filename.startswith(NOT_THE_USERS):
         frames = frames.tb_next  # what the user reads begins in the user's code
     trace = "".join(traceback.format_exception(type(error), error, frames))
     message = "".join(traceback.format_exception_only(type(error), error)).strip()
+    if isinstance(error, SyntaxError):
+        message, trace = f"{type(error).__name__}: {error}", message
     wire.tell(
         "failed",
         position,

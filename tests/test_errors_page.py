@@ -1,0 +1,46 @@
+"""The page of errors, and its place beside the tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import errors_page
+from bad_input import Case
+from ray_mr.errors import headline
+
+
+def test_every_case_has_its_entry() -> None:
+    """The page has an entry for each case, in their order, and no other; each name is unique."""
+    names = [case.name for module in errors_page.subjects() for case in module.CASES]
+    assert len(set(names)) == len(names)
+    assert list(errors_page.entries()) == names
+    assert errors_page.PAGE.read_text() == errors_page.rendered(errors_page.entries())
+
+
+def test_every_subject_is_listed() -> None:
+    """No test module of bad input is left out of the page."""
+    there = {path.stem for path in Path(__file__).parent.glob("test_bad_input_*.py")}
+    assert set(errors_page.SUBJECTS) == there
+
+
+def test_an_entry_that_is_not_up_to_date(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A message that changed is noticed."""
+    monkeypatch.delenv("RAY_MR_WRITE_ERRORS", raising=False)
+    case = Case("An unknown key", "ray-mr run job.yml --engine local", 2, ())
+    with pytest.raises(AssertionError, match="make errors-page"):
+        errors_page.compare(case, "ray-mr: error: something else")
+
+
+@pytest.mark.parametrize(
+    ("message", "line"),
+    [
+        ("", ""),
+        ("x raised KeyError: 'y'\nTraceback:\n  z", "x raised KeyError: 'y'"),
+        ("x died; its last words:\na\nb", "x died; its last words: b"),
+    ],
+)
+def test_headline(message: str, line: str) -> None:
+    """A message in one line has the program's very last word."""
+    assert headline(message) == line
