@@ -32,7 +32,7 @@ from ray_mr.model import FileCounts
 from ray_mr.units import format_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from ray_mr.program import Program
@@ -105,6 +105,8 @@ class Setting:
     """The attempt's folder, the child's working directory."""
     env: Mapping[str, str]
     limits: Limits
+    on_stderr: Callable[[bytes], None] | None = None
+    """Called with each line of its stderr, as ``Process`` calls it."""
 
     @property
     def language(self) -> Language:
@@ -129,7 +131,9 @@ class Setting:
                 self.program.entry, self.program.arguments, installed=not self.program.files
             )
         name = "the function" if self.program.function else self.program.entry
-        return Process(argv, self.folder, feed, self.env, self.limits, name=name)
+        return Process(
+            argv, self.folder, feed, self.env, self.limits, name=name, on_stderr=self.on_stderr
+        )
 
 
 HOOKS = {

@@ -30,7 +30,7 @@ from ray_mr.errors import LAST_WORDS, ChildCrashed, ChildKilled, ChildNotStarted
 from ray_mr.units import format_seconds
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 HIDDEN = re.compile(
     r"CREDENTIALS|RAY_MR_.*|AWS_.*|RAY_.*|TASKCLUSTER_(ACCESS_TOKEN|CERTIFICATE|PROXY_URL)"
@@ -84,6 +84,7 @@ class Process:
         env: Added to the environment.
         limits: Time limits.
         name: What messages call it; its program's name if not given.
+        on_stderr: Called, from another thread, with each line of its stderr that is no report.
 
     Raises:
         ChildNotStarted: There is no such program, or it may not be run.
@@ -98,9 +99,11 @@ class Process:
         limits: Limits,
         *,
         name: str = "",
+        on_stderr: Callable[[bytes], None] | None = None,
     ) -> None:
         self.name = name or Path(argv[0]).name
         self._limits = limits
+        self._on_stderr = on_stderr
         # We keep the reading end too: what is left in it was never read.
         self._stdin_read, self._stdin_write = os.pipe()
         os.set_blocking(self._stdin_write, False)
@@ -183,6 +186,8 @@ class Process:
             self.status = match[1].decode("utf-8", "replace").strip()[:200]
         elif not _DONE.match(line):
             self._tail.append(line[:TAIL_LINE_BYTES] + b"\n")
+            if self._on_stderr is not None:
+                self._on_stderr(line)
 
     def chunks(self) -> Iterator[bytes]:
         """Its output as it comes; an empty chunk every quarter of a second of silence.

@@ -82,12 +82,17 @@ def options(command: Callable[..., None]) -> Callable[..., None]:
     def called(*, engine: str, force: bool, quiet: bool, as_json: bool, **rest: Any) -> None:
         command(how=RunOptions(engine, force, quiet, as_json), **rest)
 
-    result: Callable[..., None] = called
-    for name in reversed(Job.model_fields):
-        result = _job_option(name)(result)
+    result = job_options(called)
     for option in reversed(_RUN_OPTIONS):
         result = option(result)
     return result
+
+
+def job_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add a flag for each field of the job that can be said in a word."""
+    for name in reversed(Job.model_fields):
+        command = _job_option(name)(command)
+    return command
 
 
 def _job_option(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 import click
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 PIPE_CLOSED = 141
 """The exit code of a program that SIGPIPE ends: whoever read our stdout has seen enough."""
@@ -25,8 +29,29 @@ def put(text: str) -> None:
     Raises:
         click.exceptions.Exit: Nobody reads it any more.
     """
-    try:
+    with _wanted():
         click.echo(printable(text), file=sys.stdout)
+
+
+def put_bytes(data: bytes | memoryview) -> None:
+    """A piece of a result to stdout, as it is; on a terminal, what is fit for one.
+
+    Raises:
+        click.exceptions.Exit: Nobody reads it any more.
+    """
+    with _wanted():
+        if sys.stdout.isatty():
+            click.echo(printable(bytes(data).decode("utf-8", "replace")), nl=False)
+        else:
+            sys.stdout.buffer.write(data)
+            sys.stdout.buffer.flush()
+
+
+@contextlib.contextmanager
+def _wanted() -> Iterator[None]:
+    """End quietly where the reader of stdout has gone."""
+    try:
+        yield
     except BrokenPipeError:
         _let_go(sys.stdout)
         raise click.exceptions.Exit(PIPE_CLOSED) from None

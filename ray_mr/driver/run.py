@@ -46,16 +46,17 @@ def plan(job: Job) -> Plan:
         StoreError: An input is missing or cannot be listed.
     """
     with ThreadPoolExecutor(min(LISTINGS, len(job.inputs))) as pool:
-        found = list(pool.map(_list, job.inputs))
+        found = list(pool.map(lambda pattern: list(listed(pattern)), job.inputs))
     return make_plan(job, [obj for objects in found for obj in objects])
 
 
-def _list(pattern: str) -> list[StoredObject]:
-    objects = list(store_for(pattern).find(pattern))
+def listed(pattern: str) -> Iterator[StoredObject]:
+    """The objects of one of a job's inputs, under the keys that a child sees."""
+    objects = store_for(pattern).find(pattern)
     if "://" in pattern:
         return objects
     base = _literal_folder(pattern)
-    return [replace(obj, key=obj.uri[len(base) :].lstrip("/")) for obj in objects]
+    return (replace(obj, key=obj.uri[len(base) :].lstrip("/")) for obj in objects)
 
 
 def _literal_folder(pattern: str) -> str:

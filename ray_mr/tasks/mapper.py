@@ -40,7 +40,7 @@ from ray_mr.tasks.lines import BadInputError, LineFeed
 from ray_mr.workdir import WorkDir, disk_errors
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Callable, Generator, Iterator
     from pathlib import Path
 
     from ray_mr.job import Job
@@ -79,6 +79,8 @@ class MapTask:
     maps: int
     """Splits of the plan."""
     backoff: Backoff = NO_PATIENCE
+    on_stderr: Callable[[bytes], None] | None = None
+    """Called with each line of a child's stderr, where the map task is tried in this process."""
 
     @classmethod
     def of(cls, plan: Plan, run_id: str, backoff: Backoff = NO_PATIENCE) -> MapTask:
@@ -92,7 +94,7 @@ class MapTask:
     def setting(self, program: Program, folder: Path) -> children.Setting:
         """How a child of this run is started."""
         limits = Limits(self.job.timeout, self.job.stall_timeout)
-        return children.Setting(program, folder, self.job.env, limits)
+        return children.Setting(program, folder, self.job.env, limits, self.on_stderr)
 
 
 def map_split(
