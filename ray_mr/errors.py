@@ -9,6 +9,7 @@
       DataError                     5  an input object is at fault
         ObjectChanged               5  not the object that was listed
         CorruptObject               5  does not decode to its end
+        RefusedObject               5  an archive, or expands beyond all measure
         UnsafeKey                   5  its key cannot be a path
         TooManyBadRecords           5
       ChildError                    6  the user's program is at fault
@@ -104,6 +105,10 @@ class ObjectChanged(DataError):
 
 class CorruptObject(DataError):
     """The object does not decode to its end."""
+
+
+class RefusedObject(DataError):
+    """The object is an archive, or expands beyond what the job allows."""
 
 
 class UnsafeKey(DataError):

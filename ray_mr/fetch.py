@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from ray_mr.backoff import NO_PATIENCE, Backoff
-from ray_mr.codecs import decode_to, detect
-from ray_mr.errors import CorruptObject, DataError, Interrupted, StoreUnavailable, UnsafeKey
+from ray_mr.codecs import decode, decode_to, detect
+from ray_mr.errors import DataError, Interrupted, StoreUnavailable, UnsafeKey
+from ray_mr.job import MAX_EXPANSION
 from ray_mr.model import Trouble
 from ray_mr.stores import store_for
 from ray_mr.workdir import disk_errors, safe_path
@@ -53,6 +54,7 @@ class Fetch:
         ahead_bytes: Stored bytes that may be downloading or waiting beyond what the caller has
             taken; the input that is needed next is always let through.
         decompress: ``auto`` (by the first bytes), ``none`` (files stay as stored) or a codec.
+        max_expansion: As for ``decode``.
         decode_here: Codecs to decode into the file; what is in none of them stays compressed.
             Asked by the threads, and only for files that are compressed.
         private: Files will be written to; else a local one may be a link to the original.
@@ -68,6 +70,7 @@ class Fetch:
         downloads: int,
         ahead_bytes: int,
         decompress: str,
+        max_expansion: int = MAX_EXPANSION,
         decode_here: Container[str],
         private: bool,
         keep: bool,
@@ -81,6 +84,7 @@ class Fetch:
             ahead_bytes, decompress, decode_here,
         )  # fmt: skip
         self._private, self._keep = private, keep
+        self._max_expansion = max_expansion
         self._unsafe = _collisions(inputs)
         self._paths: dict[int, Path] = {}
         self._changed = threading.Condition()
@@ -126,6 +130,11 @@ class Fetch:
                 self.close()
                 raise fetched
             yield fetched
+
+    def decode(self, fetched: Fetched) -> Iterator[bytes]:
+        """Content of a file that was handed on compressed, or not; see ``codecs.decode``."""
+        path = fetched.path or safe_path(self._folder, fetched.input.object.key)
+        return decode(path, fetched.codec, max_expansion=self._max_expansion)
 
     def release(self, position: int) -> None:
         """The caller is done with the file of the input at this position in the plan.
@@ -184,10 +193,10 @@ class Fetch:
         self._download(item.position, obj, path)
         try:
             return self._decoded(item, path)
-        except CorruptObject as error:
+        except DataError as error:
             path.unlink(missing_ok=True)
             what = error.message.removeprefix(f"{path.name}: ")
-            raise CorruptObject(f"{obj.uri}: {what}", error.hint) from None
+            raise type(error)(f"{obj.uri}: {what}", error.hint) from None
 
     def _download(self, position: int, obj: StoredObject, path: Path) -> None:
         store, tried, waited_s = store_for(obj.uri), 1, 0.0
@@ -211,7 +220,8 @@ class Fetch:
             return Fetched(item, path, "none", None, size)
         if codec not in self._decode_here:
             return Fetched(item, path, codec, None, 0)
-        return Fetched(item, path, "none", None, decode_to(path, path, codec, stop=self._stop))
+        size = decode_to(path, path, codec, max_expansion=self._max_expansion, stop=self._stop)
+        return Fetched(item, path, "none", None, size)
 
 
 def _collisions(inputs: Sequence[Input]) -> dict[int, UnsafeKey]:

@@ -35,6 +35,10 @@ if TYPE_CHECKING:
 SYSTEM_FOLDER = "/etc"
 """A job file here belongs to an image: its paths are relative to the working directory."""
 
+MAX_EXPANSION = 2_000
+"""Decoded bytes of a stored byte, by default.  gzip gives 1,032 at most; what xz and zstd make of
+real logs stays far below; zeros alone, or one line over and over, are beyond."""
+
 Feed = Literal["files", "records", "lines"]
 Role = Literal["run", "map", "reduce"]
 
@@ -199,8 +203,16 @@ class Job(_Value):
     records: Annotated[Literal["uuid-json", "json", "text"] | None, _Optional] = Field(
         None, description="What one line is, for mappers fed records: uuid-json, json or text."
     )
-    decompress: Literal["auto", "none", "gz", "bz2", "xz", "lzma", "zst"] = Field(
+    decompress: Literal[
+        "auto", "none", "gz", "bz2", "xz", "lzma", "zst", "lz4", "snappy", "br", "snappy-raw",
+        "snappy-hadoop",
+    ] = Field(
         "auto", description="Compression of the inputs; auto looks at their first bytes."
+    )  # fmt: skip
+    max_expansion: int = Field(
+        MAX_EXPANSION,
+        ge=1,
+        description="Decoded bytes that a stored byte of an input may become, past 1 GiB.",
     )
     separator: Literal["auto", "tab", "tab-or-space"] = Field(
         "auto",

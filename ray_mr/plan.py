@@ -9,7 +9,8 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from ray_mr.errors import DataError, JobError, UnsafeKey
+from ray_mr.archives import ADVICE, archive_name
+from ray_mr.errors import DataError, JobError, RefusedObject, UnsafeKey
 from ray_mr.job import Job, Script
 from ray_mr.model import Input, Split, StoredObject
 from ray_mr.program import Program, pack
@@ -29,7 +30,7 @@ MAX_SPLIT_OBJECTS = 2_000
 """A split's inputs are listed in one message, and start again together after a failure."""
 DECODED_RATIO = 10
 """Decoded bytes for each stored byte of a compressed object; xz makes pings 5 to 10 times less."""
-COMPRESSED_SUFFIXES = (".gz", ".bz2", ".xz", ".lzma", ".zst")
+COMPRESSED_SUFFIXES = (".gz", ".bz2", ".xz", ".lzma", ".zst", ".lz4", ".snappy", ".sz", ".br")
 MAX_COMPONENT_BYTES = 255
 """Longest file name of the usual Linux file systems."""
 
@@ -150,6 +151,10 @@ def make_plan(job: Job, objects: Iterable[StoredObject]) -> Plan:
     for obj in _distinct(chosen):
         if fault := key_fault(obj.key):
             refused.append((obj, UnsafeKey(f"its key {fault}")))
+        elif job.decompress == "auto" and (end := archive_name(obj.key)):
+            refused.append(
+                (obj, RefusedObject(f"its name says that it is an archive ({end})", ADVICE))
+            )
         else:
             good.append(obj)
     return Plan(

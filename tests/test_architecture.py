@@ -17,7 +17,7 @@ ROOT = Path(ray_mr.__file__).parent
 
 FLOORS = [
     ["errors", "model", "events", "units"],
-    ["job", "jobfile", "program", "plan", "backoff"],
+    ["job", "jobfile", "program", "plan", "backoff", "archives"],
     ["stores", "aws", "codecs", "fetch", "workdir"],
     ["child"],
     ["shuffle", "sinks"],
@@ -41,8 +41,11 @@ FENCES = {
     "rich": ["cli/"],
     "xxhash": ["shuffle/"],
     "pyarrow": ["shuffle/", "tasks/", "driver/report.py"],
-    "isal": ["codecs.py"],
-    "zstandard": ["codecs.py"],
+    "isal": ["codecs/"],
+    "zstandard": ["codecs/"],
+    "lz4": ["codecs/"],
+    "cramjam": ["codecs/"],
+    "brotli": ["codecs/"],
 }
 """Where each foreign package may be imported, in this place only."""
 

@@ -11,14 +11,21 @@ import os
 import random
 import shutil
 import subprocess
+import tarfile
 import threading
+import zipfile
 from typing import TYPE_CHECKING
 
+import brotli
+import cramjam
+import lz4.frame
 import pytest
 import zstandard
 
-from ray_mr.codecs import CODECS, decode, decode_to, detect
-from ray_mr.errors import CorruptObject, Interrupted, JobError, StoreError
+from ray_mr import codecs
+from ray_mr.archives import SUFFIXES, archive_name
+from ray_mr.codecs import CODECS, decode, decode_to, detect, most_decoded
+from ray_mr.errors import CorruptObject, Interrupted, JobError, RefusedObject, StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,6 +66,32 @@ def lzma_sized(data: bytes) -> bytes:
     return whole[:5] + len(data).to_bytes(8, "little") + whole[13:]
 
 
+def lz4_checked(data: bytes) -> bytes:
+    """As ``lz4`` writes: linked blocks, a checksum of the content."""
+    return bytes(lz4.frame.compress(data, content_checksum=True, store_size=False))
+
+
+def snappy(data: bytes) -> bytes:
+    return bytes(cramjam.snappy.compress(data)) or b"\xff\x06\0\0sNaPpY"
+
+
+def br(data: bytes) -> bytes:
+    return bytes(brotli.compress(data, quality=2))
+
+
+def snappy_hadoop(data: bytes) -> bytes:
+    """As Hadoop writes: buffers of 256 KiB, here of two blocks each."""
+    whole = b""
+    for at in range(0, len(data), 1 << 18):
+        buffer = data[at : at + (1 << 18)]
+        half = (len(buffer) + 1) // 2
+        whole += len(buffer).to_bytes(4, "big")
+        for block in filter(None, (buffer[:half], buffer[half:])):
+            stored = bytes(cramjam.snappy.compress_raw(block))
+            whole += len(stored).to_bytes(4, "big") + stored
+    return whole
+
+
 ENCODERS: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
     "gz": ("gz", gz),
     "bz2": ("bz2", bz2.compress),
@@ -68,6 +101,8 @@ ENCODERS: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
     "lzma-sized": ("lzma", lzma_sized),
     "zst": ("zst", zst),
     "zst-stream": ("zst", zst_stream),
+    "lz4": ("lz4", lz4_checked),
+    "snappy": ("snappy", snappy),
 }
 each = pytest.mark.parametrize(("codec", "encode"), ENCODERS.values(), ids=ENCODERS)
 
@@ -121,13 +156,18 @@ def test_members(file: Callable[..., Path], codec: str, encode: Callable[[bytes]
 def test_truncated_anywhere(
     file: Callable[..., Path], codec: str, encode: Callable[[bytes], bytes]
 ) -> None:
-    """A file cut at any byte is an error, except at a member's end: that is a shorter file."""
+    """A file cut at any byte is an error, except at a member's end: that is a shorter file.
+
+    Framed snappy has no end: cut between chunks, its beginning is a whole file.
+    """
     first, second = encode(text(100)), encode(text(60, 2))
     whole = first + second
     for size in range(1, len(whole)):
         path = file(whole[:size])
         if size == len(first):
             assert content(path, codec) == text(100)
+        elif codec == "snappy" and size in (10, len(first) + 10):
+            assert content(path, codec) == (b"" if size == 10 else text(100))
         else:
             with pytest.raises(CorruptObject, match="file: "):
                 content(path, codec)
@@ -233,7 +273,7 @@ def test_bomb(file: Callable[..., Path]) -> None:
     "data",
     [
         b"", b"\0", bytes(100), b"]\0\0", b"BZh", b"BZhello, world", b"\x1f", b"plain text\n" * 9,
-        b"{}", b"\x5d" + bytes(40), b"\xff" * 50, b"PK\3\4" + bytes(40), b"\x28\xb5",
+        b"{}", b"\x5d" + bytes(40), b"\xff" * 50, b"PK\3" + bytes(40), b"\x28\xb5",
     ],
 )  # fmt: skip
 def test_plain(file: Callable[..., Path], data: bytes) -> None:
@@ -291,3 +331,145 @@ def test_random_writers(file: Callable[..., Path]) -> None:
 def gzip_body(whole: bytes) -> bytes:
     """A gzip file after its head of ten bytes and a name."""
     return whole[whole.index(b"\0", 10) + 1 :]
+
+
+# ------------------------------------------------------------------ without a magic
+
+
+BARE: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
+    "br": ("x.br", br),
+    "snappy-raw": ("x.snappy", lambda data: bytes(cramjam.snappy.compress_raw(data))),
+    "snappy-hadoop": ("x.SNAPPY", snappy_hadoop),
+}
+bare = pytest.mark.parametrize(
+    ("codec", "name", "encode"), [(codec, *row) for codec, row in BARE.items()], ids=BARE
+)
+
+
+@bare
+def test_told_by_the_name(
+    file: Callable[..., Path], codec: str, name: str, encode: Callable[[bytes], bytes]
+) -> None:
+    """Formats without a magic go by the suffix, and are decoded to the byte in bounded chunks."""
+    for size in (12, 1000, (1 << 20) + 1, 3_000_000):
+        for data in (text(size), bytes(size), os.urandom(size)):
+            path = file(encode(data), name)
+            assert detect(path) == codec
+            chunks = list(decode(path, codec))
+            assert b"".join(chunks) == data
+            assert all(0 < len(chunk) <= 1 << 20 for chunk in chunks)
+    assert detect(file(b"", name)) == "none"
+
+
+@bare
+def test_bare_formats_end_where_they_end(
+    file: Callable[..., Path], codec: str, name: str, encode: Callable[[bytes], bytes]
+) -> None:
+    """Cut at any byte, or with something behind it, such a file is an error."""
+    whole = encode(text(900))
+    for size in range(1, len(whole)):
+        with pytest.raises(CorruptObject):
+            content(file(whole[:size], name), codec)
+    for garbage in (b"x", b"garbage" * 9_999, b"\0\0\0\1"):
+        with pytest.raises(CorruptObject):
+            content(file(whole + garbage, name), codec)
+
+
+def test_framed_snappy_by_its_suffix_too(file: Callable[..., Path]) -> None:
+    """``.snappy`` with the magic is the framed format; padding and unknown chunks are skipped."""
+    padding = b"\xfe\x05\0\0abcde" + b"\x99\x01\0\0x"
+    path = file(snappy(text(70_000)) + padding + snappy(b"end"), "x.snappy")
+    assert detect(path) == "snappy"
+    assert content(path, "snappy") == text(70_000) + b"end"
+    with pytest.raises(CorruptObject, match="no known kind"):
+        content(file(snappy(b"a") + b"\x02\x01\0\0x"), "snappy")
+
+
+def test_lz4_frames(file: Callable[..., Path]) -> None:
+    """Skippable frames belong to lz4 where the name says so; the legacy format is refused."""
+    skipped = b"\x5a\x2a\x4d\x18" + (3).to_bytes(4, "little") + b"abc"
+    path = file(skipped + lz4_checked(b"a") + skipped + lz4_checked(b"b"), "x.lz4")
+    assert detect(path) == "lz4"
+    assert content(path, "lz4") == b"ab"
+    with pytest.raises(RefusedObject, match="legacy lz4"):
+        detect(file(b"\x02\x21\x4c\x18" + bytes(40)))
+
+
+def test_claims_cost_no_memory(file: Callable[..., Path]) -> None:
+    """A bare block that claims to hold gigabytes is damaged; nobody asks for the memory."""
+    huge = b"\xff\xff\xff\xff\x0f" + b"x" * 20
+    for data, codec in (
+        (huge, "snappy-raw"),
+        (b"\0\xff\xff\xff\0\0\0\x19" + huge, "snappy-hadoop"),
+    ):
+        with pytest.raises(CorruptObject, match="claims to hold"):
+            content(file(data), codec)
+    with pytest.raises(CorruptObject, match="early"):
+        content(file(b"\0\xff\xff\xff\x3f\xff\xff\xff" + huge), "snappy-hadoop")
+
+
+# ------------------------------------------------------------------ archives and bombs
+
+
+def tar() -> bytes:
+    sink = io.BytesIO()
+    with tarfile.open(fileobj=sink, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+        member = tarfile.TarInfo("a.txt")
+        member.size = 5
+        archive.addfile(member, io.BytesIO(b"hello"))
+    return sink.getvalue()
+
+
+def test_archives_are_refused(file: Callable[..., Path]) -> None:
+    """An archive is told by its content, plain or compressed, with advice; a name alone is not."""
+    sink = io.BytesIO()
+    with zipfile.ZipFile(sink, "w") as archive:
+        archive.writestr("a.txt", "hello")
+    for data, words in (
+        (sink.getvalue(), "is a zip archive"),
+        (tar(), "is a tar archive"),
+        (b"7z\xbc\xaf\x27\x1c" + bytes(30), "is a 7z archive"),
+        (b"\x1f\x9d\x90" + bytes(30), "compress program"),
+    ):
+        with pytest.raises(RefusedObject, match=words) as caught:
+            detect(file(data))
+        assert "unpack it" in caught.value.hint
+    old = bytearray(tar())  # a header of before POSIX has no magic, only the checksum
+    old[257:265] = bytes(8)
+    old[148:156] = b" " * 8
+    old[148:155] = b"%06o\0" % sum(old[:512])
+    for data in (tar(), bytes(old)):
+        for codec, encode in [*ENCODERS.values(), ("br", br)]:
+            with pytest.raises(RefusedObject, match="file is a compressed tar archive"):
+                content(file(encode(data)), codec)
+    assert content(file(tar()), "none") == tar()
+
+
+def test_archive_names() -> None:
+    """Names of archives, whatever their letters' case; not those that only look alike."""
+    for end in SUFFIXES:
+        assert archive_name(f"a/b{end}") == archive_name(f"A/B{end.upper()}") == end
+    for key in ("a.gz", "star.gz", "a.tar/b.gz", "zip", "a.zip.txt", "tgz"):
+        assert archive_name(key) == ""
+
+
+@pytest.mark.parametrize("codec", ["gz", "bz2", "xz", "lzma", "zst", "lz4", "snappy", "br"])
+def test_expansion_is_bounded(
+    file: Callable[..., Path], codec: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A bomb ends at the limit, named; a file below the floor may expand as it likes."""
+    encode = {**dict(ENCODERS.values()), "br": br}[codec]
+    whole = encode(bytes(8 << 20))
+    path = file(whole)
+    assert sum(map(len, decode(path, codec, max_expansion=1))) == 8 << 20
+    monkeypatch.setattr(codecs, "EXPANSION_FLOOR_BYTES", 1 << 20)
+    passed: list[bytes] = []
+    with pytest.raises(RefusedObject, match=r"file: .* decode to more than") as caught:
+        passed.extend(decode(path, codec, max_expansion=5))
+    assert sum(map(len, passed)) <= most_decoded(len(whole), 5)
+    assert "max_expansion (now 5)" in caught.value.hint
+    with pytest.raises(RefusedObject):
+        decode_to(path, tmp_path / "never", codec, max_expansion=5)
+    assert not (tmp_path / "never").exists()
+    ratio = (8 << 20) // len(whole) + 1
+    assert sum(map(len, decode(path, codec, max_expansion=ratio))) == 8 << 20

@@ -16,6 +16,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import IO, TYPE_CHECKING, Any
 
+from ray_mr import codecs
 from ray_mr.child import wire
 from ray_mr.child.languages import LANGUAGES, Language
 from ray_mr.child.process import Limits, Process
@@ -26,8 +27,11 @@ from ray_mr.errors import (
     ChildProtocol,
     ChildRaised,
     CorruptObject,
+    DataError,
     RayMrError,
+    RefusedObject,
 )
+from ray_mr.job import MAX_EXPANSION
 from ray_mr.model import FileCounts
 from ray_mr.units import format_bytes
 
@@ -41,6 +45,7 @@ HARNESS_NAME = ".ray_mr_harness"
 RESULT_NAME = "result.txt"
 SPOOL_NAME = ".stdout"
 SPOOL_READ_BYTES = 1 << 20
+_BAD_INPUT: dict[str, type[DataError]] = {"corrupt": CorruptObject, "refused": RefusedObject}
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +112,8 @@ class Setting:
     limits: Limits
     on_stderr: Callable[[bytes], None] | None = None
     """Called with each line of its stderr, as ``Process`` calls it."""
+    max_expansion: int = MAX_EXPANSION
+    """As for ``codecs.decode``."""
 
     @property
     def language(self) -> Language:
@@ -178,6 +185,10 @@ class HarnessChild:
             "final": HOOKS[role][1],
             "stream": setting.program.stream,
             "memory": memory_bytes,
+            "most_decoded": {
+                "ratio": setting.max_expansion,
+                "floor": codecs.EXPANSION_FLOOR_BYTES,
+            },
         }
         self._memory_bytes = memory_bytes
         self.ended = False
@@ -263,8 +274,8 @@ class HarnessChild:
             raise ChildNotStarted(f"{script} does not load: {message}\n{trace}".rstrip())
         if kind == "final":
             raise ChildRaised(f"{script} raised {message}\n{trace}".rstrip())
-        if kind == "corrupt":
-            return Failure(position, CorruptObject(message))
+        if kind in _BAD_INPUT:
+            return Failure(position, _BAD_INPUT[kind](message))
         if kind == "memory":
             limit = format_bytes(self._memory_bytes)
             raise ChildError(

@@ -6,7 +6,8 @@ A frame is a head, one line of ASCII, and a payload::
 
 Towards the harness:
 
-* ``begin``: JSON with the role (``map``, ``reduce``, ``combine``), the script and how to call it.
+* ``begin``: JSON with the role (``map``, ``reduce``, ``combine``), the script and how to call it,
+  and ``most_decoded``: a file may decode to ``ratio`` times its stored size, or to ``floor`` bytes.
 * ``file``: the input at ``position``; the payload is its codec, a LF, its path.
 * ``pairs``: ``count`` key and value pairs, sorted by key (roles reduce and combine).
 * ``flush``: the last group is complete; answer with ``flushed``.
@@ -20,8 +21,8 @@ From the harness:
 * ``pairs``: ``count`` key and value pairs made from the input at ``position``.
 * ``progress``: ``count`` stored bytes of the input at ``position`` are read.
 * ``done``: JSON with the counts of the input at ``position``, which ended well.
-* ``failed``: JSON ``kind`` (``corrupt``, ``raised``, ``load``, ``final``, ``memory``), ``message``,
-  ``trace``.
+* ``failed``: JSON ``kind`` (``corrupt``, ``refused``, ``raised``, ``load``, ``final``, ``memory``),
+  ``message``, ``trace``.
 * ``flushed``: ``position`` groups and ``count`` rows were reduced since the last one.
 * ``ended``: all is done.
 

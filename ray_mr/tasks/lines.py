@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ray_mr.codecs import decode
-from ray_mr.errors import CorruptObject, DataError
+from ray_mr.errors import CorruptObject, DataError, RefusedObject
 from ray_mr.model import FileCounts
 from ray_mr.stores import store_for
 
@@ -73,13 +72,13 @@ class LineFeed:
         lines = size = 0
         last = NEWLINE
         try:
-            for chunk in decode(fetched.path, fetched.codec):
+            for chunk in self._fetch.decode(fetched):
                 lines += count_lines(chunk)
                 size += len(chunk)
                 last = chunk[-1]
                 yield chunk
-        except CorruptObject as error:
-            raise CorruptObject(f"{obj.uri}: {error.message}", error.hint) from None
+        except (CorruptObject, RefusedObject) as error:
+            raise type(error)(f"{obj.uri}: {error.message}", error.hint) from None
         if last != NEWLINE:
             lines += 1
             yield b"\n"  # or the first line of the next file would go on here

@@ -94,7 +94,9 @@ class MapTask:
     def setting(self, program: Program, folder: Path) -> children.Setting:
         """How a child of this run is started."""
         limits = Limits(self.job.timeout, self.job.stall_timeout)
-        return children.Setting(program, folder, self.job.env, limits, self.on_stderr)
+        return children.Setting(
+            program, folder, self.job.env, limits, self.on_stderr, self.job.max_expansion
+        )
 
 
 def map_split(
@@ -184,7 +186,8 @@ class _Attempt:
         self.suspect = self.split.start
         with Fetch(
             self.split.inputs, work.objects, downloads=job.downloads, ahead_bytes=AHEAD_BYTES,
-            decompress=job.decompress, decode_here=_NotOpenedBy(child), private=False, keep=False,
+            decompress=job.decompress, max_expansion=job.max_expansion,
+            decode_here=_NotOpenedBy(child), private=False, keep=False,
             backoff=self.task.backoff,
         ) as fetch:  # fmt: skip
             self.troubles = fetch.troubles
@@ -234,7 +237,8 @@ class _Attempt:
         setting = self.task.setting(self.task.mapper, work.path)
         with Fetch(
             self.split.inputs, work.objects, downloads=job.downloads, ahead_bytes=AHEAD_BYTES,
-            decompress=job.decompress, decode_here=_Everything(), private=True, keep=True,
+            decompress=job.decompress, max_expansion=job.max_expansion,
+            decode_here=_Everything(), private=True, keep=True,
             backoff=self.task.backoff,
         ) as fetch:  # fmt: skip
             self.troubles = fetch.troubles
@@ -253,7 +257,8 @@ class _Attempt:
         child = children.PlainChild(replace(setting, env={**words, **setting.env}))
         with Fetch(
             self.split.inputs, work.objects, downloads=job.downloads, ahead_bytes=AHEAD_BYTES,
-            decompress=job.decompress, decode_here=(), private=False, keep=False,
+            decompress=job.decompress, max_expansion=job.max_expansion,
+            decode_here=(), private=False, keep=False,
             backoff=self.task.backoff,
         ) as fetch:  # fmt: skip
             self.troubles = fetch.troubles

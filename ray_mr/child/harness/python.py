@@ -42,6 +42,10 @@ class Corrupt(Exception):
     """A file does not decode to its end."""
 
 
+class Refused(Exception):
+    """A compressed file holds an archive, or expands beyond all measure."""
+
+
 class TooLarge(Exception):
     """The values of one key are more than a list may hold."""
 
@@ -320,15 +324,43 @@ if importlib.util.find_spec("zstandard") is not None:
     OPENERS["zst"] = open_zst
 
 
+def is_tar(head):
+    told = head[148:156].strip(b" \0")
+    if len(head) < 512 or not head[0] or not told or not set(told) <= set(b"01234567"):
+        return False
+    return sum(head[:148]) + 8 * 32 + sum(head[156:]) == int(told, 8)
+
+
+def checked(chunks, stored):
+    """The chunks before a sign of an archive or of a bomb, as ``ray_mr/codecs`` has it."""
+    limit = max(stored * MOST_DECODED["ratio"], MOST_DECODED["floor"])
+    size, head = 0, b""
+    for chunk in chunks:
+        if size < 512:
+            head += chunk[: 512 - size]
+            if is_tar(head):
+                raise Refused("it is a compressed tar archive: unpack it first")
+        size += len(chunk)
+        if size > limit:
+            raise Refused(
+                f"{stored} bytes decode to more than {limit}: if that is right, raise max_expansion"
+            )
+        yield chunk
+
+
+MOST_DECODED = {"ratio": 2000, "floor": 1 << 30}  # until ``begin`` tells them
+
+
 def chunks_of(path, codec, told):
-    """The decoded content of a file; raises Corrupt."""
+    """The decoded content of a file; raises Corrupt or Refused."""
     with open(os.path.join(HOME, path), "rb", buffering=0) as stream:
         if codec == "none":
             yield from plain(stream, told)
             return
         new, padding, broken = OPENERS[codec]()
         try:
-            yield from members(stream, new, padding, told)
+            size = os.fstat(stream.fileno()).st_size
+            yield from checked(members(stream, new, padding, told), size)
         except (broken, OSError, EOFError, ValueError) as error:
             raise Corrupt(f"damaged: {error or type(error).__name__}") from None
 
@@ -435,10 +467,11 @@ class Mapper(Role):
         try:
             chunks = tally.counted(chunks_of(path, codec.decode(), tally.told))
             self.records(path, lines_of(chunks), tally)
-        except Corrupt as error:
+        except (Corrupt, Refused) as error:
             self.output.clear()
+            kind = type(error).__name__.lower()
             message = f"{codec.decode()}: {error}"
-            self.wire.tell("failed", position, kind="corrupt", message=message, trace="")
+            self.wire.tell("failed", position, kind=kind, message=message, trace="")
             return
         self.output.end_line()
         self.output.flush()
@@ -633,6 +666,7 @@ def fail(wire, position, kind, error, where=""):
 
 def role_of(wire, begin):
     """The role to play, ready for work; None if the script does not load."""
+    MOST_DECODED.update(begin.get("most_decoded", {}))
     try:
         function, home = load(begin)
         init = getattr(home, begin["init"], None)

@@ -1,0 +1,36 @@
+"""Brotli (RFC 7932): one stream, without a magic and without a checksum."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import brotli
+
+from ray_mr.codecs.damage import CHUNK_BYTES, INPUT_BYTES, Damaged
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import BinaryIO
+
+_LIMIT_BYTES = CHUNK_BYTES // 4
+"""The library puts out up to about twice what it is told."""
+
+
+def br(file: BinaryIO) -> Iterator[bytes]:
+    """The one stream of a file."""
+    data = file.read(INPUT_BYTES)
+    if not data:
+        return
+    stream = brotli.Decompressor()
+    while not stream.is_finished():
+        try:
+            chunk = stream.process(data, output_buffer_limit=_LIMIT_BYTES)
+        except brotli.error as error:
+            raise Damaged(f"it is damaged, or something else follows its end ({error})") from None
+        yield chunk
+        ended = not data and not chunk
+        data = file.read(INPUT_BYTES) if stream.can_accept_more_data() else b""
+        if ended and not data and not stream.is_finished():
+            raise Damaged("it ends early")
+    if data or file.read(1):
+        raise Damaged("something else follows its end")

@@ -1,0 +1,33 @@
+"""What every decoder shares: how it says that a file is damaged, and how much it holds at once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import BinaryIO
+
+CHUNK_BYTES = 1 << 20
+"""Decoded content comes in chunks of at most about this."""
+INPUT_BYTES = 1 << 16
+"""Read at once; a member's decompressor copies what it leaves of it."""
+HEAD_BYTES = 32
+"""What tells a format, and the beginning of another member."""
+MOST_MEMORY_BYTES = 1 << 30
+"""For an xz or lzma dictionary (the largest preset, -9, needs 65 MiB) and for a snappy block."""
+
+
+class Damaged(Exception):
+    """What is wrong with the content; ``decode`` adds the file's name."""
+
+
+def exactly(file: BinaryIO, size: int) -> bytes:
+    """The next bytes of a file.
+
+    Raises:
+        Damaged: It ends before.
+    """
+    data = file.read(size)
+    if len(data) < size:
+        raise Damaged("it ends early")
+    return data

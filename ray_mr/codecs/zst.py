@@ -1,0 +1,63 @@
+"""Zstandard, block by block (RFC 8878): only so is what comes out at once bounded (128 KiB)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import zstandard
+
+from ray_mr.codecs.damage import INPUT_BYTES, Damaged, exactly
+from ray_mr.codecs.members import skippable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import BinaryIO
+
+ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+
+
+def zst(file: BinaryIO) -> Iterator[bytes]:
+    """Frames, and skippable ones."""
+    context = zstandard.ZstdDecompressor()
+    while magic := file.read(4):
+        if not is_zst(magic):
+            begun = ZSTD_MAGIC.startswith(magic)
+            raise Damaged("it ends early" if begun else "something else follows its end")
+        if magic != ZSTD_MAGIC:  # a skippable frame
+            left = int.from_bytes(exactly(file, 4), "little")
+            while left:
+                left -= len(exactly(file, min(left, INPUT_BYTES)))
+        else:
+            yield from _frame(file, context.decompressobj())
+
+
+def _frame(file: BinaryIO, frame: zstandard.ZstdDecompressionObj) -> Iterator[bytes]:
+    try:
+        yield from _blocks(file, frame)
+    except zstandard.ZstdError as error:
+        raise Damaged(f"it is damaged ({error})") from None
+
+
+def _blocks(file: BinaryIO, frame: zstandard.ZstdDecompressionObj) -> Iterator[bytes]:
+    flags = exactly(file, 1)[0]
+    single, checksum = flags >> 5 & 1, flags >> 2 & 1
+    size_bytes = (single, 2, 4, 8)[flags >> 6]
+    rest = exactly(file, 1 - single + (0, 1, 2, 4)[flags & 3] + size_bytes)
+    frame.decompress(ZSTD_MAGIC + bytes([flags]) + rest)
+    last = False
+    while not last:
+        head = exactly(file, 3)
+        block = int.from_bytes(head, "little")
+        last, kind, size = bool(block & 1), block >> 1 & 3, block >> 3
+        if size > zstandard.BLOCKSIZE_MAX:
+            raise Damaged("a block is larger than the format allows")
+        yield frame.decompress(head + exactly(file, 1 if kind == 1 else size))
+    if checksum:
+        yield frame.decompress(exactly(file, 4))
+    if not frame.eof:
+        raise Damaged("a frame does not hold what its head says")
+
+
+def is_zst(head: bytes) -> bool:
+    """See ``Codec.is_member``."""
+    return head.startswith(ZSTD_MAGIC) or skippable(head)
