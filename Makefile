@@ -1,6 +1,6 @@
 # `make` alone prints help. demo and test each work on a fresh machine: both use .venv.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check errors-page bench clean
+.PHONY: help demo test check errors-page bench image image-test publish pins clean
 .DELETE_ON_ERROR:
 
 VENV  := .venv
@@ -32,6 +32,25 @@ errors-page: $(STAMP)  ## docs/errors.md anew, from the tests of bad input
 
 bench: $(STAMP)  ## how fast against the bare loop (takes long)
 	@$(BIN)/python benchmarks/telemetry.py
+
+# As in 2014: the image is REGISTRY/INDEX, INDEX being the user's own place there.
+REGISTRY ?=
+INDEX    ?= $(or $(USER),$(shell id -un))/ray-mr
+IMAGE    := $(if $(REGISTRY),$(REGISTRY)/$(INDEX),ray-mr)
+
+image:  ## the container image, with docker, podman or buildah (docs/image.md)
+	@image/image.sh build $(IMAGE)
+
+image-test: $(STAMP)  ## build the image and run jobs in it
+	@$(BIN)/python -m pytest tests/test_image.py tests/test_image_runs.py
+
+publish:  ## show what would be pushed to REGISTRY/INDEX; PUSH=1 builds and pushes it
+	@if [ -z "$(REGISTRY)" ]; then echo "publish where? make publish REGISTRY=registry.example.org INDEX=me/ray-mr PUSH=1" >&2; exit 1; fi
+	@if [ "$(PUSH)" = 1 ]; then image/image.sh build $(IMAGE) && image/image.sh push $(IMAGE); \
+	else echo "would build and push $(IMAGE); PUSH=1 does it"; fi
+
+pins: $(STAMP)  ## newest versions that pyproject.toml allows into image/requirements.txt
+	@$(BIN)/python image/pins.py
 
 clean:  ## remove what make has made, .venv too
 	rm -rf $(VENV) demo-output bench-output build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

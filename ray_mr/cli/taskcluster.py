@@ -25,7 +25,7 @@ JOB_FILES = ("analysis-tools.yml", "/etc/analysis-tools.yml")
     type=click.Path(),
     help=f"The job file.  [default: {' or '.join(JOB_FILES)}]",
 )
-@click.option("--bucket", help="Bucket of the KEYs that are not written s3://BUCKET/KEY.")
+@click.option("--bucket", envvar="RAY_MR_BUCKET", help="Bucket of the KEYs that are not written s3://BUCKET/KEY.")
 @options
 def map_(
     *,

@@ -1,0 +1,2 @@
+// node reducer.js: a reduce task, as in 2014.
+require('./start.js')('reduce');
