@@ -348,7 +348,7 @@ class TestErrors:
         ("word", "told"),
         [
             ("runn", "no command 'runn'; did you mean `run`?"),
-            ("xyzzy", "no command 'xyzzy'; there are try, plan, run"),
+            ("xyzzy", "no command 'xyzzy'; there are init, try, plan, run"),
         ],
     )
     def test_unknown_command(self, word: str, told: str) -> None:

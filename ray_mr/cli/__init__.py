@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ray_mr.cli import editor, jobs, taskcluster, trial
+from ray_mr.cli import editor, jobs, start, taskcluster, trial
 from ray_mr.cli.screen import say
 from ray_mr.errors import Interrupted, RayMrError
 from ray_mr.jobfile import nearest
@@ -85,6 +85,7 @@ def main() -> None:
     """Map/reduce over files in S3, every input accounted for.
 
     \b
+    ray-mr init visits                       a job folder that runs as it is
     ray-mr try job.yml                       the mapper on one input, to the screen
     ray-mr plan job.yml                      what would be done
     ray-mr run job.yml                       do it: result.txt
@@ -98,7 +99,7 @@ def main() -> None:
 
 
 COMMANDS: dict[str, tuple[click.Command, ...]] = {
-    "Jobs": (trial.try_, jobs.plan, jobs.run),
+    "Jobs": (start.init, trial.try_, jobs.plan, jobs.run),
     "TaskCluster": (taskcluster.map_,),
     "Editor and shell": (editor.schema, editor.completion),
 }
