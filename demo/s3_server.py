@@ -29,10 +29,10 @@ READY_S = 30.0
 TRIES = 3
 """Another process may take a port between our finding it and the server's opening it."""
 STOP_S = 10.0
-_STATEMENT = {"Effect": "Allow", "Action": "s3:*", "Resource": "*"}
+_STATEMENT = {"Effect": "Allow", "Action": ["s3:*"], "Resource": ["*"]}
 POLICY = {
     "name": "AllS3",
-    "content": json.dumps({"Version": "2012-10-17", "Statement": _STATEMENT}),
+    "content": json.dumps({"Version": "2012-10-17", "Statement": [_STATEMENT]}),
 }
 ALLOWED = {"policyNames": ["AllS3"]}
 PORTS = ["s3", "filer", "master", "volume", "admin"]

@@ -17,8 +17,8 @@ ROOT = Path(ray_mr.__file__).parent
 
 FLOORS = [
     ["errors", "model", "events", "units"],
-    ["job", "jobfile", "program", "plan", "backoff", "archives"],
-    ["stores", "aws", "codecs", "fetch", "workdir"],
+    ["credentials", "job", "jobfile", "program", "plan", "backoff", "archives"],
+    ["access", "taskcluster", "stores", "aws", "codecs", "fetch", "workdir"],
     ["child"],
     ["shuffle", "sinks"],
     ["tasks"],
@@ -36,6 +36,9 @@ FENCES = {
     "pydantic": ["job.py", "jobfile.py"],
     "pydantic_core": ["job.py", "jobfile.py"],
     "cloudpickle": ["program.py"],
+    "cryptography": ["credentials.py"],
+    "taskcluster": ["taskcluster/"],
+    "requests": ["taskcluster/"],
     "subprocess": ["child/process.py"],
     "click": ["cli/"],
     "rich": ["cli/"],

@@ -100,11 +100,11 @@ def serve(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
             proxy = FaultProxy(s3.endpoint, by_table(table))
             proxies.append(proxy)
             patch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
-            stores._s3.cache_clear()
+            stores._s3_of.cache_clear()
             return proxy
 
         yield served
-    stores._s3.cache_clear()
+    stores._s3_of.cache_clear()
     for proxy in proxies:
         proxy.close()
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ray_mr.cli import editor, jobs, start, taskcluster, trial
+from ray_mr.cli import credentials, editor, jobs, start, taskcluster, trial
 from ray_mr.cli.screen import say
 from ray_mr.errors import Interrupted, RayMrError
 from ray_mr.jobfile import nearest
@@ -100,7 +100,7 @@ def main() -> None:
 
 COMMANDS: dict[str, tuple[click.Command, ...]] = {
     "Jobs": (start.init, trial.try_, jobs.plan, jobs.run),
-    "TaskCluster": (taskcluster.map_,),
+    "TaskCluster": (taskcluster.map_, credentials.credentials),
     "Editor and shell": (editor.schema, editor.completion),
 }
 """The commands, in the order and under the titles that the help shows."""

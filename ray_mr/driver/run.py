@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ray_mr import access
 from ray_mr.driver.commit import backoff
 from ray_mr.driver.ledger import Ledger
 from ray_mr.driver.loop import Loop
@@ -34,6 +35,10 @@ if TYPE_CHECKING:
     from ray_mr.job import Job
     from ray_mr.model import StoredObject
 
+SLOW_BYTES_A_S = 1 << 20
+"""Stored bytes that a slow mapper reads in a second."""
+SHORTEST_S = 900.0
+"""Credentials with less time than this are worth a word before any run."""
 LISTINGS = 16
 """Patterns that are looked up at once."""
 
@@ -107,6 +112,12 @@ def _check_reach(made: Plan, capacity: Capacity) -> None:
                     f"{item.object.uri} is a file of this machine, and the cluster has others",
                     "put the inputs into a bucket, or use --engine local",
                 )
+
+
+def _longest_s(made: Plan, capacity: Capacity) -> float:
+    """How long a run may well take: for telling that credentials end before it."""
+    reading = made.total_bytes / (SLOW_BYTES_A_S * max(capacity.map_slots, 1))
+    return max(reading, made.job.timeout or 0.0, SHORTEST_S)
 
 
 def _check_inputs(made: Plan, output: str) -> None:
@@ -193,6 +204,8 @@ class _Run:
             )
         self._check_disk(made, capacity)
         _check_reach(made, capacity)
+        if told := access.outlasted(_longest_s(made, capacity)):
+            self._tell(Notice(told))
         loop = Loop(self._engine, made, ledger, capacity, self._tell)
         size = f"{count(made.total_inputs, 'input')}, {format_bytes(made.total_bytes)}"
         with self._stage("map", f"{size} in {count(len(made.splits), 'split')}, {capacity.text}"):

@@ -186,11 +186,17 @@ def _local() -> Store:
     return LocalStore()
 
 
-@functools.cache
 def _s3() -> Store:
+    from ray_mr.access import session
+
+    return _s3_of(session())
+
+
+@functools.cache
+def _s3_of(session: object) -> Store:
     from ray_mr.aws.s3 import S3Store
 
-    return S3Store()
+    return S3Store(session)
 
 
 _STORES: dict[str, Callable[[], Store]] = {"": _local, "file": _local, "s3": _s3}

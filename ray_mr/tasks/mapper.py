@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ray_mr import access
 from ray_mr.backoff import NO_PATIENCE, Backoff
 from ray_mr.child import child as children
 from ray_mr.child import streaming
@@ -81,6 +82,8 @@ class MapTask:
     backoff: Backoff = NO_PATIENCE
     on_stderr: Callable[[bytes], None] | None = None
     """Called with each line of a child's stderr, where the map task is tried in this process."""
+    sealed: str = ""
+    """The envelope with the credentials, as sealed as it came; see ``access``."""
 
     @classmethod
     def of(cls, plan: Plan, run_id: str, backoff: Backoff = NO_PATIENCE) -> MapTask:
@@ -89,7 +92,10 @@ class MapTask:
         partitions = 0 if plan.reducer is None else plan.job.reducers
         whole = files and plan.combiner is None
         maps = len(plan.splits)
-        return cls(plan.job, plan.mapper, plan.combiner, partitions, whole, run_id, maps, backoff)
+        return cls(
+            plan.job, plan.mapper, plan.combiner, partitions, whole, run_id, maps, backoff,
+            sealed=access.carried(),
+        )  # fmt: skip
 
     def setting(self, program: Program, folder: Path) -> children.Setting:
         """How a child of this run is started."""
@@ -115,6 +121,7 @@ def map_split(
         Progress, blocks, and at last one ``AttemptEnd``, whatever went wrong.
     """
     attempt = _Attempt(task, split, ident, terms)
+    access.carry(task.sealed)
     try:
         yield Progress(0)
         with disk_errors(root), WorkDir(root, str(ident)) as work:
