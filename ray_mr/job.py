@@ -114,8 +114,8 @@ class Script(_Value):
             raise _fault("language", "must be python for a function")
         elif self.feed in {"files", "lines"}:
             raise _fault("feed", f"{self.feed} needs a script: a function is called with records")
-        if self.feed == "records" and self.language != "python":
-            raise _fault("feed", f"records for {self.language} comes later: use `feed: files`")
+        if self.feed == "records" and self.language == "binary":
+            raise _fault("feed", "records needs a function of python or javascript")
         if self.stream and self.fed != "records":
             raise _fault("stream", "is for a reduce function: a program reads what it is fed")
         return self
@@ -283,7 +283,7 @@ class Job(_Value):
         if self.reducer is None and self.combiner is not None:
             raise _fault("combiner", "needs a reducer, such as `reducer: sum`")
         if isinstance(self.combiner, Script) and self.combiner.fed != "records":
-            raise _fault("combiner", "must be python: a combiner is called with a key's values")
+            raise _fault("combiner", "must have `feed: records`: it is called with a key's values")
         if self.reducer is None and self.reducers != 1:
             raise _fault("reducers", "must be 1 without a reducer: map-only output has one part")
         return self

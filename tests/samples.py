@@ -55,6 +55,16 @@ def python(source: str, *arguments: str, name: str = "script.py", **siblings: st
     return Program("python", name, tuple(files), arguments, "records", function=False)
 
 
+SUFFIXES = {"python": ".py", "javascript": ".js"}
+
+
+def function_of(language: str, source: str, *arguments: str, stream: bool = False) -> Program:
+    """A script of any language with a harness, fed records."""
+    name = f"script{SUFFIXES[language]}"
+    file = ProgramFile(name, textwrap.dedent(source).encode(), executable=False)
+    return Program(language, name, (file,), arguments, "records", function=False, stream=stream)
+
+
 def shell(source: str, *arguments: str, head: str = "#!/bin/sh") -> Program:
     """A shell script fed file names."""
     content = f"{head}\n{textwrap.dedent(source)}".encode()

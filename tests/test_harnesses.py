@@ -1,6 +1,6 @@
-"""What a harness promises, in conversation with a real child; one row of programs a language.
+"""What Python's harness promises beyond the conversation that every harness holds.
 
-Python's harness is the one there is.
+That stands in `test_conversations.py`.  Here too: programs without a harness.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from ray_mr.errors import (
 from ray_mr.model import FileCounts
 from ray_mr.program import Program, ProgramFile
 from ray_mr.shuffle.batches import pack_pairs, unpack_pairs
-from samples import COMPRESS, alive, ident, pairs_of, python, rows, setting, shell, wait_until
+from samples import COMPRESS, alive, pairs_of, python, rows, setting, shell, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -93,18 +93,6 @@ REPR = "def mapper(*args): return repr(args) + '\\n'"
 class TestRecords:
     """What one record is, and how the function is called with it."""
 
-    def test_uuid_json(self, tmp_path: Path) -> None:
-        """36 characters of uuid, the path as told, the parsed object."""
-        line = ident(7).encode() + b'\t{"a": [1, "\xc3\xbc"]}\n'
-        expected = repr((ident(7), "./in-0", {"a": [1, "ü"]}))
-        assert mapped(tmp_path, REPR, line, records="uuid-json").decode() == expected + "\n"
-
-    def test_json(self, tmp_path: Path) -> None:
-        """Path and object; a CR before the newline is white space to JSON."""
-        assert mapped(tmp_path, REPR, b'[1]\r\n "x" \n', records="json") == (
-            b"('./in-0', [1])\n('./in-0', 'x')\n"
-        )
-
     def test_text(self, tmp_path: Path) -> None:
         """Path and line without its newline; CR, empty lines, odd bytes and U+2028 stay."""
         said = mapped(tmp_path, REPR, "a\r\n\n\u2028b\x0bc\n".encode() + b"\xff\0\nlast")
@@ -116,46 +104,9 @@ class TestRecords:
         content = b'NaN\n[Infinity, -Infinity]\n"\\ud83d"\n'
         assert mapped(tmp_path, REPR, content, records="json").count(b"\n") == 3
 
-    def test_malformed_lines(self, tmp_path: Path) -> None:
-        """What cannot be parsed is set aside and counted, the first told by its line only."""
-        good = ident(1).encode() + b"\t{}\n"
-        bad = [
-            b"\n", b"secret\n", ident(1).encode() + b" {}\n", ident(1)[:35].encode() + b"\t{}\n",
-            ident(1).encode() + b"x\t{}\n", ident(1).encode() + b"\t{'a': 1}\n",
-            ident(1).encode() + b"\t\n", ident(1).encode() + b'\t"\xff"\n',
-            b"\xff" * 36 + b"\t{}\n", ident(1).encode() + b"\t" + b"[" * 200_000 + b"\n",
-            ident(1).encode() + b"\t{}{}\n", ident(1).encode() + b"\t" + b"9" * 5000 + b"x\n",
-        ]  # fmt: skip
-        content = good + b"".join(bad) + good
-        said = converse(tmp_path, python(REPR), [content], "uuid-json")
-        counts = finished(said)[0]
-        assert (counts.records, counts.mapped, counts.bad) == (len(bad) + 2, 2, len(bad))
-        assert counts.sample.startswith("line 2: ")
-        assert "secret" not in counts.sample
-        assert counts.decoded_bytes == len(content)
-
-    def test_counts(self, tmp_path: Path) -> None:
-        """Records are lines, the last one with or without its newline; bytes are the file's."""
-        contents = [b"", b"\n", b"x", b"x\ny", b"x\ny\n"]
-        counts = finished(converse(tmp_path, python(REPR), contents))
-        for position, content in enumerate(contents):
-            lines = len(content.splitlines())
-            assert counts[position].records == counts[position].mapped == lines
-            assert counts[position].decoded_bytes == len(content)
-
-    def test_long_line(self, tmp_path: Path) -> None:
-        """A line of 50 MB is one record, and takes no quadratic time."""
-        source = "def mapper(file, line): return '%d %s\\n' % (len(line), line[-3:])"
-        content = COMPRESS["gz"](b"a\n" + b"x" * 50_000_000 + b"end\nb")
-        assert mapped(tmp_path, source, ("gz", content)) == b"1 a\n50000003 end\n1 b\n"
-
 
 class TestResults:
     """What a function may return."""
-
-    def run(self, folder: Path, expression: str, lines: bytes = b"1\n") -> list[Output]:
-        source = f"def mapper(file, line):\n    return {expression}\n"
-        return converse(folder, python(source), [lines])
 
     def evaluated(self, folder: Path, expressions: list[str]) -> list[Output]:
         """What a mapper says that returns an expression's value: a file each."""
@@ -181,40 +132,6 @@ class TestResults:
             at += isinstance(item, FileCounts)
         assert list(text.values()) == [data for _, data in expected]
 
-    def test_empty_text_is_nothing(self, tmp_path: Path) -> None:
-        """A function that returns '' for what it leaves out adds no empty line, even at the end."""
-        source = "def mapper(file, line): return line + '\\n' if line < '2' else ''"
-        assert mapped(tmp_path, source, b"1\n2\n", b"2\n", b"1\n2\n2\n") == b"1\n1\n"
-
-    def test_returned_text_is_exact(self, tmp_path: Path) -> None:
-        """A returned string has the newlines it has: two calls may make one line."""
-        said = self.run(tmp_path, "line", b"a\nb\n")
-        assert [item.data for item in said if isinstance(item, Text)] == [b"ab\n"]
-
-    @pytest.mark.parametrize(
-        ("expression", "pairs"),
-        [
-            ("('k', 1)", [(b"k", b"1")]), ("(b'\\xff\\t\\n', '')", [(b"\xff\t\n", b"")]),
-            ("[('k', 1.5), ('', 'v')]", [(b"k", b"1.5"), (b"", b"v")]),
-            ("(('k', x) for x in 'ab')", [(b"k", b"a"), (b"k", b"b")]),
-        ],
-    )  # fmt: skip
-    def test_pairs(self, tmp_path: Path, expression: str, pairs: list[tuple[bytes, bytes]]) -> None:
-        """A tuple is a pair of key and value, any bytes in both."""
-        said = self.run(tmp_path, expression)
-        got = [pair for item in said if isinstance(item, Pairs) for pair in self.unpacked(item)]
-        assert got == pairs
-
-    def unpacked(self, item: Pairs) -> list[tuple[bytes, bytes]]:
-        return pairs_of(unpack_pairs(item))
-
-    def test_text_and_pairs(self, tmp_path: Path) -> None:
-        """Both may come from one function, in their order; text before a pair is completed."""
-        said = self.run(tmp_path, "line if line > '1' else (line, 'v')", b"2\n1\n3\n")
-        kinds = [type(item).__name__ for item in said]
-        assert kinds == ["Text", "Pairs", "Text", "FileCounts"]
-        assert [item.data for item in said if isinstance(item, Text)] == [b"2\n", b"3\n"]
-
     def test_wrong_types(self, tmp_path: Path) -> None:
         """Anything else is an error that says what was expected and what came."""
         expressions = ["5", "1.5", "True", "{'a': 1}", "object()", "('a',)", "('a', 'b', 'c')",
@@ -229,57 +146,9 @@ class TestResults:
             words = "expected text, a (key, value) pair, or an iterable of them, got "
             assert words in str(error)
 
-    def test_much(self, tmp_path: Path) -> None:
-        """Ten megabytes of pairs and of text arrive whole, in frames of about a megabyte."""
-        source = "def mapper(file, line):\n for n in range(100000):\n  yield (str(n), line * 50)\n"
-        said = converse(tmp_path, python(source), [b"xy\n"])
-        pairs = [item for item in said if isinstance(item, Pairs)]
-        assert sum(item.count for item in pairs) == 100_000
-        assert max(len(item.payload) for item in pairs) < 2 << 20
-        text = self.run(tmp_path, "'x' * 999 + '\\n'", b"1\n" * 10_000)
-        sizes = [len(item.data) for item in text if isinstance(item, Text)]
-        assert sum(sizes) == 10_000_000
-        assert max(sizes) < 2 << 20
-
-    def test_cuts_do_not_depend_on_time(self, tmp_path: Path) -> None:
-        """A slow mapper's frames are those of a fast one."""
-        said = []
-        for number, pause in enumerate((0, 0.05)):
-            source = f"""
-                import time
-                def mapper(file, line):
-                    time.sleep({pause})
-                    return [(line, 'v' * 99)] * 4000 if line < '5' else line * 300000
-            """
-            lines = b"".join(b"%d\n" % n for n in range(9))
-            said.append(converse(tmp_path / str(number), self.made(source, tmp_path), [lines] * 2))
-        assert said[0] == said[1]
-
-    def made(self, source: str, folder: Path) -> Program:
-        for name in "01":
-            (folder / name).mkdir(exist_ok=True)
-        return python(source)
-
 
 class TestUserCode:
     """What user code does, and what it must not be able to spoil."""
-
-    def test_raises(self, tmp_path: Path) -> None:
-        """An exception fails its file, with a traceback; the other files go on, no text mixed."""
-        source = """
-            def mapper(file, line):
-                return deeper(line) + ','
-            def deeper(line):
-                if line == 'bad': raise KeyError('what it says')
-                return line
-        """
-        said = converse(tmp_path, python(source), [b"a\nb\n", b"c\nbad\nd\n", b"e\n"])
-        error = failures(said)[1]
-        assert isinstance(error, ChildRaised)
-        assert "script.py raised KeyError: 'what it says' at line 2\nTraceback" in str(error)
-        assert "in deeper" in str(error)
-        assert list(finished(said)) == [0, 2]
-        assert [item.data for item in said if isinstance(item, Text)] == [b"a,b,\n", b"e,\n"]
 
     def test_raises_at_length(self, tmp_path: Path) -> None:
         """A message of megabytes, or one that cannot be made, does no harm."""
@@ -292,26 +161,6 @@ class TestUserCode:
         errors = failures(converse(tmp_path, python(source), [b"1\n", b"2\n"]))
         assert len(str(errors[0])) < 20_000
         assert "Odd" in str(errors[1])
-
-    def test_generator_raises_midway(self, tmp_path: Path) -> None:
-        """What it had yielded is not sent with the next file."""
-        source = "def mapper(file, line):\n yield line\n if line == '2': raise ValueError\n"
-        said = converse(tmp_path, python(source), [b"1\n2\n", b"3\n"])
-        assert list(failures(said)) == [0]
-        assert [item.data for item in said if isinstance(item, Text)] == [b"3\n"]
-
-    def test_prints(self, tmp_path: Path) -> None:
-        """Prints, writes to descriptor 1 and those of its children go to stderr."""
-        source = """
-            import os, subprocess
-            print('on load')
-            def mapper(file, line):
-                print('text 0 0 5')
-                os.write(1, b'text 0 0 5\\nhello')
-                subprocess.run(['echo', 'text 0 0 5'])
-                return line
-        """
-        assert mapped(tmp_path, source, b"a\n") == b"a\n"
 
     def test_counters(self, tmp_path: Path) -> None:
         """Counters may be printed, to either stream."""
@@ -356,12 +205,6 @@ class TestUserCode:
             said = converse(tmp_path, python(source), [b"a\n", b"x\n", b"b\n"])
             assert list(finished(said)) == [0]
 
-    def test_killed(self, tmp_path: Path) -> None:
-        """A signal is told in words."""
-        source = "import os\ndef mapper(file, line): os.kill(os.getpid(), 11)\n"
-        with pytest.raises(ChildCrashed, match="SIGSEGV"):
-            converse(tmp_path, python(source), [b"a\n"])
-
     def test_arguments_and_siblings(self, tmp_path: Path) -> None:
         """sys.argv is the script's; modules beside it import, at once and late, after a chdir."""
         source = """
@@ -385,11 +228,6 @@ class TestUserCode:
         )
         said = converse(tmp_path, python(REPR, **modules), [b"{}\n"], "json")
         assert finished(said)[0].mapped == 1
-
-    def test_chdir(self, tmp_path: Path) -> None:
-        """A mapper that changes its folder still gets the files that come."""
-        source = "import os\ndef mapper(file, line):\n os.chdir('/')\n return line"
-        assert mapped(tmp_path, source, b"a\n", b"b\n") == b"a\nb\n"
 
     def test_function(self, tmp_path: Path) -> None:
         """A pickled function, with what it closes over."""
@@ -430,10 +268,6 @@ class TestUserCode:
         program = Program("python", "function.pkl", (file,), (), "records", function=True)
         with pytest.raises(ChildNotStarted, match="does not load"):
             converse(tmp_path, program, [b"a\n"])
-
-    def test_nothing_to_do(self, tmp_path: Path) -> None:
-        """No file is no error."""
-        assert converse(tmp_path, python(REPR), []) == []
 
     def test_no_interpreter(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """If the child cannot be started, whoever waits for its hello is let go."""
@@ -564,12 +398,6 @@ class TestCodecs:
             bomb = COMPRESS[codec]((b"\0" * 999_999 + b"\n") * 100)
             assert mapped(tmp_path, source, (codec, bomb)) == b"999999\n" * 100
 
-    def test_missing_file(self, tmp_path: Path) -> None:
-        """A file that is not there fails alone."""
-        child = HarnessChild(setting(tmp_path, python(REPR)), "map", ("mapper",), "text")
-        said = list(map_records(child, [Delivery(4, "none", b"nowhere")]))
-        assert "FileNotFoundError" in str(failures(said)[4])
-
     def test_odd_path(self, tmp_path: Path) -> None:
         """A path of any bytes but newline arrives as it is."""
         name = b"\xff \t'x\xc3\xbc"
@@ -610,16 +438,6 @@ class TestReduce:
         assert text == Text(b" 1\na 2,3,\nb \xff\nb\xff x\ty\n\n")
         assert flushed == Flushed(4, 6)
 
-    def test_newline(self, tmp_path: Path) -> None:
-        """A newline is added to what is returned, as in 2014; none to each of many."""
-        source = "def reduce(key, values): return {'a': 'x', 'b': ['y', 'z\\n'], 'c': None}[key]"
-        frames = [[(b"a", b""), (b"b", b""), (b"c", b"")]]
-        assert reduced(tmp_path, source, *frames)[0] == Text(b"x\ny\nz\n")
-
-    def test_nothing(self, tmp_path: Path) -> None:
-        """No rows: no call, and an answer all the same."""
-        assert reduced(tmp_path, self.JOIN) == [Flushed(0, 0)]
-
     def test_other_name(self, tmp_path: Path) -> None:
         """`reducer` is a name for it too."""
         source = "def reducer(key, values): return key"
@@ -638,25 +456,10 @@ class TestReduce:
         text = reduced(tmp_path, source, *frames)[0]
         assert text == Text(b"[['1', '2']]\n[['1', '2'], ['3']]\n")
 
-    def test_raises(self, tmp_path: Path) -> None:
-        """An exception ends it, and the child with it, while much is still to be fed."""
-        source = "import os\ndef reduce(key, values): raise ValueError(f'pid={os.getpid()}')"
-        frames = [[(b"%06d" % n, b"x" * 50_000)] for n in range(300)]
-        with pytest.raises(ChildRaised, match=r"script\.py raised ValueError") as caught:
-            reduced(tmp_path, source, *frames)
-        pid = int(str(caught.value).partition("pid=")[2].split()[0])
-        wait_until(lambda: not alive(pid), 2)
-
     def test_exits(self, tmp_path: Path) -> None:
         """An exit before the end leaves no answer: the rows are not counted as taken."""
         source = "import os\ndef reduce(key, values): os._exit(0)"
         assert reduced(tmp_path, source, [(b"a", b""), (b"b", b"")]) == []
-
-    def test_many_rows(self, tmp_path: Path) -> None:
-        """300,000 rows of one key in many frames take no quadratic time."""
-        source = "def reduce(key, values): return str(len(values))"
-        frames = [[(b"k", b"1")] * 10_000] * 30
-        assert reduced(tmp_path, source, *frames) == [Text(b"300000\n"), Flushed(1, 300_000)]
 
 
 class TestStream:
@@ -666,34 +469,6 @@ class TestStream:
         [(b"", b"1"), (b"a", b"2")], [(b"a", b"3")], [(b"a", b""), (b"b", b"\xff")], [(b"c", b"4")],
     ]  # fmt: skip
 
-    def test_same_groups(self, tmp_path: Path) -> None:
-        """The same keys and values as a list would hold, across frames."""
-        source = "def reduce(key, values): return key + ' ' + ','.join(values)"
-        text, flushed = reduced(tmp_path, source, *self.FRAMES, stream=True)
-        assert text == Text(b" 1\na 2,3,\nb \xff\nc 4\n")
-        assert flushed == Flushed(4, 6)
-
-    def test_values_left_over(self, tmp_path: Path) -> None:
-        """A function may stop early, or not look at all: the next key comes all the same."""
-        source = """
-            def reduce(key, values):
-                if key != 'b': return key + next(values)
-        """
-        text, flushed = reduced(tmp_path, source, *self.FRAMES, stream=True)
-        assert text == Text(b"1\na2\nc4\n")
-        assert flushed == Flushed(4, 6)
-
-    def test_kept_iterator(self, tmp_path: Path) -> None:
-        """An iterator that is kept for later is at its end, never another key's."""
-        source = """
-            kept = []
-            def reduce(key, values):
-                kept.append(values)
-                return ''.join(next(each, '.') for each in kept[:-1])
-        """
-        text = reduced(tmp_path, source, *self.FRAMES, stream=True)[0]
-        assert text == Text(b"\n.\n..\n...\n")
-
     def test_generator(self, tmp_path: Path) -> None:
         """A reduce function may be a generator over the values."""
         source = "def reduce(key, values):\n for value in values: yield (key, value)\n"
@@ -701,15 +476,6 @@ class TestStream:
         pairs = [each for item in said if isinstance(item, Pairs)
                  for each in pairs_of(unpack_pairs(item))]  # fmt: skip
         assert pairs == [pair for frame in self.FRAMES for pair in frame]
-
-    def test_nothing(self, tmp_path: Path) -> None:
-        """No rows: no call, and an answer all the same."""
-        assert reduced(tmp_path, "def reduce(key, values): 1 / 0", stream=True) == [Flushed(0, 0)]
-
-    def test_raises(self, tmp_path: Path) -> None:
-        """An exception names the key."""
-        with pytest.raises(ChildRaised, match=r"ZeroDivisionError.* at key b'a'"):
-            reduced(tmp_path, "def reduce(key, values):\n if key: 1 / 0", *self.FRAMES, stream=True)
 
     def test_flat_memory(self, tmp_path: Path) -> None:
         """Millions of values of one key take the memory of a frame."""
@@ -727,42 +493,9 @@ class TestStream:
         said = [item for item in reduce_records(child, [frame] * 80) if item is not None]
         assert said == [Text(b"5242880\n"), Flushed(1, 5_242_880)]
 
-    def test_list_past_memory(self, tmp_path: Path) -> None:
-        """A list that grows past `memory` is an error with its key and the way out."""
-        source = "def reduce(key, values): return str(len(values))"
-        frames = [[(b"small", b"1")] * 100 + [(b"the key", b"x" * 100)] * 100] * 2
-        frames[1] = frames[1][100:]
-        fits = reduced(tmp_path, source, *frames, memory_bytes=200 * 157)
-        assert fits[0] == Text(b"100\n200\n")
-        with pytest.raises(ChildError) as caught:
-            reduced(tmp_path, source, *frames, memory_bytes=200 * 157 - 1)
-        words = "values of key 'the key' need more memory than the job's 30.7 KiB"
-        assert words in str(caught.value)
-        assert "`stream: true`" in str(caught.value)
-        assert not caught.value.retryable
-
 
 class TestHooks:
     """Functions called before the first record and after the last."""
-
-    def test_mapper(self, tmp_path: Path) -> None:
-        """`mapper_init` comes once, before all; what `mapper_final` gives is output after all."""
-        source = """
-            count = None
-            def mapper_init():
-                global count
-                count = 0
-            def mapper(file, line):
-                global count
-                count += 1
-            def mapper_final():
-                yield 'lines', count
-        """
-        said = converse(tmp_path, python(source), [b"a\nb\n", b"c\n"])
-        assert list(finished(said)) == [0, 1]
-        pairs = said[-1]
-        assert isinstance(pairs, Pairs)
-        assert pairs_of(unpack_pairs(pairs)) == [(b"lines", b"3")]
 
     def test_reducer(self, tmp_path: Path) -> None:
         """The same for `reducer_init` and `reducer_final`, whose text gets its newline."""
@@ -799,19 +532,6 @@ class TestHooks:
         program = Program("python", "function.pkl", (file,), (), "records", function=True)
         assert converse(tmp_path, program, [b"a\nb\n"])[-1] == Text(b"2\n")
 
-    def test_init_fails(self, tmp_path: Path) -> None:
-        """A script whose init fails does not load."""
-        source = "def mapper_init(): raise OSError('no dictionary')\ndef mapper(file, line): 1\n"
-        with pytest.raises(ChildNotStarted, match="no dictionary"):
-            converse(tmp_path, python(source), [b"a\n"])
-
-    def test_final_fails(self, tmp_path: Path) -> None:
-        """No file is to blame for a final that raises: the attempt fails, for good."""
-        source = "def mapper(file, line): 1\ndef mapper_final(): raise ValueError('too few')\n"
-        with pytest.raises(ChildRaised, match="ValueError: too few in the final hook") as caught:
-            converse(tmp_path, python(source), [b"a\n"])
-        assert not caught.value.retryable
-
     def test_exit_in_final(self, tmp_path: Path) -> None:
         """A child that ends in its final has not said that it did all."""
         source = "import os\ndef mapper(file, line): 1\ndef mapper_final(): os._exit(0)\n"
@@ -841,16 +561,6 @@ class TestCombiner:
             if isinstance(item, Pairs)
             for pair in pairs_of(unpack_pairs(item))
         ]
-
-    def test_batches(self, tmp_path: Path) -> None:
-        """Each batch has its own answer; a key in two batches is two groups."""
-        combiner = Combiner(setting(tmp_path, python(self.SUM)))
-        first = self.combined(combiner, (b"a", b"1"), (b"a", b"2"))
-        second = self.combined(combiner, (b"a", b"10"))
-        combiner.close()
-        combiner.kill()
-        assert (first[0], second[0]) == ((b"a", b"3"), (b"a", b"10"))
-        assert first[1] == second[1], "one child for all"
 
     def test_large_batches(self, tmp_path: Path) -> None:
         """16 MB in and out at once do not block."""

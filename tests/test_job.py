@@ -204,8 +204,8 @@ FAULTS = [
     ("mapper: {script: m, arguments: [[a]]}", 3, "mapper.arguments[0]", "must be text"),
     ("mapper:\n  script: m\n  feed: line", 5, "mapper.feed", "none of files, records, lines"),
     (
-        "mapper:\n  language: javascript\n  script: m\n  feed: records",
-        6, "mapper.feed", "comes later",
+        "mapper:\n  language: binary\n  script: m\n  feed: records",
+        6, "mapper.feed", "a function of python or javascript",
     ),
     ("mapper: {script: m}", 2, "records", "uuid-json (36 characters, a TAB, JSON), json or text"),
     ("reducer: summ", 3, "reducer", "mean `sum`"),

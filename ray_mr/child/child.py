@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 
     from ray_mr.program import Program
 
-HARNESS_NAME = ".ray_mr_harness"
 RESULT_NAME = "result.txt"
 SPOOL_NAME = ".stdout"
 SPOOL_READ_BYTES = 1 << 20
@@ -127,12 +126,13 @@ class Setting:
             path.write_bytes(file.content)
             path.chmod(0o755 if file.executable else 0o644)
         if self.program.feed == "records":
-            (self.folder / HARNESS_NAME).write_bytes(self.language.harness_source())
+            harness = self.folder / self.language.harness_name
+            harness.write_bytes(self.language.harness_source())
 
     def start(self, feed: Iterable[bytes]) -> Process:
         """Start the program, or its harness."""
         if self.program.feed == "records":
-            argv = [*self.language.interpreter, HARNESS_NAME]
+            argv = [*self.language.interpreter, self.language.harness_name]
         else:
             argv = self.language.script_argv(
                 self.program.entry, self.program.arguments, installed=not self.program.files

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 HARNESSES = Path(__file__).parent / "harness"
+HARNESS_NAME = ".ray_mr_harness"
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +18,11 @@ class Language:
     """Put before the script; empty: the script itself is the program."""
     harness: str
     """File in ``harness/`` that calls the user's functions; empty: there is none."""
+
+    @property
+    def harness_name(self) -> str:
+        """What the harness is called in the attempt's folder, where no script is called so."""
+        return HARNESS_NAME + Path(self.harness).suffix
 
     def script_argv(self, entry: str, arguments: tuple[str, ...], *, installed: bool) -> list[str]:
         """The command of a script that reads file names; ``installed``: found on the PATH."""
@@ -30,6 +36,6 @@ class Language:
 
 LANGUAGES = {
     "python": Language((sys.executable,), "python.py"),
-    "javascript": Language(("node",), ""),
+    "javascript": Language(("node",), "node.cjs"),
     "binary": Language((), ""),
 }

@@ -308,7 +308,9 @@ class _Attempt:
         now = time.monotonic()
         if now >= self.next_progress:
             self.next_progress = now + PROGRESS_S
-            current = item.stored_bytes if isinstance(item, children.At) else 0
+            current = 0
+            if isinstance(item, children.At):  # what was decoded for the child has more bytes
+                current = min(item.stored_bytes, self.objects[item.position].size_bytes)
             yield Progress(self.done_bytes + current, self.status)
 
     def block(self, data: Any, rows: tuple[int, ...], offsets: tuple[int, ...]) -> Block:
