@@ -183,3 +183,8 @@ class Interrupted(RayMrError):
     """The user or the system asked the run to stop."""
 
     exit_code = 130
+
+
+def one_line(name: str) -> str:
+    """A name, such as a key, as it can stand in a line."""
+    return name.replace("\r", "\\r").replace("\n", "\\n")

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ray_mr.archives import ADVICE, archive_name
-from ray_mr.errors import DataError, JobError, RefusedObject, UnsafeKey
+from ray_mr.errors import DataError, JobError, RefusedObject, UnsafeKey, one_line
 from ray_mr.job import Job, Script
 from ray_mr.model import Input, Split, StoredObject
 from ray_mr.program import Program, pack
@@ -104,7 +104,8 @@ class Plan:
         lines += [f"skipped   {count(n, 'object')}: {reason}" for reason, n in why.items()]
         if self.refused:
             obj, error = self.refused[0]
-            lines.append(f"refused   {count(len(self.refused), 'object')}: {obj.uri}: {error}")
+            refused = count(len(self.refused), "object")
+            lines.append(f"refused   {refused}: {one_line(obj.uri)}: {error}")
         parts = "none: map only" if self.reducer is None else f"{self.job.reducers:,}"
         lines.append(f"reducers  {parts}")
         disk = format_bytes(self.disk_bytes(slots))
@@ -228,22 +229,27 @@ def key_fault(key: str) -> str:
     """
     if key.startswith("/"):
         return "is an absolute path"
-    for character, name in _BREAKING.items():
-        if character in key:
-            return f"has a {name}"
+    for text, name in _BREAKING.items():
+        if text in f"/{key}/":
+            return f"has {name}"
     try:
         parts = key.encode("utf-8", "surrogateescape").split(b"/")
     except UnicodeEncodeError:
         return "cannot be a file name"
-    if not _ODD.isdisjoint(parts):
-        return f"has the component {next(part.decode() for part in parts if part in _ODD)!r}"
+    if odd := next((part for part in parts if part in _ODD), None):
+        return f"has the component {odd.decode()!r}"
     if (longest := max(map(len, parts))) > MAX_COMPONENT_BYTES:
         return f"has a component of {longest} bytes, over {MAX_COMPONENT_BYTES}"
     return ""
 
 
-_BREAKING = {"\0": "NUL character", "\n": "line break", "\r": "line break"}
-_ODD = frozenset({b"", b".", b".."})
+_BREAKING = {
+    "\0": "a NUL character",
+    "\n": "a line break",
+    "\r": "a line break",
+    "//": "an empty name between slashes, or after the last",
+}
+_ODD = frozenset({b".", b".."})
 
 
 def _cut(objects: list[StoredObject], split_bytes: int) -> tuple[Split, ...]:

@@ -96,6 +96,8 @@ class Sink:
         Raises:
             StoreError: It cannot be written there.
         """
+        first = self._output + part_name(0) if is_prefix(self._output) else self._output
+        self._store.require_writable(first)
         for uri in self._old:
             self._store.delete(uri)
         self._store.abandon(self._output)

@@ -20,21 +20,23 @@ import threading
 import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
+import pytest
 from click.testing import CliRunner
 
 import errors_page
+from ray_mr import stores
 from ray_mr.cli import main
 from samples import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    import pytest
+    from collections.abc import Callable, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
     from s3_server import S3Server
 
+T = TypeVar("T")
 GONE_S = 5.0
 """What a command has started is gone this soon after it."""
 OUR_THREADS = ("fetch-", "child-", "ray-runtime")
@@ -72,6 +74,8 @@ class Case:
     """What else must hold afterwards."""
     result: bytes | None = None
     """The result that is there afterwards; ``None``: none that was not there before."""
+    gone: tuple[str, ...] = ()
+    """Files that were there before and are not afterwards."""
     note: str = ""
     """What else the page says."""
 
@@ -135,6 +139,25 @@ class User:
         path.chmod(0o755 if name.endswith(".sh") else 0o644)
         return path
 
+    def enter(self, manager: AbstractContextManager[T]) -> T:
+        """Enter a context for the time of the test."""
+        self.request.addfinalizer(lambda: manager.__exit__(None, None, None))
+        return manager.__enter__()
+
+    def fresh_stores(self) -> None:
+        """Let clients be made anew, from the environment as it is now, and again afterwards."""
+        stores._s3_of.cache_clear()
+        self.request.addfinalizer(stores._s3_of.cache_clear)
+
+    def small_disk(self, place: Path, size: str) -> None:
+        """A disk of its own in this folder, for the time of the test; needs root."""
+        place.mkdir(exist_ok=True)
+        mount = ["/bin/mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(place)]
+        done = subprocess.run(mount, capture_output=True, text=True, check=False)
+        if done.returncode:
+            pytest.skip(f"NOT TESTED: no disk can be mounted here: {done.stderr.strip()}")
+        self.request.addfinalizer(lambda: subprocess.run(["/bin/umount", "-l", place], check=True))
+
     # ------------------------------------------------------------ the check
 
     def check(self, case: Case) -> Told:
@@ -181,6 +204,7 @@ class User:
         if case.result is not None:
             assert after.pop("result.txt") == case.result
             before = {name: data for name, data in before.items() if name != "result.txt"}
+        before = {name: data for name, data in before.items() if name not in case.gone}
         before.pop("report.json", None)
         assert after == before
 
@@ -214,6 +238,8 @@ class User:
 MASKS = (
     (r"ray_mr-\d+/[0-9a-f]{12}", "ray_mr-1000/0123456789ab"),
     (r"\bafter \d+\.\d s", "after 1.2 s"),
+    (r"(\w)\1{49,}", r"\1\1\1..."),
+    (r"(is none of (?:[^,;\n]+, ){3})[^;\n]+", r"\1..."),  # lists that grow
     (r"(?m)^ *[\^~]+ *\n", ""),  # marks below a line of a traceback, which differ by Python
 )
 
@@ -232,10 +258,10 @@ def in_process(user: User, case: Case) -> Told:
     return Told(done.exit_code, done.stdout + done.stderr)
 
 
-def as_process(user: User, case: Case) -> Told:
-    """The command as a process of its own."""
+def as_process(user: User, case: Case, *, before: Sequence[str] = ()) -> Told:
+    """The command as a process of its own; ``before`` are words before its own."""
     done = subprocess.run(
-        command(user, case), capture_output=True, stdin=subprocess.DEVNULL, text=True,
+        [*before, *command(user, case)], capture_output=True, stdin=subprocess.DEVNULL, text=True,
         timeout=120, check=False,
     )  # fmt: skip
     return Told(done.returncode, done.stdout + done.stderr)

@@ -21,9 +21,12 @@ if TYPE_CHECKING:
 PAGE = Path(__file__).parents[1] / "docs" / "errors.md"
 SUBJECTS = (
     "test_bad_input_job_files",
+    "test_bad_input_stores",
+    "test_bad_input_keys",
     "test_bad_input_compressed",
     "test_bad_input_records",
     "test_bad_input_children",
+    "test_bad_input_outputs",
 )
 """Test modules with ``SUBJECT`` and ``CASES``, in the page's order."""
 HEAD = """\

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -57,6 +58,12 @@ def reducer(name: str, source: str, code: int, *says: str) -> Case:
 
 def shown(name: str, source: str) -> str:
     return "\n".join(f"{name}: {line}".rstrip() for line in source.strip().splitlines())
+
+
+def on_a_small_disk(case: Case) -> Case:
+    """The same, of one input, with a temporary folder of 2 MB."""
+    words = "ray-mr run job.yml in/1.txt --engine local"
+    return replace(case, words=words, before=lambda user: user.small_disk(user.tmp, "2m"))
 
 
 BOTH_FAILED = ("nothing was published", "2 inputs failed, 0 allowed", "/home/me/job/in/1.txt")
@@ -200,6 +207,15 @@ CASES = [
         6,
         "MemoryError",
     ),
+    python(
+        "A mapper that leaves a process running",
+        "import subprocess\ndef mapper(file, line):\n"
+        "    subprocess.Popen(['sleep', '600'])\n    return line + '\\n'\n",
+        0,
+        "2 records mapped",
+        result=BOTH,
+        note="It is ended with the mapper.",
+    ),
     reducer(
         "A reducer that raises",
         "def reduce(key, values):\n    return key + values\n",
@@ -278,6 +294,14 @@ CASES = [
     ),
     shell("A program that leaves no output", "cat >/dev/null", 0, "2 ok", result=b""),
     shell(
+        "A program that leaves a process running",
+        f"(trap '' TERM HUP; setsid sleep 600) & {CAT}",
+        0,
+        "2 ok",
+        result=BOTH,
+        note="It is ended with the program.",
+    ),
+    shell(
         "A program that hangs",
         "sleep 600",
         6,
@@ -285,6 +309,31 @@ CASES = [
         options="stall_timeout: 1\n",
     ),
 ]
+
+DISK = [
+    python(
+        "A mapper that fills the disk",
+        "def mapper(file, line):\n    with open('big', 'wb') as big:\n"
+        "        big.write(bytes(10_000_000))\n",
+        6,
+        "mapper.py raised OSError: [Errno 28] No space left on device at line 1",
+    ),
+    shell(
+        "A program that fills the disk",
+        "head -c 10000000 /dev/zero >big || exit 1",
+        6,
+        "mapper.sh ended with exit code 1",
+        "No space left on device",
+    ),
+    shell(
+        "A program whose output fills the disk",
+        f"head -c 10000000 /dev/zero; {CAT}",
+        4,
+        "disk full: /tmp/ray_mr",
+        "free some space or use a larger disk",
+    ),
+]
+CASES += [on_a_small_disk(case) for case in DISK]
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

@@ -187,13 +187,13 @@ class TestKeys:
     @pytest.mark.parametrize(
         ("key", "words"),
         [
-            ("", "''"),
+            ("", "empty name"),
             ("/a", "absolute"),
             ("../../x", "'..'"),
             ("a/../b", "'..'"),
             ("./a", "'.'"),
-            ("a//b", "''"),
-            ("a/", "''"),
+            ("a//b", "empty name"),
+            ("a/", "empty name"),
             ("a\0b", "NUL"),
             ("a\nb", "line break"),
             ("a\rb", "line break"),

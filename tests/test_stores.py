@@ -222,6 +222,15 @@ def test_stage(place: Place, size: int) -> None:
         staged.write(b"more")
 
 
+def test_require_writable(place: Place) -> None:
+    """Asking whether an object may be written leaves nothing behind, and no object changed."""
+    place.put("x", b"old")
+    for name in ("x", "y"):
+        place.store.require_writable(f"{place.base}/{name}")
+    assert place.names("") == ["x"]
+    assert place.store.abandon(f"{place.base}/") == 0
+
+
 def test_stage_replaces(place: Place) -> None:
     """The old object is there until the new one is complete, and after an abort."""
     place.put("result", b"old")

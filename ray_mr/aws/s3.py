@@ -185,6 +185,13 @@ class S3Store:
         """See ``Store``."""
         return self.head(uri) is not None
 
+    def require_writable(self, uri: str) -> None:
+        """See ``Store``: an upload is begun and forgotten."""
+        bucket, key = split_uri(uri)
+        with self.calling(uri) as client:
+            made = client.create_multipart_upload(Bucket=bucket, Key=key)
+            abort_upload(client, Bucket=bucket, Key=key, UploadId=made["UploadId"])
+
     def stage(self, uri: str) -> Upload:
         """See ``Store``; a multipart upload once it is larger than its first part."""
         return Upload(self, uri)

@@ -14,6 +14,7 @@ import contextlib
 import fcntl
 import os
 import re
+import secrets
 import select
 import selectors
 import shutil
@@ -37,6 +38,8 @@ HIDDEN = re.compile(
 )
 """Names in our environment that a child never inherits."""
 
+MARK = "CHILD_OF_RAY_MR"
+"""A child's variable, by which what it leaves running is found."""
 READ_BYTES = 1 << 18
 TICK_S = 0.25
 LONGEST_LINE_BYTES = 1 << 16
@@ -46,6 +49,7 @@ PIPE_BYTES = 1 << 20
 """Asked of the kernel for each pipe: fewer switches between us and the child."""
 MALFORMED = "ray_mr,malformed counter lines"
 """The counter of ``reporter:counter:`` lines without group, name and a whole number."""
+_KILL_TRIES = 100
 _COUNTER = re.compile(rb"reporter:counter:([^,]*),([^,]*),([+-]?\d{1,18})\s*")
 _ANY_COUNTER = re.compile(rb"reporter:counter:.*")
 _STATUS = re.compile(rb"reporter:status:(.*)")
@@ -109,7 +113,9 @@ class Process:
         os.set_blocking(self._stdin_write, False)
         _widen(self._stdin_write)
         try:
-            self._popen = _spawn(argv, folder, child_environment(env), self._stdin_read)
+            self._mark = secrets.token_hex(16)
+            marked = child_environment(env) | {MARK: self._mark}
+            self._popen = _spawn(argv, folder, marked, self._stdin_read)
         except BaseException:
             os.close(self._stdin_read)
             os.close(self._stdin_write)
@@ -300,6 +306,7 @@ class Process:
 
     def __exit__(self, *_: object) -> None:
         self.kill()
+        kill_marked(self._mark)
         self._join()
         os.close(self._stdin_read)
         if not any(thread.is_alive() for thread in self._threads):
@@ -365,6 +372,33 @@ def kill_tree(pid: int) -> None:
     for one in known:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(one, signal.SIGKILL)
+
+
+def kill_marked(mark: str) -> None:
+    """SIGKILL what a child that has ended left running: processes with its mark."""
+    wanted = f"{MARK}={mark}".encode()
+    for _ in range(_KILL_TRIES):
+        found = [pid for pid in _own_processes() if wanted in _environment(pid)]
+        if not found:
+            return
+        for pid in found:
+            kill_tree(pid)
+        time.sleep(0.01)  # a killed process keeps its environment for a moment
+
+
+def _own_processes() -> Iterator[int]:
+    uid = os.getuid()
+    for entry in os.scandir("/proc"):
+        with contextlib.suppress(FileNotFoundError):
+            if entry.name.isdigit() and entry.stat().st_uid == uid:
+                yield int(entry.name)
+
+
+def _environment(pid: int) -> bytes:
+    try:
+        return Path("/proc", str(pid), "environ").read_bytes()
+    except OSError:
+        return b""
 
 
 def _stat_fields(pid: str) -> list[str]:

@@ -14,7 +14,7 @@ import click
 
 from ray_mr.cli.progress import watcher
 from ray_mr.cli.screen import put, say
-from ray_mr.errors import RayMrError, headline
+from ray_mr.errors import RayMrError, headline, one_line
 
 if TYPE_CHECKING:
     from ray_mr.cli.flags import RunOptions
@@ -43,7 +43,7 @@ def run_and_show(job: Job, how: RunOptions) -> None:
     if how.as_json:
         put(json.dumps(report.facts(), indent=1))
     for uri, message in report.failed[:MAX_FAILED_SHOWN]:
-        say(f"failed: {uri}: {headline(message).removeprefix(f'{uri}: ')}")
+        say(f"failed: {one_line(uri)}: {headline(message).removeprefix(f'{uri}: ')}")
     if more := report.failed[MAX_FAILED_SHOWN:]:
         say(f"failed: {len(more):,} more, all in the report")
     if not report.ok:

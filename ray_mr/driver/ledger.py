@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ray_mr.errors import LedgerError, RayMrError, TooManyBadRecords
+from ray_mr.errors import LedgerError, RayMrError, TooManyBadRecords, one_line
 from ray_mr.model import Fate
 from ray_mr.units import count
 
@@ -159,7 +159,7 @@ class Ledger:
             uri, first = failures[0]
             return type(first)(
                 f"{count(len(failures), 'input')} failed, {limit} allowed; the first: "
-                f"{uri}: {first.message.removeprefix(f'{uri}: ')}",
+                f"{one_line(uri)}: {first.message.removeprefix(f'{uri}: ')}",
                 "see report.json for all; allow them with --max-failed-inputs",
             )
         bad, most = self.bad_records, self._job.max_bad_records

@@ -100,6 +100,13 @@ class Store(Protocol):
     def exists(self, uri: str) -> bool:
         """Whether there is an object of this very name."""
 
+    def require_writable(self, uri: str) -> None:
+        """Find out, before a long run, whether an object of this name may be written.
+
+        Raises:
+            StoreError: It may not.
+        """
+
     def stage(self, uri: str) -> Staged:
         """Begin to write an object."""
 

@@ -102,6 +102,9 @@ class LocalStore:
                 return False
             raise StoreError(f"{path}: {error.strerror}") from None
 
+    def require_writable(self, uri: str) -> None:
+        """See ``Store``; nothing to do, for ``stage`` itself makes a file."""
+
     def stage(self, uri: str) -> StagedFile:
         """See ``Store``; makes the folders on the way."""
         return StagedFile(Path(_path(uri)))
@@ -135,7 +138,10 @@ class StagedFile:
         with disk_errors(path):
             if path.is_dir():
                 raise StoreError(f"{path} is a folder", "name a file to write to")
-            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            except (FileExistsError, NotADirectoryError):
+                raise StoreError(f"{path}: a part of its path is a file, not a folder") from None
             self._file = self._part.open("xb")
 
     def write(self, data: bytes | memoryview) -> None:
