@@ -24,6 +24,7 @@ from ray_mr.aws import upload as upload_module
 from ray_mr.aws.s3 import S3Store
 from ray_mr.errors import (
     CredentialsError,
+    CredentialsExpired,
     Interrupted,
     JobError,
     ObjectChanged,
@@ -622,7 +623,7 @@ def test_every_botocore_exception_is_ours(kind: type[Exception]) -> None:
         ("PreconditionFailed", 412, ObjectChanged),
         ("SignatureDoesNotMatch", 403, CredentialsError),
         ("InvalidAccessKeyId", 403, CredentialsError),
-        ("ExpiredToken", 400, CredentialsError),
+        ("ExpiredToken", 400, CredentialsExpired),
         ("RequestTimeTooSkewed", 403, CredentialsError),
         ("SlowDown", 503, StoreUnavailable),
         ("Throttling", 400, StoreUnavailable),
