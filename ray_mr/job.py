@@ -18,6 +18,7 @@ from pydantic import (
     Field,
     Tag,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -63,6 +64,27 @@ class _Value(BaseModel):
 def _fault(field: str, text: str) -> PydanticCustomError:
     """A fault found by looking at several fields, told at one of them."""
     return PydanticCustomError("job", text, {"field": field})
+
+
+class Manifest(_Value):
+    """A list of inputs."""
+
+    manifest: str = Field(
+        min_length=1,
+        description="A file, s3:// or http(s):// URI with a line for each object; - is stdin.",
+    )
+    folder: str = Field(
+        "", description="What paths in it are relative to; the job file's folder by default."
+    )
+
+    if TYPE_CHECKING:
+
+        def __init__(self, **data: Any) -> None: ...
+
+    def __str__(self) -> str:
+        if self.manifest == "-":
+            return "the manifest on stdin"
+        return self.manifest.removeprefix(f"{Path.cwd()}/")
 
 
 class Script(_Value):
@@ -170,8 +192,21 @@ class Job(_Value):
     """Everything that decides what a run does, and every byte of its result."""
 
     name: str = Field("", description="A name for people, shown in messages and the report.")
-    inputs: tuple[str, ...] = Field(
-        description="Objects, prefixes and ** globs to read: s3://bucket/key, or local paths."
+    bucket: Annotated[str | None, _Optional] = Field(
+        None, description="Bucket of the inputs that are not written s3://bucket/key."
+    )
+    inputs: tuple[
+        Annotated[
+            Annotated[str, Tag("<word>")] | Annotated[Manifest, Tag("<program>")],
+            Discriminator(_word_or_program),
+        ],
+        ...,
+    ] = Field(
+        description="Objects, prefixes and ** globs to read: s3://bucket/key, or local paths; "
+        "http(s):// URLs; {manifest: keys.txt}, a list of objects."
+    )
+    filter: Annotated[str | None, _Optional] = Field(
+        None, description="A Filter.json of 2014: which inputs to read, by the parts of their keys."
     )
     mapper: _Program = Field(description="The program that is fed the inputs.")
     combiner: Annotated[
@@ -255,12 +290,26 @@ class Job(_Value):
             raise ValueError("there is no input: name objects here or on the command line")
         return value
 
+    @field_validator("bucket")
+    @classmethod
+    def _bare_bucket(cls, value: str | None) -> str | None:
+        if value is not None and set(value) & set("/*?["):
+            raise ValueError("must be a bucket's name alone, such as pings")
+        return value
+
     @field_validator("inputs")
     @classmethod
-    def _no_empty_input(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+    def _whole_inputs(
+        cls, value: tuple[str | Manifest, ...], info: ValidationInfo
+    ) -> tuple[str | Manifest, ...]:
         if not all(value):
             raise ValueError("an input is empty text")
-        return value
+        if not (bucket := info.data.get("bucket")):
+            return value
+        return tuple(
+            f"s3://{bucket}/{item}" if isinstance(item, str) and "://" not in item else item
+            for item in value
+        )
 
     @field_validator("env")
     @classmethod
@@ -301,7 +350,7 @@ class Job(_Value):
         path: str | os.PathLike[str],
         *,
         role: Role = "run",
-        inputs: Sequence[str] = (),
+        inputs: Sequence[str | Manifest] = (),
         overrides: Mapping[str, object] | None = None,
     ) -> Self:
         """Read a job file, in the long form or the three-key form of 2014.
@@ -320,9 +369,10 @@ class Job(_Value):
         if role == "map":
             data = {key: value for key, value in data.items() if key not in _REDUCE_SIDE}
         flags = {key: value for key, value in (overrides or {}).items() if value is not None}
+        keys = (flags.get("bucket") or data.get("bucket")) is not None
         if inputs:
-            flags["inputs"] = [jobfile.anchored(item, str(Path.cwd())) for item in inputs]
-        data = {"inputs": []} | _anchored(data, _base(document.path)) | flags
+            flags["inputs"] = _inputs(list(inputs), str(Path.cwd()), keys=keys)
+        data = {"inputs": []} | _anchored(data, _base(document.path), keys=keys) | flags
         try:
             return cls.model_validate(data)
         except ValidationError as error:
@@ -347,6 +397,8 @@ _REDUCE_SIDE = ("combiner", "reducer", "reducers", "output")
 
 def _known(loc: jobfile.Loc) -> list[str]:
     """The keys that are valid where the last part of ``loc`` stands."""
+    if len(loc) > 1 and loc[0] == "inputs":
+        return list(Manifest.model_fields)
     if len(loc) > 1:
         return [name for name in Script.model_fields if name != "function"]
     return [*Job.model_fields, *THREE]
@@ -409,18 +461,38 @@ def _base(path: str) -> str:
     return str(Path.cwd() if folder == Path(SYSTEM_FOLDER) else folder)
 
 
-def _anchored(data: dict[str, Any], folder: str) -> dict[str, Any]:
-    """The job with the paths of its scripts and local inputs made absolute."""
+def _anchored(data: dict[str, Any], folder: str, *, keys: bool) -> dict[str, Any]:
+    """The job with the paths of its scripts, filter and local inputs made absolute.
+
+    Args:
+        data: The job's values.
+        folder: What they are relative to.
+        keys: Inputs without a scheme are keys of a bucket, and no paths.
+    """
     result = dict(data)
     for key in _STEPS:
         step = data.get(key)
         if isinstance(step, dict) and isinstance(step.get("script"), str):
             result[key] = step | {"script": _script_path(step, folder)}
     if isinstance(data.get("inputs"), list):
-        result["inputs"] = [
-            jobfile.anchored(item, folder) if isinstance(item, str) and item else item
-            for item in data["inputs"]
-        ]
+        result["inputs"] = _inputs(data["inputs"], folder, keys=keys)
+    if data.get("filter"):
+        result["filter"] = jobfile.anchored(str(data["filter"]), folder)
+    return result
+
+
+def _inputs(items: list[Any], folder: str, *, keys: bool) -> list[Any]:
+    """Inputs, and manifests among them, with their paths made absolute."""
+    result: list[Any] = []
+    for item in items:
+        if isinstance(item, str) and item:
+            result.append(item if keys else jobfile.anchored(item, folder))
+        elif isinstance(item, dict) and isinstance(name := item.get("manifest"), str) and name:
+            below = jobfile.anchored(str(item.get("folder") or "."), folder)
+            whole = name if name == "-" else jobfile.anchored(name, folder)
+            result.append(item | {"manifest": whole, "folder": below})
+        else:
+            result.append(item)
     return result
 
 

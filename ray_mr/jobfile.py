@@ -41,6 +41,7 @@ _PLAIN = {
     "tuple_type": "must be a list, such as [a, b]",
     "dict_type": "must be a mapping of names to values",
     "model_type": "must be a program, such as {{language: python, script: mapper.py}}",
+    "no_input": "must be text, or {{manifest: keys.txt}}",
     "callable_type": "must be a function",
     "missing": "is missing",
 }
@@ -191,6 +192,8 @@ def _words(
     known: Callable[[Loc], Iterable[str]],
 ) -> str:
     kind, value = fault["type"], fault["input"]
+    if kind == "model_type" and loc[:1] == ("inputs",):
+        kind = "no_input"
     if kind == "extra_forbidden":
         return f"unknown key{nearest(str(loc[-1]), known(loc))}"
     if kind == "literal_error":

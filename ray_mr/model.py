@@ -31,6 +31,8 @@ class StoredObject:
     """Stored size."""
     etag: str
     """What identifies this version of the content; another one means it changed."""
+    locator: str = field(default="", repr=False)
+    """What its store needs besides to fetch this very object, such as a version; never shown."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from ray_mr import filter as filters
 from ray_mr.archives import ADVICE, archive_name
 from ray_mr.errors import DataError, JobError, RefusedObject, UnsafeKey, one_line
 from ray_mr.job import Job, Script
@@ -17,7 +18,7 @@ from ray_mr.program import Program, pack
 from ray_mr.units import count, format_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
 TAIL_SHARE = 8
 """A split takes at most this part of what is left: the last splits are small, so that a slot
@@ -144,7 +145,7 @@ def make_plan(job: Job, objects: Iterable[StoredObject]) -> Plan:
     mapper = pack(job.mapper)
     combiner = pack(job.combiner) if isinstance(job.combiner, Script) else job.combiner
     reducer = pack(job.reducer) if isinstance(job.reducer, Script) else job.reducer
-    chosen, skipped = _choose(objects)
+    chosen, skipped = _choose(objects, skip_reason(job))
     if not chosen:
         raise JobError(_no_input(job, skipped))
     good: list[StoredObject] = []
@@ -169,14 +170,30 @@ _SHOWN = 5
 
 def _no_input(job: Job, skipped: Sequence[tuple[StoredObject, str]]) -> str:
     first, more = job.inputs[:_SHOWN], job.inputs[_SHOWN:]
-    shown = ", ".join(first) + (f" and {len(more):,} more" if more else "")
+    shown = ", ".join(map(str, first)) + (f" and {len(more):,} more" if more else "")
     if skipped:
         return f"no input: only {skipped[0][1]}s are in {shown}"
     return f"no input: nothing is in {shown}"
 
 
+def skip_reason(job: Job) -> Callable[[StoredObject], str]:
+    """The test that says why an object is not read, or nothing.
+
+    Raises:
+        JobError: The job's filter is no filter.
+    """
+    wanted = filters.load(job.filter) if job.filter is not None else None
+
+    def reason(obj: StoredObject) -> str:
+        if obj.key.endswith("/") and obj.size_bytes == 0:
+            return "folder marker"
+        return wanted.reason(obj.key) if wanted is not None else ""
+
+    return reason
+
+
 def _choose(
-    objects: Iterable[StoredObject],
+    objects: Iterable[StoredObject], skip: Callable[[StoredObject], str]
 ) -> tuple[list[StoredObject], list[tuple[StoredObject, str]]]:
     """The objects to read, and those not to, with the reason."""
     seen: set[str] = set()
@@ -185,8 +202,8 @@ def _choose(
     for obj in objects:
         if obj.uri in seen:
             skipped.append((obj, "listed twice"))
-        elif obj.key.endswith("/") and obj.size_bytes == 0:
-            skipped.append((obj, "folder marker"))
+        elif reason := skip(obj):
+            skipped.append((obj, reason))
         else:
             chosen.append(obj)
         seen.add(obj.uri)

@@ -155,7 +155,7 @@ class TestFederate:
         """``federate | seal`` makes an envelope with which the job runs, and nothing else does."""
         job = pings_job(tmp_path, s3)
         runner = CliRunner()
-        token = runner.invoke(main, ["credentials", "federate", job.inputs[0]])
+        token = runner.invoke(main, ["credentials", "federate", str(job.inputs[0])])
         assert token.exit_code == 0, token.stderr
         envelope = runner.invoke(
             main, ["credentials", "seal", "--key", str(key_file)], input=token.stdout
@@ -168,8 +168,9 @@ class TestFederate:
         monkeypatch.setenv("CREDENTIALS", envelope.stdout.strip())
         report, _ = run_told(job)
         assert report.ok
+        other = str(job.inputs[0]).replace("/in/", "/other/")
         with pytest.raises(StoreError, match="access denied"):
-            plan(job.model_copy(update={"inputs": (job.inputs[0].replace("/in/", "/other/"),)}))
+            plan(job.model_copy(update={"inputs": (other,)}))
 
 
 class TestInUse:
@@ -320,7 +321,7 @@ def test_plaintext_is_nowhere(
 
     job = pings_job(tmp_path, s3)
     (tmp_path / "key.pem").write_bytes(pair[0])
-    token = federate(job.inputs, seconds=900)
+    token = federate(map(str, job.inputs), seconds=900)
     text = sealed.seal(token, pair[1], "pub")
     work = tmp_path / "work"
     temporary = tmp_path / "t"

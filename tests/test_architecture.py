@@ -17,7 +17,17 @@ ROOT = Path(ray_mr.__file__).parent
 
 FLOORS = [
     ["errors", "model", "events", "units"],
-    ["credentials", "job", "jobfile", "program", "plan", "backoff", "archives"],
+    [
+        "credentials",
+        "job",
+        "jobfile",
+        "program",
+        "plan",
+        "backoff",
+        "archives",
+        "filter",
+        "manifest",
+    ],
     ["access", "taskcluster", "stores", "aws", "codecs", "fetch", "workdir"],
     ["child"],
     ["shuffle", "sinks"],

@@ -20,7 +20,7 @@ from ray_mr.cli import main, taskcluster
 from ray_mr.cli.progress import Bar, Lines, watcher
 from ray_mr.cli.screen import printable
 from ray_mr.events import Advanced, Event, Notice, Stage
-from ray_mr.job import Job
+from ray_mr.job import Job, Manifest
 from ray_mr.model import StoredObject
 from ray_mr.plan import Plan, make_plan
 
@@ -131,23 +131,15 @@ class TestRun:
         assert driver.options == {"engine": "local", "force": True}
 
     def test_inputs_from_a_list(self, driver: FakeDriver, folder: Path) -> None:
-        """A list adds to the words; blank lines are no keys, blanks in a key are kept."""
-        (folder / "keys").write_text("s3://b/1\n\n  \ns3://b/ 2 \r\n")
+        """A manifest adds to the words, and takes the place of the job's own inputs."""
+        (folder / "keys").write_text("s3://b/1\n")
         assert call("run", "job.yml", "s3://b/0", "--keys-from", "keys").exit_code == 0
-        assert driver.job.inputs == ("s3://b/0", "s3://b/1", "s3://b/ 2 ")
+        assert driver.job.inputs == ("s3://b/0", Manifest(manifest=str(folder / "keys")))
 
     def test_inputs_from_stdin(self, driver: FakeDriver) -> None:
         """``-`` is stdin."""
         assert call("run", "job.yml", "--keys-from", "-", stdin="s3://b/1\n").exit_code == 0
-        assert driver.job.inputs == ("s3://b/1",)
-
-    @pytest.mark.parametrize("command", [("run", "job.yml"), ("plan", "job.yml"), ("map",)])
-    def test_empty_list(self, driver: FakeDriver, command: tuple[str, ...]) -> None:
-        """An empty list is an error, and never means the inputs of the job file."""
-        result = call(*command, "--keys-from", "-", stdin="\n")
-        assert result.exit_code == 2
-        assert "no inputs in" in result.stderr
-        assert not driver.jobs
+        assert driver.job.inputs == (Manifest(manifest="-"),)
 
     def test_failed_inputs(self, driver: FakeDriver) -> None:
         """A run beyond its limits names what failed and ends with the report's code."""

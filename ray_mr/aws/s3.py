@@ -36,11 +36,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from ray_mr.manifest import Named
+
 _CHUNK_BYTES = 1 << 20
 _ATTEMPTS = 5
 _BODY_TRIES = 3
 _BACKOFF_S = 0.2
 _ENDPOINT_NAMES = frozenset({"AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"})
+_VERSION_MARK = "?versionId="
 _MD5 = re.compile(r'"?([0-9a-f]{32})"?')
 
 
@@ -82,9 +85,10 @@ class S3Store:
 
     def find(self, pattern: str) -> Iterator[StoredObject]:
         """See ``Store``; markers of folders (empty, key ends in ``/``) are objects like others."""
-        bucket, key = split_uri(pattern)
-        if key and not key.endswith("/") and not is_glob(key):
-            yield self._exact(pattern, bucket, key)
+        name, version = _version(pattern)
+        bucket, key = split_uri(name)
+        if key and not key.endswith("/") and (version or not is_glob(key)):
+            yield self.stat(name, version=version)
             return
         matches = matcher(key)
         found = [
@@ -100,24 +104,35 @@ class S3Store:
             for page in pages:
                 yield from page.get("Contents", ())
 
-    def _exact(self, uri: str, bucket: str, key: str) -> StoredObject:
-        head = self.head(uri)
+    def stat(self, uri: str, *, version: str = "") -> StoredObject:
+        """See ``Store``."""
+        head = self.head(uri, version=version)
         if head is not None:
-            return StoredObject(uri, key, head["ContentLength"], head["ETag"])
+            return _object(uri, head["ContentLength"], head["ETag"], version)
+        if version:
+            raise StoreError(f"{uri} has no version {version}")
+        bucket, key = split_uri(uri)
         with self.calling(uri) as client:
             below = client.list_objects_v2(Bucket=bucket, Prefix=f"{key}/", MaxKeys=1)
         hint = "a '/' or '/**' at its end means all below it" if below["KeyCount"] else ""
         raise StoreError(f"{uri} does not exist", hint)
 
-    def head(self, uri: str) -> dict[str, Any] | None:
+    def known(self, named: Named) -> StoredObject | None:
+        """See ``Store``."""
+        if named.size_bytes is None or not named.etag:
+            return None
+        return _object(named.uri, named.size_bytes, named.etag, named.version)
+
+    def head(self, uri: str, *, version: str = "") -> dict[str, Any] | None:
         """What the server says of an object, or ``None`` if there is none."""
         bucket, key = split_uri(uri)
+        which = {"VersionId": version} if version else {}
         with self.calling(uri) as client:
             try:
-                return cast("dict[str, Any]", client.head_object(Bucket=bucket, Key=key))
+                return cast("dict[str, Any]", client.head_object(Bucket=bucket, Key=key, **which))
             except boto.ClientError as error:
                 code, status = code_and_status(error)
-                if status == 404:
+                if status == 404 or (version and status == 400):
                     return None
                 if code in ("400", "403"):  # an answer to HEAD cannot say why: ask in another way
                     client.list_objects_v2(Bucket=bucket, Prefix=key, MaxKeys=1)
@@ -151,11 +166,12 @@ class S3Store:
                 return
 
     def _receive(self, obj: StoredObject, file: BinaryIO, stop: threading.Event) -> None:
-        bucket, key = split_uri(obj.uri)
+        bucket, key = split_uri(obj.uri.removesuffix(_VERSION_MARK + obj.locator))
+        which = {"VersionId": obj.locator} if obj.locator else {}
         if stop.is_set():
             raise Interrupted(f"{obj.uri}: the download was stopped")
         with self.calling(obj.uri, listed=True) as client:
-            answer = client.get_object(Bucket=bucket, Key=key, IfMatch=obj.etag)
+            answer = client.get_object(Bucket=bucket, Key=key, IfMatch=obj.etag, **which)
         with contextlib.closing(answer["Body"]) as body:
             if answer["ContentLength"] != obj.size_bytes:
                 raise ObjectChanged(f"{obj.uri} changed (or was deleted) since it was listed")
@@ -217,6 +233,17 @@ class S3Store:
             for upload in left:
                 abort_upload(client, Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"])
         return len(left)
+
+
+def _version(pattern: str) -> tuple[str, str]:
+    """A pattern without the version at its end, and the version, or nothing."""
+    name, _, version = pattern.rpartition(_VERSION_MARK)
+    return (name, version) if name and version and not set(version) & set("/?*&") else (pattern, "")
+
+
+def _object(uri: str, size_bytes: int, etag: str, version: str) -> StoredObject:
+    shown = f"{uri}{_VERSION_MARK}{version}" if version else uri
+    return StoredObject(shown, split_uri(uri)[1], size_bytes, etag, version)
 
 
 class _BodyError(Exception):

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from pathlib import Path
 from types import NoneType
-from typing import IO, TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
 import click
 
 from ray_mr.errors import JobError
-from ray_mr.job import Job
+from ray_mr.job import Job, Manifest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -64,9 +65,8 @@ _RUN_OPTIONS = (
     click.option("--json", "as_json", is_flag=True, help="Write JSON to stdout."),
     click.option(
         "--keys-from",
-        type=click.File(encoding="utf-8", errors="surrogateescape"),
         metavar="FILE",
-        help="Read more inputs from a file, or from stdin (-), one a line.",
+        help="Read more inputs from a manifest: a file, s3:// URI, or stdin (-), one a line.",
     ),
 )
 
@@ -129,15 +129,16 @@ class JobCommand(click.Command):
                     formatter.write_dl(rows)
 
 
-def gathered(given: Sequence[str], keys_from: IO[str] | None) -> list[str]:
-    """The inputs of the command line and of the list.
+def gathered(given: Sequence[str], keys_from: str | None) -> list[str | Manifest]:
+    """The inputs of the command line, and the manifest.
 
     Raises:
-        JobError: A list was given, and there is nothing in it: not a wish to read the job's own.
+        JobError: There is no such manifest.
     """
-    keys = list(given)
-    if keys_from is not None:
-        keys += [key for line in keys_from if (key := line.rstrip("\r\n")).strip()]
-        if not keys:
-            raise JobError(f"no inputs in {getattr(keys_from, 'name', 'stdin')}")
-    return keys
+    if keys_from is None:
+        return list(given)
+    if keys_from != "-" and "://" not in keys_from:
+        if not Path(keys_from).exists():
+            raise JobError(f"--keys-from {keys_from}: No such file")
+        keys_from = str(Path(keys_from).absolute())
+    return [*given, Manifest(manifest=keys_from)]

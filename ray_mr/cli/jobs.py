@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-from typing import IO
 
 import click
 
@@ -25,7 +24,7 @@ def plan(
     *,
     job_file: str,
     inputs: tuple[str, ...],
-    keys_from: IO[str] | None,
+    keys_from: str | None,
     how: RunOptions,
     **fields: str | None,
 ) -> None:
@@ -53,7 +52,7 @@ def run(
     *,
     job_file: str,
     inputs: tuple[str, ...],
-    keys_from: IO[str] | None,
+    keys_from: str | None,
     how: RunOptions,
     **fields: str | None,
 ) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import IO
 
 import click
 
@@ -25,21 +25,19 @@ JOB_FILES = ("analysis-tools.yml", "/etc/analysis-tools.yml")
     type=click.Path(),
     help=f"The job file.  [default: {' or '.join(JOB_FILES)}]",
 )
-@click.option("--bucket", envvar="RAY_MR_BUCKET", help="Bucket of the KEYs that are not written s3://BUCKET/KEY.")
 @options
 def map_(
     *,
     keys: tuple[str, ...],
     job_file: str | None,
-    bucket: str | None,
-    keys_from: IO[str] | None,
+    keys_from: str | None,
     how: RunOptions,
     **fields: str | None,
 ) -> None:
     """Run a job's mapper alone over some KEYs.
 
     This is a map task of 2014: result.txt is what the mapper puts out, in the order of the KEYs.
-    Without --bucket, a KEY without s3:// is a local path.
+    Without --bucket or RAY_MR_BUCKET, a KEY without s3:// is a local path.
 
     \b
     Examples:
@@ -49,10 +47,7 @@ def map_(
     uris = gathered(keys, keys_from)
     if not uris:
         raise JobError("no KEYs: there is nothing to map", "give KEYs, or a list by --keys-from")
-    if bucket is not None:
-        if not bucket or "/" in bucket:
-            raise click.BadParameter("a bucket's name alone, such as pings", param_hint="--bucket")
-        uris = [key if "://" in key else f"s3://{bucket}/{key}" for key in uris]
+    fields["bucket"] = fields.get("bucket") or os.environ.get("RAY_MR_BUCKET") or None
     job = Job.from_file(job_file or _found(), role="map", inputs=uris, overrides=fields)
     run_and_show(job, how)
 

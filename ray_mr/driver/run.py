@@ -6,14 +6,13 @@ import os
 import shutil
 import time
 import uuid
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import replace
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
 from ray_mr import access
 from ray_mr.driver.commit import backoff
 from ray_mr.driver.ledger import Ledger
+from ray_mr.driver.listing import objects_of
 from ray_mr.driver.loop import Loop
 from ray_mr.driver.report import Report
 from ray_mr.engines import engine_named
@@ -21,7 +20,6 @@ from ray_mr.errors import Interrupted, JobError, RayMrError, StoreError
 from ray_mr.events import Notice, Stage
 from ray_mr.plan import Plan, make_plan
 from ray_mr.sinks import Sink, report_uri, write_whole
-from ray_mr.stores import store_for
 from ray_mr.tasks.mapper import MapTask
 from ray_mr.tasks.reducer import ReduceTask
 from ray_mr.units import count, format_bytes
@@ -33,14 +31,11 @@ if TYPE_CHECKING:
     from ray_mr.engines import Capacity, Engine
     from ray_mr.events import Event
     from ray_mr.job import Job
-    from ray_mr.model import StoredObject
 
 SLOW_BYTES_A_S = 1 << 20
 """Stored bytes that a slow mapper reads in a second."""
 SHORTEST_S = 900.0
 """Credentials with less time than this are worth a word before any run."""
-LISTINGS = 16
-"""Patterns that are looked up at once."""
 
 
 def plan(job: Job) -> Plan:
@@ -50,26 +45,8 @@ def plan(job: Job) -> Plan:
         JobError: There is no input, or a script is missing.
         StoreError: An input is missing or cannot be listed.
     """
-    with ThreadPoolExecutor(min(LISTINGS, len(job.inputs))) as pool:
-        found = list(pool.map(lambda pattern: list(listed(pattern)), job.inputs))
-    return make_plan(job, [obj for objects in found for obj in objects])
-
-
-def listed(pattern: str) -> Iterator[StoredObject]:
-    """The objects of one of a job's inputs, under the keys that a child sees."""
-    objects = store_for(pattern).find(pattern)
-    if "://" in pattern:
-        return objects
-    base = _literal_folder(pattern)
-    return (replace(obj, key=obj.uri[len(base) :].lstrip("/")) for obj in objects)
-
-
-def _literal_folder(pattern: str) -> str:
-    """The folder of a local pattern below which a child sees names."""
-    head = pattern
-    for mark in "*?[":
-        head = head.partition(mark)[0]
-    return head[: head.rfind("/") + 1]
+    with closing(objects_of(job)) as objects:
+        return make_plan(job, objects)
 
 
 def run(

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ray_mr.driver.ledger import Ledger
-from ray_mr.driver.run import listed
+from ray_mr.driver.listing import objects_of
 from ray_mr.errors import JobError, RayMrError
 from ray_mr.model import AttemptEnd, AttemptId
-from ray_mr.plan import make_plan
+from ray_mr.plan import make_plan, skip_reason
 from ray_mr.tasks.mapper import Block, MapTask, map_split
 from ray_mr.units import count, format_bytes
 from ray_mr.workdir import run_folder
@@ -97,11 +97,12 @@ def first_input(job: Job) -> StoredObject:
     Raises:
         RayMrError: There is none, or it cannot be listed.
     """
-    for pattern in job.inputs:
-        for obj in listed(pattern):
-            if not obj.uri.endswith("/"):  # a folder marker
+    reason = skip_reason(job)
+    with contextlib.closing(objects_of(job)) as objects:
+        for obj in objects:
+            if not reason(obj):
                 return obj
-    raise JobError(f"no input: nothing is in {', '.join(job.inputs[:5])}")
+    raise JobError(f"no input: nothing is in {', '.join(map(str, job.inputs[:5]))}")
 
 
 def _ended(obj: StoredObject, ledger: Ledger, end: AttemptEnd | None) -> Trial:

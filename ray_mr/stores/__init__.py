@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ray_mr.errors import ObjectChanged
+    from ray_mr.manifest import Named
     from ray_mr.model import StoredObject
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
@@ -69,6 +70,21 @@ class Store(Protocol):
         Raises:
             StoreError: An exact name does not exist (a glob or prefix without match is empty).
         """
+
+    def stat(self, uri: str, *, version: str = "") -> StoredObject:
+        """The object of this very name, whatever wildcards are in it.
+
+        Args:
+            uri: Its name.
+            version: Of its versions this one, in a store that has versions.
+
+        Raises:
+            StoreError: It does not exist.
+            JobError: The store has no versions.
+        """
+
+    def known(self, named: Named) -> StoredObject | None:
+        """An object whose size and ETag are known; ``None`` if they have to be asked for."""
 
     def download(
         self,

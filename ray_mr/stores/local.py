@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, cast
 from urllib.parse import unquote
 
-from ray_mr.errors import Interrupted, ObjectChanged, StoreError
+from ray_mr.errors import Interrupted, JobError, ObjectChanged, StoreError
 from ray_mr.model import StoredObject
 from ray_mr.stores import is_glob, literal_prefix, matcher, name_bytes
 from ray_mr.workdir import arriving, disk_errors
@@ -23,6 +23,8 @@ from ray_mr.workdir import arriving, disk_errors
 if TYPE_CHECKING:
     import threading
     from collections.abc import Iterator
+
+    from ray_mr.manifest import Named
 
 _CHUNK_BYTES = 1 << 20
 _STAGED = re.compile(r"\.(.*)\.ray-mr-[0-9a-f]{12}\.part", re.DOTALL)
@@ -47,6 +49,15 @@ class LocalStore:
             with disk_errors(name):
                 found = Path(name).stat()
             yield StoredObject(name, name[1:], found.st_size, _etag(found))
+
+    def stat(self, uri: str, *, version: str = "") -> StoredObject:
+        """See ``Store``."""
+        if version:
+            raise JobError(f"{uri}: files have no versions")
+        return self._exact(_path(uri))
+
+    def known(self, named: Named) -> None:
+        """See ``Store``; a look at the disk costs nothing."""
 
     def _exact(self, path: str) -> StoredObject:
         with disk_errors(path):

@@ -1,0 +1,185 @@
+"""What a job reads: patterns, names and manifests as objects, in the job's order, as a stream.
+
+Threads ask ahead, and keep the order; how far ahead is bounded.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import queue
+import sys
+import threading
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ray_mr import manifest
+from ray_mr.errors import JobError
+from ray_mr.job import Manifest
+from ray_mr.stores import store_for
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterator
+    from typing import BinaryIO
+
+    from ray_mr.job import Job
+    from ray_mr.manifest import Named
+    from ray_mr.model import StoredObject
+
+    Lookup = Callable[[], Iterator[StoredObject]]
+
+LISTINGS = 16
+"""Lookups at once."""
+TOGETHER = 100
+"""Objects of a manifest in one lookup."""
+PART = 1_000
+"""Objects that a lookup hands on at once."""
+PARTS_AHEAD = 4
+
+
+def objects_of(job: Job) -> Generator[StoredObject]:
+    """The objects of a job's inputs, under the keys that a child sees.
+
+    Raises:
+        JobError: A manifest is missing, or has a line that is none.
+        StoreError: An input is missing or cannot be listed.
+    """
+    with closing(_ahead(_lookups(job))) as found:
+        yield from found
+
+
+def _lookups(job: Job) -> Iterator[Lookup]:
+    for item in job.inputs:
+        if isinstance(item, Manifest):
+            names = _named(item, job.bucket)
+            base = os.path.abspath(item.folder) + "/"  # noqa: PTH100 - may be "", no link is followed
+            while some := list(itertools.islice(names, TOGETHER)):
+                yield partial(_look_up, some, str(item), base)
+        else:
+            yield partial(_listed, item)
+
+
+def _listed(pattern: str) -> Iterator[StoredObject]:
+    objects = store_for(pattern).find(pattern)
+    if "://" in pattern:
+        return objects
+    base = _literal_folder(pattern)
+    return (_below(obj, base) for obj in objects)
+
+
+def _literal_folder(pattern: str) -> str:
+    """The folder of a local pattern below which a child sees names."""
+    head = pattern
+    for mark in "*?[":
+        head = head.partition(mark)[0]
+    return head[: head.rfind("/") + 1]
+
+
+def _below(obj: StoredObject, base: str) -> StoredObject:
+    """A local file under its name below a folder, if it is there."""
+    if not obj.uri.startswith(base):
+        return obj
+    return replace(obj, key=obj.uri[len(base) :].lstrip("/"))
+
+
+# ------------------------------------------------------------------ manifests
+
+
+def _named(item: Manifest, bucket: str | None) -> Iterator[Named]:
+    with _opened(item.manifest) as file:
+        lines = iter(lambda: file.readline(manifest.MAX_LINE_BYTES + 2), b"")
+        folder = str(Path(item.folder).absolute())
+        yield from manifest.read(lines, name=str(item), bucket=bucket, folder=folder)
+
+
+def _opened(name: str) -> BinaryIO:
+    if name == "-":
+        return sys.stdin.buffer
+    if "://" in name:
+        return store_for(name).open(name)
+    try:
+        return Path(name).open("rb")
+    except OSError as error:
+        raise JobError(f"the manifest {name} cannot be read: {error.strerror}") from None
+
+
+def _look_up(names: list[Named], source: str, base: str) -> Iterator[StoredObject]:
+    for named in names:
+        store = store_for(named.uri)
+        if named.uri.endswith("/"):
+            yield from _listed(named.uri)
+            continue
+        if named.size_bytes is not None and named.etag and (known := store.known(named)):
+            yield known
+            continue
+        obj = store.stat(named.uri, version=named.version)
+        if named.size_bytes not in (None, obj.size_bytes):
+            raise JobError(
+                f"{source}: {obj.uri} has {obj.size_bytes:,} bytes, not {named.size_bytes:,}"
+            )
+        yield _below(replace(obj, etag=named.etag or obj.etag), base)
+
+
+# ------------------------------------------------------------------ threads
+
+
+def _ahead(lookups: Iterator[Lookup]) -> Generator[StoredObject]:
+    """What lookups find, one lookup after the other, while threads work on those that follow."""
+    stop = threading.Event()
+    pool = ThreadPoolExecutor(LISTINGS, "listing")
+    waiting: deque[_Found] = deque()
+    try:
+        while True:
+            while len(waiting) < LISTINGS and (lookup := next(lookups, None)) is not None:
+                found = _Found(stop)
+                pool.submit(found.fill, lookup)
+                waiting.append(found)
+            if not waiting:
+                return
+            yield from waiting.popleft().taken()
+    finally:
+        stop.set()
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+class _Found:
+    """What one lookup finds, on its way from its thread."""
+
+    def __init__(self, stop: threading.Event) -> None:
+        self._stop = stop
+        self._parts: queue.Queue[list[StoredObject] | BaseException | None] = queue.Queue(
+            PARTS_AHEAD
+        )
+
+    def fill(self, lookup: Lookup) -> None:
+        """In the thread: look up, to the end or to the first error."""
+        last: BaseException | None = None
+        try:
+            objects = lookup()
+            while part := list(itertools.islice(objects, PART)):
+                if not self._put(part):
+                    return
+        except BaseException as error:  # noqa: BLE001 - raised where it is waited for
+            last = error
+        self._put(last)
+
+    def _put(self, part: list[StoredObject] | BaseException | None) -> bool:
+        while not self._stop.is_set():
+            try:
+                self._parts.put(part, timeout=0.2)
+            except queue.Full:
+                continue
+            return True
+        return False
+
+    def taken(self) -> Iterator[StoredObject]:
+        """Where they are waited for."""
+        while (part := self._parts.get()) is not None:
+            if isinstance(part, BaseException):
+                raise part
+            yield from part
