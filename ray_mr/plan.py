@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ray_mr import filter as filters
+from ray_mr.addresses import shown
 from ray_mr.archives import ADVICE, archive_name
 from ray_mr.errors import DataError, JobError, RefusedObject, UnsafeKey, one_line
 from ray_mr.job import Job, Script
@@ -170,10 +171,12 @@ _SHOWN = 5
 
 def _no_input(job: Job, skipped: Sequence[tuple[StoredObject, str]]) -> str:
     first, more = job.inputs[:_SHOWN], job.inputs[_SHOWN:]
-    shown = ", ".join(map(str, first)) + (f" and {len(more):,} more" if more else "")
+    names = ", ".join(shown(str(each)) for each in first) + (
+        f" and {len(more):,} more" if more else ""
+    )
     if skipped:
-        return f"no input: only {skipped[0][1]}s are in {shown}"
-    return f"no input: nothing is in {shown}"
+        return f"no input: only {skipped[0][1]}s are in {names}"
+    return f"no input: nothing is in {names}"
 
 
 def skip_reason(job: Job) -> Callable[[StoredObject], str]:
@@ -200,13 +203,14 @@ def _choose(
     chosen: list[StoredObject] = []
     skipped: list[tuple[StoredObject, str]] = []
     for obj in objects:
-        if obj.uri in seen:
+        identity = f"{obj.uri}\0{obj.locator}"
+        if identity in seen:
             skipped.append((obj, "listed twice"))
         elif reason := skip(obj):
             skipped.append((obj, reason))
         else:
             chosen.append(obj)
-        seen.add(obj.uri)
+        seen.add(identity)
     return chosen, skipped
 
 

@@ -16,7 +16,7 @@ import ray_mr
 ROOT = Path(ray_mr.__file__).parent
 
 FLOORS = [
-    ["errors", "model", "events", "units"],
+    ["errors", "model", "events", "units", "addresses"],
     [
         "credentials",
         "job",
@@ -56,6 +56,7 @@ FENCES = {
     "pyarrow": ["shuffle/", "tasks/", "driver/report.py"],
     "isal": ["codecs/"],
     "zstandard": ["codecs/"],
+    "urllib3": ["stores/http/"],
     "lz4": ["codecs/"],
     "cramjam": ["codecs/"],
     "brotli": ["codecs/"],

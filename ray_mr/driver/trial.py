@@ -8,6 +8,7 @@ import uuid
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from ray_mr.addresses import shown
 from ray_mr.driver.ledger import Ledger
 from ray_mr.driver.listing import objects_of
 from ray_mr.errors import JobError, RayMrError
@@ -102,7 +103,8 @@ def first_input(job: Job) -> StoredObject:
         for obj in objects:
             if not reason(obj):
                 return obj
-    raise JobError(f"no input: nothing is in {', '.join(map(str, job.inputs[:5]))}")
+    names = ", ".join(shown(str(item)) for item in job.inputs[:5])
+    raise JobError(f"no input: nothing is in {names}")
 
 
 def _ended(obj: StoredObject, ledger: Ledger, end: AttemptEnd | None) -> Trial:

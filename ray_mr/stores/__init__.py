@@ -10,6 +10,7 @@ import functools
 import re
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
+from ray_mr.addresses import shown
 from ray_mr.errors import JobError
 
 if TYPE_CHECKING:
@@ -197,7 +198,7 @@ def store_for(uri: str) -> Store:
     if scheme not in _STORES:
         known = ", ".join(f"{name}://" for name in sorted(_STORES) if name)
         raise JobError(
-            f"{uri}: there is no store for {scheme}://", f"known are {known} and plain paths"
+            f"{shown(uri)}: there is no store for {scheme}://", f"known are {known} and plain paths"
         )
     return _STORES[scheme]()
 
@@ -222,4 +223,13 @@ def _s3_of(session: object) -> Store:
     return S3Store(session)
 
 
-_STORES: dict[str, Callable[[], Store]] = {"": _local, "file": _local, "s3": _s3}
+@functools.cache
+def _http() -> Store:
+    from ray_mr.stores.http import HttpStore
+
+    return HttpStore()
+
+
+_STORES: dict[str, Callable[[], Store]] = {
+    "": _local, "file": _local, "s3": _s3, "http": _http, "https": _http,
+}  # fmt: skip

@@ -1,0 +1,161 @@
+"""A real web server in a thread, whose pages do what a test tells them."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import re
+import threading
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@dataclass
+class Page:
+    """An object, and how its server serves it."""
+
+    data: bytes
+    etag: str | None = "md5"
+    """``md5`` makes a strong one of the data."""
+    modified: str | None = None
+    ranges: bool = True
+    sized: bool = True
+    """Whether the length is told; else the body is chunked."""
+    cut_at: list[int] = field(default_factory=list)
+    """After how many bytes of the body to break off, an answer to a whole GET after the other."""
+    statuses: list[int] = field(default_factory=list)
+    """Answers before a proper one, in their order."""
+    retry_after: str | None = None
+    location: str | None = None
+    login: tuple[str, str] | None = None
+    precondition: bool = True
+    """Whether If-Match is looked at."""
+
+    @property
+    def tag(self) -> str | None:
+        if self.etag != "md5":
+            return self.etag
+        return f'"{hashlib.md5(self.data, usedforsecurity=False).hexdigest()}"'
+
+
+@dataclass
+class Asked:
+    """One request."""
+
+    path: str
+    headers: dict[str, str]
+
+
+class WebServer:
+    """Pages by path; every request is noted."""
+
+    def __init__(self) -> None:
+        self.pages: dict[str, Page] = {}
+        self.asked: list[Asked] = []
+        self._server = ThreadingHTTPServer(
+            ("127.0.0.1", 0), type("Handler", (_Handler,), {"web": self})
+        )
+        self._server.daemon_threads = True
+        self.base = f"http://127.0.0.1:{self._server.server_port}"
+        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
+
+    def put(self, path: str, data: bytes, **how: Any) -> str:
+        """Serve a page; its URL."""
+        self.pages[path] = Page(data, **how)
+        return self.base + path
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@contextlib.contextmanager
+def web_server() -> Iterator[WebServer]:
+    server = WebServer()
+    try:
+        yield server
+    finally:
+        server.close()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    web: WebServer
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        self.web.asked.append(Asked(self.path, headers))
+        page = self.web.pages.get(self.path)
+        if page is None:
+            self.told(404)
+        elif page.login and headers.get("authorization") != _basic(page.login):
+            self.told(401)
+        elif page.statuses:
+            self.told(page.statuses.pop(0), **{"Retry-After": page.retry_after})
+        elif page.location:
+            self.told(302, Location=page.location)
+        elif page.precondition and headers.get("if-match", page.tag) != page.tag:
+            self.told(412)
+        else:
+            self.send(page, headers)
+
+    def told(self, status: int, **headers: str | None) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            if value is not None:
+                self.send_header(name, value)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def send(self, page: Page, headers: dict[str, str]) -> None:
+        match = re.fullmatch(r"bytes=(\d+)-(\d*)", headers.get("range", ""))
+        same = headers.get("if-range") in (None, page.tag, page.modified)
+        start, end = 0, len(page.data)
+        part = bool(match and page.ranges and same)
+        if match and part:
+            start = int(match[1])
+            end = min(int(match[2] or end) + 1, end) if match[2] else end
+            if start >= len(page.data):
+                self.told(416, **{"Content-Range": f"bytes */{len(page.data)}"})
+                return
+        body = page.data[start:end]
+        self.send_response(206 if part else 200)
+        for name, value in (("ETag", page.tag), ("Last-Modified", page.modified)):
+            if value is not None:
+                self.send_header(name, value)
+        total = len(page.data) if page.sized else "*"
+        if part:
+            self.send_header("Content-Range", f"bytes {start}-{end - 1}/{total}")
+        if page.sized or part:
+            self.send_header("Content-Length", str(len(body)))
+        else:
+            self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        probe = headers.get("range") == "bytes=0-0"
+        cut = page.cut_at.pop(0) if page.cut_at and not probe else None
+        with contextlib.suppress(ConnectionError):
+            self.body(body[:cut], chunked=not (page.sized or part), whole=cut is None)
+        if cut is not None:
+            self.close_connection = True
+
+    def body(self, data: bytes, *, chunked: bool, whole: bool) -> None:
+        if not chunked:
+            self.wfile.write(data)
+            return
+        for at in range(0, len(data), 1000):
+            piece = data[at : at + 1000]
+            self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
+        if whole:
+            self.wfile.write(b"0\r\n\r\n")
+
+
+def _basic(login: tuple[str, str]) -> str:
+    return "Basic " + base64.b64encode(":".join(login).encode()).decode()
