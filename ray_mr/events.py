@@ -22,6 +22,11 @@ class Advanced:
     """Stored bytes of input that committed or running attempts have read."""
     total_bytes: int
     status: str = ""
+    """Last ``reporter:status:`` of a child."""
+    running: int = 0
+    """Attempts at work."""
+    failed: int = 0
+    """Inputs that have failed for good."""
 
 
 @dataclass(frozen=True, slots=True)

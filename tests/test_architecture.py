@@ -16,7 +16,7 @@ import ray_mr
 ROOT = Path(ray_mr.__file__).parent
 
 FLOORS = [
-    ["errors", "model", "events", "units", "addresses"],
+    ["errors", "model", "events", "units", "addresses", "markup"],
     [
         "credentials",
         "job",
@@ -34,7 +34,7 @@ FLOORS = [
     ["tasks"],
     ["engines"],
     ["driver"],
-    ["__init__", "__main__", "cli"],
+    ["__init__", "__main__", "cli", "views"],
 ]
 """Names of modules and folders, from the lowest floor up."""
 
@@ -51,7 +51,8 @@ FENCES = {
     "requests": ["taskcluster/"],
     "subprocess": ["child/process.py"],
     "click": ["cli/"],
-    "rich": ["cli/"],
+    "rich": ["views/bar.py"],
+    "IPython": ["views/notebook.py"],
     "xxhash": ["shuffle/"],
     "pyarrow": ["shuffle/", "tasks/", "driver/report.py"],
     "isal": ["codecs/"],

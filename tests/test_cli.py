@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import signal
@@ -17,12 +16,11 @@ from click.testing import CliRunner, Result
 
 from ray_mr import errors
 from ray_mr.cli import main, taskcluster
-from ray_mr.cli.progress import Bar, Lines, watcher
-from ray_mr.cli.screen import printable
-from ray_mr.events import Advanced, Event, Notice, Stage
+from ray_mr.events import Event, Notice, Stage
 from ray_mr.job import Job, Manifest
 from ray_mr.model import StoredObject
 from ray_mr.plan import Plan, make_plan
+from ray_mr.views.lines import Lines
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -440,78 +438,3 @@ class TestClosedStreams:
         os.close(writing)
         assert done.returncode == 0
         assert (tmp_path / "result.txt").read_text() == "x\n"
-
-
-class _Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-class TestProgress:
-    """How a run shows."""
-
-    @pytest.mark.parametrize(
-        ("stream", "environ", "kind"),
-        [
-            (io.StringIO(), {}, Lines),
-            (_Terminal(), {}, Bar),
-            (_Terminal(), {"TASK_ID": "x"}, Lines),
-            (_Terminal(), {"CI": "true"}, Lines),
-            (_Terminal(), {"NO_COLOR": "1"}, Lines),
-            (_Terminal(), {"TERM": "dumb"}, Lines),
-        ],
-    )
-    def test_which(self, stream: io.StringIO, environ: dict[str, str], kind: type) -> None:
-        """A bar on terminals alone, and not where a terminal goes to a log."""
-        shown = watcher(stream, environ)
-        try:
-            assert isinstance(shown, kind)
-        finally:
-            shown.close()
-
-    def test_lines(self) -> None:
-        """At most a line every five seconds, with the share and the time left."""
-        now = 0.0
-        stream = io.StringIO()
-        lines = Lines(stream, clock=lambda: now)
-        lines.show(Stage("map", "2 splits"))
-        for second in range(13):
-            now = float(second)
-            lines.show(Advanced(second * 2**20, 20 * 2**20, "child is busy"))
-        assert stream.getvalue().splitlines() == [
-            "map: 2 splits",
-            "map: 5.0 MiB of 20.0 MiB (25 %), 15.0 s left: child is busy",
-            "map: 10.0 MiB of 20.0 MiB (50 %), 10.0 s left: child is busy",
-        ]
-
-    def test_lines_without_input(self) -> None:
-        """Empty inputs and a first sign of life divide by nothing."""
-        now = 0.0
-        stream = io.StringIO()
-        lines = Lines(stream, clock=lambda: now)
-        now = 6.0
-        lines.show(Advanced(0, 0))
-        assert stream.getvalue() == "map: 0 bytes of 0 bytes (0 %)\n"
-
-    def test_bar(self) -> None:
-        """The bar shows bytes; stages and notices stay, and brackets are no markup."""
-        stream = _Terminal()
-        bar = Bar(stream)
-        try:
-            bar.show(Stage("map"))
-            bar.show(Advanced(2**20, 2**22, "[red]status"))
-            bar._progress.refresh()
-            bar.show(Notice("[bold]split 1[/] runs again \x1b[2J"))
-            bar.show(Stage("reduce"))
-        finally:
-            bar.close()
-        text = stream.getvalue()
-        assert "1.0/4.2 MB" in text or "1.0/4.0 MiB" in text
-        assert "[red]status" in text
-        assert "[bold]split 1[/] runs again" in text
-        assert "\x1b[2J" not in text.replace("\x1b[2K", "")
-
-    def test_printable(self) -> None:
-        """Letters of any language, tabs and line ends stay; all else is replaced."""
-        assert printable("é\t中\n") == "é\t中\n"
-        assert printable("\x1b\r\udcff") == "\ufffd" * 3

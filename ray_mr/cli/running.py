@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ray_mr.cli.progress import watcher
 from ray_mr.cli.screen import put, say
 from ray_mr.errors import RayMrError, headline, one_line
+from ray_mr.views import watcher
 
 if TYPE_CHECKING:
     from ray_mr.cli.flags import RunOptions

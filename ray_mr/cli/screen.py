@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 import click
+
+from ray_mr.views.text import let_go, printable, tell
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PIPE_CLOSED = 141
 """The exit code of a program that SIGPIPE ends: whoever read our stdout has seen enough."""
-
-
-def printable(text: str) -> str:
-    """The text with every character that could steer a terminal replaced."""
-    return "".join(
-        c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text
-    )
 
 
 def put(text: str) -> None:
@@ -53,21 +47,10 @@ def _wanted() -> Iterator[None]:
     try:
         yield
     except BrokenPipeError:
-        _let_go(sys.stdout)
+        let_go(sys.stdout)
         raise click.exceptions.Exit(PIPE_CLOSED) from None
 
 
-def say(text: str, stream: TextIO | None = None) -> None:
+def say(text: str) -> None:
     """A message to stderr; where nobody reads it any more, the command goes on without."""
-    stream = stream or sys.stderr
-    try:
-        click.echo(printable(text), file=stream)
-    except OSError:
-        _let_go(stream)
-
-
-def _let_go(stream: TextIO) -> None:
-    """Send what is still written nowhere: Python flushes at its end, and would complain."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, stream.fileno())
-    os.close(nowhere)
+    tell(text, sys.stderr)

@@ -147,6 +147,11 @@ class Ledger:
         return sorted(self._errors, key=lambda item: item[0])
 
     @property
+    def failed_inputs(self) -> int:
+        """How many inputs have failed."""
+        return len(self._errors)
+
+    @property
     def bad_records(self) -> int:
         """Records set aside, by mappers' harnesses, combiners and reducers."""
         bad = sum(entry.bad_records for entry in self._entries.values())

@@ -308,8 +308,11 @@ class Loop:
         self._tell_progress("" if isinstance(message, AttemptEnd) else message.status)
 
     def _tell_progress(self, status: str) -> None:
-        running = sum(item.stored_bytes for item in self._running.values())
-        self._tell(Advanced(self._done_bytes + running, self._plan.total_bytes, status))
+        running = [item for item in self._running.values() if item.spoke]
+        done_bytes = self._done_bytes + sum(item.stored_bytes for item in running)
+        self._tell(Advanced(
+            done_bytes, self._plan.total_bytes, status, len(running), self._ledger.failed_inputs
+        ))  # fmt: skip
 
     def _ended(self, running: _Running, end: AttemptEnd) -> None:
         decision = commit.decide(running.work, end, self._plan.job)

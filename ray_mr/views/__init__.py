@@ -1,0 +1,38 @@
+"""How a run shows: a bar on a terminal, an output that is redrawn in a notebook, else plain lines.
+
+Texts in events can come from the user's program: they are shown, never interpreted.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol, TextIO
+
+from ray_mr.views.lines import Lines
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ray_mr.events import Event
+
+PLAIN_UNDER = ("TASK_ID", "CI", "NO_COLOR")
+"""TaskCluster gives a tty whose output goes to a log; CI systems do alike."""
+
+
+class Watcher(Protocol):
+    """Shows the events of one run."""
+
+    def show(self, event: Event) -> None:
+        """Show one event."""
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+
+
+def watcher(stream: TextIO, environ: Mapping[str, str]) -> Watcher:
+    """The way to show a run on this stream."""
+    dumb = environ.get("TERM") == "dumb"
+    if not stream.isatty() or dumb or any(environ.get(name) for name in PLAIN_UNDER):
+        return Lines(stream)
+    from ray_mr.views.bar import Bar
+
+    return Bar(stream)

@@ -1,0 +1,93 @@
+"""How a run shows in a notebook: one output that is drawn anew, and stays as it was at the end.
+
+It needs no widgets, so that a notebook that was run as a whole, or is only read, shows the same.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from ray_mr import markup
+from ray_mr.events import Advanced, Event, Notice, Stage
+from ray_mr.views.text import Pace, joined, printable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+DRAW_EVERY_S = 0.5
+NOTICES_SHOWN = 10
+
+
+def in_notebook() -> bool:
+    """Whether this process is the kernel of a notebook; IPython is not imported to find out."""
+    if "IPython" not in sys.modules:
+        return False
+    from IPython.core.getipython import get_ipython
+
+    return getattr(get_ipython(), "kernel", None) is not None
+
+
+class Display:
+    """The output of one run; a ``Watcher``."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._stages: list[str] = []
+        self._advanced: Advanced | None = None
+        self._notices: deque[str] = deque(maxlen=NOTICES_SHOWN)
+        self._dropped = 0
+        self._pace = Pace(clock)
+        self._now = ""
+        self._handle: Any = None
+        self._drawn_s = 0.0
+
+    def show(self, event: Event) -> None:
+        """Draw the event, if it is time for it."""
+        match event:
+            case Stage():
+                self._stages.append(printable(joined(event.name, event.detail)))
+                self._advanced = None
+                self._pace = Pace(self._clock)
+            case Notice():
+                self._dropped += len(self._notices) == NOTICES_SHOWN
+                self._notices.append(printable(event.text))
+            case Advanced():
+                self._advanced = event
+                self._now = self._pace.text(event)
+                if self._clock() - self._drawn_s < DRAW_EVERY_S:
+                    return
+        self._draw()
+
+    def close(self) -> None:
+        """Draw the last state, without a bar."""
+        self._advanced = None
+        if self._handle is not None:
+            self._draw()
+
+    def _draw(self) -> None:
+        from IPython.display import display
+
+        self._drawn_s = self._clock()
+        data = {"text/plain": "\n".join(self._lines()), "text/html": self._html()}
+        if self._handle is None:
+            self._handle = display(data, raw=True, display_id=True)  # type: ignore[no-untyped-call]
+        else:
+            self._handle.update(data, raw=True)
+
+    def _told(self) -> list[str]:
+        earlier = [f"({self._dropped:,} earlier messages)"] if self._dropped else []
+        return [*earlier, *self._notices]
+
+    def _lines(self) -> list[str]:
+        now = [self._now] if self._advanced else []
+        return [*self._stages, *self._told(), *now]
+
+    def _html(self) -> str:
+        event = self._advanced
+        drawn = markup.listing(self._stages) + markup.listing(self._told())
+        if event is None:
+            return drawn
+        return drawn + markup.bar(event.done_bytes, event.total_bytes, self._now)

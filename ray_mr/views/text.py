@@ -1,0 +1,75 @@
+"""Words of a view: what a terminal may be sent, and how fast a run goes."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING, TextIO
+
+from ray_mr.units import format_bytes, format_seconds
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ray_mr.events import Advanced
+
+
+def printable(text: str) -> str:
+    """The text with every character that could steer a terminal replaced."""
+    return "".join(
+        c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text
+    )
+
+
+def joined(head: str, tail: str) -> str:
+    """``head: tail``, or what there is of it."""
+    return f"{head}: {tail}" if tail else head
+
+
+def tell(text: str, stream: TextIO) -> None:
+    """Write a message, with a line end; where nobody reads it any more, go on without."""
+    try:
+        stream.write(printable(text) + "\n")
+        stream.flush()
+    except OSError:
+        let_go(stream)
+
+
+def let_go(stream: TextIO) -> None:
+    """Send what is still written nowhere: Python flushes at its end, and would complain."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
+
+
+class Pace:
+    """Bytes a second since the first sign of progress, and the time that is left."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._began_s = 0.0
+        self._first_bytes: int | None = None
+
+    def text(self, event: Advanced) -> str:
+        """``5.0 MiB of 20.0 MiB (25 %), 1.0 MiB/s, 15.0 s left, 2 running: status``."""
+        share = 100 * event.done_bytes // max(event.total_bytes, 1)
+        done, total = format_bytes(event.done_bytes), format_bytes(event.total_bytes)
+        parts = [f"{done} of {total} ({share} %)", *self._speed(event), *doing(event)]
+        return joined(", ".join(parts), printable(event.status).replace("\n", " "))
+
+    def _speed(self, event: Advanced) -> list[str]:
+        now = self._clock()
+        if self._first_bytes is None:
+            self._began_s, self._first_bytes = now, event.done_bytes
+        read_bytes, took_s = event.done_bytes - self._first_bytes, now - self._began_s
+        rest_bytes = event.total_bytes - event.done_bytes
+        if read_bytes <= 0 or rest_bytes <= 0 or took_s <= 0:
+            return []
+        speed = read_bytes / took_s
+        return [f"{format_bytes(speed)}/s", f"{format_seconds(rest_bytes / speed)} left"]
+
+
+def doing(event: Advanced) -> list[str]:
+    """What runs and what has failed, as far as there is anything of it."""
+    counts = [(event.running, "running"), (event.failed, "failed")]
+    return [f"{number:,} {what}" for number, what in counts if number]
