@@ -25,6 +25,7 @@
         NoCapacity                  7  the run cannot be placed
       LedgerError                   8  counts do not balance
       Interrupted                 130
+        DeadlinePassed            130
 
 Nothing but exception classes lives here.  They cross processes: each is rebuilt from its
 ``args`` alone, and its message never holds a secret or a whole record.
@@ -183,6 +184,10 @@ class Interrupted(RayMrError):
     """The user or the system asked the run to stop."""
 
     exit_code = 130
+
+
+class DeadlinePassed(Interrupted):
+    """The run took longer than the job allows."""
 
 
 def one_line(name: str) -> str:

@@ -267,6 +267,14 @@ class Job(_Value):
     stall_timeout: Annotated[
         float, BeforeValidator(_seconds, json_schema_input_type=float | str), Field(gt=0)
     ] = Field(600.0, description="Longest time a program may make no progress, such as 90s.")
+    deadline: Annotated[
+        Annotated[float, Field(gt=0)] | None,
+        BeforeValidator(_seconds_or_none, json_schema_input_type=float | str | None),
+    ] = Field(None, description="Longest time the whole run may take, such as 6h; or none.")
+    checkpoint: Literal["auto", "all", "none"] = Field(
+        "auto", description="What of finished work is kept beside the output for --resume: auto "
+        "(what is small), all or none."
+    )
     max_failed_inputs: int = Field(
         0, ge=0, description="Inputs that may fail before nothing is published."
     )

@@ -56,13 +56,16 @@ class Sink:
         output: An absolute path, or an ``s3://`` prefix; see ``is_prefix``.
         parts: How many parts there will be.
         force: Remove a result that is there.
+        cut_off: Remove one that an earlier run did not get to its end.
 
     Raises:
         JobError: There is a result already, and no ``force``.
         StoreError: The store cannot say.
     """
 
-    def __init__(self, output: str, parts: int, *, force: bool) -> None:
+    def __init__(
+        self, output: str, parts: int, *, force: bool, cut_off: bool = False
+    ) -> None:
         self._output = output
         self._parts = parts
         self._store = store_for(output)
@@ -71,8 +74,8 @@ class Sink:
         self._old = list(self._there())
         if output == report_uri(output):
             raise JobError(f"{output} is the name of the report", "choose another --output")
-        if self._old and not force:
-            whole = not is_prefix(output) or self._old[0] == output + SUCCESS
+        whole = not is_prefix(output) or output + SUCCESS in self._old
+        if self._old and not force and (whole or not cut_off):
             what = "a result" if whole else "a result that was cut off, without _SUCCESS,"
             raise JobError(f"{output}: there is {what} already", "replace it with --force")
 

@@ -51,6 +51,10 @@ class FakeReport:
         return "done: 1 input" if self.ok else "not published: 1 input failed"
 
 
+PLAINLY = {"engine": "ray", "force": False, "resume": False, "only_failed": False}
+"""How a job is run without a word about it."""
+
+
 @dataclass
 class FakeDriver:
     """Takes the place of the driver: says what it was asked, does what a test wants."""
@@ -114,7 +118,7 @@ class TestRun:
         result = call("run", "job.yml")
         assert result.exit_code == 0
         assert driver.job == Job.from_file("job.yml")
-        assert driver.options == {"engine": "ray", "force": False}
+        assert driver.options == PLAINLY
         assert result.stdout == ""
         assert result.stderr.splitlines()[-1] == "done: 1 input"
 
@@ -126,7 +130,7 @@ class TestRun:
         assert driver.job.inputs == (str(folder / "a.gz"), "s3://b/k")
         assert (driver.job.reducers, driver.job.split_bytes) == (4, 64 * 2**20)
         assert driver.job.max_bad_records is None
-        assert driver.options == {"engine": "local", "force": True}
+        assert driver.options == PLAINLY | {"engine": "local", "force": True}
 
     def test_inputs_from_a_list(self, driver: FakeDriver, folder: Path) -> None:
         """A manifest adds to the words, and takes the place of the job's own inputs."""

@@ -218,6 +218,16 @@ class S3Store:
         with self.calling(uri) as client:
             client.delete_object(Bucket=bucket, Key=key)
 
+    def clear(self, uri: str) -> None:
+        """See ``Store``."""
+        bucket, prefix = split_uri(uri)
+        with self.calling(uri) as client:
+            pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+            for page in pages:
+                for item in page.get("Contents", ()):
+                    client.delete_object(Bucket=bucket, Key=item["Key"])
+        self.abandon(uri)
+
     def abandon(self, uri: str) -> int:
         """See ``Store``; staged means an upload that was not completed."""
         bucket, key = split_uri(uri)

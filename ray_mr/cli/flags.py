@@ -6,7 +6,7 @@ The flags are made from the job's own fields.
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
@@ -46,6 +46,10 @@ class RunOptions:
     engine: str = "ray"
     force: bool = False
     """Replace a result that is there."""
+    resume: bool = False
+    """Go on where an earlier run stopped."""
+    only_failed: bool = False
+    """The same, with the inputs that failed alone."""
     quiet: bool = False
     """Say what went wrong, and nothing else."""
     as_json: bool = False
@@ -61,6 +65,12 @@ _RUN_OPTIONS = (
         help="Ray, or this process alone.",
     ),
     click.option("--force", is_flag=True, help="Write over a result that is there already."),
+    click.option(
+        "--resume", is_flag=True, help="Go on where an earlier run with this output stopped."
+    ),
+    click.option(
+        "--only-failed", is_flag=True, help="The same, and run only the inputs that failed."
+    ),
     click.option("-q", "--quiet", is_flag=True, help="Say what went wrong, and nothing else."),
     click.option("--json", "as_json", is_flag=True, help="Write JSON to stdout."),
     click.option(
@@ -79,8 +89,9 @@ def options(command: Callable[..., None]) -> Callable[..., None]:
     """
 
     @functools.wraps(command)
-    def called(*, engine: str, force: bool, quiet: bool, as_json: bool, **rest: Any) -> None:
-        command(how=RunOptions(engine, force, quiet, as_json), **rest)
+    def called(**words: Any) -> None:
+        how = RunOptions(**{each.name: words.pop(each.name) for each in fields(RunOptions)})
+        command(how=how, **words)
 
     result = job_options(called)
     for option in reversed(_RUN_OPTIONS):

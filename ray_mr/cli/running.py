@@ -5,6 +5,7 @@ All goes to stderr but the JSON that is asked for.  The driver is imported when 
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import sys
@@ -56,10 +57,14 @@ def run_and_show(job: Job, how: RunOptions) -> None:
 def _run(job: Job, how: RunOptions) -> Report:
     from ray_mr.driver.run import run as run_job
 
+    run = functools.partial(
+        run_job, job, engine=how.engine, force=how.force, resume=how.resume,
+        only_failed=how.only_failed,
+    )  # fmt: skip
     if how.quiet:
-        return run_job(job, engine=how.engine, force=how.force)
+        return run()
     shown = watcher(sys.stderr, os.environ)
     try:
-        return run_job(job, engine=how.engine, force=how.force, on_event=shown.show)
+        return run(on_event=shown.show)
     finally:
         shown.close()

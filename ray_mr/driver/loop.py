@@ -21,16 +21,19 @@ from ray_mr.engines import (
     Said,
     Yielded,
 )
-from ray_mr.errors import LedgerError, RayMrError, WorkerLost, headline
+from ray_mr.errors import DeadlinePassed, LedgerError, RayMrError, WorkerLost, headline
 from ray_mr.events import Advanced, Notice
 from ray_mr.model import AttemptEnd, AttemptId, BlockMeta, Progress, ReducerEnd
+from ray_mr.units import format_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from ray_mr.driver.keeper import Keeper
     from ray_mr.driver.ledger import Ledger
     from ray_mr.engines import Capacity, Engine, EngineEvent, Ref
     from ray_mr.events import Event
+    from ray_mr.model import Split
     from ray_mr.plan import Plan
     from ray_mr.sinks import Sink
 
@@ -89,9 +92,13 @@ class Loop:
         ledger: Ledger,
         capacity: Capacity,
         on_event: Callable[[Event], None],
+        *,
+        keeper: Keeper | None = None,
+        until: float | None = None,
     ) -> None:
+        """``until``: when the job's deadline is, on the monotonic clock."""
         self._engine, self._plan, self._ledger = engine, plan, ledger
-        self._tell = on_event
+        self._tell, self._keeper, self._until = on_event, keeper, until
         self._capacity = capacity
         self._pending = deque(commit.Work(split) for split in plan.splits)
         self._paused: list[tuple[float, commit.Work]] = []
@@ -101,8 +108,8 @@ class Loop:
         self._reducers: dict[int, _Reducer] = {}
         self._attempts = self._made = 0
         self._failures: Counter[tuple[int, ...]] = Counter()
-        self._uris = {
-            item.position: item.object.uri for split in plan.splits for item in split.inputs
+        self._objects = {
+            item.position: item.object for split in plan.splits for item in split.inputs
         }
         self._done_bytes = 0
         self._lost_blocks = False
@@ -112,6 +119,24 @@ class Loop:
         self._began = time.monotonic()
         self.first_map: float | None = None
         """When the first attempt spoke, on the monotonic clock."""
+
+    # ------------------------------------------------------------ what an earlier run has done
+
+    def next_ident(self, split: Split) -> AttemptId:
+        """A name for an attempt of this split; no two share one."""
+        self._attempts += 1
+        return AttemptId(split.index, split.start, self._attempts)
+
+    def adopt(self, split: Split, end: AttemptEnd, blocks: list[tuple[BlockMeta, Ref]]) -> None:
+        """Take an earlier run's attempt for the winner of a split that has not begun."""
+        self._pending = deque(work for work in self._pending if work.split is not split)
+        self._commit(commit.Work(split), end, blocks)
+
+    def give_up(self, split: Split, error: RayMrError) -> None:
+        """Take an earlier run's word that the inputs of a split have failed."""
+        self._pending = deque(work for work in self._pending if work.split is not split)
+        for item in split.inputs:
+            self._ledger.failed(item.position, error)
 
     # ------------------------------------------------------------ the two phases
 
@@ -196,6 +221,7 @@ class Loop:
                         f"part {part}: {end.output_bytes} bytes reduced, {done} written"
                     )
                 return
+            self._check_deadline()
             try:
                 data = self._engine.read(pieces[index])
             except WorkerLost as error:
@@ -225,6 +251,7 @@ class Loop:
             if committed.checksums[: len(done)] != done:
                 raise _came_out_differently()
             for meta, ref in committed.blocks[len(done) :]:
+                self._check_deadline()
                 try:
                     data = self._engine.read(ref)
                 except WorkerLost:
@@ -244,8 +271,7 @@ class Loop:
         self._pending.extendleft(reversed(ready))
         while self._pending and len(self._running) < WINDOW * self._capacity.map_slots:
             work = self._pending.popleft()
-            self._attempts += 1
-            ident = AttemptId(work.split.index, work.split.start, self._attempts)
+            ident = self.next_ident(work.split)
             self._running[ident] = _Running(work, now)
             self._ledger.tried(item.position for item in work.split.inputs)
             self._engine.start(work.split, ident, commit.terms(work))
@@ -265,6 +291,15 @@ class Loop:
                     number, WorkerLost(f"a reducer said nothing for {SILENT_S:.0f} s")
                 )
         self._check_placed(now)
+        self._check_deadline()
+
+    def _check_deadline(self) -> None:
+        if self._until is not None and time.monotonic() > self._until:
+            allowed = format_seconds(self._plan.job.deadline or 0)
+            raise DeadlinePassed(
+                f"the run took longer than {allowed} (deadline)",
+                "go on with --resume and a later --deadline",
+            )
 
     def _check_placed(self, now: float) -> None:
         if self.first_map is None and self._running and now - self._began > PLACE_S:
@@ -322,15 +357,22 @@ class Loop:
             return
         if len(running.blocks) != end.blocks:
             raise LedgerError(f"{end.id} sent {end.blocks} blocks, {len(running.blocks)} arrived")
-        self._done_bytes += running.work.split.size_bytes
-        committed = _Committed(end, running.work, running.blocks)
-        start = running.work.split.start
+        if self._keeper is not None:
+            self._keeper.committed(running.work.split, end, running.blocks)
+        self._commit(running.work, end, running.blocks)
+
+    def _commit(
+        self, work: commit.Work, end: AttemptEnd, blocks: list[tuple[BlockMeta, Ref]]
+    ) -> None:
+        self._done_bytes += work.split.size_bytes
+        committed = _Committed(end, work, blocks)
+        start = work.split.start
         self._committed[start] = committed
         self._ledger.committed(end)
         before = self._withdrawn.pop(start, None)
         if before is not None and before != committed.checksums:
             self._tell(Notice(
-                f"split {running.work.split.index} gave other output when it ran again: the mapper "
+                f"split {work.split.index} gave other output when it ran again: the mapper "
                 "depends on more than it is fed; every reducer starts anew"
             ))  # fmt: skip
         for number in self._reducers:
@@ -352,8 +394,10 @@ class Loop:
             self._tell(Notice(decision.notice))
         for position, cause in decision.failed.items():
             self._ledger.failed(position, cause)
-            told = headline(cause.message).removeprefix(f"{self._uris[position]}: ")
-            self._tell(Notice(f"{self._uris[position]} failed: {told}"))
+            if self._keeper is not None:
+                self._keeper.failed(self._objects[position], cause)
+            told = headline(cause.message).removeprefix(f"{self._objects[position].uri}: ")
+            self._tell(Notice(f"{self._objects[position].uri} failed: {told}"))
         when = time.monotonic() + decision.pause_s
         self._paused += [(when, work) for work in decision.again]
 

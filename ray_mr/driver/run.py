@@ -10,6 +10,7 @@ from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
 from ray_mr import access
+from ray_mr.driver.checkpoint import Checkpoint, Wish
 from ray_mr.driver.commit import backoff
 from ray_mr.driver.ledger import Ledger
 from ray_mr.driver.listing import objects_of
@@ -54,6 +55,8 @@ def run(
     *,
     engine: str = "ray",
     force: bool = False,
+    resume: bool = False,
+    only_failed: bool = False,
     on_event: Callable[[Event], None] | None = None,
 ) -> Report:
     """Run a job to its report.
@@ -62,6 +65,8 @@ def run(
         job: What to do; a relative output is relative to the working directory.
         engine: ``ray`` or ``local``.
         force: Replace a result that is there.
+        resume: Go on where an earlier run with this output stopped: what it finished counts.
+        only_failed: The same, and of the inputs run only those that failed.
         on_event: Called with what happens, from this thread.
 
     Returns:
@@ -71,7 +76,8 @@ def run(
         RayMrError: What else ended the run; ``report.json`` is written then too, where it can.
         Interrupted: Ctrl-C, or SIGTERM where the caller turns it into KeyboardInterrupt.
     """
-    return _Run(job, engine_named(engine), on_event or (lambda _: None)).run(force=force)
+    wish = Wish(force, resume or only_failed, only_failed)
+    return _Run(job, engine_named(engine), on_event or (lambda _: None), wish).run()
 
 
 def _absolute(output: str) -> str:
@@ -109,7 +115,9 @@ def _check_inputs(made: Plan, output: str) -> None:
 
 
 class _Run:
-    def __init__(self, job: Job, engine: Engine, on_event: Callable[[Event], None]) -> None:
+    def __init__(
+        self, job: Job, engine: Engine, on_event: Callable[[Event], None], wish: Wish
+    ) -> None:
         output = job.output if "://" in job.output else _absolute(job.output)
         self._job = job.model_copy(update={"output": output})
         self._engine = engine
@@ -120,6 +128,8 @@ class _Run:
         self._notices: list[str] = []
         self._ledger: Ledger | None = None
         self._publishing = False
+        self._wish = wish
+        self._checkpoint = Checkpoint(self._job, wish, engine, self._tell)
 
     def _tell(self, event: Event) -> None:
         if isinstance(event, Notice):
@@ -135,24 +145,31 @@ class _Run:
         finally:
             self._seconds[name] = time.monotonic() - began
 
-    def run(self, *, force: bool) -> Report:
+    def run(self) -> Report:
         """See ``run``."""
         sink: Sink | None = None
+        wish, checkpoint, published = self._wish, self._checkpoint, False
         try:
             self._engine.prepare()
             with self._stage("list", count(len(self._job.inputs), "pattern")):
-                sink = Sink(self._job.output, self._job.reducers, force=force)
+                sink = Sink(
+                    self._job.output, self._job.reducers, force=wish.force, cut_off=wish.resume
+                )
+                checkpoint.check()
                 made = plan(self._job)
                 _check_inputs(made, self._job.output)
+                resumed = checkpoint.resume(made)
                 sink.open()
-            self._ledger = Ledger(made)
-            error = self._work(made, self._ledger, sink)
+                checkpoint.begin(made, self._id)
+            self._ledger = Ledger(resumed.plan)
+            error = self._work(made, resumed.plan, self._ledger, sink)
             report = self._report(error)
             self._keep(report)
             if error is None:
                 self._publishing = True
                 with self._stage("publish", self._job.output):
                     sink.publish()
+                published = True
         except KeyboardInterrupt:
             stopped = Interrupted(
                 f"interrupted while publishing: do not rely on {self._job.output}"
@@ -167,12 +184,15 @@ class _Run:
         else:
             return report
         finally:
+            checkpoint.close()
             if sink is not None:
                 sink.abort()
             self._engine.close()
             shutil.rmtree(run_folder(self._id), ignore_errors=True)
+            failures = bool(self._ledger and self._ledger.failures)
+            checkpoint.leave(published=published, failures=failures)
 
-    def _work(self, made: Plan, ledger: Ledger, sink: Sink) -> RayMrError | None:
+    def _work(self, made: Plan, goal: Plan, ledger: Ledger, sink: Sink) -> RayMrError | None:
         """Everything between the plan and the publishing; the error of a limit that was passed."""
         reduce_task = None if made.reducer is None else ReduceTask.of(made, self._id)
         with self._stage("start", self._engine.name):
@@ -183,10 +203,16 @@ class _Run:
         _check_reach(made, capacity)
         if told := access.outlasted(_longest_s(made, capacity)):
             self._tell(Notice(told))
-        loop = Loop(self._engine, made, ledger, capacity, self._tell)
+        until = None if self._job.deadline is None else self._began + self._job.deadline
+        loop = Loop(
+            self._engine, goal, ledger, capacity, self._tell,
+            keeper=self._checkpoint.keeper, until=until,
+        )  # fmt: skip
         size = f"{count(made.total_inputs, 'input')}, {format_bytes(made.total_bytes)}"
         with self._stage("map", f"{size} in {count(len(made.splits), 'split')}, {capacity.text}"):
+            self._checkpoint.adopt(loop)
             loop.map()
+            self._checkpoint.mapped()
         if error := ledger.beyond_limits():
             return error
         with self._stage("reduce", count(self._job.reducers, "part")):

@@ -135,6 +135,9 @@ class Engine(Protocol):
     def wait(self, timeout_s: float) -> list[EngineEvent]:
         """What happened, in order; empty after ``timeout_s`` of silence."""
 
+    def hold(self, data: bytes) -> Ref:
+        """Make a block of bytes that the driver has."""
+
     def read(self, ref: Ref) -> memoryview:
         """The bytes behind a reference.
 

@@ -128,6 +128,10 @@ class LocalEngine:
             messages.close()
             self._cancelled.pop(ident, None)
 
+    def hold(self, data: bytes) -> Ref:
+        """See ``Engine``."""
+        return self._hold(data)
+
     def _hold(self, data: Any) -> Ref:
         if len(memoryview(data)) < KEPT_BYTES:
             return memoryview(data)

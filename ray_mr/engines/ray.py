@@ -290,6 +290,11 @@ class RayEngine:
             self.drop_reducer(number)
             yield ReducerFailed(number, error)
 
+    def hold(self, data: bytes) -> Ref:
+        """See ``Engine``."""
+        with _translated():
+            return ray.put(np.frombuffer(data, np.uint8))
+
     def read(self, ref: Ref) -> memoryview:
         """See ``Engine``."""
         with _translated():

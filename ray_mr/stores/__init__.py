@@ -130,6 +130,9 @@ class Store(Protocol):
     def delete(self, uri: str) -> None:
         """Remove an object; no error if there is none."""
 
+    def clear(self, uri: str) -> None:
+        """Remove everything below a prefix that ends in ``/``, what is staged there too."""
+
     def abandon(self, uri: str) -> int:
         """Remove what runs that were killed have staged.
 

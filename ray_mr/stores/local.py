@@ -10,6 +10,7 @@ import errno
 import os
 import re
 import secrets
+import shutil
 import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, cast
@@ -125,6 +126,12 @@ class LocalStore:
         path = _path(uri)
         with disk_errors(path), contextlib.suppress(FileNotFoundError, NotADirectoryError):
             Path(path).unlink()
+
+    def clear(self, uri: str) -> None:
+        """See ``Store``; a link in the place of the folder is not followed."""
+        path = Path(_path(uri).rstrip("/"))
+        with disk_errors(path), contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            shutil.rmtree(path)
 
     def abandon(self, uri: str) -> int:
         """See ``Store``; staged means a temporary name beside the file's."""

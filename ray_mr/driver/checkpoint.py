@@ -1,0 +1,159 @@
+"""What a run takes over from an earlier one, and what it leaves to a later one.
+
+Here the parts meet: ``resume`` decides what still holds, ``kept`` stores it, ``keeper`` writes it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ray_mr.driver.keeper import Keeper
+from ray_mr.driver.kept import State
+from ray_mr.driver.resume import Resumed, changed, fingerprint, resume
+from ray_mr.errors import CorruptObject, JobError, RayMrError, StoreError
+from ray_mr.events import Notice
+from ray_mr.units import count
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ray_mr.driver.kept import Earlier
+    from ray_mr.driver.loop import Loop
+    from ray_mr.engines import Engine
+    from ray_mr.events import Event
+    from ray_mr.job import Job
+    from ray_mr.plan import Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What a run may do with what an earlier one has left; see ``driver.run.run``."""
+
+    force: bool = False
+    resume: bool = False
+    only_failed: bool = False
+
+
+class Checkpoint:
+    """The state of one run beside its output.
+
+    Args:
+        job: Its output is absolute.
+        wish: What the user wants.
+        engine: Holds the blocks.
+        tell: Called with notices, from the thread that calls us.
+    """
+
+    def __init__(
+        self, job: Job, wish: Wish, engine: Engine, tell: Callable[[Event], None]
+    ) -> None:
+        self._job, self._wish, self._engine, self._tell = job, wish, engine, tell
+        self._state = State(job.output)
+        self._resumed: Resumed | None = None
+        self._adopted = 0
+        self.keeper: Keeper | None = None
+
+    def resume(self, made: Plan) -> Resumed:
+        """What of an earlier run counts; what does not is removed.
+
+        Raises:
+            JobError: Only failed inputs were to run, and that is not possible.
+            StoreError: The store cannot say.
+        """
+        earlier = self._state.earlier()
+        found = None if earlier is None or not self._wish.resume else self._usable(made, earlier)
+        if found is None:
+            if self._wish.resume and earlier is None:
+                self._tell(Notice("there is nothing to go on with: everything runs"))
+            self._state.clear()
+        self._resumed = found or Resumed(made)
+        return self._resumed
+
+    def _usable(self, made: Plan, earlier: Earlier) -> Resumed | None:
+        wish = self._wish
+        if names := changed(earlier, fingerprint(made)):
+            if wish.only_failed:
+                raise JobError(
+                    f"--only-failed: changed since the run that failed: {', '.join(names)}",
+                    "the whole job has to run again",
+                )
+            pieces = count(len(earlier.pieces), "finished split")
+            self._tell(Notice(f"{pieces} cannot be used: changed since: {', '.join(names)}"))
+            return None
+        found = resume(made, earlier, only_failed=wish.only_failed)
+        if wish.only_failed:
+            self._state.forget_failures(earlier)
+        if earlier.damaged:
+            damaged = count(earlier.damaged, "kept object")
+            self._tell(Notice(f"not used, because damaged: {damaged}"))
+        failed = len(found.failures)
+        known = f", {count(failed, 'input')} known to fail" if failed else ""
+        done = count(len(found.pieces), "split")
+        self._tell(Notice(f"going on: {done} done{known}, {found.to_run:,} to run"))
+        return found
+
+    def check(self) -> None:
+        """Look whether there is anything to run the failed inputs of.
+
+        Raises:
+            JobError: There is not.
+        """
+        if self._wish.only_failed and not self._state.is_there():
+            raise JobError(
+                f"--only-failed: no earlier run has left anything beside {self._job.output}",
+                "run the job without it",
+            )
+
+    def begin(self, made: Plan, run_id: str) -> None:
+        """What is finished from here on is kept.
+
+        Raises:
+            StoreError: It cannot be written there.
+        """
+        self._state.begin(run_id, fingerprint(made))
+        self.keeper = Keeper(self._state, self._engine, self._job.checkpoint)
+
+    def adopt(self, loop: Loop) -> None:
+        """Give the loop what an earlier run has done."""
+        if self._resumed is None:
+            return
+        splits = {split.start: split for split in self._resumed.plan.splits}
+        for start, error in self._resumed.failures.items():
+            loop.give_up(splits[start], error)
+        for start, piece in self._resumed.pieces.items():
+            try:
+                refs = piece.read(self._engine.hold)
+            except (CorruptObject, StoreError) as error:
+                self._tell(Notice(f"a finished split runs again: {error.message}"))
+                continue
+            end, metas = piece.placed(splits[start], loop.next_ident(splits[start]))
+            loop.adopt(splits[start], end, list(zip(metas, refs, strict=True)))
+            self._adopted += 1
+
+    def mapped(self) -> None:
+        """Every input had its turn."""
+        if self.keeper is not None and self._resumed is not None:
+            inputs = (item for split in self._resumed.plan.splits for item in split.inputs)
+            self.keeper.mapped(item.object.uri for item in inputs)
+
+    def close(self) -> None:
+        """Nothing more is read from the engine."""
+        if self.keeper is not None:
+            self.keeper.close()
+
+    def leave(self, *, published: bool, failures: bool) -> None:
+        """Keep what another run can go on with, and nothing else."""
+        keeper = self.keeper
+        if keeper is None:
+            return
+        try:
+            if keeper.trouble is not None:
+                self._tell(Notice(f"finished work could not be kept: {keeper.trouble.message}"))
+            worth = failures if published else self._adopted + keeper.kept > 0
+            if not worth or self._job.checkpoint == "none":
+                self._state.clear()
+            elif not published:
+                self._tell(Notice("what is finished is kept: --resume goes on from there"))
+        except RayMrError as error:
+            self._tell(Notice(f"{self._state.uri} stays behind: {error.message}"))

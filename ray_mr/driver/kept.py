@@ -1,0 +1,349 @@
+"""What a run keeps beside its output, so that another can go on where it stopped.
+
+A folder (or prefix) of small objects, each written whole or not at all: ``run.json`` says what was
+run, a *piece* holds the blocks and counts of one committed attempt, a *failure* an input that has
+failed for good, ``mapped`` that every input had its turn.  Nothing here is trusted: a piece whose
+checksum is wrong is no piece, and nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
+
+from ray_mr import errors
+from ray_mr.errors import CorruptObject, RayMrError
+from ray_mr.model import AttemptEnd, AttemptId, BlockMeta, FileCounts
+from ray_mr.sinks import is_prefix, write_whole
+from ray_mr.stores import store_for
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from typing import BinaryIO
+
+    from ray_mr.model import Split, StoredObject
+
+MAGIC = b"ray_mr piece 1\n"
+RUN = "run.json"
+MAPPED = "mapped"
+HASH_BYTES = 8
+DIGEST_BYTES = hashlib.sha256().digest_size
+MAX_HEAD_BYTES = 256 << 20
+READ_BYTES = 1 << 20
+_NOT_KEPT = {"failed", "error", "suspect", "troubles"}
+"""Fields of an ``AttemptEnd`` that say nothing of one that was committed."""
+
+
+def state_uri(output: str) -> str:
+    """The prefix under which the state of a run with this output stands; ends in ``/``."""
+    if is_prefix(output):
+        return f"{output}_ray_mr_state/"
+    folder, _, name = output.rpartition("/")
+    return f"{folder}/.{name}.ray-mr-state/"
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """An input as it was when it was mapped."""
+
+    uri: str
+    size_bytes: int
+    content: str
+    """The store's ETag; of a local file, whose time says nothing, a digest of its bytes."""
+
+    @classmethod
+    def of(cls, obj: StoredObject) -> Version:
+        """The version of an object as it is now, which for a local file is read whole.
+
+        Raises:
+            StoreError: It cannot be read.
+        """
+        content = obj.etag
+        if "://" not in obj.uri:
+            sha = hashlib.sha256()
+            with store_for(obj.uri).open(obj.uri) as file:
+                while data := file.read(READ_BYTES):
+                    sha.update(data)
+            content = sha.hexdigest()
+        return cls(obj.uri, obj.size_bytes, content)
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A committed attempt, as it is known without its blocks."""
+
+    uri: str
+    """Where it stands."""
+    versions: tuple[Version, ...]
+    end: AttemptEnd
+    blocks: tuple[tuple[BlockMeta, int], ...]
+    """Each with the length of its bytes."""
+
+    def placed(self, split: Split, ident: AttemptId) -> tuple[AttemptEnd, list[BlockMeta]]:
+        """Its counts and blocks as those of an attempt of this split of another plan."""
+        moved = dict(
+            zip(self._positions(), (item.position for item in split.inputs), strict=True)
+        )
+        files = tuple(replace(one, position=moved[one.position]) for one in self.end.files)
+        metas = [replace(meta, id=ident) for meta, _ in self.blocks]
+        return replace(self.end, id=ident, files=files), metas
+
+    def _positions(self) -> list[int]:
+        return sorted(one.position for one in self.end.files)
+
+    def read(self, hold: Callable[[bytes], Any]) -> list[Any]:
+        """What ``hold`` makes of each block's bytes.
+
+        Raises:
+            CorruptObject: It is not what was written.
+            StoreError: It cannot be read.
+        """
+        with store_for(self.uri).open(self.uri) as stream:
+            sha = hashlib.sha256(_head_bytes(stream, self.uri))
+            held = []
+            for _, size in self.blocks:
+                data = _exactly(stream, size, self.uri)
+                sha.update(data)
+                held.append(hold(data))
+            if stream.read(DIGEST_BYTES + 1) != sha.digest():
+                raise CorruptObject(f"{self.uri} is damaged")
+        return held
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An input that has failed for good, and why."""
+
+    version: Version
+    error: RayMrError
+
+
+@dataclass(frozen=True, slots=True)
+class Earlier:
+    """What an earlier run has left."""
+
+    run_id: str
+    facts: Mapping[str, str]
+    """The fingerprint of what decided its map output."""
+    pieces: tuple[Piece, ...]
+    failures: Mapping[str, Failure]
+    """By URI."""
+    mapped: frozenset[bytes] | None
+    """``name_hash`` of every input, if each had its turn."""
+    damaged: int
+    """Objects that say nothing any more."""
+
+
+class State:
+    """The state beside one output."""
+
+    def __init__(self, output: str) -> None:
+        self.uri = state_uri(output)
+        self._store = store_for(output)
+
+    def begin(self, run_id: str, facts: Mapping[str, str]) -> None:
+        """Say what is run; what is kept from here on belongs to it.
+
+        Raises:
+            StoreError: It cannot be written there.
+        """
+        self._store.delete(self.uri + MAPPED)
+        text = json.dumps({"run_id": run_id, "facts": dict(facts)}, indent=1)
+        write_whole(self.uri + RUN, text.encode())
+
+    def forget_failures(self, earlier: Earlier) -> None:
+        """What has failed runs again: another word on it is to come."""
+        for failure in earlier.failures.values():
+            self._store.delete(self.uri + _name("failed", [failure.version]))
+
+    def keep(self, split: Split, end: AttemptEnd, blocks: Sequence[tuple[BlockMeta, Any]]) -> None:
+        """Keep a committed attempt; the blocks' bytes are gathered by ``read`` already.
+
+        Raises:
+            StoreError: It cannot be written.
+        """
+        versions = [Version.of(item.object) for item in split.inputs]
+        for item in split.inputs:
+            if error := store_for(item.object.uri).changed(item.object):
+                raise error
+        head = _head(versions, end, blocks)
+        staged = self._store.stage(self.uri + _name("piece", versions))
+        try:
+            sha = hashlib.sha256(head)
+            staged.write(head)
+            for _, data in blocks:
+                sha.update(data)
+                staged.write(data)
+            staged.write(sha.digest())
+            staged.complete()
+        finally:
+            staged.abort()
+
+    def keep_failure(self, obj: StoredObject, error: RayMrError) -> None:
+        """Keep that an input has failed.
+
+        Raises:
+            StoreError: It cannot be written, or the input cannot be read.
+        """
+        version = Version.of(obj)
+        facts = {"error": type(error).__name__, "message": error.message, "hint": error.hint}
+        text = json.dumps({"version": asdict(version)} | facts)
+        write_whole(self.uri + _name("failed", [version]), _sealed(text))
+
+    def keep_mapped(self, uris: Iterable[str]) -> None:
+        """Keep that every input, which are these, had its turn."""
+        data = b"".join(sorted({name_hash(uri) for uri in uris}))
+        write_whole(self.uri + MAPPED, hashlib.sha256(data).digest() + data)
+
+    def is_there(self) -> bool:
+        """Whether a run has left anything."""
+        return self._store.exists(self.uri + RUN)
+
+    def clear(self) -> None:
+        """Remove all of it, what a killed run was about to write too."""
+        self._store.clear(self.uri)
+
+    def earlier(self) -> Earlier | None:
+        """What is there, or ``None`` if no run has left anything that can be read.
+
+        Raises:
+            StoreError: The store cannot say.
+        """
+        if not self.is_there():
+            return None
+        try:
+            with self._store.open(self.uri + RUN) as stream:
+                run = json.loads(stream.read())
+            run_id, facts = str(run["run_id"]), {str(k): str(v) for k, v in run["facts"].items()}
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return None
+        pieces: list[Piece] = []
+        failures: dict[str, Failure] = {}
+        mapped, damaged = None, 0
+        for obj in self._store.find(self.uri):
+            name = obj.uri.rpartition("/")[2]
+            try:
+                if name == MAPPED:
+                    mapped = _names(obj.uri)
+                elif name.startswith("piece-"):
+                    pieces.append(_piece(obj.uri))
+                elif name.startswith("failed-"):
+                    failure = _failure(obj.uri)
+                    failures[failure.version.uri] = failure
+            except CorruptObject:
+                damaged += 1
+        return Earlier(run_id, facts, tuple(pieces), failures, mapped, damaged)
+
+
+def name_hash(uri: str) -> bytes:
+    """Eight bytes that stand for a name."""
+    return hashlib.sha256(uri.encode("utf-8", "surrogateescape")).digest()[:HASH_BYTES]
+
+
+def _names(uri: str) -> frozenset[bytes]:
+    with store_for(uri).open(uri) as stream:
+        data = stream.read()
+    digest, data = data[:DIGEST_BYTES], data[DIGEST_BYTES:]
+    if hashlib.sha256(data).digest() != digest:
+        raise CorruptObject(f"{uri} is damaged")
+    return frozenset(data[at : at + HASH_BYTES] for at in range(0, len(data), HASH_BYTES))
+
+
+def _name(kind: str, versions: Sequence[Version]) -> str:
+    words = "\0".join(version.uri for version in versions).encode("utf-8", "surrogateescape")
+    return f"{kind}-{hashlib.sha256(words).hexdigest()[:24]}"
+
+
+# ---------------------------------------------------------------- bytes of a piece
+
+
+def _head(
+    versions: Sequence[Version], end: AttemptEnd, blocks: Sequence[tuple[BlockMeta, Any]]
+) -> bytes:
+    counts = {
+        field.name: getattr(end, field.name)
+        for field in fields(end)
+        if field.name not in _NOT_KEPT | {"files", "id"}
+    }
+    facts = {
+        "versions": [asdict(version) for version in versions],
+        "id": asdict(end.id),
+        "files": [asdict(one) for one in end.files],
+        "counts": counts,
+        "blocks": [asdict(meta) | {"bytes": memoryview(data).nbytes} for meta, data in blocks],
+    }
+    text = json.dumps(facts, default=dict).encode()
+    return MAGIC + f"{len(text)}\n".encode() + _sealed(text.decode())
+
+
+def _sealed(text: str) -> bytes:
+    """Text with its own checksum before it, so that it can be believed by itself."""
+    data = text.encode()
+    return hashlib.sha256(data).hexdigest().encode() + b"\n" + data
+
+
+def _unsealed(data: bytes, uri: str) -> Any:
+    digest, _, text = data.partition(b"\n")
+    if digest != hashlib.sha256(text).hexdigest().encode():
+        raise CorruptObject(f"{uri} is damaged")
+    return json.loads(text)
+
+
+def _head_bytes(stream: BinaryIO, uri: str) -> bytes:
+    magic = _exactly(stream, len(MAGIC), uri)
+    size = stream.readline(20)
+    if magic != MAGIC or not size.strip().isdigit() or int(size) > MAX_HEAD_BYTES:
+        raise CorruptObject(f"{uri} is no kept split")
+    return magic + size + _exactly(stream, 2 * DIGEST_BYTES + 1 + int(size), uri)
+
+
+def _exactly(stream: BinaryIO, size: int, uri: str) -> bytes:
+    data = stream.read(size)
+    if len(data) != size:
+        raise CorruptObject(f"{uri} is cut short")
+    return data
+
+
+def _piece(uri: str) -> Piece:
+    with store_for(uri).open(uri) as stream:
+        head = _head_bytes(stream, uri)
+    sealed = head[len(MAGIC) :].partition(b"\n")[2]
+    try:
+        facts = _unsealed(sealed, uri)
+        ident = AttemptId(**facts["id"])
+        files = tuple(FileCounts(**one) for one in facts["files"])
+        end = AttemptEnd(ident, files, **facts["counts"])
+        blocks = tuple(_block(one) for one in facts["blocks"])
+        versions = tuple(Version(**one) for one in facts["versions"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise CorruptObject(f"{uri} makes no sense: {error}") from None
+    if len(versions) != len(files) or end.blocks != len(blocks):
+        raise CorruptObject(f"{uri} contradicts itself")
+    return Piece(uri, versions, end, blocks)
+
+
+def _block(facts: dict[str, Any]) -> tuple[BlockMeta, int]:
+    size = int(facts.pop("bytes"))
+    fitted: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in facts.items()}
+    fitted["id"] = AttemptId(**facts["id"])
+    return BlockMeta(**fitted), size
+
+
+def _failure(uri: str) -> Failure:
+    with store_for(uri).open(uri) as stream:
+        data = stream.read()
+    try:
+        facts = _unsealed(data, uri)
+        kind = getattr(errors, facts["error"], RayMrError)
+        if not (isinstance(kind, type) and issubclass(kind, RayMrError)):
+            kind = RayMrError
+        return Failure(Version(**facts["version"]), kind(facts["message"], facts["hint"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise CorruptObject(f"{uri} makes no sense: {error}") from None
+
+
+def pieces_by_first(pieces: Sequence[Piece]) -> Iterator[Piece]:
+    """Pieces in an order that does not depend on names: by their first input, the longest first."""
+    yield from sorted(pieces, key=lambda piece: (piece.versions[0].uri, -len(piece.versions)))
