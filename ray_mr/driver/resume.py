@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 FREE = frozenset({
     "name", "inputs", "mapper", "combiner", "reducer", "output", "attempts", "downloads", "memory",
     "timeout", "stall_timeout", "deadline", "max_failed_inputs", "max_bad_records", "checkpoint",
+    "bucket", "filter",
 })  # fmt: skip
 """Options that change no byte of map output (programs are compared by their content)."""
 ANY_ORDER = frozenset({"sum", "count", "min", "max"})
