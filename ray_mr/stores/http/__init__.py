@@ -144,6 +144,10 @@ class HttpStore:
         """See ``Store``."""
         self.stage(uri)
 
+    def clear(self, uri: str) -> NoReturn:
+        """See ``Store``."""
+        self.stage(uri)
+
     def abandon(self, uri: str) -> NoReturn:
         """See ``Store``."""
         self.stage(uri)
