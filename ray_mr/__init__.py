@@ -10,11 +10,13 @@ report = ray_mr.run(ray_mr.Job(
     reducer="sum",
     output="platforms.txt",
 ))
-report.table().to_pandas()
+report.to_pandas()
 """
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import TYPE_CHECKING
 
 from ray_mr.errors import RayMrError
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
     from ray_mr.driver.report import Report
     from ray_mr.events import Event
+    from ray_mr.views import Watcher
 
 __all__ = ["Job", "Plan", "RayMrError", "Script", "plan", "run"]
 
@@ -46,6 +49,7 @@ def run(
     *,
     engine: str = "ray",
     force: bool = False,
+    progress: bool | None = None,
     on_event: Callable[[Event], None] | None = None,
 ) -> Report:
     """Run a job; there is a result if, and only if, this returns.
@@ -55,13 +59,38 @@ def run(
         engine: ``ray`` or ``local``.  A Ray that is initialised is used and left up; with
             ``RAY_ADDRESS`` set that cluster is joined; else a runtime is started for the run.
         force: Replace a result that is there.
+        progress: Show how it goes: in the cell of a notebook, else on stderr.  By default in
+            notebooks alone.
         on_event: Called with what happens, from this thread.
 
     Raises:
         RayMrError: Nothing was published; ``report.json`` beside the output has the ledger.
+        Interrupted: The notebook's stop button, or Ctrl-C; another job can be run at once.
     """
     from ray_mr.driver.run import run as make
 
-    report = make(job, engine=engine, force=force, on_event=on_event)
+    shown = _watcher(progress)
+
+    def tell(event: Event) -> None:
+        if shown is not None:
+            shown.show(event)
+        if on_event is not None:
+            on_event(event)
+
+    try:
+        report = make(job, engine=engine, force=force, on_event=tell)
+    finally:
+        if shown is not None:
+            shown.close()
     report.raise_if_failed()
     return report
+
+
+def _watcher(progress: bool | None) -> Watcher | None:  # noqa: FBT001 - as `run` takes it
+    if progress is False:
+        return None
+    from ray_mr.views import notebook, watcher
+
+    if notebook.in_notebook():
+        return notebook.Display()
+    return watcher(sys.stderr, os.environ) if progress else None

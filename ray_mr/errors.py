@@ -33,6 +33,7 @@ Nothing but exception classes lives here.  They cross processes: each is rebuilt
 
 from __future__ import annotations
 
+import traceback
 from typing import ClassVar
 
 
@@ -54,6 +55,12 @@ class RayMrError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message}\n  {self.hint}" if self.hint else self.message
+
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows: our words; for a defect of ours, the way to it too."""
+        if type(self) is RayMrError:
+            return traceback.format_exception(self)
+        return [f"{type(self).__name__}: {self}"]
 
 
 LAST_WORDS = "; its last words:"

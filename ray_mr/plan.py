@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ray_mr import filter as filters
+from ray_mr import markup
 from ray_mr.addresses import shown
 from ray_mr.archives import ADVICE, archive_name
 from ray_mr.errors import DataError, JobError, RefusedObject, UnsafeKey, one_line
@@ -37,7 +38,7 @@ MAX_COMPONENT_BYTES = 255
 """Longest file name of the usual Linux file systems."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Plan:
     """Everything a run does, before it does it."""
 
@@ -131,6 +132,15 @@ class Plan:
 
     def __str__(self) -> str:
         return self.describe()
+
+    def __repr__(self) -> str:
+        inputs, splits = count(self.total_inputs, "input"), count(len(self.splits), "split")
+        return f"<Plan: {inputs}, {format_bytes(self.total_bytes)} in {splits}>"
+
+    def _repr_html_(self) -> str:
+        lines = (line.partition(" ") for line in self.describe().splitlines())
+        rows = [(name, text.strip()) for name, _, text in lines]
+        return markup.heading(self.job.name or "plan") + markup.facts(rows)
 
 
 def make_plan(job: Job, objects: Iterable[StoredObject]) -> Plan:

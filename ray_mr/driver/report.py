@@ -6,19 +6,26 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from ray_mr import markup
+from ray_mr.errors import RayMrError, headline
 from ray_mr.shuffle.batches import SCHEMA, TextCutter, concat, parse_lines
 from ray_mr.sinks import read_result
 from ray_mr.units import count, format_bytes, format_seconds
 
 if TYPE_CHECKING:
+    import pandas as pd
     import pyarrow as pa
 
-    from ray_mr.errors import RayMrError
-
+TOTALS_SHOWN = (
+    "inputs", "ok", "skipped", "failed", "records", "mapped", "bad_records", "keys",
+)  # fmt: skip
+"""In a notebook, where they are not 0."""
+FAILED_SHOWN = 10
+"""Failed inputs in a notebook; the report has them all."""
 READ_BYTES = 1 << 22
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Report:
     """How a run ended; the same as ``report.json``."""
 
@@ -68,6 +75,22 @@ class Report:
         took = format_seconds(self.seconds["total"])
         return f"{told}; {what}; the ledger balances; result in {self.output} after {took}"
 
+    def __repr__(self) -> str:
+        return f"<Report: {self.summary()}>"
+
+    def _repr_html_(self) -> str:
+        rows = [("result", self.output if self.ok else f"none: {self.error}")]
+        told = [(name, self.totals[name]) for name in TOTALS_SHOWN if self.totals.get(name)]
+        rows += [(name.replace("_", " "), f"{number:,}") for name, number in told]
+        rows += [(name, f"{number:,}") for name, number in self.counters.items()]
+        if "total" in self.seconds:
+            rows.append(("time", format_seconds(self.seconds["total"])))
+        failed = [f"{uri}: {headline(why)}" for uri, why in self.failed[:FAILED_SHOWN]]
+        if more := self.failed[FAILED_SHOWN:]:
+            failed.append(f"and {len(more):,} more in the report")
+        title = self.name or ("done" if self.ok else "nothing was published")
+        return markup.heading(title) + markup.facts(rows) + markup.listing(failed)
+
     def facts(self) -> dict[str, Any]:
         """The report as plain values, less the row for each input."""
         return {
@@ -116,6 +139,26 @@ class Report:
         batch = concat(rows) if rows else pa.RecordBatch.from_pylist([], SCHEMA)
         return pa.table({name: _as_text(batch.column(name)) for name in SCHEMA.names})
 
+    def to_pandas(self) -> pd.DataFrame:
+        """The result as a pandas data frame of two columns, ``key`` and ``value``.
+
+        Values are numbers where every one of them is written as that number is (``7``, not ``07``),
+        so that nothing is lost; else they are text.
+
+        Raises:
+            RayMrError: There is no result, or pandas is not installed.
+        """
+        table = self.table()
+        try:
+            frame: pd.DataFrame = table.set_column(
+                1, "value", _as_numbers(table.column("value"))
+            ).to_pandas()
+        except ImportError as error:
+            raise RayMrError(
+                f"to_pandas() needs pandas: {error}", "pip install 'ray-mr[pandas]'"
+            ) from None
+        return frame
+
 
 def _as_text(column: pa.Array) -> pa.Array:
     import pyarrow as pa
@@ -124,3 +167,17 @@ def _as_text(column: pa.Array) -> pa.Array:
         return column.cast(pa.large_string())
     except pa.ArrowInvalid:
         return column
+
+
+def _as_numbers(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The column as numbers, if they say all that its text says."""
+    import pyarrow as pa
+
+    for kind in (pa.int64(), pa.float64()):
+        try:
+            numbers = column.cast(kind)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+            continue
+        if numbers.cast(column.type).equals(column):
+            return numbers
+    return column
