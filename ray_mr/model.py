@@ -97,6 +97,8 @@ class Terms:
 
     shares: int = 1
     """How many attempts' share of a machine it has to itself."""
+    careful: tuple[int, ...] | None = None
+    """Each record is told before the function sees it; those on these lines it never sees."""
 
 
 FIRST_TERMS = Terms()
@@ -139,6 +141,18 @@ class Trouble:
     """Pauses between the tries."""
     cause: str
     """Why the last of the failed tries failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Poison:
+    """The record that a careful attempt was at when its child died."""
+
+    position: int
+    """``Input.position``."""
+    line: int
+    """From 1."""
+    data: bytes
+    """The record, without its newline."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +214,8 @@ class AttemptEnd:
     """Time of the attempt by stage."""
     troubles: tuple[Trouble, ...] = ()
     """Inputs that were not brought at once, however the attempt ended."""
+    poison: Poison | None = None
+    """Of a careful attempt whose child died at a record."""
 
 
 @dataclass(frozen=True, slots=True)

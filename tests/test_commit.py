@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from ray_mr.driver.commit import (
     MAX_PAUSE_S,
+    MOST_POISON,
     MOST_SHARES,
     PAUSE_S,
     Decision,
@@ -40,8 +41,17 @@ from ray_mr.errors import (
     StoreUnavailable,
     WorkerLost,
 )
-from ray_mr.job import Job
-from ray_mr.model import FIRST_TERMS, AttemptEnd, AttemptId, Input, Split, StoredObject, Terms
+from ray_mr.job import Job, Script
+from ray_mr.model import (
+    FIRST_TERMS,
+    AttemptEnd,
+    AttemptId,
+    Input,
+    Poison,
+    Split,
+    StoredObject,
+    Terms,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -144,8 +154,9 @@ class TestOneDecision:
     def test_alone_to_the_last_attempt(self) -> None:
         """An input that is alone is tried until it has ``attempts`` crashes, then fails with it."""
         alone, crash = split(3), ended(split(3), ChildTimeout("hung"), suspect=3)
-        assert decide(Work(alone, 2), crash, job(4)).again == (Work(alone, 3),)
-        last = decide(Work(alone, 3), crash, job(4))
+        assert decide(Work(alone, 1), crash, job(4)).again == (Work(alone, 2),)
+        assert decide(Work(alone, 2), crash, job(4)).again == (Work(alone, 3, careful=()),)
+        last = decide(Work(alone, 3, careful=()), crash, job(4))
         assert last.again == ()
         assert {at: error.message for at, error in last.failed.items()} == {3: "hung"}
 
@@ -157,8 +168,38 @@ class TestOneDecision:
         decision = decide(Work(whole), crash, job(1))
         assert parts(decision) == [[3], [4]]
         alone = decide(decision.again[1], ended(split(4), ChildCrashed("died")), job(1))
-        assert list(alone.failed) == [4]
+        (careful,) = alone.again
+        assert careful.careful == ()
+        assert list(decide(careful, ended(split(4), ChildCrashed("died")), job(1)).failed) == [4]
         assert decide(decision.again[0], ended(split(3)), job(1)).commit
+
+    @pytest.mark.parametrize(("allowed", "lines"), [(0, 0), (1, 1), (3, 3), (None, MOST_POISON)])
+    def test_poison_records(self, allowed: int | None, lines: int) -> None:
+        """Records that the child dies of are set aside one by one, as many as the job allows."""
+        wanted = job(4).model_copy(update={"max_bad_records": allowed})
+        work, found = Work(split(3), 3, careful=()), 0
+        while True:
+            end = ended(work.split, ChildKilled("killed"))
+            end = replace(end, poison=Poison(3, found + 7, b"bad"))
+            decision = decide(work, end, wanted)
+            if decision.failed:
+                break
+            (work,) = decision.again
+            found += 1
+            assert work.careful == tuple(range(7, 7 + found))
+            assert terms(work).careful == work.careful
+            assert work.crashes == 3, "it is not the input's fault as a whole"
+        assert found == lines
+        assert decision.failed[3].message == f"line {found + 7}: killed"
+        assert type(decision.failed[3]) is ChildKilled
+
+    def test_careful_needs_a_harness(self) -> None:
+        """Where no harness tells of records, the last attempt is like the others."""
+        files = Script(language="binary", script="/bin/true")
+        wanted = Job(inputs=["/in/"], mapper=files, attempts=2)
+        crash = ended(split(3), ChildCrashed("died"))
+        assert decide(Work(split(3)), crash, wanted).again == (Work(split(3), 1),)
+        assert list(decide(Work(split(3), 1), crash, wanted).failed) == [3]
 
     @pytest.mark.parametrize("kind", ENDS_THE_RUN)
     def test_what_says_nothing_about_an_input_ends_the_run(self, kind: type[RayMrError]) -> None:

@@ -86,7 +86,16 @@ class At:
     stored_bytes: int
 
 
-Output = Text | Pairs | FileCounts | Failure | Flushed | At | None
+@dataclass(frozen=True, slots=True)
+class Record:
+    """The function is given a record; with ``line`` 0 it has returned."""
+
+    position: int
+    line: int
+    data: bytes
+
+
+Output = Text | Pairs | FileCounts | Failure | Flushed | At | Record | None
 """What a child yields; ``None`` is a moment of silence."""
 
 
@@ -160,6 +169,7 @@ class HarnessChild:
         functions: Names under which the script may define its function.
         records: The job's record format.
         memory_bytes: What a list of a key's values may take; 0: anything.
+        careful: Tell each record, less those on these lines; see ``Terms``.
     """
 
     def __init__(
@@ -169,6 +179,8 @@ class HarnessChild:
         functions: tuple[str, ...],
         records: str = "",
         memory_bytes: int = 0,
+        *,
+        careful: tuple[int, ...] | None = None,
     ) -> None:
         setting.write_program()
         self._setting = setting
@@ -190,6 +202,8 @@ class HarnessChild:
                 "floor": codecs.EXPANSION_FLOOR_BYTES,
             },
         }
+        if careful is not None:
+            begin["careful"] = careful
         self._memory_bytes = memory_bytes
         self.ended = False
         """It has said that it did all there was to do."""
@@ -236,7 +250,7 @@ class HarnessChild:
         yield self._begin
         yield from feed
 
-    def _understand(self, frame: wire.Frame) -> Output:
+    def _understand(self, frame: wire.Frame) -> Output:  # noqa: PLR0911 - one for each message
         match frame.name:
             case "text":
                 return Text(frame.payload)
@@ -244,6 +258,8 @@ class HarnessChild:
                 return Pairs(frame.count, frame.payload)
             case "progress":
                 return At(frame.position, frame.count)
+            case "at":
+                return Record(frame.position, frame.count, frame.payload)
             case "flushed":
                 return Flushed(frame.position, frame.count)
             case "ended":

@@ -8,6 +8,8 @@ Towards the harness:
 
 * ``begin``: JSON with the role (``map``, ``reduce``, ``combine``), the script and how to call it,
   and ``most_decoded``: a file may decode to ``ratio`` times its stored size, or to ``floor`` bytes.
+  If it has ``careful``, a list of line numbers, these lines are set aside unseen, and every other
+  is told by ``at`` before the function sees it.
 * ``file``: the input at ``position``; the payload is its codec, a LF, its path.
 * ``pairs``: ``count`` key and value pairs, sorted by key (roles reduce and combine).
 * ``flush``: the last group is complete; answer with ``flushed``.
@@ -20,6 +22,8 @@ From the harness:
 * ``text``: output lines made from the input at ``position``, as written by the function.
 * ``pairs``: ``count`` key and value pairs made from the input at ``position``.
 * ``progress``: ``count`` stored bytes of the input at ``position`` are read.
+* ``at`` (only if ``begin`` has ``careful``): record ``count`` of the input at ``position`` is given
+  to the function; the payload is its bytes.  ``count`` 0: the function has returned.
 * ``done``: JSON with the counts of the input at ``position``, which ended well.
 * ``failed``: JSON ``kind`` (``corrupt``, ``refused``, ``raised``, ``load``, ``final``, ``memory``),
   ``message``, ``trace``.

@@ -9,7 +9,9 @@ An attempt counts whole or not at all.  The rules, in order:
 * The child crashed or hung: once more as it is, for it may have been chance and the bytes stay
   the same.  Then the input it was at, where a harness tells, is run by itself, apart from those
   before and after it; without a harness the split is halved.  An input that is alone and has
-  failed ``attempts`` times has failed for good.
+  failed ``attempts`` times has failed for good.  Where a harness tells, the last of these attempts
+  is a careful one, which finds the record that the child dies of: it is set aside as a bad record,
+  as far as the job allows them, and the input runs again without it.
 * A store or a worker was not there: again, after a pause, up to ``attempts`` times; then the run
   ends, for this says nothing about the data.  What a store refuses for the moment (busy, reset,
   timed out, cut short) is first asked for again within the attempt, by ``backoff``: one slow
@@ -41,7 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ray_mr.job import Job
-    from ray_mr.model import AttemptEnd, Split
+    from ray_mr.model import AttemptEnd, Poison, Split
 
 PAUSE_S = 1.0
 MAX_PAUSE_S = 60.0
@@ -49,6 +51,8 @@ CRASHES_TOGETHER = 2
 """How often a split's child may crash before its inputs are told apart."""
 FETCH_TRIES = 3
 """How often an attempt asks for an object that a store refuses for the moment."""
+MOST_POISON = 100
+"""Records of one input that may be set aside because the program dies of them: each is a run."""
 MOST_SHARES = 64
 """A job that needs more of a machine than this is not one of too little memory."""
 
@@ -64,6 +68,8 @@ class Work:
     """Attempts that a store or a worker lost."""
     squeezes: int = 0
     """Of both, those for which memory may have been too small."""
+    careful: tuple[int, ...] | None = None
+    """The next attempt is a careful one, without the records on these lines."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +95,7 @@ def backoff(job: Job, seed: str = "") -> Backoff:
 
 def terms(work: Work) -> Terms:
     """On what terms the next attempt runs."""
-    return Terms(shares=min(2**work.squeezes, MOST_SHARES))
+    return Terms(min(2**work.squeezes, MOST_SHARES), work.careful)
 
 
 def decide(work: Work, end: AttemptEnd, job: Job) -> Decision:
@@ -101,6 +107,8 @@ def decide(work: Work, end: AttemptEnd, job: Job) -> Decision:
     if end.error is None:
         return Decision(commit=True)
     if isinstance(end.error, ChildCrashed | ChildTimeout | ChildProtocol):
+        if end.poison is not None and work.careful is not None:
+            return _poisoned(work, end.error, end.poison, job)
         return _crashed(work, end.error, end.suspect, job)
     return after_loss(work, end.error, job)
 
@@ -120,15 +128,32 @@ def after_loss(work: Work, error: RayMrError, job: Job) -> Decision:
     )
 
 
+def _poisoned(work: Work, error: RayMrError, poison: Poison, job: Job) -> Decision:
+    """A careful attempt has found the record that the child dies of."""
+    lines = (*(work.careful or ()), poison.line)
+    allowed = MOST_POISON if job.max_bad_records is None else min(job.max_bad_records, MOST_POISON)
+    where = f"line {poison.line}: {error.message}"
+    if len(lines) > allowed:
+        return Decision(failed={poison.position: type(error)(where, error.hint)})
+    return Decision(
+        again=(replace(work, careful=lines),),
+        notice=f"{_range(work.split)} runs again without {where}",
+    )
+
+
 def _crashed(work: Work, error: RayMrError, suspect: int | None, job: Job) -> Decision:
     crashes = work.crashes + 1
     split = work.split
-    if len(split.inputs) == 1 and crashes >= job.attempts:
+    tells = job.mapper.fed == "records"
+    if len(split.inputs) == 1 and crashes >= job.attempts and not (tells and work.careful is None):
         return Decision(failed={split.start: error})
     notice = f"{_range(split)} runs again: {error.message}"
     squeezes = work.squeezes + isinstance(error, ChildKilled)
     next_work = replace(work, crashes=crashes, squeezes=squeezes)
-    if len(split.inputs) == 1 or crashes < min(CRASHES_TOGETHER, job.attempts):
+    careful = () if tells and crashes >= job.attempts - 1 else None
+    if len(split.inputs) == 1:
+        return Decision(again=(replace(next_work, careful=work.careful or careful),), notice=notice)
+    if crashes < min(CRASHES_TOGETHER, job.attempts):
         return Decision(again=(next_work,), notice=notice)
     index = [item.position for item in split.inputs].index(suspect) if suspect is not None else -1
     parts = split.cut(index, index + 1) if index >= 0 else split.cut(len(split.inputs) // 2)

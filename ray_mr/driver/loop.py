@@ -11,7 +11,7 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ray_mr.driver import commit
+from ray_mr.driver import commit, letters
 from ray_mr.engines import (
     BlockLost,
     Lost,
@@ -21,7 +21,14 @@ from ray_mr.engines import (
     Said,
     Yielded,
 )
-from ray_mr.errors import DeadlinePassed, LedgerError, RayMrError, WorkerLost, headline
+from ray_mr.errors import (
+    DeadlinePassed,
+    LedgerError,
+    RayMrError,
+    StoreError,
+    WorkerLost,
+    headline,
+)
 from ray_mr.events import Advanced, Notice
 from ray_mr.model import AttemptEnd, AttemptId, BlockMeta, Progress, ReducerEnd
 from ray_mr.units import format_seconds
@@ -33,7 +40,7 @@ if TYPE_CHECKING:
     from ray_mr.driver.ledger import Ledger
     from ray_mr.engines import Capacity, Engine, EngineEvent, Ref
     from ray_mr.events import Event
-    from ray_mr.model import Split
+    from ray_mr.model import Poison, Split
     from ray_mr.plan import Plan
     from ray_mr.sinks import Sink
 
@@ -352,6 +359,8 @@ class Loop:
     def _ended(self, running: _Running, end: AttemptEnd) -> None:
         decision = commit.decide(running.work, end, self._plan.job)
         self._ledger.fetched(end.troubles)
+        if end.poison is not None and end.error is not None and running.work.careful is not None:
+            self._write_letter(end.poison, end.error)
         if not decision.commit:
             self._follow(decision, end.error)
             return
@@ -360,6 +369,15 @@ class Loop:
         if self._keeper is not None:
             self._keeper.committed(running.work.split, end, running.blocks)
         self._commit(running.work, end, running.blocks)
+
+    def _write_letter(self, poison: Poison, error: RayMrError) -> None:
+        try:
+            where = letters.write(
+                self._plan.job.output, self._objects[poison.position], poison, error
+            )
+        except StoreError as refused:
+            where = f"nowhere: {refused.message}"
+        self._tell(Notice(f"the record of which the program died is in {where}"))
 
     def _commit(
         self, work: commit.Work, end: AttemptEnd, blocks: list[tuple[BlockMeta, Ref]]

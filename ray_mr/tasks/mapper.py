@@ -30,6 +30,7 @@ from ray_mr.model import (
     AttemptId,
     BlockMeta,
     FileCounts,
+    Poison,
     Progress,
     Split,
     Terms,
@@ -51,6 +52,8 @@ if TYPE_CHECKING:
 AHEAD_BYTES = 128 << 20
 """Stored bytes that downloads may be ahead of the child."""
 PROGRESS_S = 0.5
+LETTER_BYTES = 64 << 20
+"""What of a record of which the program died travels to the driver."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +150,7 @@ class _Attempt:
         self.failed: dict[int, RayMrError] = {}
         self.counters: Counter[str] = Counter()
         self.suspect: int | None = None
+        self.poison: Poison | None = None
         self.rows = self.mapped_rows = self.bad_values = self.blocks = 0
         self.started = time.monotonic()
         self.done_bytes = 0
@@ -162,6 +166,7 @@ class _Attempt:
             self.ident, tuple(self.files.values()), failed, error, self.suspect,
             dict(self.counters), self.rows, self.mapped_rows, self.bad_values, self.blocks,
             {"attempt": time.monotonic() - self.started}, tuple(self.troubles.values()),
+            self.poison,
         )  # fmt: skip
 
     def _unbalanced(self) -> LedgerError | None:
@@ -189,7 +194,9 @@ class _Attempt:
     def _run_records(self, work: WorkDir) -> Generator[children.Output]:
         job = self.task.job
         setting = self.task.setting(self.task.mapper, work.path)
-        child = children.HarnessChild(setting, "map", ("mapper",), job.records or "")
+        child = children.HarnessChild(
+            setting, "map", ("mapper",), job.records or "", careful=self.terms.careful
+        )
         self.suspect = self.split.start
         with Fetch(
             self.split.inputs, work.objects, downloads=job.downloads, ahead_bytes=AHEAD_BYTES,
@@ -208,6 +215,9 @@ class _Attempt:
                     fetch.release(item.position)
                 elif isinstance(item, children.At):
                     self.suspect = item.position
+                elif isinstance(item, children.Record):
+                    data = item.data[:LETTER_BYTES]
+                    self.poison = Poison(item.position, item.line, data) if item.line else None
                 self.status = child.process.status
                 yield item
             self.counters.update(child.process.counters)

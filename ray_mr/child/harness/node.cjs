@@ -310,6 +310,8 @@ class Mapper extends Role {
     super(wire, work);
     this.parse = RECORDS[begin.records];
     this.tally = null;
+    this.careful = begin.careful;
+    if (begin.careful) this.line = this.announced;
   }
 
   where() {
@@ -381,6 +383,21 @@ class Mapper extends Role {
       : this.output.add(result, '');
     this.tally.mapped += 1;
     return pending;
+  }
+
+  // As `line`, told before and after; of the lines that are not to be seen, none.
+  announced(file, bytes, start, end, sound) {
+    const number = this.tally.records + 1;
+    const position = this.output.position;
+    if (this.careful.includes(number)) {
+      this.tally.records = number;
+      this.setAside(new Bad('the program died of it'));
+      return undefined;
+    }
+    this.wire.send('at', position, number, Buffer.from(bytes.subarray(start, end)));
+    const pending = Mapper.prototype.line.call(this, file, bytes, start, end, sound);
+    const after = () => this.wire.send('at', position, 0);
+    return pending ? pending.then(after) : after();
   }
 
   setAside(error) {

@@ -447,6 +447,7 @@ class Mapper(Role):
         self.call = getattr(self, "call_" + begin["records"].replace("-", "_"))
         self.function = function
         self.tally = None
+        self.careful = begin.get("careful")
 
     def call_uuid_json(self, path, line):
         ident, value = uuid_json(line)
@@ -466,7 +467,10 @@ class Mapper(Role):
         tally = self.tally = Tally(self.wire, position)
         try:
             chunks = tally.counted(chunks_of(path, codec.decode(), tally.told))
-            self.records(path, lines_of(chunks), tally)
+            lines = lines_of(chunks)
+            if self.careful is not None:
+                lines = self.announced(lines, tally)
+            self.records(path, lines, tally)
         except (Corrupt, Refused) as error:
             self.output.clear()
             kind = type(error).__name__.lower()
@@ -479,6 +483,18 @@ class Mapper(Role):
             "done", position, records=tally.records, mapped=tally.mapped, bad=tally.bad,
             decoded_bytes=tally.decoded, sample=tally.sample,
         )  # fmt: skip
+
+    def announced(self, lines, tally):
+        """Lines, each told before and after; of those that are not to be seen, none."""
+        for line in lines:
+            number = tally.records + 1
+            if number in self.careful:
+                tally.records = number
+                tally.died()
+                continue
+            self.wire.send("at", tally.position, number, line)
+            yield line
+            self.wire.send("at", tally.position)
 
     def where(self):
         return f" at line {self.tally.records}" if self.tally else ""
@@ -514,6 +530,11 @@ class Tally:
         for chunk in chunks:
             self.decoded += len(chunk)
             yield chunk
+
+    def died(self):
+        self.bad += 1
+        if not self.sample:
+            self.sample = f"line {self.records}: the program died of it"
 
     def set_aside(self, error):
         self.bad += 1
