@@ -190,6 +190,7 @@ class S3Server:
                     *("-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-webdav=false", "-admin.ui=false"),
                     *("-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false"),
                     "-s3.autoCreateBucket=false",
+                    "-volume.max=10000",  # every bucket takes one; its own bound is about 64
                     *(f"-{name}.localSocket={folder / name}.sock" for name in ("s3", "filer")),
                     *options,
                 ],
