@@ -272,8 +272,9 @@ class Job(_Value):
         BeforeValidator(_seconds_or_none, json_schema_input_type=float | str | None),
     ] = Field(None, description="Longest time the whole run may take, such as 6h; or none.")
     checkpoint: Literal["auto", "all", "none"] = Field(
-        "auto", description="What of finished work is kept beside the output for --resume: auto "
-        "(what is small), all or none."
+        "auto",
+        description="What of finished work is kept beside the output for --resume: auto "
+        "(what is small), all or none.",
     )
     max_failed_inputs: int = Field(
         0, ge=0, description="Inputs that may fail before nothing is published."

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Mapping, Sequence
 
     from ray_mr.errors import RayMrError
 
@@ -50,8 +50,8 @@ class Split:
 
     index: int
     """Number of the split in the plan, kept by its parts."""
-    inputs: tuple[Input, ...]
-    """In the plan's order; never empty."""
+    inputs: Sequence[Input]
+    """In the plan's order; never empty.  Large ones become values when they are looked at."""
 
     @property
     def start(self) -> int:
@@ -61,7 +61,8 @@ class Split:
     @property
     def size_bytes(self) -> int:
         """Stored size of all inputs."""
-        return sum(item.object.size_bytes for item in self.inputs)
+        packed = getattr(self.inputs, "total_bytes", None)
+        return packed() if packed else sum(item.object.size_bytes for item in self.inputs)
 
     def without(self, positions: Collection[int]) -> Split | None:
         """The split less some inputs; ``None`` if nothing is left."""

@@ -5,6 +5,8 @@ Pure and deterministic: sizes and the job decide, never time, load, memory or th
 
 from __future__ import annotations
 
+import itertools
+from array import array
 from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -13,9 +15,10 @@ from ray_mr import filter as filters
 from ray_mr import markup
 from ray_mr.addresses import shown
 from ray_mr.archives import ADVICE, archive_name
+from ray_mr.catalog import Catalog, Inputs, Skipped
 from ray_mr.errors import DataError, JobError, RefusedObject, UnsafeKey, one_line
 from ray_mr.job import Job, Script
-from ray_mr.model import Input, Split, StoredObject
+from ray_mr.model import Split, StoredObject
 from ray_mr.program import Program, pack
 from ray_mr.units import count, format_bytes
 
@@ -50,7 +53,7 @@ class Plan:
     reducer: Program | str | None
     splits: tuple[Split, ...]
     """Positions of their inputs count from 0 without a gap."""
-    skipped: tuple[tuple[StoredObject, str], ...]
+    skipped: Sequence[tuple[StoredObject, str]]
     """Objects that are not read, with the reason."""
     refused: tuple[tuple[StoredObject, DataError], ...]
     """Objects that cannot be read: they count as failed inputs."""
@@ -103,7 +106,12 @@ class Plan:
         ]
         if len(sizes) > 1:
             lines[-1] += f", of {format_bytes(min(sizes))} to {format_bytes(max(sizes))}"
-        why = Counter(reason for _, reason in self.skipped)
+        skipped = self.skipped
+        why = (
+            skipped.counts()
+            if isinstance(skipped, Skipped)
+            else Counter(reason for _, reason in skipped)
+        )
         lines += [f"skipped   {count(n, 'object')}: {reason}" for reason, n in why.items()]
         if self.refused:
             obj, error = self.refused[0]
@@ -159,21 +167,10 @@ def make_plan(job: Job, objects: Iterable[StoredObject]) -> Plan:
     chosen, skipped = _choose(objects, skip_reason(job))
     if not chosen:
         raise JobError(_no_input(job, skipped))
-    good: list[StoredObject] = []
-    refused: list[tuple[StoredObject, DataError]] = []
-    for obj in _distinct(chosen):
-        if fault := key_fault(obj.key):
-            refused.append((obj, UnsafeKey(f"its key {fault}")))
-        elif job.decompress == "auto" and (end := archive_name(obj.key)):
-            refused.append(
-                (obj, RefusedObject(f"its name says that it is an archive ({end})", ADVICE))
-            )
-        else:
-            good.append(obj)
+    good, refused = _sound(_distinct(chosen), archives=job.decompress != "auto")
     return Plan(
-        job.portable(), mapper, combiner, reducer, _cut(good, job.split_bytes),
-        tuple(skipped), tuple(refused),
-    )  # fmt: skip
+        job.portable(), mapper, combiner, reducer, _cut(good, job.split_bytes), skipped, refused
+    )
 
 
 _SHOWN = 5
@@ -207,42 +204,69 @@ def skip_reason(job: Job) -> Callable[[StoredObject], str]:
 
 def _choose(
     objects: Iterable[StoredObject], skip: Callable[[StoredObject], str]
-) -> tuple[list[StoredObject], list[tuple[StoredObject, str]]]:
+) -> tuple[Catalog, Skipped]:
     """The objects to read, and those not to, with the reason."""
-    seen: set[str] = set()
-    chosen: list[StoredObject] = []
-    skipped: list[tuple[StoredObject, str]] = []
+    chosen, skipped = Catalog(), Skipped()
+    last = ""
+    seen: set[str] | None = None  # not needed while objects come in the order of their names
     for obj in objects:
-        identity = f"{obj.uri}\0{obj.locator}"
-        if identity in seen:
-            skipped.append((obj, "listed twice"))
+        identity = _identity(obj)
+        if seen is None and identity <= last:
+            seen = set(map(_identity, chosen)) | {_identity(obj) for obj, _ in skipped}
+        if seen is not None and identity in seen:
+            skipped.add(obj, "listed twice")
         elif reason := skip(obj):
-            skipped.append((obj, reason))
+            skipped.add(obj, reason)
         else:
-            chosen.append(obj)
-        seen.add(identity)
+            chosen.add(obj)
+        last = identity
+        if seen is not None:
+            seen.add(identity)
     return chosen, skipped
 
 
-def _distinct(objects: list[StoredObject]) -> list[StoredObject]:
+def _identity(obj: StoredObject) -> str:
+    return f"{obj.uri}\0{obj.locator}"
+
+
+def _sound(
+    objects: Catalog, *, archives: bool
+) -> tuple[Catalog, tuple[tuple[StoredObject, DataError], ...]]:
+    """The objects that can be files and, if need be, no archives; and the others, with why not."""
+    refused: dict[int, tuple[StoredObject, DataError]] = {}
+    for index, obj in enumerate(objects):
+        if fault := key_fault(obj.key):
+            refused[index] = obj, UnsafeKey(f"its key {fault}")
+        elif not archives and (end := archive_name(obj.key)):
+            said = f"its name says that it is an archive ({end})"
+            refused[index] = obj, RefusedObject(said, ADVICE)
+    if not refused:
+        return objects, ()
+    good = Catalog(obj for index, obj in enumerate(objects) if index not in refused)
+    return good, tuple(refused.values())
+
+
+def _distinct(objects: Catalog) -> Catalog:
     """The objects under keys that no two share.
 
     Where buckets hold the same key, every key gets its bucket in front.  Where that does not tell
     them apart (local folders), every key becomes the whole path.
     """
-    if _differ(obj.key for obj in objects):
+    if _differ(objects):
         return objects
     for rename in (_with_bucket, _whole_path):
-        renamed = [replace(obj, key=rename(obj)) for obj in objects]
-        if _differ(obj.key for obj in renamed):
+        renamed = Catalog(replace(obj, key=rename(obj)) for obj in objects)
+        if _differ(renamed):
             return renamed
     twice = Counter(_whole_path(obj) for obj in objects).most_common(1)[0][0]
     raise JobError(f"two inputs would both be the file {twice}", "read them in two runs")
 
 
-def _differ(keys: Iterable[str]) -> bool:
-    every = list(keys)
-    return len(set(every)) == len(every)
+def _differ(objects: Catalog) -> bool:
+    """Whether no two have the same key."""
+    if all(one.key < other.key for one, other in itertools.pairwise(objects)):
+        return True
+    return len({obj.key for obj in objects}) == len(objects)
 
 
 def _whole_path(obj: StoredObject) -> str:
@@ -283,13 +307,13 @@ _BREAKING = {
 _ODD = frozenset({b".", b".."})
 
 
-def _cut(objects: list[StoredObject], split_bytes: int) -> tuple[Split, ...]:
+def _cut(objects: Catalog, split_bytes: int) -> tuple[Split, ...]:
     """Pack objects in order into splits whose size follows what is left.
 
     An object goes into the split that is being packed if that brings the split closer to its
     target than leaving it out; so one that is larger than the target ends a split or is one.
     """
-    costs = [max(obj.size_bytes, MIN_COST_BYTES) for obj in objects]
+    costs = array("Q", (max(objects.size_bytes(at), MIN_COST_BYTES) for at in range(len(objects))))
     left = sum(costs)
     alone = _also_folders(objects)
     splits: list[Split] = []
@@ -300,16 +324,16 @@ def _cut(objects: list[StoredObject], split_bytes: int) -> tuple[Split, ...]:
             size >= target
             or high - low >= MAX_SPLIT_OBJECTS
             or size + cost - target >= target - size
-            or objects[high].key in alone
-            or objects[high - 1].key in alone
+            or high in alone
+            or high - 1 in alone
         ):
-            splits.append(_split(len(splits), low, objects[low:high]))
+            splits.append(Split(len(splits), Inputs(objects, low, high, low)))
             left -= size
             low, size = high, 0
             target = _target(left, split_bytes)
         size += cost
     if objects:
-        splits.append(_split(len(splits), low, objects[low:]))
+        splits.append(Split(len(splits), Inputs(objects, low, len(objects), low)))
     return tuple(splits)
 
 
@@ -317,12 +341,8 @@ def _target(left: int, split_bytes: int) -> int:
     return min(split_bytes, max(left // TAIL_SHARE, MIN_TARGET_BYTES))
 
 
-def _split(index: int, start: int, objects: list[StoredObject]) -> Split:
-    return Split(index, tuple(Input(start + i, obj) for i, obj in enumerate(objects)))
-
-
-def _also_folders(objects: list[StoredObject]) -> set[str]:
-    """Keys that are also folders of others: S3 has both ``a`` and ``a/b``, a disk cannot.
+def _also_folders(objects: Catalog) -> set[int]:
+    """Numbers of those whose keys are folders of others: S3 has ``a`` and ``a/b``, a disk cannot.
 
     Such an object is a split of its own, so that it stands in a folder of its own.
     """
@@ -332,4 +352,6 @@ def _also_folders(objects: list[StoredObject]) -> set[str]:
         while folder and folder not in folders:
             folders.add(folder)
             folder = folder.rpartition("/")[0]
-    return {obj.key for obj in objects if obj.key in folders} if folders else folders
+    if not folders:
+        return set()
+    return {index for index, obj in enumerate(objects) if obj.key in folders}

@@ -63,9 +63,7 @@ class Sink:
         StoreError: The store cannot say.
     """
 
-    def __init__(
-        self, output: str, parts: int, *, force: bool, cut_off: bool = False
-    ) -> None:
+    def __init__(self, output: str, parts: int, *, force: bool, cut_off: bool = False) -> None:
         self._output = output
         self._parts = parts
         self._store = store_for(output)

@@ -21,6 +21,7 @@ from botocore.config import Config
 
 from ray_mr.aws import code_and_status, split_uri, translated
 from ray_mr.aws.upload import Upload, abort_upload
+from ray_mr.catalog import Catalog
 from ray_mr.errors import (
     CredentialsExpired,
     Interrupted,
@@ -43,6 +44,7 @@ _ATTEMPTS = 5
 _BODY_TRIES = 3
 _BACKOFF_S = 0.2
 _ENDPOINT_NAMES = frozenset({"AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"})
+_AWS_HOSTS = (".amazonaws.com", ".amazonaws.com.cn")
 _VERSION_MARK = "?versionId="
 _MD5 = re.compile(r'"?([0-9a-f]{32})"?')
 
@@ -91,12 +93,34 @@ class S3Store:
             yield self.stat(name, version=version)
             return
         matches = matcher(key)
-        found = [
+        found = (
             StoredObject(f"s3://{bucket}/{item['Key']}", item["Key"], item["Size"], item["ETag"])
             for item in self._list(pattern, bucket, literal_prefix(key))
             if matches(item["Key"])
-        ]
-        yield from sorted(found, key=lambda obj: name_bytes(obj.key))
+        )
+        yield from self._ordered(pattern, found)
+
+    def _ordered(self, pattern: str, found: Iterator[StoredObject]) -> Iterator[StoredObject]:
+        """Objects sorted by the bytes of their keys, which AWS's listings are (but see below).
+
+        Raises:
+            StoreError: AWS has broken its word.
+        """
+        with self.calling(pattern) as client:
+            host = urlsplit(client.meta.endpoint_url).hostname or ""
+        # Directory buckets (--x-s3) are in no order, nor can other servers be relied on for one.
+        if host.endswith(_AWS_HOSTS) and not split_uri(pattern)[0].endswith("--x-s3"):
+            last = b""
+            for obj in found:
+                name = name_bytes(obj.key)
+                if name <= last:
+                    raise StoreError(f"{pattern}: the listing is not in order at {obj.key!r}")
+                last = name
+                yield obj
+            return
+        every = Catalog(found)
+        names = [name_bytes(obj.key) for obj in every]
+        yield from (every[at] for at in sorted(range(len(every)), key=names.__getitem__))
 
     def _list(self, uri: str, bucket: str, prefix: str) -> Iterator[dict[str, Any]]:
         with self.calling(uri) as client:
@@ -286,7 +310,7 @@ def _client(session: Any) -> Any:
         return session.client("s3", config=_config("path"))
     client = session.client("s3", config=_config("auto"))
     host = urlsplit(client.meta.endpoint_url).hostname or ""
-    if host.endswith((".amazonaws.com", ".amazonaws.com.cn")):
+    if host.endswith(_AWS_HOSTS):
         return client
     return session.client("s3", config=_config("path"))  # the configuration file names one
 
