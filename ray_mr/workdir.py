@@ -27,6 +27,8 @@ _LONGEST_COMPONENT = 255
 _LONGEST_PATH = 4096 - 64
 """The kernel's limit less room for a temporary name beside the file."""
 _REMOVE_TRIES = 5
+SMALL_DISK_BYTES = 1 << 30
+"""A temporary folder on less than this is somebody's limit, not meant for data."""
 
 
 def safe_path(folder: Path, key: str) -> Path:
@@ -161,6 +163,37 @@ def _make_writable(path: Path) -> None:
             below = Path(folder, name)
             if not below.is_symlink():
                 below.chmod(0o700)
+
+
+@contextlib.contextmanager
+def roomy_temporary_folder() -> Iterator[str]:
+    """Have the temporary folder below the working directory if it would be on a very small disk.
+
+    A container's ``/tmp`` can be a few megabytes of memory, or not to be written at all.  A
+    ``TMPDIR`` that was given is taken as it is.  What processes started meanwhile inherit it.
+
+    Yields:
+        The folder that was made, removed at the end; empty if there was no need.
+    """
+    usual, here = tempfile.gettempdir(), os.getcwd()  # noqa: PTH109 - where it looks if all else fails
+    roomy = shutil.disk_usage(usual).total >= SMALL_DISK_BYTES
+    if "TMPDIR" in os.environ or (roomy and usual != here) or not _roomier(here, usual):
+        yield ""
+        return
+    with tempfile.TemporaryDirectory(
+        prefix=".ray_mr-", dir=here, ignore_cleanup_errors=True
+    ) as folder:
+        os.environ["TMPDIR"] = tempfile.tempdir = folder
+        try:
+            yield folder
+        finally:
+            del os.environ["TMPDIR"]
+            tempfile.tempdir = usual
+
+
+def _roomier(here: str, usual: str) -> bool:
+    larger = shutil.disk_usage(here).total > shutil.disk_usage(usual).total
+    return os.access(here, os.W_OK | os.X_OK) and (larger or here == usual)
 
 
 def run_folder(run_id: str) -> Path:

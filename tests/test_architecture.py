@@ -28,7 +28,7 @@ FLOORS = [
         "filter",
         "manifest",
     ],
-    ["access", "taskcluster", "stores", "aws", "codecs", "fetch", "workdir"],
+    ["access", "taskcluster", "stores", "aws", "codecs", "fetch", "workdir", "machine"],
     ["child"],
     ["shuffle", "sinks"],
     ["tasks"],

@@ -12,6 +12,7 @@ import signal
 import threading
 import time
 import uuid
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import cloudpickle
@@ -49,7 +50,6 @@ from ray_mr.workdir import run_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
 
     from ray_mr.job import Job
     from s3_server import S3Server
@@ -820,41 +820,10 @@ def test_tasks_carry_no_secret(s3: S3Server, folder: Path) -> None:
             assert value.encode() not in data, name
 
 
-@pytest.mark.ray
-@pytest.mark.parametrize(
-    ("shm", "memory", "store"),
-    [
-        (0, 64 << 30, 80 << 20),
-        (64 << 20, 64 << 30, 80 << 20),
-        (100 << 20, 64 << 30, 80 << 20),
-        (1 << 30, 64 << 30, (1 << 30) * 8 // 10),
-        (32 << 30, 10 << 30, 3 << 30),
-        (64 << 30, 512 << 30, 8 << 30),
-    ],
-)
-def test_store_fits_the_machine(
-    monkeypatch: pytest.MonkeyPatch, shm: int, memory: int, store: int
-) -> None:
-    """The store is sized to ``/dev/shm`` and memory, never below what Ray can start with."""
-    from ray_mr.engines import ray as engine_module
-
-    given = _given_to_init(monkeypatch, shm=shm, memory=memory)
-    engine_module._init()
-    assert given["object_store_memory"] == store
-    assert store >= 75 << 20
-    assert given["num_cpus"] == len(os.sched_getaffinity(0))
-    assert given["log_to_driver"] is False
-    assert given["address"] == "local", "a cluster that somebody else runs here is not joined"
-
-
-def _given_to_init(monkeypatch: pytest.MonkeyPatch, *, shm: int, memory: int) -> dict[str, Any]:
-    from ray_mr.engines import ray as engine_module
-
+@pytest.fixture
+def given_to_init(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What ``ray.init`` would be called with."""
     given: dict[str, Any] = {}
-    usage = type("Usage", (), {"free": shm})
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
-    monkeypatch.setattr(engine_module, "_memory_limit", lambda: memory)
 
     def init(address: str | None = None, **options: Any) -> None:
         given.update(options, address=address)
@@ -864,15 +833,35 @@ def _given_to_init(monkeypatch: pytest.MonkeyPatch, *, shm: int, memory: int) ->
 
 
 @pytest.mark.ray
-def test_a_given_cluster_is_joined(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_ray_of_our_own_is_started(
+    monkeypatch: pytest.MonkeyPatch, given_to_init: dict[str, Any]
+) -> None:
+    """Without ``RAY_ADDRESS`` Ray is started, cut to the machine; its spill folder goes with it."""
+    from ray_mr.engines import ray as engine_module
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with contextlib.ExitStack() as stack:
+        engine_module._init(stack)
+        assert given_to_init["address"] == "local", "one that somebody else runs is not joined"
+        assert given_to_init["num_cpus"] >= 1
+        assert given_to_init["object_store_memory"] >= 75 << 20
+        assert given_to_init["log_to_driver"] is False
+        spill = Path(given_to_init["object_spilling_directory"])
+        assert spill.is_dir()
+    assert not spill.exists()
+
+
+@pytest.mark.ray
+def test_a_given_cluster_is_joined(
+    monkeypatch: pytest.MonkeyPatch, given_to_init: dict[str, Any]
+) -> None:
     """With ``RAY_ADDRESS`` nothing is sized or started here."""
     from ray_mr.engines import ray as engine_module
 
-    given = _given_to_init(monkeypatch, shm=0, memory=1 << 30)
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
-    engine_module._init()
-    assert set(given) == {"address", "logging_level", "log_to_driver"}
-    assert given["address"] is None, "Ray reads the variable itself"
+    engine_module._init(contextlib.ExitStack())
+    assert set(given_to_init) == {"address", "logging_level", "log_to_driver"}
+    assert given_to_init["address"] is None, "Ray reads the variable itself"
 
 
 def test_shares_of_this_machine() -> None:

@@ -6,10 +6,10 @@ The driver, and with it all that is heavy, is imported when a command runs.
 from __future__ import annotations
 
 import json
-import os
 
 import click
 
+from ray_mr import machine
 from ray_mr.cli.flags import JobCommand, RunOptions, gathered, options
 from ray_mr.cli.running import run_and_show
 from ray_mr.cli.screen import put
@@ -40,7 +40,7 @@ def plan(
     job = Job.from_file(job_file, inputs=gathered(inputs, keys_from), overrides=fields)
     from ray_mr.driver.run import plan as make_plan
 
-    made, slots = make_plan(job), os.cpu_count() or 1
+    made, slots = make_plan(job), machine.cpus()
     put(json.dumps(made.facts(slots)) if how.as_json else made.describe(slots))
 
 

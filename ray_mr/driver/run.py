@@ -9,7 +9,7 @@ import uuid
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
-from ray_mr import access
+from ray_mr import access, machine
 from ray_mr.driver.checkpoint import Checkpoint, Wish
 from ray_mr.driver.commit import backoff
 from ray_mr.driver.ledger import Ledger
@@ -24,7 +24,7 @@ from ray_mr.sinks import Sink, report_uri, write_whole
 from ray_mr.tasks.mapper import MapTask
 from ray_mr.tasks.reducer import ReduceTask
 from ray_mr.units import count, format_bytes
-from ray_mr.workdir import run_folder
+from ray_mr.workdir import roomy_temporary_folder, run_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -147,6 +147,12 @@ class _Run:
 
     def run(self) -> Report:
         """See ``run``."""
+        with roomy_temporary_folder() as folder:
+            if folder:
+                self._tell(Notice(f"the temporary folder is small: data go to {folder}"))
+            return self._run()
+
+    def _run(self) -> Report:
         sink: Sink | None = None
         wish, checkpoint, published = self._wish, self._checkpoint, False
         try:
@@ -227,7 +233,7 @@ class _Run:
     def _check_disk(self, made: Plan, capacity: Capacity) -> None:
         # What mappers put out is not known, and other nodes have disks of their own: only what is
         # sure is asked for.
-        need = made.scratch_bytes(min(capacity.map_slots, len(os.sched_getaffinity(0))))
+        need = made.scratch_bytes(min(capacity.map_slots, machine.cpus()))
         free = shutil.disk_usage(run_folder(self._id)).free
         if need > free:
             raise StoreError(

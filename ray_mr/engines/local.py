@@ -8,12 +8,12 @@ from __future__ import annotations
 import contextlib
 import itertools
 import mmap
-import os
 import queue
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, cast
 
+from ray_mr import machine
 from ray_mr.engines import (
     Capacity,
     EngineEvent,
@@ -97,7 +97,7 @@ class LocalEngine:
         self._map_task, self._reduce_task = map_task, reduce_task
         self._work = WorkDir(run_folder(map_task.run_id), "local")
         self._root = self._work.__enter__().path
-        slots = len(os.sched_getaffinity(0))
+        slots = machine.cpus()
         self._slots = _Slots(slots)
         self._pool = ThreadPoolExecutor(slots, thread_name_prefix="attempt")
         return Capacity(slots, slots, f"{slots} processors of this machine")

@@ -11,11 +11,9 @@ import contextlib
 import os
 import shutil
 import signal
-import tempfile
 import threading
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,6 +32,7 @@ from ray_mr.engines import (
     Ref,
     Said,
     Yielded,
+    fit,
 )
 from ray_mr.errors import EngineError, NoCapacity, OutOfMemory, RayMrError, WorkerLost
 from ray_mr.model import FIRST_TERMS, AttemptEnd, BlockMeta, Progress, ReducerEnd
@@ -47,19 +46,11 @@ if TYPE_CHECKING:
 
     from ray_mr.model import AttemptId, Split, Terms
 
-SHM = "/dev/shm"  # noqa: S108 - where Ray keeps its store
-SHORT_TMP = "/tmp/ray"  # noqa: S108 - where Ray itself puts it by default
-SMALL_SHM_BYTES = 100 << 20
-SMALL_STORE_BYTES = 80 << 20
-"""Below 75 MiB Ray refuses to start."""
-MAX_STORE_BYTES = 8 << 30
 STOP_ALL = "all.stop"
 STOP_SUFFIX = ".stop"
 DEAF_S = 5.0
 """An attempt that does not end for its stop mark in this time is killed."""
 SWEEP_S = 10.0
-MAX_TMP_BYTES = 40
-"""A longer temporary folder leaves too little of the 107 bytes that a socket's path may have."""
 CLEAN_TRIES = 20
 READ_S = 120.0
 """A block that does not come in this time is lost: Ray itself can wait for ever."""
@@ -442,12 +433,13 @@ class _Runtime:
 
     def _park(self) -> None:
         # The thread that calls init must live on: when it ends, Ray's processes die.
-        try:
-            _init()
-        except BaseException as error:  # noqa: BLE001 - told to whoever joins
-            self._error = error
-        self._ready.set()
-        self._stop.wait()
+        with contextlib.ExitStack() as stack:
+            try:
+                _init(stack)
+            except BaseException as error:  # noqa: BLE001 - told to whoever joins
+                self._error = error
+            self._ready.set()
+            self._stop.wait()
 
     def join(self) -> None:
         """Wait until ``ray`` is usable.
@@ -475,37 +467,17 @@ class _Runtime:
             with contextlib.suppress(Exception):
                 ray.shutdown()
             self._stop.set()
+            self._thread.join()
             self._thread = None
 
 
-def _init() -> None:
+def _init(stack: contextlib.ExitStack) -> None:
+    """Join or start Ray; what the runtime needs as long as it lives is put on the stack."""
     quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
     if os.environ.get("RAY_ADDRESS"):
         ray.init(**quiet)
         return
-    shm = shutil.disk_usage(SHM).free if Path(SHM).is_dir() else 0
-    options: dict[str, Any] = {}
-    if len(os.fsencode(tempfile.gettempdir())) > MAX_TMP_BYTES and "RAY_TMPDIR" not in os.environ:
-        options["_temp_dir"] = SHORT_TMP
-    if shm < SMALL_SHM_BYTES:
-        options["object_store_memory"] = SMALL_STORE_BYTES
-    else:
-        options["object_store_memory"] = min(
-            int(shm * 0.8), int(_memory_limit() * 0.3), MAX_STORE_BYTES
-        )
-    ray.init(
-        "local",  # and not the cluster that somebody has started on this machine
-        num_cpus=len(os.sched_getaffinity(0)),
-        include_dashboard=False,
-        **options,
-        **quiet,
-    )
-
-
-def _memory_limit() -> int:
-    """Bytes that this container or machine has."""
-    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    for name in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        with contextlib.suppress(OSError, ValueError):
-            limits.append(int(Path(name).read_text()))
-    return min(limits)
+    fit.give_token(os.environ)
+    options = stack.enter_context(fit.options(fit.sizes_here()))
+    # "local", and not the cluster that somebody has started on this machine.
+    ray.init("local", include_dashboard=False, **options, **quiet)
