@@ -30,10 +30,19 @@ class Advanced:
 
 
 @dataclass(frozen=True, slots=True)
+class Parts:
+    """Reducers are at work; told again and again while they are."""
+
+    done: int
+    """Parts of the result that are reduced."""
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
 class Notice:
     """Something the user should read: a retry, a failed input."""
 
     text: str
 
 
-Event = Stage | Advanced | Notice
+Event = Stage | Advanced | Parts | Notice

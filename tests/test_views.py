@@ -6,7 +6,7 @@ import io
 
 import pytest
 
-from ray_mr.events import Advanced, Notice, Stage
+from ray_mr.events import Advanced, Notice, Parts, Stage
 from ray_mr.views import watcher
 from ray_mr.views.bar import Bar
 from ray_mr.views.lines import Lines
@@ -71,6 +71,17 @@ class TestProgress:
         event = Advanced(2**20, 2**21, "a\nb", running=4, failed=1203)
         assert Pace().text(event) == "1.0 MiB of 2.0 MiB (50 %), 4 running, 1,203 failed: a b"
 
+    def test_lines_of_a_reduce(self) -> None:
+        """A long reduce is not silent: it says how many parts are done."""
+        now = 0.0
+        stream = io.StringIO()
+        lines = Lines(stream, clock=lambda: now)
+        lines.show(Stage("reduce", "4 parts"))
+        for second in range(0, 12, 2):
+            now = float(second)
+            lines.show(Parts(second // 4, 4))
+        assert stream.getvalue().splitlines() == ["reduce: 4 parts", "reduce: 1 of 4 parts"]
+
     def test_lines_without_input(self) -> None:
         """Empty inputs and a first sign of life divide by nothing."""
         now = 0.0
@@ -90,10 +101,13 @@ class TestProgress:
             bar._progress.refresh()
             bar.show(Notice("[bold]split 1[/] runs again \x1b[2J"))
             bar.show(Stage("reduce"))
+            bar.show(Parts(1, 3))
+            bar._progress.refresh()
         finally:
             bar.close()
         text = stream.getvalue()
-        assert "1.0/4.2 MB" in text or "1.0/4.0 MiB" in text
+        assert "1.0 MiB of 4.0 MiB (25 %)" in text
+        assert "1 of 3 parts" in text
         assert "[red]status" in text
         assert "[bold]split 1[/] runs again" in text
         assert "\x1b[2J" not in text.replace("\x1b[2K", "")

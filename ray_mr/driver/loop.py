@@ -29,7 +29,7 @@ from ray_mr.errors import (
     WorkerLost,
     headline,
 )
-from ray_mr.events import Advanced, Notice
+from ray_mr.events import Advanced, Notice, Parts
 from ray_mr.model import AttemptEnd, AttemptId, BlockMeta, Progress, ReducerEnd
 from ray_mr.units import format_seconds
 
@@ -177,6 +177,8 @@ class Loop:
                     rows = self.rows()
                     self._engine.finish(number, {part: rows[part] for part in made.partitions})
             self._step()
+            ended = sum(len(made.ended) for made in self._reducers.values())
+            self._tell(Parts(ended, self._plan.job.reducers))
 
     def _replace_stale(self) -> None:
         """Make anew each reducer that was not fed exactly what is committed now."""

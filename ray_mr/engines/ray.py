@@ -38,7 +38,7 @@ from ray_mr.errors import EngineError, NoCapacity, OutOfMemory, RayMrError, Work
 from ray_mr.model import FIRST_TERMS, AttemptEnd, BlockMeta, Progress, ReducerEnd
 from ray_mr.tasks.mapper import Block, MapTask, map_split
 from ray_mr.tasks.reducer import Piece, Reducer, ReduceTask
-from ray_mr.units import format_bytes
+from ray_mr.units import count, format_bytes
 from ray_mr.workdir import run_folder
 
 if TYPE_CHECKING:
@@ -158,7 +158,8 @@ class RayEngine:
         has = ray.cluster_resources()
         slots = int(has.get("CPU", 0))
         memory = int(has.get("memory", 0))
-        text = f"{slots} CPUs, {format_bytes(memory)} of memory on {len(ray.nodes())} nodes"
+        cpus, nodes = count(slots, "CPU"), count(len(ray.nodes()), "node")
+        text = f"{cpus}, {format_bytes(memory)} of memory on {nodes}"
         if slots < 1:
             raise NoCapacity(f"a map task asks for 1 CPU; the cluster has {text}")
         here = ray.util.get_node_ip_address()

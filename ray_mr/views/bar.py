@@ -6,9 +6,12 @@ from typing import TextIO
 
 from rich import progress
 from rich.console import Console
+from rich.table import Column
 
-from ray_mr.events import Advanced, Event, Notice, Stage
-from ray_mr.views.text import doing, joined, printable
+from ray_mr.events import Advanced, Event, Notice, Parts, Stage
+from ray_mr.views.text import Pace, joined, of_parts, printable
+
+BAR_WIDTH = 24
 
 
 class Bar:
@@ -19,15 +22,19 @@ class Bar:
         self._progress = progress.Progress(
             progress.SpinnerColumn(),
             progress.TextColumn("{task.description}", markup=False),
-            progress.BarColumn(),
-            progress.DownloadColumn(binary_units=True),
-            progress.TransferSpeedColumn(),
-            progress.TimeRemainingColumn(),
-            progress.TextColumn("{task.fields[status]}", markup=False),
+            progress.BarColumn(bar_width=BAR_WIDTH),
+            progress.TimeElapsedColumn(),
+            progress.TextColumn(
+                "{task.fields[text]}",
+                markup=False,
+                table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"),
+            ),
             console=self._console,
+            expand=True,
             transient=True,
         )
-        self._task = self._progress.add_task("", total=None, visible=False, status="")
+        self._task = self._progress.add_task("", total=None, visible=False, text="")
+        self._pace = Pace()
         self._progress.start()
 
     def show(self, event: Event) -> None:
@@ -35,24 +42,24 @@ class Bar:
         match event:
             case Stage():
                 self._print(joined(event.name, event.detail))
+                self._pace = Pace()
                 self._progress.reset(
-                    self._task, description=event.name, total=None, visible=False, status=""
+                    self._task, description=event.name, total=None, visible=True, text=""
                 )
             case Notice():
                 self._print(event.text)
             case Advanced():
-                status = ", ".join([*doing(event), *filter(None, [printable(event.status)])])
-                self._progress.update(
-                    self._task,
-                    completed=event.done_bytes,
-                    total=event.total_bytes,
-                    visible=True,
-                    status=status.replace("\n", " "),
-                )
+                self._update(event.done_bytes, event.total_bytes, self._pace.text(event))
+            case Parts():
+                self._update(event.done, event.total, of_parts(event))
 
     def close(self) -> None:
         """Take the bar away and give the cursor back."""
         self._progress.stop()
+
+    def _update(self, done: int, total: int, text: str) -> None:
+        # Without a first step the bar moves to and fro: something is at work, nobody knows how far.
+        self._progress.update(self._task, completed=done, total=total if done else None, text=text)
 
     def _print(self, text: str) -> None:
         self._console.print(printable(text), markup=False, highlight=False, soft_wrap=True)

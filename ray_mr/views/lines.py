@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, TextIO
 
-from ray_mr.events import Advanced, Event, Notice, Stage
-from ray_mr.views.text import Pace, joined, tell
+from ray_mr.events import Advanced, Event, Notice, Parts, Stage
+from ray_mr.views.text import Pace, joined, of_parts, tell
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,13 +37,15 @@ class Lines:
             case Notice():
                 tell(event.text, self._stream)
             case Advanced():
-                self._advance(event)
+                # Each time: its first one is where the pace begins.
+                self._now_and_then(self._pace.text(event))
+            case Parts():
+                self._now_and_then(of_parts(event))
 
     def close(self) -> None:
         """Nothing to clean up."""
 
-    def _advance(self, event: Advanced) -> None:
-        text = self._pace.text(event)  # each time: its first one is where the pace begins
+    def _now_and_then(self, text: str) -> None:
         now = self._clock()
         # A tenth of the time so far: 12 lines in the first minutes, some hundred in a day.
         pause_s = min(max(LINE_EVERY_S, (now - self._began_s) / 10), MOST_EVERY_S)

@@ -11,8 +11,8 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from ray_mr import markup
-from ray_mr.events import Advanced, Event, Notice, Stage
-from ray_mr.views.text import Pace, joined, printable
+from ray_mr.events import Advanced, Event, Notice, Parts, Stage
+from ray_mr.views.text import Pace, joined, of_parts, printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,11 +36,10 @@ class Display:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._stages: list[str] = []
-        self._advanced: Advanced | None = None
+        self._bar: tuple[int, int, str] | None = None
         self._notices: deque[str] = deque(maxlen=NOTICES_SHOWN)
         self._dropped = 0
         self._pace = Pace(clock)
-        self._now = ""
         self._handle: Any = None
         self._drawn_s = 0.0
 
@@ -49,21 +48,22 @@ class Display:
         match event:
             case Stage():
                 self._stages.append(printable(joined(event.name, event.detail)))
-                self._advanced = None
+                self._bar = None
                 self._pace = Pace(self._clock)
             case Notice():
                 self._dropped += len(self._notices) == NOTICES_SHOWN
                 self._notices.append(printable(event.text))
             case Advanced():
-                self._advanced = event
-                self._now = self._pace.text(event)
-                if self._clock() - self._drawn_s < DRAW_EVERY_S:
-                    return
-        self._draw()
+                self._bar = (event.done_bytes, event.total_bytes, self._pace.text(event))
+            case Parts():
+                self._bar = (event.done, event.total, of_parts(event))
+        often = isinstance(event, Advanced | Parts)
+        if not often or self._clock() - self._drawn_s >= DRAW_EVERY_S:
+            self._draw()
 
     def close(self) -> None:
         """Draw the last state, without a bar."""
-        self._advanced = None
+        self._bar = None
         if self._handle is not None:
             self._draw()
 
@@ -82,12 +82,9 @@ class Display:
         return [*earlier, *self._notices]
 
     def _lines(self) -> list[str]:
-        now = [self._now] if self._advanced else []
+        now = [self._bar[2]] if self._bar else []
         return [*self._stages, *self._told(), *now]
 
     def _html(self) -> str:
-        event = self._advanced
         drawn = markup.listing(self._stages) + markup.listing(self._told())
-        if event is None:
-            return drawn
-        return drawn + markup.bar(event.done_bytes, event.total_bytes, self._now)
+        return drawn + markup.bar(*self._bar) if self._bar else drawn

@@ -6,12 +6,12 @@ import os
 import time
 from typing import TYPE_CHECKING, TextIO
 
-from ray_mr.units import format_bytes, format_seconds
+from ray_mr.units import count, format_bytes, format_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ray_mr.events import Advanced
+    from ray_mr.events import Advanced, Parts
 
 
 def printable(text: str) -> str:
@@ -40,6 +40,11 @@ def let_go(stream: TextIO) -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, stream.fileno())
     os.close(nowhere)
+
+
+def of_parts(event: Parts) -> str:
+    """``3 of 16 parts``."""
+    return f"{event.done:,} of {count(event.total, 'part')}"
 
 
 class Pace:
