@@ -221,14 +221,17 @@ class Job(_Value):
               "or a program whose output may be combined again.")  # fmt: skip
     reducer: Annotated[
         Annotated[
-            Annotated[Literal["sum", "count", "min", "max"], Tag("<word>")]
+            Annotated[
+                Literal["sum", "count", "min", "max", "mean", "distinct", "top", "histogram"],
+                Tag("<word>"),
+            ]
             | Annotated[Script, Tag("<program>")],
             Discriminator(_word_or_program),
         ]
         | None,
         _Step,
     ] = Field(None, description="Makes each key's values into the result: sum, count, min, max, "
-              "a program, or none for a map-only job.")  # fmt: skip
+              "mean, distinct, top, histogram, a program, or none for a map-only job.")  # fmt: skip
     reducers: int = Field(
         1, ge=1, le=65536, description="Parts of the result; another number is another job."
     )
@@ -340,6 +343,13 @@ class Job(_Value):
             raise _fault("mapper", "has `stream`, which is for a reducer")
         if self.reducer is None and self.combiner is not None:
             raise _fault("combiner", "needs a reducer, such as `reducer: sum`")
+        adds = self.reducer in {"sum", "min", "max"}
+        fits = self.combiner in (None, self.reducer) or (adds and isinstance(self.combiner, Script))
+        if isinstance(self.reducer, str) and not fits:
+            raise _fault(
+                "combiner",
+                f"does not go with `reducer: {self.reducer}`, which combines by itself",
+            )
         if isinstance(self.combiner, Script) and self.combiner.fed != "records":
             raise _fault("combiner", "must have `feed: records`: it is called with a key's values")
         if self.reducer is None and self.reducers != 1:

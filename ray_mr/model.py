@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ray_mr.errors import RayMrError
 
 ROW_BITS = 36
-"""A row's place in the plan's order is ``split.start << ROW_BITS | row in the split``."""
+"""A row's place in the plan's order is ``split.start << ROW_BITS | place in the split``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,10 +173,10 @@ class BlockMeta:
     id: AttemptId
     sequence: int
     """From 0 within the attempt."""
-    first_row: int
-    """Rows of the attempt in all earlier blocks."""
+    place: int
+    """Where its first row stands among the attempt's; equal rows that are kept as one are one."""
     rows: tuple[int, ...]
-    """Rows of each partition."""
+    """Rows of each partition; equal ones that are kept as one are as many as they were."""
     offsets: tuple[int, ...]
     """``len(rows) + 1`` byte offsets of the partitions in the block."""
     checksum: int

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ray_mr.job import Job
 from ray_mr.model import AttemptEnd, AttemptId, Progress, ReducerEnd, Split
 from ray_mr.plan import Plan, make_plan
-from ray_mr.shuffle.partition import checksum, unpack
+from ray_mr.shuffle.blocks import checksum, unpack
 from ray_mr.stores import store_for
 from ray_mr.tasks.mapper import Block, MapTask, map_split
 from ray_mr.tasks.reducer import Piece, Reducer, ReduceTask
@@ -18,6 +18,7 @@ from samples import COMPRESS, pairs_of
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
+
 
 class House:
     """A folder of inputs and scripts, and the attempts of its job."""
@@ -68,7 +69,7 @@ class House:
         rows = 0
         for item in blocks:
             assert item.meta.id == end.id
-            assert item.meta.first_row == rows
+            assert item.meta.place <= rows
             assert item.meta.checksum == checksum(item.data)
             assert item.meta.size_bytes == memoryview(item.data).nbytes
             rows += sum(item.meta.rows)
@@ -105,7 +106,7 @@ def all_pairs(blocks: list[Block]) -> list[tuple[bytes, bytes]]:
     found = []
     for item in blocks:
         for number in range(len(item.meta.rows)):
-            batch = unpack(item.data, item.meta.offsets, number)
-            found += pairs_of(batch) if batch is not None else []
-            assert item.meta.rows[number] == (batch.num_rows if batch is not None else 0)
+            part = unpack(item.data, item.meta.offsets, number)
+            found += pairs_of(part) if part is not None else []
+            assert item.meta.rows[number] == (part.total if part is not None else 0)
     return found

@@ -11,14 +11,13 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pyarrow as pa
 import zstandard
 from hypothesis import settings
 
 from ray_mr.child.child import Setting
 from ray_mr.child.process import Limits
 from ray_mr.program import Program, ProgramFile
-from ray_mr.shuffle.batches import SCHEMA
+from ray_mr.shuffle.rows import Rows, of_pairs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -86,16 +85,19 @@ def setting(
     return Setting(program, folder, env or {}, limits)
 
 
-def rows(pairs: Iterable[tuple[bytes, bytes]]) -> pa.RecordBatch:
-    """A batch of these keys and values."""
+def rows(pairs: Iterable[tuple[bytes, bytes]]) -> Rows:
+    """Rows of these keys and values."""
     items = list(pairs)
-    columns = [pa.array([item[side] for item in items], pa.large_binary()) for side in (0, 1)]
-    return pa.record_batch(columns, SCHEMA)
+    return of_pairs([key for key, _ in items], [value for _, value in items])
 
 
-def pairs_of(batch: pa.RecordBatch) -> list[tuple[bytes, bytes]]:
-    """The keys and values of a batch."""
-    return list(zip(batch.column(0).to_pylist(), batch.column(1).to_pylist(), strict=True))
+def pairs_of(made: Rows) -> list[tuple[bytes, bytes]]:
+    """The keys and values of rows, each as often as it is there."""
+    return [
+        pair
+        for piece in made.expanded()
+        for pair in zip(piece.keys().to_pylist(), piece.values().to_pylist(), strict=True)
+    ]
 
 
 def alive(pid: int) -> bool:

@@ -14,7 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ray_mr.shuffle.aggregate import combine, groups, number, reduce_sorted, total
+from ray_mr.shuffle import aggregate
+from ray_mr.shuffle.aggregate import number
+from ray_mr.shuffle.builtins import BUILT_INS
+from ray_mr.shuffle.order import key_order
+from ray_mr.shuffle.rows import Rows, groups
 from samples import pairs_of, rows
 
 if TYPE_CHECKING:
@@ -49,6 +53,17 @@ def pairs_with(values: st.SearchStrategy[bytes]) -> st.SearchStrategy[list[Pair]
     return st.lists(st.tuples(KEYS, values), max_size=20)
 
 
+def combine(made: Rows, function: str) -> tuple[Rows, int]:
+    """Fold rows in any order."""
+    return BUILT_INS[function].merge(made.take(key_order(made)))
+
+
+def total(values: list[bytes], function: str) -> bytes:
+    """The result of one key."""
+    fold = {"sum": aggregate.SUM, "min": aggregate.MIN, "max": aggregate.MAX}[function]
+    return aggregate.total(values, [1] * len(values), fold)
+
+
 def sort_pairs(pairs: Iterable[Pair]) -> list[Pair]:
     """In key order, values as they came."""
     return sorted(pairs, key=lambda pair: pair[0])
@@ -59,10 +74,12 @@ def reduced(pairs: list[Pair], function: str, cuts: Iterable[int] = ()) -> tuple
     ordered = sort_pairs(pairs)
     edges = [0, *sorted(min(cut, len(ordered)) for cut in cuts), len(ordered)]
     batches = [rows(ordered[low:high]) for low, high in itertools.pairwise(edges)]
-    result, bad = [], 0
-    for batch, more in reduce_sorted(iter(batches), function):
-        result += pairs_of(batch)
+    result, bad, done = [], 0, 0
+    for made, more, keys in BUILT_INS[function].finish(iter(batches)):
+        result += pairs_of(made)
         bad += more
+        done += keys
+    assert done == len({key for key, _ in result}), "every key counts once"
     return result, bad
 
 
@@ -123,7 +140,7 @@ class TestExact:
         edge = [b"999999999999999999"] * 10
         assert reduced([(b"k", v) for v in edge], "sum")[0] == [(b"k", b"9999999999999999990")]
         many = [(b"k", b"999999999999999999")] * 20 + [(b"l", b"-999999999999999999")] * 20
-        assert combine(rows(many), "sum")[0].column(1).to_pylist() == [
+        assert combine(rows(many), "sum")[0].values().to_pylist() == [
             b"19999999999999999980", b"-19999999999999999980",
         ]  # fmt: skip
         assert reduced([(b"k", b"1e308")] * 3 + [(b"k", b"-1e308")] * 2, "sum", [3])[0] == [
@@ -247,7 +264,9 @@ class TestBounded:
         batch = rows([(b"k", repr(value).encode()) for value in values])
         began = time.monotonic()
         ((result,),) = (
-            pairs_of(out) for out, _ in reduce_sorted(iter([batch] * 100), function) if out.num_rows
+            pairs_of(out)
+            for out, _, _ in BUILT_INS[function].finish(iter([batch] * 100))
+            if len(out)
         )
         assert time.monotonic() - began < 15
         expected = math.fsum(values * 100) if function == "sum" else max(values)

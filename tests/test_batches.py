@@ -15,21 +15,18 @@ from ray_mr.child.child import Pairs
 from ray_mr.errors import DataError
 from ray_mr.shuffle import batches
 from ray_mr.shuffle.batches import (
-    Batcher,
+    Pieces,
     TextCutter,
-    concat,
-    end_lines,
     pack_pairs,
     parse_lines,
     to_lines,
     unpack_pairs,
 )
+from ray_mr.shuffle.rows import Rows, concat
 from samples import pairs_of, rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    import pyarrow as pa
 
 LINE = st.lists(st.sampled_from([b"\t", b" ", b"a", b"\xff", b"\0", b"\r", b"bc"]), max_size=7).map(
     b"".join
@@ -59,8 +56,6 @@ def cut(data: bytes, places: list[int]) -> list[bytes]:
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Limits that a few bytes reach."""
     monkeypatch.setattr(batches, "TEXT_BYTES", 16)
-    monkeypatch.setattr(batches, "BATCH_BYTES", 200)
-    monkeypatch.setattr(batches, "BATCH_ROWS", 5)
 
 
 class TestParse:
@@ -74,11 +69,11 @@ class TestParse:
 
     @given(TEXT, st.sampled_from(["tab-or-space", "tab"]))
     def test_whole(self, text: bytes, separator: str) -> None:
-        """The same keys, and as value the whole line."""
-        expected = [(split(line, separator)[0], line) for line in text.split(b"\n")[:-1]]
-        batch = parse_lines(text, separator, whole=True)
-        assert pairs_of(batch) == expected
-        assert end_lines(batch.column(1)) == text
+        """The same keys, and the lines as they are."""
+        expected = [split(line, separator)[0] for line in text.split(b"\n")[:-1]]
+        made = parse_lines(text, separator, whole=True)
+        assert made.keys().to_pylist() == expected
+        assert made.text() == text
 
     @pytest.mark.parametrize(
         ("line", "key", "value"),
@@ -94,16 +89,11 @@ class TestParse:
         batch = parse_lines(around + line + b"\n" + around, "tab-or-space")
         assert pairs_of(batch)[1 if around else 0] == (key, value)
 
-    def test_batch_is_its_own(self) -> None:
-        """A batch holds its keys and values, not the text they were cut from."""
-        batch = parse_lines(b"k\t" + b"x" * 1000 + b"\n", "tab-or-space")
-        assert sum(len(column.buffers()[2]) for column in batch.columns) < 1200
-
     def test_fast(self) -> None:
         """A million lines take well below a second: no loop over rows."""
         for text in (b"key 1\n" * 500_000 + b"key\t1\n" * 500_000, b"key\n" * 1_000_000):
             began = time.monotonic()
-            assert parse_lines(text, "tab-or-space").num_rows == 1_000_000
+            assert len(parse_lines(text, "tab-or-space")) == 1_000_000
             assert time.monotonic() - began < 2
 
 
@@ -147,28 +137,31 @@ class TestCutter:
         assert time.monotonic() - began < 5
 
 
-class TestBatcher:
-    """Rows gathered into batches."""
+class TestPieces:
+    """Output gathered into pieces."""
 
-    def feed(self, events: list[bytes | Pairs | None]) -> Iterator[pa.RecordBatch]:
-        batcher = Batcher(lambda text: parse_lines(text, "tab-or-space"))
+    def feed(self, events: list[bytes | Pairs | None]) -> Iterator[Rows]:
+        for piece in self.pieces(events):
+            yield piece if isinstance(piece, Rows) else parse_lines(piece, "tab-or-space")
+
+    def pieces(self, events: list[bytes | Pairs | None]) -> Iterator[bytes | Rows]:
+        pieces = Pieces()
         for event in events:
             if event is None:
-                yield from batcher.end_text()
+                yield from pieces.end_text()
             elif isinstance(event, Pairs):
-                yield from batcher.pairs(event)
+                yield from pieces.pairs(event)
             else:
-                yield from batcher.text(event)
-        yield from batcher.close()
+                yield from pieces.text(event)
+        yield from pieces.close()
 
     @given(st.lists(st.one_of(TEXT, PAIRS, st.none()), max_size=8), st.integers(1, 9))
     def test_arrival(
         self, events: list[bytes | list[tuple[bytes, bytes]] | None], step: int
     ) -> None:
-        """Batches are the same however the text came, hold every row in order, none is empty."""
+        """Pieces are the same however the text came, hold every row in order, none is empty."""
         with pytest.MonkeyPatch.context() as patch:
-            for name, value in (("TEXT_BYTES", 16), ("BATCH_BYTES", 200), ("BATCH_ROWS", 5)):
-                patch.setattr(batches, name, value)
+            patch.setattr(batches, "TEXT_BYTES", 16)
             whole: list[bytes | Pairs | None] = []
             cuts: list[bytes | Pairs | None] = []
             expected: list[tuple[bytes, bytes]] = []
@@ -184,9 +177,9 @@ class TestBatcher:
                     for each in (whole, cuts):
                         each.append(pack_pairs(rows(event)))
                     expected += event
-            first = [pairs_of(batch) for batch in self.feed(whole)]
-            assert [pairs_of(batch) for batch in self.feed(cuts)] == first
-            assert [pair for batch in first for pair in batch] == expected
+            first = [pairs_of(made) for made in self.feed(whole)]
+            assert [pairs_of(made) for made in self.feed(cuts)] == first
+            assert [pair for piece in first for pair in piece] == expected
             assert all(first)
 
     @pytest.mark.usefixtures("small")
@@ -194,18 +187,19 @@ class TestBatcher:
         """A file's last line is completed before what comes from the next one."""
         got = [
             pair
-            for batch in self.feed([b"a 1", None, b"b 2", pack_pairs(rows([(b"c", b"3")])), b"d"])
-            for pair in pairs_of(batch)
+            for made in self.feed([b"a 1", None, b"b 2", pack_pairs(rows([(b"c", b"3")])), b"d"])
+            for pair in pairs_of(made)
         ]
         assert got == [(b"a", b"1"), (b"b", b"2"), (b"c", b"3"), (b"d", b"")]
 
     @pytest.mark.usefixtures("small")
     def test_bounded(self) -> None:
-        """Batches end by rows and by bytes."""
-        sizes = [batch.num_rows for batch in self.feed([b"k\n" * 100])]
-        assert max(sizes) <= 5 + 16 // 2
-        large = [batch.num_rows for batch in self.feed([(b"k" * 300 + b"\n") * 4])]
+        """Pieces end by their bytes, of text and of pairs."""
+        assert max(len(made) for made in self.feed([b"k\n" * 100])) <= 16 // 2
+        large = [len(made) for made in self.feed([(b"k" * 300 + b"\n") * 4])]
         assert large == [1, 1, 1, 1]
+        pairs = pack_pairs(rows([(b"k" * 8, b"v" * 8)]))
+        assert [len(made) for made in self.feed([pairs] * 3)] == [1, 1, 1]
 
 
 class TestPairs:
@@ -222,7 +216,7 @@ class TestPairs:
     def test_slices(self, pairs: list[tuple[bytes, bytes]], low: int, size: int) -> None:
         """A slice packs as its rows alone, also one of unpacked rows."""
         for batch in (rows(pairs), unpack_pairs(pack_pairs(rows(pairs)))):
-            part = batch.slice(min(low, len(pairs)), size)
+            part = batch.slice(min(low, len(pairs)), min(low + size, len(pairs)))
             assert pack_pairs(part) == pack_pairs(rows(pairs[low : low + size]))
 
     @given(PAIRS, st.integers(-9, 40), st.integers(0, 20))
@@ -236,7 +230,7 @@ class TestPairs:
             batch = unpack_pairs(Pairs(count, damaged))
         except DataError:
             return
-        assert batch.num_rows == count
+        assert len(batch) == count
         lengths = struct.unpack_from(f"<{2 * count}I", damaged)
         assert sum(lengths) + 8 * count == len(damaged)
         assert sum(len(key) + len(value) for key, value in pairs_of(batch)) == sum(lengths)
@@ -276,7 +270,7 @@ class TestLines:
     def test_slice(self, pairs: list[tuple[bytes, bytes]], low: int) -> None:
         """Slices are written as their rows alone."""
         part = rows(pairs).slice(min(low, len(pairs)))
-        assert end_lines(part.column(1)) == b"".join(value + b"\n" for _, value in pairs[low:])
+        assert part.text() == b"".join(key + b"\t" + value + b"\n" for key, value in pairs[low:])
 
 
 @given(st.lists(PAIRS, min_size=1, max_size=4))

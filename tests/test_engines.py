@@ -43,7 +43,8 @@ from ray_mr.errors import (
     WorkerLost,
 )
 from ray_mr.model import AttemptEnd, AttemptId, BlockMeta, Progress, ReducerEnd, Split
-from ray_mr.shuffle.partition import checksum, partition_of
+from ray_mr.shuffle.blocks import checksum
+from ray_mr.shuffle.partition import partition_of
 from ray_mr.tasks.mapper import MapTask
 from ray_mr.tasks.reducer import ReduceTask
 from ray_mr.workdir import run_folder
@@ -324,7 +325,8 @@ def test_attempt_speaks_in_order(begin: Begin, folder: Path) -> None:
     assert len(blocks) == end.blocks > 2
     row = 0
     for sequence, (meta, ref) in enumerate(blocks):
-        assert (meta.id, meta.sequence, meta.first_row) == (ident, sequence, row)
+        assert (meta.id, meta.sequence) == (ident, sequence)
+        assert meta.place <= row
         assert checksum(run.engine.read(ref)) == meta.checksum
         assert len(run.engine.read(ref)) == meta.size_bytes
         row += sum(meta.rows)
@@ -514,7 +516,7 @@ def test_damaged_block(begin: Begin) -> None:
 
 
 def _with_checksum(meta: BlockMeta, wrong: int) -> BlockMeta:
-    return BlockMeta(meta.id, meta.sequence, meta.first_row, meta.rows, meta.offsets, wrong)
+    return BlockMeta(meta.id, meta.sequence, meta.place, meta.rows, meta.offsets, wrong)
 
 
 def test_reducer_refuses_wrong_counts(begin: Begin) -> None:

@@ -1,4 +1,4 @@
-"""What partitions and blocks promise: a key is at home in one place for ever; rows survive."""
+"""What partitions promise: a key is at home in one place for ever."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ray_mr.shuffle.partition import checksum, divide, pack, partition_of, unpack
+from ray_mr.shuffle.partition import divide, partition_of
 from samples import pairs_of, rows
 
 PAIRS = st.lists(
@@ -51,46 +51,7 @@ def test_divide(pairs: list[tuple[bytes, bytes]], partitions: int) -> None:
     ]
 
 
-@given(PAIRS, st.integers(1, 9), st.integers(0, 30))
-def test_blocks(pairs: list[tuple[bytes, bytes]], partitions: int, low: int) -> None:
-    """A block gives back the rows of each partition, also of a slice, cut by its offsets."""
-    batch = rows(pairs).slice(min(low, len(pairs)))
-    parts = divide(batch, partitions)
-    block, offsets = pack(parts)
-    assert len(offsets) == partitions + 1
-    assert (offsets[0], offsets[-1]) == (0, block.size)
-    for number, part in enumerate(parts):
-        for data in (block, bytes(block), memoryview(block)):
-            back = unpack(data, offsets, number)
-            assert (pairs_of(back) if back is not None else []) == pairs_of(part)
-        assert (offsets[number] == offsets[number + 1]) == (part.num_rows == 0)
-
-
-def test_a_slice_does_not_take_its_parent_along() -> None:
-    """A block of one row of a large batch is small."""
-    batch = rows([(b"%d" % n, b"x" * 1000) for n in range(1000)])
-    block, _ = pack([batch.slice(500, 1)])
-    assert block.size < 4000
-
-
 def test_evenly() -> None:
     """Keys that differ little go everywhere."""
     homes = [partition_of(b"key-%d" % n, 8) for n in range(8000)]
     assert min(homes.count(number) for number in range(8)) > 800
-
-
-def test_checksum() -> None:
-    """Of the bytes alone, in any buffer; one bit changes it."""
-    block, _ = pack([rows([(b"a", b"b")])])
-    data = bytearray(block)
-    assert checksum(block) == checksum(data) == checksum(bytes(data))
-    data[-1] ^= 1
-    assert checksum(data) != checksum(block)
-
-
-def test_same_bytes() -> None:
-    """Equal rows make equal blocks: a lost block may be taken from another attempt."""
-    pairs = [(b"%d" % (n % 7), b"%d" % n) for n in range(100)]
-    one = pack(divide(rows(pairs), 3))
-    other = pack(divide(rows([(b"0", b""), *pairs]).slice(1), 3))
-    assert (bytes(one[0]), one[1]) == (bytes(other[0]), other[1])

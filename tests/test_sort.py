@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from ray_mr.shuffle import sort
 from ray_mr.shuffle.sort import Sorter
-from samples import open_files, rows
+from samples import open_files, pairs_of, rows
 
 KEYS = st.sampled_from([b"", b"a", b"aa", b"b", b"\0", b"\xff", b"\xc3\xbc", b"a\0"])
 BATCHES = st.lists(st.lists(KEYS, max_size=6), max_size=14)
@@ -27,8 +27,8 @@ def sort_rows(arrival: Arrival, memory_bytes: int, folder: Path) -> list[tuple[b
         sorter.add(rows(pairs), order)
     assert sorter.rows == sum(len(pairs) for _, pairs in arrival)
     got: list[tuple[bytes, bytes]] = []
-    for batch in sorter.batches():
-        got += zip(batch.column("key").to_pylist(), batch.column("value").to_pylist(), strict=True)
+    for window in sorter.sorted():
+        got += pairs_of(window)
     return got
 
 
@@ -49,7 +49,7 @@ def test_equals_sorted(batches: list[list[bytes]], memory: int, rng: random.Rand
     arrival, expected = placed(batches)
     rng.shuffle(arrival)
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sort, "MERGE_ROWS", 2)
+        patch.setattr(sort, "WINDOW_ROWS", 2)
         patch.setattr(sort, "FAN_IN", 3)
         assert sort_rows(arrival, memory, Path(folder)) == expected
 
@@ -59,7 +59,8 @@ def test_windows_by_bytes(batches: list[list[bytes]], window: int) -> None:
     """The size of a window changes nothing."""
     arrival, expected = placed(batches)
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sort, "MERGE_BYTES", window)
+        patch.setattr(sort, "MIN_WINDOW_BYTES", window)
+        patch.setattr(sort, "WINDOW_BYTES", window)
         assert sort_rows(arrival, 1, Path(folder)) == expected
 
 
@@ -89,9 +90,9 @@ def test_cascade(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         expected += pairs
         sorter.add(rows(pairs), number * 5)
     got: list[tuple[bytes, bytes]] = []
-    for batch in sorter.batches():
+    for window in sorter.sorted():
         assert open_files() <= files + 5
-        got += zip(batch.column(0).to_pylist(), batch.column(1).to_pylist(), strict=True)
+        got += pairs_of(window)
     assert got == sorted(expected, key=lambda pair: pair[0])
     assert open_files() == files
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from ray_mr import markup
 from ray_mr.errors import RayMrError, headline
-from ray_mr.shuffle.batches import SCHEMA, TextCutter, concat, parse_lines
+from ray_mr.shuffle.batches import TextCutter, parse_lines
+from ray_mr.shuffle.rows import concat
 from ray_mr.sinks import read_result
 from ray_mr.units import count, format_bytes, format_seconds
 
@@ -136,8 +137,8 @@ class Report:
             while data := stream.read(READ_BYTES):
                 rows += [parse_lines(text, self.separator) for text in cutter.feed(data)]
         rows += [parse_lines(text, self.separator) for text in cutter.close()]
-        batch = concat(rows) if rows else pa.RecordBatch.from_pylist([], SCHEMA)
-        return pa.table({name: _as_text(batch.column(name)) for name in SCHEMA.names})
+        whole = concat(rows)
+        return pa.table({"key": _as_text(whole.keys()), "value": _as_text(whole.values())})
 
     def to_pandas(self) -> pd.DataFrame:
         """The result as a pandas data frame of two columns, ``key`` and ``value``.

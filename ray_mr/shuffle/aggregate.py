@@ -1,17 +1,16 @@
-"""The built-in combiners and reducers, exact whatever the order and grouping of their input.
+"""Sums, minima, maxima and means, exact whatever the order and grouping of their input.
 
 Values are decimal text.  Integers of any size are added exactly.  A value with a point or an
-exponent is never pre-summed by a combiner: it stays a row of its own until the reducer adds all
-of them exactly and rounds once, as ``math.fsum`` does, so that their order does not matter.  A
-value that is no number, or too large for a float, is set aside and counted.
+exponent is never pre-summed: it stays a row of its own until the reducer adds all of them exactly
+and rounds once, as ``math.fsum`` does, so that their order does not matter.  A value that is no
+number, or too large for a float, is set aside and counted.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
-import operator
 import sys
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -19,13 +18,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ray_mr.shuffle.batches import SCHEMA
+from ray_mr.shuffle.order import key_order
+from ray_mr.shuffle.rows import Rows, concat, contents, edges_of, groups, of_columns, of_pairs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator, Sequence
 
 _SMALL = r"^[+-]?[0-9]{1,18}$"
+_INTEGER = r"^[+-]?[0-9]+$"
 _NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
+_SMALL_DIGITS = 18
 _INT64_MAX = 2**63 - 1
 _LONG_DIGITS = 4000
 """From here on, Python's ``int`` and ``str`` refuse to convert; ``Decimal`` does not."""
@@ -33,13 +35,23 @@ _FLOAT_UNIT_BITS = 1074
 """Every float is a whole multiple of ``2**-1074``."""
 
 
-def _rows_of(keys: list[bytes], values: list[bytes]) -> pa.RecordBatch:
-    columns = [pa.array(keys, pa.large_binary()), pa.array(values, pa.large_binary())]
-    return pa.record_batch(columns, SCHEMA)
+@dataclass(frozen=True, slots=True)
+class Fold:
+    """How the integers of a key become one."""
+
+    function: str
+    """``sum``, ``min`` or ``max``."""
+    times: bool = True
+    """A sum takes each value as often as its count says."""
+    weigh: bool = False
+    """The result has the sum of the counts as its count; else 1."""
 
 
-def _by_key(batch: pa.RecordBatch) -> pa.RecordBatch:
-    return batch.take(pc.sort_indices(batch.column(0)))
+SUM, MIN, MAX = Fold("sum"), Fold("min", times=False), Fold("max", times=False)
+WEIGHTED = Fold("sum", weigh=True)
+"""Values to sums that know of how many values they are: the state of a mean."""
+WEIGHTS = Fold("sum", times=False, weigh=True)
+"""Such sums to fewer of them."""
 
 
 def number(text: bytes) -> int | float:
@@ -49,7 +61,7 @@ def number(text: bytes) -> int | float:
     return int(text) if len(text) < _LONG_DIGITS else int(Decimal(text.decode()))
 
 
-def _digits(integer: int) -> bytes:
+def digits(integer: int) -> bytes:
     """Decimal text of an integer of any size."""
     return (str(integer) if integer.bit_length() < _LONG_DIGITS else str(Decimal(integer))).encode()
 
@@ -60,183 +72,207 @@ def _units(value: float) -> int:
     return top << (_FLOAT_UNIT_BITS + 1 - bottom.bit_length())
 
 
-def _nearest(units: int) -> float:
-    """The float next to a number of ``_units``; infinite where there is none."""
+def _nearest(units: int, share: int = 1) -> float:
+    """The float next to a ``share`` of a number of ``_units``; infinite where there is none."""
     try:
-        return units / (1 << _FLOAT_UNIT_BITS)
+        return units / (share << _FLOAT_UNIT_BITS)
     except OverflowError:
         return math.inf if units > 0 else -math.inf
 
 
-def _group_small(batch: pa.RecordBatch, function: str) -> tuple[Any, Any] | None:
-    """Keys and int64 results of values that are small integers; ``None`` if a sum may overflow."""
-    text = pc.cast(batch.column(1), pa.large_string())
-    values = pc.cast(pc.utf8_ltrim(text, characters="+"), pa.int64())
-    if function == "sum":
-        largest = pc.max(pc.abs(values)).as_py()
-        if largest * batch.num_rows > _INT64_MAX:
+# ------------------------------------------------------------ integers, by the column
+
+
+def _all_small(values: Any) -> Any:
+    """The values as int64, if a look at their bytes says that all are plain small integers."""
+    size = np.diff(edges_of(values))
+    if int(size.min()) < 1 or int(size.max()) > _SMALL_DIGITS:
+        return None
+    data = np.frombuffer(contents(values), np.uint8)
+    if int(data.max()) > ord("9") or (data < ord("0")).any():
+        return None
+    return _to_int64(values)
+
+
+def _to_int64(values: Any) -> Any:
+    text = pc.utf8_ltrim(pc.cast(values, pa.large_string()), characters="+")
+    return pc.cast(text, pa.int64()).to_numpy()
+
+
+def _is(values: Any, pattern: str) -> Any:
+    return pc.match_substring_regex(values, pattern).to_numpy(zero_copy_only=False)
+
+
+def _fold_small(rows: Rows, numbers: Any, fold: Fold) -> Rows | None:
+    """One row a key, of rows in key order; ``None`` if a sum may overflow."""
+    heads = groups(rows)
+    if fold.function == "sum":
+        largest = max(int(numbers.max()), -int(numbers.min()))
+        if largest * (rows.total if fold.times else len(rows)) > _INT64_MAX:
             return None
-    table = pa.table({"key": batch.column(0), "value": values})
-    grouped = table.group_by("key", use_threads=False).aggregate([("value", function)])
-    return grouped.column("key"), grouped.column(f"value_{function}")
+        results = np.add.reduceat(numbers * rows.counts if fold.times else numbers, heads)
+    else:
+        results = (np.minimum if fold.function == "min" else np.maximum).reduceat(numbers, heads)
+    counts = np.add.reduceat(rows.counts, heads) if fold.weigh else None
+    text = pc.cast(pc.cast(pa.array(results), pa.large_string()), pa.large_binary())
+    return of_columns(rows.keys().take(pa.array(heads)), text, counts)
 
 
-def _fold(function: str) -> Callable[[Any, Any], Any]:
-    folds: dict[str, Callable[[Any, Any], Any]] = {"sum": operator.add, "min": min, "max": max}
-    return folds[function]
-
-
-def _combine_odd(
-    odd: pa.RecordBatch, function: str
-) -> tuple[dict[bytes, int], list[tuple[bytes, bytes]], int]:
-    """Results of large integers by key, the rows that stay as they are, how many are too large."""
-    fold = _fold(function)
-    integers: dict[bytes, int] = {}
-    rest = []
-    infinite = 0
-    for key, value in zip(odd.column(0).to_pylist(), odd.column(1).to_pylist(), strict=True):
-        parsed = number(value)
-        if isinstance(parsed, float):
-            if math.isinf(parsed):
-                infinite += 1
-            else:
-                rest.append((key, value))
-        elif key in integers:
-            integers[key] = int(fold(integers[key], parsed))
-        else:
-            integers[key] = parsed
-    return integers, rest, infinite
-
-
-def combine(batch: pa.RecordBatch, function: str) -> tuple[pa.RecordBatch, int]:
+def combine(rows: Rows, fold: Fold) -> tuple[Rows, int]:
     """Rows in key order, the integers of each key folded into one; and how many were set aside.
 
     Args:
-        batch: Rows in any order.
-        function: ``sum``, ``min`` or ``max``.
+        rows: In key order.
+        fold: What to do.
     """
-    is_number = pc.match_substring_regex(batch.column(1), _NUMBER)
-    bad = batch.num_rows - (pc.sum(is_number).as_py() or 0)
-    if bad:
-        batch = batch.filter(is_number)
-    if not batch.num_rows:
-        return batch, bad
-    is_small = pc.match_substring_regex(batch.column(1), _SMALL)
-    small, odd = batch.filter(is_small), batch.filter(pc.invert(is_small))
-    grouped = _group_small(small, function) if small.num_rows else (pa.array([]), pa.array([]))
-    if grouped is None:
-        grouped, odd = (pa.array([]), pa.array([])), batch
-    if not odd.num_rows:
-        keys, values = grouped
-        text = pc.cast(pc.cast(values, pa.large_string()), pa.large_binary())
-        table = pa.table([keys, text], SCHEMA).combine_chunks()
-        return _by_key(table.to_batches()[0]), bad
-    folded = dict(zip(grouped[0].to_pylist(), grouped[1].to_pylist(), strict=True))
-    large, rest, infinite = _combine_odd(odd, function)
-    for key, value in large.items():
-        folded[key] = int(_fold(function)(folded[key], value)) if key in folded else value
-    rows = [(key, _digits(value)) for key, value in folded.items()] + rest
-    return _by_key(_rows_of([row[0] for row in rows], [row[1] for row in rows])), bad + infinite
+    if not len(rows):
+        return rows, 0
+    values = rows.values()
+    numbers = _all_small(values)
+    done = None if numbers is None else _fold_small(rows, numbers, fold)
+    if done is not None:
+        return done, 0
+    good = _is(values, _NUMBER)
+    bad = int(rows.counts[~good].sum())
+    small, whole = good & _is(values, _SMALL), good & _is(values, _INTEGER)
+    floats, infinite = _finite(rows.take(np.flatnonzero(good & ~whole)), fold)
+    if small.any():
+        some = rows.take(np.flatnonzero(small))
+        done = _fold_small(some, _to_int64(some.values()), fold)
+        if done is None:
+            small[:] = False
+    odd = rows.take(np.flatnonzero(whole & ~small))
+    parts = [part for part in (done, _fold_any(odd, fold)) if part is not None and len(part)]
+    if len(parts) > 1:
+        parts = [_fold_any(concat(parts), replace(fold, times=False))]
+    everything = concat([*parts, floats])
+    return everything.take(key_order(everything)), bad + infinite
 
 
-def total(values: list[bytes], function: str) -> bytes:
+def _finite(rows: Rows, fold: Fold) -> tuple[Rows, int]:
+    """The rows whose number a float can be, as they stay; and how many others there are."""
+    if not len(rows):
+        return rows, 0
+    infinite = np.fromiter((math.isinf(float(v)) for v in rows.values().to_pylist()), bool)
+    kept = rows.take(np.flatnonzero(~infinite))
+    if fold.weigh and fold.times:  # states from here on: each row is the sum of one value
+        kept = kept.take(np.repeat(np.arange(len(kept)), kept.counts)).once()
+    elif fold.function != "sum":
+        kept = kept.once()
+    return kept, int(rows.counts[infinite].sum())
+
+
+def _fold_any(rows: Rows, fold: Fold) -> Rows:
+    """One row a key, of rows in any order whose values are integers of any size."""
+    found: dict[bytes, int] = {}
+    weights: dict[bytes, int] = {}
+    items = zip(rows.keys().to_pylist(), rows.values().to_pylist(), rows.counts.tolist(),
+                strict=True)  # fmt: skip
+    for key, value, count in items:
+        item = int(number(value)) * (count if fold.times else 1)
+        if key not in found:
+            found[key] = item
+        elif fold.function == "sum":
+            found[key] += item
+        else:
+            found[key] = (min if fold.function == "min" else max)(found[key], item)
+        weights[key] = weights.get(key, 0) + count
+    counts = list(weights.values()) if fold.weigh else None
+    return of_pairs(list(found), list(map(digits, found.values())), counts)
+
+
+# ------------------------------------------------------------ one key
+
+
+def total(values: Sequence[bytes], counts: Sequence[int], fold: Fold) -> bytes:
     """The final result of one key; its values are numbers, in any order.
 
-    ``min`` and ``max`` give the winning value as it was written, integers in canonical form.
+    ``min`` and ``max`` give the winning value as it was written, integers in canonical form; a
+    fold with weights gives the mean.
     """
     numbers = [number(value) for value in values]
-    if function == "sum":
-        integers = sum(item for item in numbers if isinstance(item, int))
-        floats = [item for item in numbers if isinstance(item, float)]
-        if not floats:
-            return _digits(integers)
-        return repr(_nearest(sum(map(_units, floats), integers << _FLOAT_UNIT_BITS))).encode()
+    times = counts if fold.times else [1] * len(counts)
+    if fold.function == "sum":
+        integers, units = _sums(numbers, times)
+        share = sum(counts) if fold.weigh else 1
+        if fold.weigh and units is None:
+            return repr(_quotient(integers, share)).encode()
+        if units is None:
+            return digits(integers)
+        return repr(_nearest(units + (integers << _FLOAT_UNIT_BITS), share)).encode()
     texts = [
-        value if isinstance(item, float) else _digits(item)
+        value if isinstance(item, float) else digits(item)
         for value, item in zip(values, numbers, strict=True)
     ]
-    choose = min if function == "min" else max
+    choose = min if fold.function == "min" else max
     return choose(zip(numbers, texts, strict=True))[1]
 
 
-def _fewer(rows: pa.RecordBatch, function: str) -> pa.RecordBatch:
+def _quotient(top: int, bottom: int) -> float:
+    try:
+        return top / bottom
+    except OverflowError:
+        return math.inf if top > 0 else -math.inf
+
+
+def _sums(numbers: list[int | float], times: Sequence[int]) -> tuple[int, int | None]:
+    """The sum of the integers, and that of the floats in ``_units``: ``None`` without floats."""
+    integers, units, any_float = 0, 0, False
+    for item, count in zip(numbers, times, strict=True):
+        if isinstance(item, float):
+            units += _units(item) * count
+            any_float = True
+        else:
+            integers += item * count
+    return integers, units if any_float else None
+
+
+def fewer(rows: Rows, fold: Fold) -> Rows:
     """Rows of one key, as few as have the same result: a key may have more than fit in memory."""
-    values = rows.column(1).to_pylist()
-    if len(values) < 2:
+    if len(rows) < 2:
         return rows
-    if function == "sum":
-        values = list(_parts([number(value) for value in values]))
-    else:
-        values = [total(values, function)]
-    return _rows_of([rows.column(0)[0].as_py()] * len(values), values)
+    key = rows.keys()[0].as_py()
+    values, counts = rows.values().to_pylist(), rows.counts.tolist()
+    if fold.function != "sum":
+        return of_pairs([key], [total(values, counts, fold)])
+    parts = list(_parts([number(value) for value in values], counts if fold.times else None))
+    weights = [1] * len(parts)
+    if fold.weigh:  # the parts may be more than the values, and no count may be 0
+        weights[0] = sum(counts) - (len(parts) - 1)
+    if weights[0] < 1:
+        return rows
+    return of_pairs([key] * len(parts), parts, weights)
 
 
-def _parts(numbers: list[int | float]) -> Iterator[bytes]:
+def _parts(numbers: list[int | float], times: Sequence[int] | None) -> Iterator[bytes]:
     """A few values with exactly the sum of all: an integer and floats, the largest first."""
-    floats = [item for item in numbers if isinstance(item, float)]
-    yield _digits(sum(item for item in numbers if isinstance(item, int)))
-    if floats:
-        yield b"0.0"  # the result is a float, whatever its parts
-    left = sum(map(_units, floats))
-    while left:
-        part = max(-sys.float_info.max, min(_nearest(left), sys.float_info.max))
-        yield repr(part).encode()
-        left -= _units(part)
-
-
-def groups(batch: pa.RecordBatch) -> Any:
-    """Row indexes at which a new key begins, in a batch in key order."""
-    keys = batch.column(0)
-    if len(keys) < 2:
-        return np.zeros(len(keys), np.int64)
-    changed = pc.not_equal(keys[1:], keys[:-1]).to_numpy(zero_copy_only=False)
-    return np.concatenate([[0], np.flatnonzero(changed) + 1])
-
-
-def reduce_sorted(
-    batches: Iterator[pa.RecordBatch], function: str
-) -> Iterator[tuple[pa.RecordBatch, int]]:
-    """One row a key, of rows in key order, with how many rows were set aside on the way.
-
-    Args:
-        batches: Columns ``key`` and ``value``.
-        function: ``sum``, ``min``, ``max`` or ``count``.
-    """
-    if function == "count":
-        yield from _count_sorted(batches)
+    integers, units = _sums(numbers, times or [1] * len(numbers))
+    yield digits(integers)
+    if units is None:
         return
-    held: pa.RecordBatch | None = None
-    for batch in batches:
-        rows = batch.select(["key", "value"])
-        folded, bad = combine(rows if held is None else pa.concat_batches([held, rows]), function)
-        last = int(groups(folded)[-1]) if folded.num_rows else 0
-        held = _fewer(folded.slice(last), function)
-        yield _finish(folded.slice(0, last), function), bad
-    if held is not None:
-        yield _finish(held, function), 0
+    yield b"0.0"  # the result is a float, whatever its parts
+    while units:
+        part = max(-sys.float_info.max, min(_nearest(units), sys.float_info.max))
+        yield repr(part).encode()
+        units -= _units(part)
 
 
-def _finish(folded: pa.RecordBatch, function: str) -> pa.RecordBatch:
-    """The final row of each key of rows in key order."""
-    edges = [*groups(folded).tolist(), folded.num_rows]
-    keys, values = folded.column(0).to_pylist(), folded.column(1).to_pylist()
-    results = [total(values[low:high], function) for low, high in itertools.pairwise(edges)]
-    return _rows_of([keys[low] for low in edges[:-1]], results)
-
-
-def _count_sorted(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[pa.RecordBatch, int]]:
-    key, rows = None, 0
-    for batch in batches:
-        edges = [*groups(batch).tolist(), batch.num_rows]
-        keys, counts = [], []
-        for low, high in itertools.pairwise(edges):
-            here = batch.column(0)[low].as_py()
-            if here != key:
-                if key is not None:
-                    keys.append(key)
-                    counts.append(str(rows).encode())
-                key, rows = here, 0
-            rows += high - low
-        yield _rows_of(keys, counts), 0
-    if key is not None:
-        yield _rows_of([key], [str(rows).encode()]), 0
+def finish(rows: Rows, fold: Fold) -> Rows:
+    """The final row of each key, of rows that are ``combine``d."""
+    if not len(rows):
+        return rows
+    heads = groups(rows)
+    sizes = np.diff(np.concatenate([heads, [len(rows)]]))
+    alone = heads[sizes == 1]
+    done = np.zeros(len(rows), bool)
+    if not fold.weigh:
+        done[alone] = _is(rows.values().take(pa.array(alone)), _INTEGER)
+    rest = heads[~done[heads]]
+    if not len(rest):
+        return rows.once()
+    keys, values, counts = rows.keys(), rows.values().to_pylist(), rows.counts.tolist()
+    ends = dict(zip(heads.tolist(), (heads + sizes).tolist(), strict=True))
+    texts = [total(values[at : ends[at]], counts[at : ends[at]], fold) for at in rest.tolist()]
+    computed = of_columns(keys.take(pa.array(rest)), pa.array(texts, pa.large_binary()))
+    result = concat([rows.take(np.flatnonzero(done)).once(), computed])
+    return result.take(key_order(result))

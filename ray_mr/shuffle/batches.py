@@ -1,7 +1,6 @@
-"""Output of a child to batches of rows, and rows back to text; no Python loop over rows.
+"""Output of a child to pieces of rows, and rows back to text; no Python loop over rows.
 
-A batch is an Arrow record batch of two ``large_binary`` columns, ``key`` and ``value``.  Where
-text or pairs are cut into batches depends on their bytes alone, never on how they arrived.
+Where text or pairs are cut into pieces depends on their bytes alone, never on how they arrived.
 """
 
 from __future__ import annotations
@@ -9,19 +8,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from ray_mr.child.child import Pairs
 from ray_mr.errors import DataError
+from ray_mr.shuffle.rows import Rows, binary, concat, contents, edges_of, of_columns
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
-SCHEMA = pa.schema([("key", pa.large_binary()), ("value", pa.large_binary())])
 TEXT_BYTES = 4 << 20
-BATCH_BYTES = 16 << 20
-BATCH_ROWS = 1 << 20
 NEWLINE, TAB, SPACE = b"\n"[0], b"\t"[0], b" "[0]
 
 
@@ -89,38 +85,35 @@ def _separators(data: Any, starts: Any, ends: Any, separator: str) -> tuple[Any,
     return at, found
 
 
-def _binary(offsets: Any, data: bytes) -> Any:
-    buffers = [None, pa.py_buffer(offsets.astype(np.int64)), pa.py_buffer(data)]
-    return pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(offsets) - 1, buffers)
-
-
-def parse_lines(text: bytes, separator: str, *, whole: bool = False) -> pa.RecordBatch:
+def parse_lines(text: bytes, separator: str, *, whole: bool = False) -> Rows:
     """Rows of text that ends with a newline.
 
     Args:
         text: Whole lines.
         separator: ``tab`` or ``tab-or-space``; a line without one is a key with an empty value.
-        whole: The value is the whole line instead.
+        whole: The lines stay as they are, and have no values.
     """
     data = np.frombuffer(text, np.uint8)
     ends = np.flatnonzero(data == NEWLINE)
-    starts = np.concatenate([[0], ends[:-1] + 1]) if len(ends) else ends
+    edges = np.concatenate([[0], ends + 1])
+    starts = edges[:-1]
     at, found = _separators(data, starts, ends, separator)
-    # Four pieces a line (key, separator, value, newline) share one buffer; two are taken.
-    edges = np.empty(4 * len(ends) + 1, np.int64)
-    edges[0:-1:4], edges[1::4], edges[2::4], edges[3::4] = starts, at, at + found, ends
-    edges[-1] = len(data)
-    pieces = _binary(edges, text)
-    firsts = np.arange(0, 4 * len(ends), 4)
-    keys = pieces.take(pa.array(firsts))
+    ones = np.ones(len(ends), np.int64)
     if whole:
-        lines = _binary(np.column_stack([starts, ends]).ravel(), text) if len(ends) else keys
-        values = lines.take(pa.array(np.arange(0, 2 * len(ends), 2))[: len(ends)])
-        return pa.record_batch([keys, values], SCHEMA)
-    return pa.record_batch([keys, pieces.take(pa.array(firsts + 2))], SCHEMA)
+        return Rows(binary(edges, text), at - starts, ones)
+    lacking = ends[~found]
+    if len(lacking) or (len(at) and (data[at] != TAB).any()):
+        data = data.copy()
+        data[at[found]] = TAB
+        data = np.insert(data, lacking, TAB)
+        added = np.cumsum(~found)
+        key_bytes = at - starts
+        edges = edges + np.concatenate([[0], added])
+        return Rows(binary(edges, data), key_bytes, ones)
+    return Rows(binary(edges, text), at - starts, ones)
 
 
-def unpack_pairs(pairs: Pairs) -> pa.RecordBatch:
+def unpack_pairs(pairs: Pairs) -> Rows:
     """Rows of a ``pairs`` payload (``child/wire.py``).
 
     Raises:
@@ -133,100 +126,80 @@ def unpack_pairs(pairs: Pairs) -> pa.RecordBatch:
     head = 8 * pairs.count
     if len(lengths) != 2 * pairs.count or head + int(edges[-1]) != len(pairs.payload):
         raise DataError("a frame of pairs from the child is damaged")
-    items = _binary(edges + head, pairs.payload)
-    return pa.record_batch([items[: pairs.count], items[pairs.count :]], SCHEMA)
+    items = binary(edges + head, pairs.payload)
+    return of_columns(items[: pairs.count], items[pairs.count :])
 
 
-def _contents(column: Any) -> bytes:
-    """The bytes of a binary column's values, one after the other."""
-    edges = np.frombuffer(column.buffers()[1], np.int64, len(column) + 1, 8 * column.offset)
-    data = column.buffers()[2]
-    return bytes(data[int(edges[0]) : int(edges[-1])]) if data is not None else b""
+def pack_pairs(rows: Rows) -> Pairs:
+    """A ``pairs`` payload of rows; counts are not looked at."""
+    columns = [rows.keys(), rows.values()]
+    heads = [np.diff(edges_of(each)).astype("<u4").tobytes() for each in columns]
+    return Pairs(len(rows), b"".join([*heads, *map(contents, columns)]))
 
 
-def pack_pairs(batch: pa.RecordBatch) -> Pairs:
-    """A ``pairs`` payload of rows."""
-    lengths = [pc.binary_length(column).to_numpy() for column in batch.columns]
-    heads = [each.astype("<u4").tobytes() for each in lengths]
-    return Pairs(batch.num_rows, b"".join([*heads, *map(_contents, batch.columns)]))
-
-
-def to_lines(batch: pa.RecordBatch) -> bytes:
-    """``key TAB value LF`` for each row.
+def to_lines(rows: Rows) -> bytes:
+    """``key TAB value LF`` for each row; counts are not looked at.
 
     Raises:
         DataError: A key holds a TAB or a newline, or a value a newline: as text it would be read
             back as something else.
     """
-    key, value = batch.columns
-    for column, marks in ((key, "\t\n"), (value, "\n")):
-        for mark in marks:
-            if pc.any(pc.match_substring(column, mark)).as_py():
-                name = "key" if column is key else "value"
-                raise DataError(
-                    f"a {name} holds {mark!r} and cannot be written as a line of text",
-                    "let the function return it escaped, for instance as JSON",
-                )
-    return end_lines(pc.binary_join_element_wise(key, value, _large(b"\t")))
+    text = rows.text()
+    data = np.frombuffer(text, np.uint8)
+    starts = rows.edges[:-1] - rows.edges[0]
+    if np.count_nonzero(data == NEWLINE) != len(rows):
+        newline_in_key = pc.any(pc.match_substring(rows.keys(), "\n")).as_py()
+        raise _not_a_line("key" if newline_in_key else "value", "\n")
+    tabs = np.flatnonzero(data == TAB)
+    at = starts + rows.key_bytes
+    if len(tabs) != len(rows):
+        tabs = tabs[np.searchsorted(tabs, starts)]
+    if (tabs != at).any():
+        raise _not_a_line("key", "\t")
+    return text
 
 
-def end_lines(lines: Any) -> bytes:
-    """Each value of a binary column, followed by a newline."""
-    return _contents(pc.binary_join_element_wise(lines, _large(b""), _large(b"\n")))
+def _not_a_line(name: str, mark: str) -> DataError:
+    return DataError(
+        f"a {name} holds {mark!r} and cannot be written as a line of text",
+        "let the function return it escaped, for instance as JSON",
+    )
 
 
-def _large(text: bytes) -> Any:
-    return pa.scalar(text, pa.large_binary())
+class Pieces:
+    """Gathers a child's output into pieces of about ``TEXT_BYTES``: whole lines, or rows."""
 
-
-def concat(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
-    """One batch with the rows of all, in order."""
-    return batches[0] if len(batches) == 1 else pa.concat_batches(batches)
-
-
-class Batcher:
-    """Gathers rows into batches of about ``BATCH_BYTES``.
-
-    Args:
-        parse: Text of whole lines to rows.
-    """
-
-    def __init__(self, parse: Callable[[bytes], pa.RecordBatch]) -> None:
-        self._parse = parse
+    def __init__(self) -> None:
         self._text = TextCutter()
-        self._held: list[pa.RecordBatch] = []
-        self._rows = self._bytes = 0
+        self._held: list[Rows] = []
+        self._bytes = 0
 
-    def text(self, data: bytes) -> Iterator[pa.RecordBatch]:
-        """Batches that are complete once this text has come."""
-        for piece in self._text.feed(data):
-            yield from self._add(self._parse(piece))
+    def text(self, data: bytes) -> Iterator[bytes | Rows]:
+        """Pieces that are complete once this text has come."""
+        if self._held:
+            yield self._take()
+        yield from self._text.feed(data)
 
-    def pairs(self, pairs: Pairs) -> Iterator[pa.RecordBatch]:
-        """Batches that are complete once these pairs have come."""
+    def pairs(self, pairs: Pairs) -> Iterator[bytes | Rows]:
+        """Pieces that are complete once these pairs have come."""
         yield from self.end_text()
-        yield from self._add(unpack_pairs(pairs))
+        if pairs.count:
+            self._held.append(unpack_pairs(pairs))
+            self._bytes += self._held[-1].size_bytes
+        if self._bytes >= TEXT_BYTES:
+            yield self._take()
 
-    def end_text(self) -> Iterator[pa.RecordBatch]:
+    def end_text(self) -> Iterator[bytes]:
         """Say that the text so far is complete: its last line too."""
-        for piece in self._text.close():
-            yield from self._add(self._parse(piece))
+        yield from self._text.close()
 
-    def close(self) -> Iterator[pa.RecordBatch]:
-        """The last batch."""
+    def close(self) -> Iterator[bytes | Rows]:
+        """The last piece."""
         yield from self.end_text()
-        if self._rows:
+        if self._held:
             yield self._take()
 
-    def _add(self, batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
-        if batch.num_rows:
-            self._held.append(batch)
-            self._rows += batch.num_rows
-            self._bytes += batch.nbytes
-        if self._bytes >= BATCH_BYTES or self._rows >= BATCH_ROWS:
-            yield self._take()
-
-    def _take(self) -> pa.RecordBatch:
-        batch = concat(self._held)
-        self._held, self._rows, self._bytes = [], 0, 0
-        return batch
+    def _take(self) -> Rows:
+        rows = concat(self._held)
+        self._held, self._bytes = [], 0
+        return rows

@@ -14,9 +14,6 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
 from ray_mr import access
 from ray_mr.backoff import NO_PATIENCE, Backoff
 from ray_mr.child import child as children
@@ -36,8 +33,9 @@ from ray_mr.model import (
     Terms,
     Trouble,
 )
-from ray_mr.shuffle import aggregate, batches, partition
+from ray_mr.shuffle import blocks
 from ray_mr.stores import store_for
+from ray_mr.tasks.blocks import RowBlocks, TextBlocks
 from ray_mr.tasks.lines import BadInputError, LineFeed
 from ray_mr.workdir import WorkDir, disk_errors
 
@@ -87,6 +85,10 @@ class MapTask:
     """Called with each line of a child's stderr, where the map task is tried in this process."""
     sealed: str = ""
     """The envelope with the credentials, as sealed as it came; see ``access``."""
+    built_in: str = ""
+    """The reducer or combiner of ours that folds a key's rows on the map side."""
+    sorted: bool = True
+    """Blocks are in key order; else as the mapper put them out."""
 
     @classmethod
     def of(cls, plan: Plan, run_id: str, backoff: Backoff = NO_PATIENCE) -> MapTask:
@@ -94,10 +96,11 @@ class MapTask:
         files = not isinstance(plan.reducer, str | None) and plan.reducer.feed == "files"
         partitions = 0 if plan.reducer is None else plan.job.reducers
         whole = files and plan.combiner is None
-        maps = len(plan.splits)
+        built_in = plan.reducer if plan.combiner is None else plan.combiner
         return cls(
-            plan.job, plan.mapper, plan.combiner, partitions, whole, run_id, maps, backoff,
-            sealed=access.carried(),
+            plan.job, plan.mapper, plan.combiner, partitions, whole, run_id, len(plan.splits),
+            backoff, sealed=access.carried(), sorted=not whole,
+            built_in=built_in if isinstance(built_in, str) else "",
         )  # fmt: skip
 
     def setting(self, program: Program, folder: Path) -> children.Setting:
@@ -151,7 +154,7 @@ class _Attempt:
         self.counters: Counter[str] = Counter()
         self.suspect: int | None = None
         self.poison: Poison | None = None
-        self.rows = self.mapped_rows = self.bad_values = self.blocks = 0
+        self.rows = self.places = self.mapped_rows = self.bad_values = self.blocks = 0
         self.started = time.monotonic()
         self.done_bytes = 0
         self.next_progress = 0.0
@@ -186,10 +189,10 @@ class _Attempt:
         # Closed here, whatever happens: an error's traceback would keep the child alive.
         with contextlib.closing(run(work)) as output:
             if not self.task.partitions:
-                yield from _TextBlocks(self).take(output)
+                yield from TextBlocks(self).take(output)
                 return
-            with contextlib.closing(_RowBlocks(self, work.path)) as blocks:
-                yield from blocks.take(output)
+            with contextlib.closing(RowBlocks(self, work.path)) as made:
+                yield from made.take(output)
 
     def _run_records(self, work: WorkDir) -> Generator[children.Output]:
         job = self.task.job
@@ -323,13 +326,16 @@ class _Attempt:
                 current = min(item.stored_bytes, self.objects[item.position].size_bytes)
             yield Progress(self.done_bytes + current, self.status)
 
-    def block(self, data: Any, rows: tuple[int, ...], offsets: tuple[int, ...]) -> Block:
-        """Count rows into a block."""
-        sequence, first = self.blocks, self.rows
+    def block(
+        self, data: Any, rows: tuple[int, ...], offsets: tuple[int, ...], places: int
+    ) -> Block:
+        """Count rows into a block; see ``BlockMeta.place`` for ``places``."""
+        sequence, place = self.blocks, self.places
         self.blocks += 1
+        self.places += places
         self.rows += sum(rows)
-        digest = partition.checksum(data)
-        return Block(BlockMeta(self.ident, sequence, first, rows, offsets, digest), data)
+        digest = blocks.checksum(data)
+        return Block(BlockMeta(self.ident, sequence, place, rows, offsets, digest), data)
 
 
 class _Everything:
@@ -345,117 +351,3 @@ class _NotOpenedBy:
 
     def __contains__(self, codec: object) -> bool:
         return not self._child.opens(str(codec))
-
-
-class _TextBlocks:
-    """Blocks of a map-only job: text of whole lines."""
-
-    def __init__(self, attempt: _Attempt) -> None:
-        self._attempt = attempt
-        self._cutter = batches.TextCutter()
-        self._pieces: list[bytes] = []
-
-    def take(self, output: Iterator[children.Output]) -> Iterator[Message]:
-        for item in output:
-            yield from self._attempt.progress(item)
-            if isinstance(item, children.Text):
-                self._pieces += self._cutter.feed(item.data)
-            elif isinstance(item, children.Pairs):
-                lines = batches.to_lines(batches.unpack_pairs(item))
-                self._pieces += self._cutter.feed(lines)
-            elif isinstance(item, FileCounts):
-                self._pieces += self._cutter.close()
-            if sum(map(len, self._pieces)) >= batches.BATCH_BYTES:
-                yield self._block()
-        self._pieces += self._cutter.close()
-        if self._pieces:
-            yield self._block()
-
-    def _block(self) -> Block:
-        data = b"".join(self._pieces)
-        self._pieces = []
-        lines = data.count(b"\n")
-        self._attempt.mapped_rows += lines
-        return self._attempt.block(pa.py_buffer(data), (lines,), (0, len(data)))
-
-
-class _RowBlocks:
-    """Blocks of rows for reducers, combined where the job asks for it."""
-
-    def __init__(self, attempt: _Attempt, folder: Path) -> None:
-        self._attempt = attempt
-        self._folder = folder
-        task = attempt.task
-        self._task = task
-        self._batcher = self._new_batcher()
-        self._program: children.Combiner | None = None
-        if task.combiner is not None and not isinstance(task.combiner, str):
-            place = folder / ".combiner"
-            place.mkdir()
-            # It works now and then, as long as the attempt: only silence can end it.
-            limits = Limits(None, task.job.stall_timeout)
-            setting = children.Setting(task.combiner, place, task.job.env, limits)
-            self._program = children.Combiner(setting)
-
-    def _new_batcher(self) -> batches.Batcher:
-        task = self._task
-        return batches.Batcher(
-            lambda text: batches.parse_lines(text, task.job.key_end, whole=task.whole_lines)
-        )
-
-    def take(self, output: Iterator[children.Output]) -> Iterator[Message]:
-        for item in output:
-            yield from self._attempt.progress(item)
-            ready: Iterator[pa.RecordBatch] = iter(())
-            if isinstance(item, children.Text):
-                ready = self._batcher.text(item.data)
-            elif isinstance(item, children.Pairs):
-                ready = self._pairs(item)
-            elif isinstance(item, FileCounts):
-                ready = self._batcher.end_text()
-            for batch in ready:
-                yield from self._blocks(batch)
-        for batch in self._batcher.close():
-            yield from self._blocks(batch)
-        if self._program is not None:
-            self._program.close()
-            self._attempt.counters.update(self._program.counters)
-
-    def _pairs(self, pairs: children.Pairs) -> Iterator[pa.RecordBatch]:
-        if self._task.whole_lines:  # files are text: let pairs be lines of it
-            return self._batcher.text(batches.to_lines(batches.unpack_pairs(pairs)))
-        return self._batcher.pairs(pairs)
-
-    def _blocks(self, batch: pa.RecordBatch) -> Iterator[Block | Progress]:
-        self._attempt.mapped_rows += batch.num_rows
-        for combined in self._combined(batch):
-            if combined is None:
-                yield from self._attempt.progress(None)
-                continue
-            parts = partition.divide(combined, self._task.partitions)
-            data, offsets = partition.pack(parts)
-            yield self._attempt.block(data, tuple(part.num_rows for part in parts), offsets)
-
-    def _combined(self, batch: pa.RecordBatch) -> Iterator[pa.RecordBatch | None]:
-        if isinstance(self._task.combiner, str):
-            folded, bad = aggregate.combine(batch, self._task.combiner)
-            self._attempt.bad_values += bad
-            yield folded
-        elif self._program is not None:
-            gathered = self._new_batcher()
-            order = pc.sort_indices(batch.column(0))
-            for item in self._program.combine(batches.pack_pairs(batch.take(order))):
-                if isinstance(item, children.Text):
-                    yield from gathered.text(item.data)
-                elif isinstance(item, children.Pairs):
-                    yield from gathered.pairs(item)
-                else:
-                    yield None
-            yield from gathered.close()
-        else:
-            yield batch
-
-    def close(self) -> None:
-        """End what still runs."""
-        if self._program is not None:
-            self._program.kill()

@@ -20,7 +20,9 @@ from ray_mr.child import streaming
 from ray_mr.child.process import Limits
 from ray_mr.errors import JobError, LedgerError, WorkerLost
 from ray_mr.model import ROW_BITS, BlockMeta, Progress, ReducerEnd
-from ray_mr.shuffle import aggregate, batches, partition
+from ray_mr.shuffle import batches, blocks
+from ray_mr.shuffle.builtins import BUILT_INS
+from ray_mr.shuffle.order import by_key, by_key_and_value
 from ray_mr.shuffle.sort import Sorter
 from ray_mr.workdir import WorkDir, disk_errors
 
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
     from ray_mr.job import Job
     from ray_mr.plan import Plan
     from ray_mr.program import Program
+    from ray_mr.shuffle.order import Order
+    from ray_mr.shuffle.rows import Rows
 
 OUTPUT_BYTES = 4 << 20
 """Size of a piece of a reducer's output."""
@@ -68,6 +72,12 @@ class ReduceTask:
         return cls(plan.job, plan.reducer, whole, run_id, len(plan.splits))
 
     @property
+    def order(self) -> Order:
+        """What rows are sorted by."""
+        built_in = BUILT_INS.get(self.program) if isinstance(self.program, str) else None
+        return by_key_and_value if built_in is not None and built_in.by_value else by_key
+
+    @property
     def fed_files(self) -> bool:
         """Whether the child reads files, one a split, not sorted rows."""
         return not isinstance(self.program, str) and self.program.feed == "files"
@@ -95,7 +105,7 @@ class Reducer:
             self._inputs[number] = (
                 _Files(place, whole_lines=task.whole_lines)
                 if task.fed_files
-                else _Rows(place, memory)
+                else _Rows(place, memory, task.order)
             )
         self._folder = folder
 
@@ -106,13 +116,13 @@ class Reducer:
             WorkerLost: The block is not what the mapper sent.
             StoreError: The disk is full.
         """
-        if partition.checksum(data) != meta.checksum:
+        if blocks.checksum(data) != meta.checksum:
             raise WorkerLost(f"block {meta.sequence} of {meta.id} arrived damaged")
         for number, rows in self._inputs.items():
-            batch = partition.unpack(data, meta.offsets, number)
-            if batch is not None:
+            part = blocks.unpack(data, meta.offsets, number)
+            if part is not None:
                 with disk_errors(self._folder):
-                    rows.add(meta, batch)
+                    rows.add(meta, part)
 
     def finish(self, expected: Mapping[int, int]) -> Iterator[Piece | Progress | ReducerEnd]:
         """The output of each partition in turn, with its counts after it.
@@ -140,15 +150,20 @@ class Reducer:
 class _Rows:
     """The rows of a partition, to be sorted."""
 
-    def __init__(self, folder: Path, memory_bytes: int) -> None:
-        self.sorter = Sorter(folder, memory_bytes)
+    def __init__(self, folder: Path, memory_bytes: int, order: Order) -> None:
+        self.sorter = Sorter(folder, memory_bytes, order)
 
     @property
     def count(self) -> int:
         return self.sorter.rows
 
-    def add(self, meta: BlockMeta, batch: pa.RecordBatch) -> None:
-        self.sorter.add(batch, (meta.id.start << ROW_BITS) + meta.first_row)
+    def add(self, meta: BlockMeta, rows: Rows) -> None:
+        self.sorter.add(rows, (meta.id.start << ROW_BITS) + meta.place)
+
+    def each(self) -> Iterator[Rows]:
+        """All rows in order, none with a count."""
+        for window in self.sorter.sorted():
+            yield from window.expanded()
 
 
 class _Files:
@@ -161,13 +176,13 @@ class _Files:
         self._parts: dict[tuple[int, int], Path] = {}
         self.count = 0
 
-    def add(self, meta: BlockMeta, batch: pa.RecordBatch) -> None:
+    def add(self, meta: BlockMeta, rows: Rows) -> None:
         key = (meta.id.split, meta.id.start)
         path = self._parts.setdefault(key, self._folder / f".{meta.id.start:06d}")
         with path.open("ab") as file:
-            whole = self._whole_lines
-            file.write(batches.end_lines(batch.column(1)) if whole else batches.to_lines(batch))
-        self.count += batch.num_rows
+            for piece in rows.expanded():
+                file.write(piece.text() if self._whole_lines else batches.to_lines(piece))
+        self.count += rows.total
 
     def paths(self) -> Iterator[bytes]:
         """One file a split, parts of a split joined in the order of the plan."""
@@ -235,10 +250,10 @@ class _Partition:
         return children.Setting(program, self._folder, job.env, limits)
 
     def _built_in(self, rows: _Rows, function: str) -> Iterator[bytes | None]:
-        for batch, bad in aggregate.reduce_sorted(rows.sorter.batches(), function):
+        for done, bad, keys in BUILT_INS[function].finish(rows.sorter.sorted()):
             self._bad += bad
-            self._keys += batch.num_rows
-            yield batches.to_lines(batch) if batch.num_rows else None
+            self._keys += keys
+            yield batches.to_lines(done) if len(done) else None
         self._fed = rows.count
 
     def _files(self, rows: _Files, program: Program) -> Iterator[bytes | None]:
@@ -250,7 +265,7 @@ class _Partition:
         place = streaming.reduce_place(self._number, task.maps)
         words = streaming.environment(task.job, task.run_id, self._folder, place)
         child = children.PlainChild(replace(setting, env={**words, **setting.env}))
-        lines = (batches.to_lines(each.select(["key", "value"])) for each in rows.sorter.batches())
+        lines = map(batches.to_lines, rows.each())
         with contextlib.closing(children.run_lines(child, lines)) as output:
             for data in output:
                 yield data or None
@@ -262,9 +277,7 @@ class _Partition:
             self._setting(program), "reduce", ("reduce", "reducer"),
             memory_bytes=self._task.job.memory,
         )  # fmt: skip
-        pairs = (
-            batches.pack_pairs(batch.select(["key", "value"])) for batch in rows.sorter.batches()
-        )
+        pairs = map(batches.pack_pairs, rows.each())
         flushed = False
         for item in children.reduce_records(child, pairs):
             if isinstance(item, children.Text):

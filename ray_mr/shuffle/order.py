@@ -1,0 +1,175 @@
+"""The order of byte strings, without a comparison of one with another in Python.
+
+Seven bytes of each string and how many of them there are fit into one 64-bit number, and numbers
+are sorted by numpy; only strings that are alike in these are looked at further.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ray_mr.shuffle.rows import binary, data_of, edges_of
+
+if TYPE_CHECKING:
+    from ray_mr.shuffle.rows import Rows
+
+HEAD_BYTES = 7
+LONGER = HEAD_BYTES + 1
+"""Stands in a head for all lengths above ``HEAD_BYTES``."""
+_KEEP = np.array(
+    [(0xFFFFFFFFFFFFFF << (8 * (HEAD_BYTES - size))) & 0xFFFFFFFFFFFFFF for size in range(8)],
+    np.uint64,
+)
+_LOW = np.uint64(0xFFFFFFFF)
+_EIGHT, _HALF, _BYTE = np.uint64(8), np.uint64(32), np.uint64(0xFF)
+
+
+def heads(data: Any, starts: Any, lengths: Any) -> Any:
+    """A number for each string: equal strings have equal numbers, a lesser string no greater one.
+
+    Where the lowest byte is not ``LONGER``, equal numbers are equal strings.
+    """
+    size = np.minimum(lengths, LONGER)
+    room = len(data) - 8  # up to here, eight bytes can be read
+    if room < 0:
+        data, room = np.concatenate([data, np.zeros(8, np.uint8)]), len(data)
+    near = np.minimum(starts, room)
+    words = np.ndarray((room + 1,), "<u8", data, strides=(1,))[near].byteswap()
+    if int(starts.max()) > room:  # at the very end of the data: shift what was read too early
+        late = np.flatnonzero(near != starts)
+        words[late] <<= (np.minimum(starts[late] - near[late], 7) * 8).astype(np.uint64)
+        words[late[starts[late] - near[late] > 7]] = 0
+    words >>= _EIGHT
+    words &= _KEEP[np.minimum(size, HEAD_BYTES)]
+    return (words << _EIGHT) | size.astype(np.uint64)
+
+
+def _common(data: Any, starts: Any, lengths: Any) -> int:
+    """How many first bytes all the strings share."""
+    first, last = int(starts[0]), int(starts[-1])
+    shared = 0
+    for at in range(min(int(lengths[0]), int(lengths[-1]))):
+        if data[first + at] != data[last + at]:
+            break
+        shared += 1
+    shared = min(shared, int(lengths.min()))
+    for at in range(shared):
+        if not (data[starts + at] == data[first + at]).all():
+            return at
+    return shared
+
+
+def order_of(data: Any, starts: Any, lengths: Any) -> Any:
+    """The numbers of the strings in byte order; equal strings keep their order.
+
+    Args:
+        data: Bytes, as a numpy array.
+        starts: Where each string begins.
+        lengths: How long it is.
+    """
+    if len(starts) < 2:
+        return np.arange(len(starts))
+    shared = _common(data, starts, lengths)
+    numbers = heads(data, starts + shared, lengths - shared)
+    order = np.argsort(numbers)
+    numbers = numbers[order]
+    same = numbers[1:] == numbers[:-1]
+    if not same.any():
+        return order
+    alike = np.concatenate([same, [False]]) | np.concatenate([[False], same])
+    slots = np.flatnonzero(alike)
+    group = np.concatenate([[0], np.cumsum(~same)])[slots]
+    order[slots] = by_number(group, order[slots])
+    long = slots[(numbers[slots] & _BYTE) == LONGER]
+    if len(long):
+        rows = order[long]
+        rank, _ = ranks(take(data, starts[rows], lengths[rows]))
+        order[long] = rows[by_number(rank, np.arange(len(rows))).astype(np.int64)]
+    return order
+
+
+def by_number(numbers: Any, rows: Any) -> Any:
+    """``rows`` ordered by their ``numbers``, then by themselves; both below ``2**32``."""
+    packed = (numbers.astype(np.uint64) << _HALF) | rows.astype(np.uint64)
+    packed.sort()
+    return packed & _LOW
+
+
+def take(data: Any, starts: Any, lengths: Any) -> Any:
+    """A large binary array of strings that stand anywhere, none empty and none over another."""
+    place = np.argsort(starts)
+    edges = np.empty(2 * len(place) + 1, np.int64)
+    edges[0:-1:2], edges[1::2] = starts[place], (starts + lengths)[place]
+    edges[-1] = edges[-2]
+    where = np.empty(len(place), np.int64)
+    where[place] = np.arange(0, 2 * len(place), 2)
+    return binary(edges, data).take(pa.array(where))
+
+
+def ranks(strings: Any) -> tuple[Any, Any]:
+    """The place of each string among the distinct ones in byte order; and these in order."""
+    coded = strings.dictionary_encode()
+    order = pc.sort_indices(coded.dictionary)
+    place = np.empty(len(order), np.int64)
+    place[order.to_numpy()] = np.arange(len(order))
+    return place[coded.indices.to_numpy()], coded.dictionary.take(order)
+
+
+@dataclass(frozen=True, slots=True)
+class Strings:
+    """Strings that stand somewhere in a buffer, none over another."""
+
+    data: Any
+    starts: Any
+    lengths: Any
+
+    def order(self, first: Any = None) -> Any:
+        """Their numbers in byte order; equal ones keep their order, or that in ``first``."""
+        if first is None:
+            return order_of(self.data, self.starts, self.lengths)
+        return first[order_of(self.data, self.starts[first], self.lengths[first])]
+
+    def one(self, number: int) -> bytes:
+        """One of them."""
+        start = int(self.starts[number])
+        return bytes(self.data[start : start + int(self.lengths[number])])
+
+
+Order = Callable[["Rows"], Strings]
+"""What rows are sorted by, as strings in byte order; equal keys must come out as neighbours."""
+
+
+def by_key(rows: Rows) -> Strings:
+    """The order of the keys."""
+    return Strings(data_of(rows.lines), edges_of(rows.lines)[:-1], rows.key_bytes)
+
+
+def by_key_and_value(rows: Rows) -> Strings:
+    """The order of the keys, then of the values."""
+    return of_array(pc.binary_join_element_wise(closed(rows.keys()), rows.values(), EMPTY))
+
+
+def closed(strings: Any) -> Any:
+    """The strings, ended so that more may follow each without a change of their order."""
+    escaped = pc.replace_substring(strings, "\0", "\0\x01")
+    return pc.binary_join_element_wise(escaped, pa.scalar(b"\0\0", pa.large_binary()), EMPTY)
+
+
+def of_array(strings: Any) -> Strings:
+    """The strings of a large binary array."""
+    edges = edges_of(strings)
+    return Strings(data_of(strings), edges[:-1], np.diff(edges))
+
+
+EMPTY = pa.scalar(b"", pa.large_binary())
+
+
+def key_order(rows: Rows) -> Any:
+    """The numbers of the rows in byte order of their keys; equal keys keep their order."""
+    return by_key(rows).order()

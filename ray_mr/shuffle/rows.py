@@ -1,0 +1,192 @@
+"""Rows: lines of text with the length of their key, in Arrow and numpy; no loop over rows.
+
+A row is kept as the line it is written as: key, one separator byte, value, newline.  So text is
+parsed without a copy, a sort moves one column, and sorted rows are text already.  Keys and values
+are bytes of any kind: where the key ends is known by its length, not by looking for a separator.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+ROW_BYTES = 24
+"""What a row takes beside its bytes: where it begins, its key's length, its count."""
+EXPAND_BYTES = 1 << 20
+"""Counted rows are written out in pieces of about this size."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Some rows, in order."""
+
+    lines: Any
+    """Large binary array without nulls: key, separator byte, value, newline."""
+    key_bytes: Any
+    """int64 array: the key's length."""
+    counts: Any
+    """int64 array: how many equal rows each row stands for, at least 1."""
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    @property
+    def edges(self) -> Any:
+        """``len + 1`` offsets of the lines in ``data``."""
+        return edges_of(self.lines)
+
+    @property
+    def data(self) -> Any:
+        """The bytes below the lines, as numpy sees them."""
+        return data_of(self.lines)
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory that the rows take."""
+        edges = self.edges
+        return int(edges[-1] - edges[0]) + ROW_BYTES * len(self)
+
+    @property
+    def total(self) -> int:
+        """Rows, with their counts."""
+        return int(self.counts.sum())
+
+    def keys(self) -> Any:
+        """Large binary array of the keys."""
+        edges = self.edges
+        return _cut(self.lines, edges[:-1], edges[:-1] + self.key_bytes)
+
+    def values(self) -> Any:
+        """Large binary array of the values."""
+        edges = self.edges
+        return _cut(self.lines, edges[:-1] + self.key_bytes + 1, edges[1:] - 1)
+
+    def text(self) -> bytes:
+        """The lines one after the other; counts are not looked at."""
+        return contents(self.lines)
+
+    def take(self, indices: Any) -> Rows:
+        """These rows, copied."""
+        lines = self.lines.take(pa.array(indices))
+        return Rows(lines, self.key_bytes[indices], self.counts[indices])
+
+    def slice(self, start: int, stop: int | None = None) -> Rows:
+        """The rows from ``start`` to before ``stop``, or the end; a view."""
+        stop = len(self) if stop is None else stop
+        lines = self.lines.slice(start, max(0, stop - start))
+        return Rows(lines, self.key_bytes[start:stop], self.counts[start:stop])
+
+    def expanded(self) -> Iterator[Rows]:
+        """The rows, each as often as its count says, in pieces of about ``EXPAND_BYTES``."""
+        if not len(self) or int(self.counts.max()) == 1:
+            if len(self):
+                yield self
+            return
+        sizes = np.diff(self.edges) * self.counts
+        ends = np.cumsum(sizes)
+        start = 0
+        while start < len(self):
+            bound = (ends[start - 1] if start else 0) + EXPAND_BYTES
+            stop = max(start + 1, int(np.searchsorted(ends, bound, side="right")))
+            yield from _repeated(self.slice(start, stop))
+            start = stop
+
+    def once(self) -> Rows:
+        """The rows with counts of 1."""
+        return Rows(self.lines, self.key_bytes, np.ones(len(self), np.int64))
+
+
+def _repeated(rows: Rows) -> Iterator[Rows]:
+    """As ``Rows.expanded``: rows that are one piece, or one row that may be many."""
+    size = int(rows.edges[-1] - rows.edges[0])
+    left = rows.counts
+    if len(rows) == 1 and int(left[0]) * size > EXPAND_BYTES:
+        at_once = max(1, EXPAND_BYTES // size)
+        many = rows.take(np.zeros(at_once, np.int64)).once()
+        for _ in range(int(left[0]) // at_once):
+            yield many
+        left = left % at_once
+    if left.any():
+        yield rows.take(np.repeat(np.arange(len(rows)), left)).once()
+
+
+def data_of(array: Any) -> Any:
+    """The bytes of a binary array's buffer, as numpy sees them."""
+    buffer = array.buffers()[2]
+    return np.frombuffer(buffer, np.uint8) if buffer is not None else np.empty(0, np.uint8)
+
+
+def edges_of(array: Any) -> Any:
+    """``len + 1`` offsets of a binary array's values in its buffer."""
+    if not len(array):
+        return np.zeros(1, np.int64)
+    return np.frombuffer(array.buffers()[1], np.int64, len(array) + 1, 8 * array.offset)
+
+
+def contents(array: Any) -> bytes:
+    """The bytes of a binary array's values, one after the other."""
+    edges = edges_of(array)
+    return bytes(data_of(array)[int(edges[0]) : int(edges[-1])])
+
+
+def binary(edges: Any, data: Any) -> Any:
+    """The large binary array of these offsets into a buffer; no copy."""
+    edges = np.ascontiguousarray(edges, np.int64)
+    buffers = [None, pa.py_buffer(edges), pa.py_buffer(data)]
+    return pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(edges) - 1, buffers)
+
+
+def _cut(lines: Any, starts: Any, ends: Any) -> Any:
+    """A piece of each line; the pieces are in order and do not overlap."""
+    if not len(lines):
+        return pa.array([], pa.large_binary())
+    edges = np.empty(2 * len(starts) + 1, np.int64)
+    edges[0:-1:2], edges[1::2] = starts, ends
+    edges[-1] = ends[-1]
+    return binary(edges, lines.buffers()[2]).take(pa.array(np.arange(0, 2 * len(starts), 2)))
+
+
+def of_columns(keys: Any, values: Any, counts: Any = None) -> Rows:
+    """Rows of keys and values: large binary arrays of the same length."""
+    tab, end = pa.scalar(b"\t", pa.large_binary()), pa.scalar(b"\n", pa.large_binary())
+    empty = pa.scalar(b"", pa.large_binary())
+    lines = pc.binary_join_element_wise(keys, tab, values, end, empty)
+    if isinstance(lines, pa.ChunkedArray):
+        lines = lines.combine_chunks()
+    lengths = np.diff(edges_of(keys))
+    return Rows(lines, lengths, np.ones(len(lines), np.int64) if counts is None else counts)
+
+
+def of_pairs(keys: Sequence[bytes], values: Sequence[bytes], counts: Any = None) -> Rows:
+    """Rows of Python's bytes."""
+    key, value = (pa.array(side, pa.large_binary()) for side in (keys, values))
+    return of_columns(key, value, None if counts is None else np.asarray(counts, np.int64))
+
+
+def concat(parts: Sequence[Rows]) -> Rows:
+    """The rows of all, in order."""
+    if len(parts) == 1:
+        return parts[0]
+    if not parts:
+        return of_pairs([], [])
+    return Rows(
+        pa.concat_arrays([part.lines for part in parts]),
+        np.concatenate([part.key_bytes for part in parts]),
+        np.concatenate([part.counts for part in parts]),
+    )
+
+
+def groups(rows: Rows) -> Any:
+    """Row numbers at which a new key begins, in rows whose equal keys are neighbours."""
+    if len(rows) < 2:
+        return np.zeros(len(rows), np.int64)
+    keys = rows.keys()
+    changed = pc.not_equal(keys[1:], keys[:-1]).to_numpy(zero_copy_only=False)
+    return np.concatenate([[0], np.flatnonzero(changed) + 1])

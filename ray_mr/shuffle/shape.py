@@ -1,0 +1,133 @@
+"""The map side of the shuffle: pieces of a split's output to packs of sorted, condensed rows.
+
+Whether it pays to make equal rows one, or to fold a key's values, is decided once for a split, by
+its first piece: everything here depends on the bytes alone.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ray_mr.shuffle.condense import condense, condense_text
+from ray_mr.shuffle.order import key_order
+from ray_mr.shuffle.rows import Rows, concat
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from ray_mr.shuffle.builtins import BuiltIn
+
+PACK_BYTES = 16 << 20
+"""Size of a pack, in memory."""
+PAYS = 2
+"""Rows become one where there are at least so many for each that is left."""
+
+
+class Shaper:
+    """Makes packs of the pieces of one split.
+
+    Args:
+        parse: Rows of a text of whole lines.
+        sort: Packs are in key order; else as the rows came, and nothing is condensed.
+        condenses: Equal rows may become one.
+        built_in: Folds the rows of a key; their order does not matter then.
+    """
+
+    def __init__(
+        self,
+        parse: Callable[[bytes], Rows],
+        *,
+        sort: bool = True,
+        condenses: bool = True,
+        built_in: BuiltIn | None = None,
+    ) -> None:
+        self._parse, self._sort, self._built_in = parse, sort, built_in
+        self._condenses = condenses and sort
+        self._folds = built_in is not None
+        self._decided = False
+        self._raw: list[Rows] = []
+        self._raw_bytes = 0
+        self._runs: list[Rows] = []
+        self._run_bytes = 0
+        self.rows = 0
+        """Rows so far."""
+        self.bad = 0
+        """Rows set aside because their value is no number."""
+
+    def add(self, piece: bytes | Rows) -> Iterator[Rows]:
+        """Packs that are complete with this piece."""
+        if not self._decided:
+            self._decide(piece)
+        if self._condenses:
+            run = self._condensed(piece)
+            self.rows += run.total
+            yield from self._add_run(self._state(run))
+            return
+        rows = piece if isinstance(piece, Rows) else self._parse(piece)
+        self.rows += rows.total
+        self._raw.append(rows)
+        self._raw_bytes += rows.size_bytes
+        if self._raw_bytes >= PACK_BYTES:
+            yield from self._end_raw()
+
+    def close(self) -> Iterator[Rows]:
+        """The last pack."""
+        yield from self._end_raw()
+        if self._runs:
+            yield self._merged()
+
+    def _decide(self, piece: bytes | Rows) -> None:
+        self._decided = True
+        if not (self._condenses or self._folds):
+            return
+        run = self._condensed(piece)
+        self._condenses = self._condenses and len(run) * PAYS <= run.total
+        if self._built_in is not None:
+            folded, _ = self._built_in.to_state(run)
+            self._folds = len(folded) * PAYS <= run.total
+
+    def _condensed(self, piece: bytes | Rows) -> Rows:
+        in_order = self._built_in is None
+        if isinstance(piece, Rows):
+            return condense(piece, in_order=in_order)
+        return condense_text(piece, self._parse, in_order=in_order)
+
+    def _state(self, run: Rows) -> Rows:
+        if self._built_in is None or (self._built_in.raw_is_state and not self._folds):
+            return run
+        state, bad = self._built_in.to_state(run)
+        self.bad += bad
+        return state
+
+    def _end_raw(self) -> Iterator[Rows]:
+        if self._raw:
+            rows = concat(self._raw)
+            self._raw, self._raw_bytes = [], 0
+            run = rows.take(key_order(rows)) if self._sort else rows
+            yield from self._add_run(self._state(run))
+
+    def _add_run(self, run: Rows) -> Iterator[Rows]:
+        if not (self._condenses or self._folds):
+            yield run
+            return
+        self._runs.append(run)
+        self._run_bytes += run.size_bytes
+        if self._run_bytes >= PACK_BYTES:
+            merged = self._merged()
+            if merged.size_bytes >= PACK_BYTES // 2:
+                yield merged
+            else:  # there is room for more
+                self._runs, self._run_bytes = [merged], merged.size_bytes
+
+    def _merged(self) -> Rows:
+        """All runs as one; there is none any more."""
+        rows = concat(self._runs)
+        alone = len(self._runs) == 1
+        self._runs, self._run_bytes = [], 0
+        if alone:
+            return rows
+        if self._built_in is None or (self._built_in.raw_is_state and not self._folds):
+            return condense(rows, in_order=self._built_in is None)
+        merged, bad = self._built_in.merge(rows.take(key_order(rows)))
+        self.bad += bad
+        return merged

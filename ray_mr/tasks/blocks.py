@@ -1,0 +1,157 @@
+"""A map attempt's output on its way to blocks: text of a map-only job, or rows for reducers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+import pyarrow as pa
+
+from ray_mr.child import child as children
+from ray_mr.child.process import Limits
+from ray_mr.model import FileCounts
+from ray_mr.shuffle import batches, blocks, partition
+from ray_mr.shuffle.builtins import BUILT_INS
+from ray_mr.shuffle.shape import PACK_BYTES, Shaper
+
+if TYPE_CHECKING:
+    from collections import Counter
+    from collections.abc import Iterator
+    from pathlib import Path
+    from typing import Any
+
+    from ray_mr.model import Progress
+    from ray_mr.shuffle.rows import Rows
+    from ray_mr.tasks.mapper import Block, MapTask, Message
+
+
+class Attempt(Protocol):
+    """What is needed of the attempt whose output it is."""
+
+    task: MapTask
+    counters: Counter[str]
+    mapped_rows: int
+    bad_values: int
+
+    def progress(self, item: children.Output) -> Iterator[Progress]:
+        """A sign of life, if it is time for one."""
+
+    def block(
+        self, data: Any, rows: tuple[int, ...], offsets: tuple[int, ...], places: int
+    ) -> Block:
+        """Count rows into a block."""
+
+
+class TextBlocks:
+    """Blocks of a map-only job: text of whole lines."""
+
+    def __init__(self, attempt: Attempt) -> None:
+        self._attempt = attempt
+        self._cutter = batches.TextCutter()
+        self._pieces: list[bytes] = []
+
+    def take(self, output: Iterator[children.Output]) -> Iterator[Message]:
+        """Blocks of all that the child puts out."""
+        for item in output:
+            yield from self._attempt.progress(item)
+            if isinstance(item, children.Text):
+                self._pieces += self._cutter.feed(item.data)
+            elif isinstance(item, children.Pairs):
+                lines = batches.to_lines(batches.unpack_pairs(item))
+                self._pieces += self._cutter.feed(lines)
+            elif isinstance(item, FileCounts):
+                self._pieces += self._cutter.close()
+            if sum(map(len, self._pieces)) >= PACK_BYTES:
+                yield self._block()
+        self._pieces += self._cutter.close()
+        if self._pieces:
+            yield self._block()
+
+    def _block(self) -> Block:
+        data = b"".join(self._pieces)
+        self._pieces = []
+        lines = data.count(b"\n")
+        self._attempt.mapped_rows += lines
+        return self._attempt.block(pa.py_buffer(data), (lines,), (0, len(data)), lines)
+
+
+class RowBlocks:
+    """Blocks of rows for reducers, combined where the job asks for it.
+
+    Args:
+        attempt: Whose output it is.
+        folder: The attempt's; a combiner gets one of its own in it.
+    """
+
+    def __init__(self, attempt: Attempt, folder: Path) -> None:
+        self._attempt = attempt
+        self._task = task = attempt.task
+        self._pieces = batches.Pieces()
+        self._program: children.Combiner | None = None
+        self._shaper = Shaper(
+            self._parse,
+            sort=task.sorted,
+            condenses=task.combiner is None or isinstance(task.combiner, str),
+            built_in=BUILT_INS.get(task.built_in),
+        )
+        if task.combiner is not None and not isinstance(task.combiner, str):
+            place = folder / ".combiner"
+            place.mkdir()
+            # It works now and then, as long as the attempt: only silence can end it.
+            limits = Limits(None, task.job.stall_timeout)
+            setting = children.Setting(task.combiner, place, task.job.env, limits)
+            self._program = children.Combiner(setting)
+            self._combined = Shaper(self._parse)
+
+    def _parse(self, text: bytes) -> Rows:
+        return batches.parse_lines(text, self._task.job.key_end, whole=self._task.whole_lines)
+
+    def take(self, output: Iterator[children.Output]) -> Iterator[Message]:
+        """Blocks of all that the child puts out."""
+        for item in output:
+            yield from self._attempt.progress(item)
+            for piece in self._into(self._pieces, item):
+                yield from self._blocks(self._shaper.add(piece))
+        for piece in self._pieces.close():
+            yield from self._blocks(self._shaper.add(piece))
+        yield from self._blocks(self._shaper.close())
+        if self._program is not None:
+            for rows in self._combined.close():
+                yield self._block(rows)
+            self._program.close()
+            self._attempt.counters.update(self._program.counters)
+        self._attempt.mapped_rows = self._shaper.rows
+        self._attempt.bad_values = self._shaper.bad
+
+    def _into(self, pieces: batches.Pieces, item: children.Output) -> Iterator[bytes | Rows]:
+        if isinstance(item, children.Text):
+            yield from pieces.text(item.data)
+        elif isinstance(item, children.Pairs):
+            if self._task.whole_lines:  # files are text: let pairs be lines of it
+                yield from pieces.text(batches.to_lines(batches.unpack_pairs(item)))
+            else:
+                yield from pieces.pairs(item)
+        elif isinstance(item, FileCounts):
+            yield from pieces.end_text()
+
+    def _blocks(self, packs: Iterator[Rows]) -> Iterator[Message]:
+        for rows in packs:
+            if self._program is None:
+                yield self._block(rows)
+                continue
+            gathered = batches.Pieces()
+            for item in self._program.combine(batches.pack_pairs(rows)):
+                yield from self._attempt.progress(None)
+                for piece in self._into(gathered, item):
+                    yield from map(self._block, self._combined.add(piece))
+            for piece in gathered.close():
+                yield from map(self._block, self._combined.add(piece))
+
+    def _block(self, rows: Rows) -> Block:
+        parts = partition.divide(rows, self._task.partitions)
+        data, offsets = blocks.pack(parts)
+        return self._attempt.block(data, tuple(part.total for part in parts), offsets, len(rows))
+
+    def close(self) -> None:
+        """End what still runs."""
+        if self._program is not None:
+            self._program.kill()

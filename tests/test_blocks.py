@@ -1,0 +1,106 @@
+"""What blocks promise: rows survive, and little is spent on them."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ray_mr.shuffle.blocks import checksum, pack, unpack
+from ray_mr.shuffle.partition import divide
+from ray_mr.shuffle.rows import of_pairs
+from samples import pairs_of, rows
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+ROW = st.tuples(
+    st.sampled_from([b"", b"a", b"b", b"\xff\0", b"k" * 300]) | st.binary(max_size=4),
+    st.binary(max_size=5),
+    st.sampled_from([1, 1, 2, 255, 256, 70_000]),
+)
+
+
+@given(st.lists(ROW, max_size=30), st.integers(1, 9), st.integers(0, 30))
+def test_back(items: list[tuple[bytes, bytes, int]], partitions: int, low: int) -> None:
+    """A block gives back the rows of each partition, also of a slice, cut by its offsets."""
+    every = of_pairs(
+        [key for key, _, _ in items], [value for _, value, _ in items], [n for _, _, n in items]
+    )
+    made = every.slice(min(low, len(items)))
+    parts = divide(made, partitions)
+    block, offsets = pack(parts)
+    assert len(offsets) == partitions + 1
+    assert (offsets[0], offsets[-1]) == (0, block.size)
+    for number, part in enumerate(parts):
+        for data in (block, bytes(block), memoryview(block)):
+            back = unpack(data, offsets, number)
+            if back is None:
+                assert len(part) == 0
+                continue
+            assert back.keys().to_pylist() == part.keys().to_pylist()
+            assert back.values().to_pylist() == part.values().to_pylist()
+            assert back.counts.tolist() == part.counts.tolist()
+        assert (offsets[number] == offsets[number + 1]) == (len(part) == 0)
+
+
+def test_rows_are_a_copy() -> None:
+    """What a reducer keeps does not keep the block in memory."""
+    block, offsets = pack([rows([(b"a", b"b")])])
+    data = bytearray(block)
+    back = unpack(data, offsets, 0)
+    data[:] = bytes(len(data))
+    assert back is not None
+    assert pairs_of(back) == [(b"a", b"b")]
+
+
+@pytest.mark.parametrize("kind", ["records", "words", "any"])
+def test_small(kind: str) -> None:
+    """At 64 partitions a block of a full pack is below 1.1 of its rows' bytes; of words, 1.3."""
+    rng = random.Random(1)
+    make: Callable[[], tuple[bytes, bytes]] = {
+        "records": lambda: (b"%010d" % rng.randrange(10**10), b"v" * 87),
+        "words": lambda: (b"w" * rng.randrange(1, 12), b"1"),
+        "any": lambda: (b"k%d" % rng.randrange(10**6), b"v" * rng.randrange(60, 200)),
+    }[kind]
+    made = rows(make() for _ in range(100_000))
+    block, _ = pack(divide(made, 64))
+    own = len(made.text())
+    assert block.size < own * (1.3 if kind == "words" else 1.1)
+
+
+def test_slices_take_nothing_along() -> None:
+    """A row of a large batch is packed alone."""
+    made = rows([(b"k", b"v" * 1000)] * 1000)
+    block, _ = pack([made.slice(500, 501)])
+    assert block.size < 1100
+
+
+def test_checksum() -> None:
+    """Of the bytes alone, in any buffer; one bit changes it."""
+    block, _ = pack([rows([(b"a", b"b")])])
+    data = bytearray(block)
+    assert checksum(block) == checksum(data) == checksum(bytes(data))
+    data[-1] ^= 1
+    assert checksum(data) != checksum(block)
+
+
+def test_same_bytes() -> None:
+    """Equal rows make equal blocks: a lost block may be taken from another attempt."""
+    pairs = [(b"%d" % (n % 7), b"%d" % n) for n in range(100)]
+    one = pack(divide(rows(pairs), 3))
+    other = pack(divide(rows([(b"0", b""), *pairs]).slice(1), 3))
+    assert (bytes(one[0]), one[1]) == (bytes(other[0]), other[1])
+
+
+def test_wide_counts() -> None:
+    """Counts of any size survive."""
+    made = of_pairs([b"a", b"b", b"c"], [b""] * 3, np.array([1, 2**40, 2**62]))
+    block, offsets = pack([made])
+    back = unpack(block, offsets, 0)
+    assert back is not None
+    assert back.counts.tolist() == [1, 2**40, 2**62]

@@ -1,0 +1,152 @@
+"""What the built-in reducers promise: what a dictionary gives, however rows came together."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ray_mr.shuffle import shape, sort
+from ray_mr.shuffle.batches import parse_lines, to_lines
+from ray_mr.shuffle.blocks import pack, unpack
+from ray_mr.shuffle.builtins import BUILT_INS, TOP
+from ray_mr.shuffle.order import by_key, by_key_and_value
+from ray_mr.shuffle.partition import divide
+from ray_mr.shuffle.rows import Rows
+from ray_mr.shuffle.shape import Shaper
+from ray_mr.shuffle.sort import Sorter
+from samples import rows
+
+Pair = tuple[bytes, bytes]
+KEYS = st.sampled_from([b"", b"a", b"b", b"\xff", b"a\0"])
+NUMBERS = st.one_of(
+    st.integers(-30, 30).map(lambda n: b"%d" % n),
+    st.sampled_from([b"9223372036854775807", b"1" + b"0" * 30, b"0.1", b"1e308", b"-2.5", b"+7"]),
+)
+BAD = st.sampled_from([b"", b"x", b"nan", b"1 2"])
+SPLITS = st.lists(st.lists(st.tuples(KEYS, NUMBERS | BAD), max_size=15), max_size=5)
+
+
+def reduced(
+    splits: list[list[Pair]], name: str, partitions: int = 1, memory: int = 1 << 20
+) -> tuple[list[bytes], int]:
+    """Rows of splits through shape, blocks, sort and reducer: sorted lines, and the bad ones."""
+    built_in = BUILT_INS[name]
+    lines: list[bytes] = []
+    bad = 0
+    with tempfile.TemporaryDirectory() as folder:
+        order = by_key_and_value if built_in.by_value else by_key
+        sorters = []
+        for number in range(partitions):
+            Path(folder, str(number)).mkdir()
+            sorters.append(Sorter(Path(folder, str(number)), memory, order))
+        for number, pairs in enumerate(splits):
+            shaper = Shaper(lambda text: parse_lines(text, "tab"), built_in=built_in)
+            halves = [rows(half) for half in (pairs[::2], pairs[1::2]) if half]
+            packs = [pack_ for half in halves for pack_ in shaper.add(half)] + [*shaper.close()]
+            bad += shaper.bad
+            for place, made in enumerate(packs):
+                block, offsets = pack(divide(made, partitions))
+                for part, sorter in enumerate(sorters):
+                    sorter.add(
+                        unpack(block, offsets, part) or rows([]), (number << 36) + 1000 * place
+                    )
+        for sorter in sorters:
+            for done, more, _ in built_in.finish(sorter.sorted()):
+                bad += more
+                lines += to_lines(done).splitlines(keepends=True)
+    return sorted(lines), bad
+
+
+def plain(pairs: list[Pair], name: str) -> tuple[list[bytes], int]:
+    """The same from a dictionary."""
+    found: dict[bytes, list[bytes]] = {}
+    for key, value in pairs:
+        found.setdefault(key, []).append(value)
+    lines, bad = [], 0
+    for key, values in found.items():
+        if name == "mean":
+            numbers = [number for value in values if (number := as_number(value)) is not None]
+            bad += len(values) - len(numbers)
+            if numbers:
+                lines.append(b"%s\t%r\n" % (key, as_float(sum(numbers, Fraction()) / len(numbers))))
+            continue
+        if name == "count":
+            results = [b"%d" % len(values)]
+        elif name == "distinct":
+            results = [b"%d" % len(set(values))]
+        else:
+            counts = sorted(Counter(values).items())
+            if name == "top":
+                counts = sorted(counts, key=lambda item: -item[1])[:TOP]
+            results = [b"%s\t%d" % item for item in counts]
+        lines += [b"%s\t%s\n" % (key, result) for result in results]
+    return sorted(lines), bad
+
+
+def as_number(value: bytes) -> Fraction | None:
+    """A number as it is."""
+    try:
+        text = value.decode()
+        return Fraction(int(text)) if text.lstrip("+-").isdigit() else Fraction(float(text))
+    except ValueError:
+        return None
+
+
+def as_float(number: Fraction) -> float:
+    """The nearest float."""
+    return number.numerator / number.denominator
+
+
+@given(SPLITS, st.sampled_from(["count", "mean", "distinct", "top", "histogram"]),
+       st.integers(1, 4), st.sampled_from([1, 1 << 20]))  # fmt: skip
+def test_against_a_dictionary(
+    splits: list[list[Pair]], name: str, partitions: int, memory: int
+) -> None:
+    """Any rows, in any memory, in any number of partitions."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shape, "PACK_BYTES", 300)
+        patch.setattr(sort, "WINDOW_ROWS", 2)
+        expected = plain([pair for pairs in splits for pair in pairs], name)
+        assert reduced(splits, name, partitions, memory) == expected
+
+
+@pytest.mark.parametrize("name", BUILT_INS)
+def test_cuts_do_not_matter(name: str) -> None:
+    """A key that fills many windows and splits comes out as in one."""
+    pairs = [(b"k%d" % (n % 3), b"%d" % (n * n % 101)) for n in range(3000)]
+    whole = reduced([pairs], name)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sort, "WINDOW_ROWS", 7)
+        patch.setattr(shape, "PACK_BYTES", 2000)
+        splits = [pairs[at : at + 250] for at in range(0, 3000, 250)]
+        assert reduced(splits, name, 2, 1000) == whole
+
+
+def test_top_is_the_most_frequent() -> None:
+    """The ten most frequent, of equally frequent ones those that come first as bytes."""
+    pairs = [(b"k", b"v%02d" % n) for n in range(20) for _ in range(1 + (n % 4))]
+    lines, _ = reduced([pairs], "top")
+    four, three = ([b"k\tv%02d\t%d\n" % (n, n % 4 + 1) for n in range(at, 20, 4)] for at in (3, 2))
+    assert lines == sorted(four + three)
+    assert len(lines) == TOP
+
+
+def test_mean_is_exact() -> None:
+    """What sums of floats would lose is there."""
+    pairs = [(b"k", value) for value in (b"1e16", b"1", b"-1e16", b"2")]
+    assert reduced([pairs[:2], pairs[2:]], "mean") == ([b"k\t0.75\n"], 0)
+    huge = b"1" + b"0" * 400
+    assert reduced([[(b"k", huge), (b"k", b"-" + huge), (b"k", b"3")]], "mean")[0] == [b"k\t1.0\n"]
+
+
+def test_states_are_rows() -> None:
+    """Whatever was folded is rows of the same kind."""
+    made, bad = BUILT_INS["mean"].to_state(rows([(b"k", b"1"), (b"k", b"2")]))
+    assert isinstance(made, Rows)
+    assert (made.values().to_pylist(), made.counts.tolist(), bad) == ([b"3"], [2], 0)
