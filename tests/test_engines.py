@@ -561,7 +561,7 @@ def test_drop_reducer_ends_it(begin: Begin, folder: Path) -> None:
 
 def test_drop_reducer_leaves_no_folder(begin: Begin) -> None:
     """What a dropped reducer has spilled does not wait on the disk for the run's end."""
-    run = begin(memory="1KiB")
+    run = begin(memory="8KiB")  # the rows need more, no key's values do
     run.reduce(1, run.map(), [0])
     assert "reducer-1" in run.names()
     run.engine.drop_reducer(1)
