@@ -49,6 +49,8 @@ def run(
     *,
     engine: str = "ray",
     force: bool = False,
+    resume: bool = False,
+    only_failed: bool = False,
     progress: bool | None = None,
     on_event: Callable[[Event], None] | None = None,
 ) -> Report:
@@ -59,6 +61,8 @@ def run(
         engine: ``ray`` or ``local``.  A Ray that is initialised is used and left up; with
             ``RAY_ADDRESS`` set that cluster is joined; else a runtime is started for the run.
         force: Replace a result that is there.
+        resume: Go on where an earlier run with this output stopped: what it finished counts.
+        only_failed: The same, and of the inputs run only those that failed.
         progress: Show how it goes: in the cell of a notebook, else on stderr.  By default in
             notebooks alone.
         on_event: Called with what happens, from this thread.
@@ -78,7 +82,9 @@ def run(
             on_event(event)
 
     try:
-        report = make(job, engine=engine, force=force, on_event=tell)
+        report = make(
+            job, engine=engine, force=force, resume=resume, only_failed=only_failed, on_event=tell
+        )
     finally:
         if shown is not None:
             shown.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,7 @@ import pytest
 
 import ray_mr
 from ray_mr.driver.report import Report
-from ray_mr.errors import CorruptObject, RayMrError
+from ray_mr.errors import ChildRaised, CorruptObject, RayMrError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -97,3 +98,29 @@ def test_progress_on_request(tmp_path: Path, capfd: pytest.CaptureFixture[str]) 
     out, err = capfd.readouterr()
     assert out == ""
     assert "map: 1 input, 2 bytes in 1 split" in err
+
+
+def test_resume(tmp_path: Path) -> None:
+    """The words of the command line are those of the function: a run goes on where one stopped."""
+    for name in "ab":
+        (tmp_path / f"in-{name}").write_text(name + "\n")
+    calls, flag = str(tmp_path / "calls"), str(tmp_path / "flag")
+    (tmp_path / "flag").touch()
+
+    def mapper(_file: str, line: str) -> str:
+        with open(calls, "a") as log:  # noqa: PTH123 - in a child that has no pathlib yet
+            log.write(line)
+        if line == "b" and os.path.exists(flag):  # noqa: PTH110
+            raise ValueError(line)
+        return line + "\n"
+
+    job = ray_mr.Job(
+        inputs=[f"{tmp_path}/in-*"], records="text", output=str(tmp_path / "out.txt"),
+        mapper=mapper, split_bytes=1, checkpoint="all",
+    )  # fmt: skip
+    with pytest.raises(ChildRaised, match="the function raised ValueError: b"):
+        ray_mr.run(job, engine="local")
+    (tmp_path / "flag").unlink()
+    assert ray_mr.run(job, engine="local", only_failed=True).ok
+    assert (tmp_path / "out.txt").read_text() == "a\nb\n"
+    assert (tmp_path / "calls").read_text().count("a") == 1

@@ -146,10 +146,14 @@ class Setting:
             argv = self.language.script_argv(
                 self.program.entry, self.program.arguments, installed=not self.program.files
             )
-        name = "the function" if self.program.function else self.program.entry
         return Process(
-            argv, self.folder, feed, self.env, self.limits, name=name, on_stderr=self.on_stderr
+            argv, self.folder, feed, self.env, self.limits, name=self.name, on_stderr=self.on_stderr
         )
+
+    @property
+    def name(self) -> str:
+        """What messages call the program."""
+        return "the function" if self.program.function else self.program.entry
 
 
 HOOKS = {
@@ -285,7 +289,7 @@ class HarnessChild:
         raise ChildProtocol(f"the harness sent an unknown frame {name!r}")
 
     def _failure(self, position: int, kind: str, message: str, trace: str) -> Failure:
-        script = self._setting.program.entry
+        script = self._setting.name
         if kind == "load":
             raise ChildNotStarted(f"{script} does not load: {message}\n{trace}".rstrip())
         if kind == "final":

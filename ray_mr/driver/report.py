@@ -77,7 +77,7 @@ class Report:
         return f"{told}; {what}; the ledger balances; result in {self.output} after {took}"
 
     def __repr__(self) -> str:
-        return f"<Report: {self.summary()}>"
+        return f"<Report: {headline(self.summary())}>"
 
     def _repr_html_(self) -> str:
         rows = [("result", self.output if self.ok else f"none: {self.error}")]

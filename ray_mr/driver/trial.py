@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ray_mr.addresses import shown
+from ray_mr.driver.commit import backoff
 from ray_mr.driver.ledger import Ledger
 from ray_mr.driver.listing import objects_of
 from ray_mr.errors import JobError, RayMrError
@@ -76,7 +77,7 @@ def try_mapper(
     split = made.splits[0]
     ledger = Ledger(made)
     run_id = uuid.uuid4().hex[:12]
-    task = replace(MapTask.of(made, run_id), on_stderr=on_stderr)
+    task = replace(MapTask.of(made, run_id, backoff(job, run_id)), on_stderr=on_stderr)
     end: AttemptEnd | None = None
     root = run_folder(run_id)
     try:
