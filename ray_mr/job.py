@@ -285,6 +285,19 @@ class Job(_Value):
     max_bad_records: Annotated[Annotated[int, Field(ge=0)] | None, _Optional] = Field(
         0, description="Records that may be set aside as unreadable; none for no limit, counted."
     )
+    python: Annotated[str | None, _Optional] = Field(
+        None,
+        description="Python of python programs: a path, a virtual environment's folder, a name.",
+    )
+    node: Annotated[str | None, _Optional] = Field(
+        None, description="Node of javascript programs: a path, a folder with bin/node, a name."
+    )
+    files: tuple[str, ...] = Field(
+        (), description="Files and folders that are put into every program's folder."
+    )
+    setup: Annotated[str | None, _Optional] = Field(
+        None, description="A shell command to run in every program's folder before it starts."
+    )
     env: Annotated[dict[str, str], BeforeValidator(_empty_mapping)] = Field(
         default_factory=dict, description="Environment variables for the programs."
     )
@@ -322,6 +335,17 @@ class Job(_Value):
             f"s3://{bucket}/{item}" if isinstance(item, str) and "://" not in item else item
             for item in value
         )
+
+    @field_validator("files", mode="before")
+    @classmethod
+    def _no_files(cls, value: object) -> object:
+        return () if value is None else value
+
+    @field_validator("python", "node")
+    @classmethod
+    def _whole_path(cls, value: str | None) -> str | None:
+        """Absolute, unless it is a name on PATH: programs run in folders of their own."""
+        return jobfile.anchored(value, str(Path.cwd())) if value and "/" in value else value
 
     @field_validator("env")
     @classmethod
@@ -495,8 +519,14 @@ def _anchored(data: dict[str, Any], folder: str, *, keys: bool) -> dict[str, Any
             result[key] = step | {"script": _script_path(step, folder)}
     if isinstance(data.get("inputs"), list):
         result["inputs"] = _inputs(data["inputs"], folder, keys=keys)
-    if data.get("filter"):
+    if _none(data.get("filter")):
         result["filter"] = jobfile.anchored(str(data["filter"]), folder)
+    if isinstance(data.get("files"), list):
+        result["files"] = _inputs(data["files"], folder, keys=False)
+    for key in ("python", "node"):
+        value = data.get(key)
+        if isinstance(value, str) and value and ("/" in value or Path(folder, value).is_dir()):
+            result[key] = jobfile.anchored(value, folder)
     return result
 
 

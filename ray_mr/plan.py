@@ -17,9 +17,10 @@ from ray_mr.addresses import shown
 from ray_mr.archives import ADVICE, archive_name
 from ray_mr.catalog import Catalog, Inputs, Skipped
 from ray_mr.errors import DataError, JobError, RefusedObject, UnsafeKey, one_line
+from ray_mr.extras import joined, pack_extras
 from ray_mr.job import Job, Script
 from ray_mr.model import Split, StoredObject
-from ray_mr.program import Program, pack
+from ray_mr.program import Program, ProgramFile, pack
 from ray_mr.units import count, format_bytes
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ MAX_SPLIT_OBJECTS = 2_000
 DECODED_RATIO = 10
 """Decoded bytes for each stored byte of a compressed object; xz makes pings 5 to 10 times less."""
 COMPRESSED_SUFFIXES = (".gz", ".bz2", ".xz", ".lzma", ".zst", ".lz4", ".snappy", ".sz", ".br")
+_OPENS_ITSELF = ("records", "python")
+"""Feed and language whose harness decodes what it reads."""
 MAX_COMPONENT_BYTES = 255
 """Longest file name of the usual Linux file systems."""
 
@@ -73,7 +76,7 @@ class Plan:
 
         The largest ``slots`` splits, stored and decoded; a compressed object (by the job's
         ``decompress``, for ``auto`` by its name's end) is taken to decode to ``DECODED_RATIO``
-        times its size, but only in feed ``files``: the other feeds decode in memory.
+        times its size, but not for feed ``lines`` and functions of Python: they decode in memory.
         """
         scratch = sorted((self._scratch(split) for split in self.splits), reverse=True)
         return sum(scratch[:slots])
@@ -88,7 +91,9 @@ class Plan:
         return self.scratch_bytes(slots) + shuffled
 
     def _scratch(self, split: Split) -> int:
-        how = self.job.decompress if self.mapper.feed == "files" else "none"
+        program = self.mapper
+        streamed = program.feed == "lines" or (program.feed, program.language) == _OPENS_ITSELF
+        how = "none" if streamed else self.job.decompress
         return sum(
             item.object.size_bytes * (1 + DECODED_RATIO)
             if how not in {"auto", "none"}
@@ -161,9 +166,10 @@ def make_plan(job: Job, objects: Iterable[StoredObject]) -> Plan:
     Raises:
         JobError: There is nothing to read, or a script cannot be packed.
     """
-    mapper = pack(job.mapper)
-    combiner = pack(job.combiner) if isinstance(job.combiner, Script) else job.combiner
-    reducer = pack(job.reducer) if isinstance(job.reducer, Script) else job.reducer
+    extras = pack_extras(job.files)
+    mapper = _packed(job.mapper, extras)
+    combiner = _packed(job.combiner, extras) if isinstance(job.combiner, Script) else job.combiner
+    reducer = _packed(job.reducer, extras) if isinstance(job.reducer, Script) else job.reducer
     chosen, skipped = _choose(objects, skip_reason(job))
     if not chosen:
         raise JobError(_no_input(job, skipped))
@@ -171,6 +177,11 @@ def make_plan(job: Job, objects: Iterable[StoredObject]) -> Plan:
     return Plan(
         job.portable(), mapper, combiner, reducer, _cut(good, job.split_bytes), skipped, refused
     )
+
+
+def _packed(script: Script, extras: tuple[ProgramFile, ...]) -> Program:
+    program = pack(script)
+    return replace(program, files=joined(program.entry, program.files, extras))
 
 
 _SHOWN = 5

@@ -32,7 +32,7 @@ class ProgramFile:
     """A file that is put into an attempt's folder."""
 
     name: str
-    """File name, no path."""
+    """File name; with folders below the attempt's for what stands in a folder."""
     content: bytes
     executable: bool
 
@@ -43,15 +43,20 @@ class Program:
 
     language: str
     entry: str
-    """Name of the file to run; a bare command on PATH when ``files`` is empty."""
+    """Name of the file to run; a bare command on PATH where it is none of ``files``."""
     files: tuple[ProgramFile, ...]
-    """The entry and the files beside it that it may import, by name."""
+    """The entry, the files beside it that it may import, and the job's own."""
     arguments: tuple[str, ...]
     feed: Feed
     function: bool
     """The entry is a pickled function."""
     stream: bool = False
     """A reduce function gets values as an iterator."""
+
+    @property
+    def installed(self) -> bool:
+        """The entry is a command on PATH, not a file that travels."""
+        return all(file.name != self.entry for file in self.files)
 
     @property
     def digest(self) -> str:

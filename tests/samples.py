@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import zstandard
 from hypothesis import settings
 
-from ray_mr.child.child import Setting
 from ray_mr.child.process import Limits
+from ray_mr.child.setting import Setting
 from ray_mr.program import Program, ProgramFile
 from ray_mr.shuffle.rows import Rows, of_pairs
 

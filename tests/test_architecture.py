@@ -22,6 +22,7 @@ FLOORS = [
         "job",
         "jobfile",
         "program",
+        "extras",
         "plan",
         "backoff",
         "archives",

@@ -18,8 +18,6 @@ from typing import IO, TYPE_CHECKING, Any
 
 from ray_mr import codecs
 from ray_mr.child import wire
-from ray_mr.child.languages import LANGUAGES, Language
-from ray_mr.child.process import Limits, Process
 from ray_mr.errors import (
     ChildCrashed,
     ChildError,
@@ -31,15 +29,14 @@ from ray_mr.errors import (
     RayMrError,
     RefusedObject,
 )
-from ray_mr.job import MAX_EXPANSION
 from ray_mr.model import FileCounts
 from ray_mr.units import format_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-    from pathlib import Path
+    from collections.abc import Generator, Iterable, Iterator
 
-    from ray_mr.program import Program
+    from ray_mr.child.process import Process
+    from ray_mr.child.setting import Setting
 
 RESULT_NAME = "result.txt"
 SPOOL_NAME = ".stdout"
@@ -109,53 +106,6 @@ class Delivery:
     """As the child is told it: relative to its folder."""
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """Where and how a child runs."""
-
-    program: Program
-    folder: Path
-    """The attempt's folder, the child's working directory."""
-    env: Mapping[str, str]
-    limits: Limits
-    on_stderr: Callable[[bytes], None] | None = None
-    """Called with each line of its stderr, as ``Process`` calls it."""
-    max_expansion: int = MAX_EXPANSION
-    """As for ``codecs.decode``."""
-
-    @property
-    def language(self) -> Language:
-        """The program's row of the table."""
-        return LANGUAGES[self.program.language]
-
-    def write_program(self) -> None:
-        """Put the script, its siblings and the harness into the folder."""
-        for file in self.program.files:
-            path = self.folder / file.name
-            path.write_bytes(file.content)
-            path.chmod(0o755 if file.executable else 0o644)
-        if self.program.feed == "records":
-            harness = self.folder / self.language.harness_name
-            harness.write_bytes(self.language.harness_source())
-
-    def start(self, feed: Iterable[bytes]) -> Process:
-        """Start the program, or its harness."""
-        if self.program.feed == "records":
-            argv = [*self.language.interpreter, self.language.harness_name]
-        else:
-            argv = self.language.script_argv(
-                self.program.entry, self.program.arguments, installed=not self.program.files
-            )
-        return Process(
-            argv, self.folder, feed, self.env, self.limits, name=self.name, on_stderr=self.on_stderr
-        )
-
-    @property
-    def name(self) -> str:
-        """What messages call the program."""
-        return "the function" if self.program.function else self.program.entry
-
-
 HOOKS = {
     "map": ("mapper_init", "mapper_final"),
     "reduce": ("reducer_init", "reducer_final"),
@@ -221,6 +171,11 @@ class HarnessChild:
             raise ChildNotStarted("the child is not running")
         return self._process
 
+    @property
+    def status(self) -> str:
+        """Its last ``reporter:status:``."""
+        return self._process.status if self._process is not None else ""
+
     def rest(self) -> None:
         """A unit of work begins: the child's time limit starts anew."""
         if self._process is not None:
@@ -239,6 +194,7 @@ class HarnessChild:
         """
         decoder = wire.Decoder()
         try:
+            yield from self._setting.prepare()
             with self._setting.start(self._feed(feed)) as self._process:
                 for data in self._process.chunks():
                     if not data:
@@ -409,6 +365,8 @@ class PlainChild:
         Raises:
             ChildError: It crashed or hung, or ended before it had read all of its stdin.
         """
+        for _ in self._setting.prepare():
+            yield b""
         with self._setting.start(feed) as process:
             for data in process.chunks():
                 self.status = process.status

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+
+from ray_mr.errors import ChildNotStarted
 
 HARNESSES = Path(__file__).parent / "harness"
 HARNESS_NAME = ".ray_mr_harness"
@@ -18,24 +21,40 @@ class Language:
     """Put before the script; empty: the script itself is the program."""
     harness: str
     """File in ``harness/`` that calls the user's functions; empty: there is none."""
+    option: str = ""
+    """The job option that chooses the interpreter, and the interpreter's name in a ``bin/``."""
 
     @property
     def harness_name(self) -> str:
         """What the harness is called in the attempt's folder, where no script is called so."""
         return HARNESS_NAME + Path(self.harness).suffix
 
-    def script_argv(self, entry: str, arguments: tuple[str, ...], *, installed: bool) -> list[str]:
-        """The command of a script that reads file names; ``installed``: found on the PATH."""
-        script = entry if self.interpreter or installed else f"./{entry}"
-        return [*self.interpreter, script, *arguments]
-
     def harness_source(self) -> bytes:
         """The harness, to be copied into the attempt's folder."""
         return (HARNESSES / self.harness).read_bytes()
 
+    def chosen(self, choice: str) -> str:
+        """The interpreter that a job chooses: a name on the PATH, a path, or a folder with it.
+
+        Raises:
+            ChildNotStarted: A path has no interpreter.
+        """
+        if "/" not in choice:
+            return choice
+        path = Path(choice)
+        if path.is_dir():
+            path = path / "bin" / self.option
+        if not path.is_file() or not os.access(path, os.X_OK):
+            raise ChildNotStarted(
+                f"{self.option}: {choice}: there is no interpreter {path}",
+                f"it has to be on every machine where tasks run; or correct the job's "
+                f"`{self.option}`",
+            )
+        return str(path)
+
 
 LANGUAGES = {
-    "python": Language((sys.executable,), "python.py"),
-    "javascript": Language(("node",), "node.cjs"),
+    "python": Language((sys.executable,), "python.py", "python"),
+    "javascript": Language(("node",), "node.cjs", "node"),
     "binary": Language((), ""),
 }

@@ -196,7 +196,7 @@ class Process:
                 self._on_stderr(line)
 
     def chunks(self) -> Iterator[bytes]:
-        """Its output as it comes; an empty chunk every quarter of a second of silence.
+        """Its output as it comes, to its end; an empty chunk every quarter of a second of silence.
 
         Raises:
             ChildTimeout: A limit was passed; the child is dead.
@@ -212,7 +212,7 @@ class Process:
                 if selector.select(TICK_S):
                     data = os.read(self._stdout.fileno(), READ_BYTES)
                     if not data:
-                        return
+                        break
                     self._alive_at = time.monotonic()
                 elif self._popen.poll() is not None:
                     # Something it left behind holds its output open; its own last words, written
@@ -224,6 +224,16 @@ class Process:
                 yield data
                 self._excuse(time.monotonic() - given_at)
                 self._check_limits()
+        while self._feed_error is None and not self._ends_within(TICK_S):
+            yield b""  # it has closed its output and goes on
+            self._check_limits()
+
+    def _ends_within(self, seconds: float) -> bool:
+        try:
+            self._popen.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
 
     def _excuse(self, seconds: float) -> None:
         """The child is not to blame for time in which nobody took its output."""
@@ -267,10 +277,8 @@ class Process:
             ChildCrashed: It ended by a signal or with a non-zero exit code.
             ChildTimeout: It closed its output and went on for too long.
         """
-        while self._popen.poll() is None:
+        while not self._ends_within(TICK_S):
             self._check_limits()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._popen.wait(TICK_S)
         self._join()
         if self._feed_error is not None:
             raise self._feed_error

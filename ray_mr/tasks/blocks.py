@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from ray_mr.child import child as children
 from ray_mr.child.process import Limits
+from ray_mr.child.setting import Setting
 from ray_mr.model import FileCounts
 from ray_mr.shuffle import batches, blocks, partition
 from ray_mr.shuffle.builtins import BUILT_INS
@@ -98,8 +99,9 @@ class RowBlocks:
             place.mkdir()
             # It works now and then, as long as the attempt: only silence can end it.
             limits = Limits(None, task.job.stall_timeout)
-            setting = children.Setting(task.combiner, place, task.job.env, limits)
-            self._program = children.Combiner(setting)
+            self._program = children.Combiner(
+                Setting.of(task.job, task.combiner, place, limits, task.on_stderr)
+            )
             self._combined = Shaper(self._parse)
 
     def _parse(self, text: bytes) -> Rows:

@@ -18,7 +18,7 @@ from ray_mr import access
 from ray_mr.backoff import NO_PATIENCE, Backoff
 from ray_mr.child import child as children
 from ray_mr.child import streaming
-from ray_mr.child.process import Limits
+from ray_mr.child.setting import Setting
 from ray_mr.errors import ChildCrashed, DataError, LedgerError, RayMrError
 from ray_mr.fetch import Fetch, Fetched
 from ray_mr.model import (
@@ -103,12 +103,9 @@ class MapTask:
             built_in=built_in if isinstance(built_in, str) else "",
         )  # fmt: skip
 
-    def setting(self, program: Program, folder: Path) -> children.Setting:
+    def setting(self, program: Program, folder: Path) -> Setting:
         """How a child of this run is started."""
-        limits = Limits(self.job.timeout, self.job.stall_timeout)
-        return children.Setting(
-            program, folder, self.job.env, limits, self.on_stderr, self.job.max_expansion
-        )
+        return Setting.of(self.job, program, folder, on_stderr=self.on_stderr)
 
 
 def map_split(
@@ -221,7 +218,7 @@ class _Attempt:
                 elif isinstance(item, children.Record):
                     data = item.data[:LETTER_BYTES]
                     self.poison = Poison(item.position, item.line, data) if item.line else None
-                self.status = child.process.status
+                self.status = child.status
                 yield item
             self.counters.update(child.process.counters)
         if not self.failed and not child.ended:

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from ray_mr.child import child as children
 from ray_mr.child import streaming
-from ray_mr.child.process import Limits
+from ray_mr.child.setting import Setting
 from ray_mr.errors import JobError, LedgerError, WorkerLost
 from ray_mr.model import ROW_BITS, BlockMeta, Progress, ReducerEnd
 from ray_mr.shuffle import batches, blocks
@@ -244,10 +244,8 @@ class _Partition:
         self._size += len(data)
         return Piece(self._number, pa.py_buffer(data))
 
-    def _setting(self, program: Program) -> children.Setting:
-        job = self._task.job
-        limits = Limits(job.timeout, job.stall_timeout)
-        return children.Setting(program, self._folder, job.env, limits)
+    def _setting(self, program: Program) -> Setting:
+        return Setting.of(self._task.job, program, self._folder)
 
     def _built_in(self, rows: _Rows, function: str) -> Iterator[bytes | None]:
         for done, bad, keys in BUILT_INS[function].finish(rows.sorter.sorted()):
