@@ -124,9 +124,10 @@ class Inputs(Sequence[Input]):
             raise IndexError(index)
         return Input(self._position + index, self._catalog[self._low + index])
 
-    def total_bytes(self) -> int:
-        """Stored size of all."""
-        return sum(self._catalog.size_bytes(index) for index in range(self._low, self._high))
+    def sizes(self) -> Iterator[tuple[int, int]]:
+        """Position and stored size of each, without making values of them."""
+        for index in range(len(self)):
+            yield self._position + index, self._catalog.size_bytes(self._low + index)
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, Sequence):

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from ray_mr.errors import RayMrError
 
@@ -61,8 +61,12 @@ class Split:
     @property
     def size_bytes(self) -> int:
         """Stored size of all inputs."""
-        packed = getattr(self.inputs, "total_bytes", None)
-        return packed() if packed else sum(item.object.size_bytes for item in self.inputs)
+        return sum(size for _, size in self.sizes())
+
+    def sizes(self) -> Iterator[tuple[int, int]]:
+        """Position and stored size of each input."""
+        packed = getattr(self.inputs, "sizes", None)  # quicker than making values
+        return packed() if packed else ((i.position, i.object.size_bytes) for i in self.inputs)
 
     def without(self, positions: Collection[int]) -> Split | None:
         """The split less some inputs; ``None`` if nothing is left."""

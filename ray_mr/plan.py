@@ -5,6 +5,7 @@ Pure and deterministic: sizes and the job decide, never time, load, memory or th
 
 from __future__ import annotations
 
+import bisect
 import itertools
 from array import array
 from collections import Counter
@@ -70,6 +71,15 @@ class Plan:
     def total_bytes(self) -> int:
         """Stored bytes in all splits."""
         return sum(split.size_bytes for split in self.splits)
+
+    def object_at(self, position: int) -> StoredObject:
+        """The object of the input at a position."""
+        at = bisect.bisect_right(self.splits, position, key=lambda split: split.start) - 1
+        split = self.splits[at]
+        index = position - split.start  # there, unless inputs were left out
+        if index < len(split.inputs) and split.inputs[index].position == position:
+            return split.inputs[index].object
+        return next(item.object for item in split.inputs if item.position == position)
 
     def scratch_bytes(self, slots: int) -> int:
         """Disk for the files of ``slots`` splits at a time, about; a run cannot do with less.

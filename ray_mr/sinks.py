@@ -15,7 +15,7 @@ from ray_mr.errors import JobError
 from ray_mr.stores import store_for
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from typing import BinaryIO
 
     from ray_mr.stores import Staged
@@ -39,11 +39,12 @@ def part_name(part: int) -> str:
     return f"part-{part:05d}"
 
 
-def write_whole(uri: str, data: bytes) -> None:
-    """Write an object that is there whole or not at all."""
+def write_whole(uri: str, *pieces: bytes, more: Iterable[bytes] = ()) -> None:
+    """Write an object, the pieces and then more of them, that is there whole or not at all."""
     staged = store_for(uri).stage(uri)
     try:
-        staged.write(data)
+        for piece in itertools.chain(pieces, more):
+            staged.write(piece)
         staged.complete()
     finally:
         staged.abort()

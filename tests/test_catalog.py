@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import tracemalloc
 from typing import TYPE_CHECKING, Any
@@ -12,18 +13,22 @@ from hypothesis import strategies as st
 
 from ray_mr.aws.s3 import S3Store
 from ray_mr.catalog import Catalog, Inputs, Skipped
+from ray_mr.driver.ledger import Ledger
+from ray_mr.driver.report import Report
 from ray_mr.errors import StoreError
 from ray_mr.job import Job
-from ray_mr.model import Input, StoredObject
+from ray_mr.model import AttemptEnd, AttemptId, FileCounts, Input, StoredObject
 from ray_mr.plan import make_plan
+from ray_mr.sinks import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 TEXT = st.text(max_size=20) | st.text("ab/\udcff\0", max_size=5)
 OBJECT = st.builds(StoredObject, TEXT, TEXT, st.integers(0, 2**64 - 1), TEXT, TEXT)
 OBJECTS = st.lists(OBJECT | st.builds(lambda key: StoredObject(f"s3://b/{key}", key, 1, "e"), TEXT))
-KEYS = 40_000
+KEYS = 10_000
 MOST_A_KEY = 300
 """Bytes; the keys here have 80 characters."""
 
@@ -64,7 +69,7 @@ def test_inputs(objects: list[StoredObject], low: int) -> None:
     assert tuple(inputs) == expected
     assert inputs == expected
     assert inputs[1:3] == expected[1:3]
-    assert inputs.total_bytes() == sum(item.object.size_bytes for item in expected)
+    assert list(inputs.sizes()) == [(item.position, item.object.size_bytes) for item in expected]
     assert pickle.loads(pickle.dumps(inputs)) == expected  # noqa: S301 - our own bytes
 
 
@@ -131,15 +136,15 @@ def listed(pages: list[list[int]], host: str) -> Iterator[StoredObject]:
 
 def test_aws_is_listed_as_a_stream() -> None:
     """Of an ordered listing no more than a page is held; one out of order is no listing."""
-    pages = [list(range(first, first + 1_000)) for first in range(0, 40_000, 1_000)]
+    pages = [list(range(first, first + 1_000)) for first in range(0, 10_000, 1_000)]
     tracemalloc.start()
     try:
         before = tracemalloc.get_traced_memory()[0]
-        assert sum(1 for _ in listed(pages, "s3.eu-west-1.amazonaws.com")) == 40_000
+        assert sum(1 for _ in listed(pages, "s3.eu-west-1.amazonaws.com")) == 10_000
         most = tracemalloc.get_traced_memory()[1] - before
     finally:
         tracemalloc.stop()
-    assert most < 3_000_000
+    assert most < 2_000_000
     with pytest.raises(StoreError, match="not in order"):
         list(listed([[1, 2], [0]], "s3.amazonaws.com"))
 
@@ -148,3 +153,29 @@ def test_other_servers_are_put_in_order() -> None:
     """What comes in any order is sorted by the bytes of the keys."""
     found = [obj.size_bytes for obj in listed([[5, 1], [3], [0, 9]], "minio.example")]
     assert found == [0, 1, 3, 5, 9]
+
+
+def test_memory_of_a_run(tmp_path: Path) -> None:
+    """Ledger and report take less than 100 bytes a key besides the plan, the report as a stream."""
+    job = Job(
+        inputs=["s3://telemetry-published/**"], mapper={"language": "binary", "script": "cat"}
+    )
+    plan = make_plan(job, generated(KEYS))
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        ledger = Ledger(plan)
+        for split in plan.splits:
+            ids = [item.position for item in split.inputs]
+            ledger.tried(ids)
+            files = tuple(FileCounts(at, 10, 10, decoded_bytes=100) for at in ids)
+            ledger.committed(AttemptEnd(AttemptId(split.index, split.start, 1), files))
+        ledger.balance()
+        report = Report("n", "o", ledger.totals(), inputs=ledger.rows_of_inputs())
+        write_whole(str(tmp_path / "report.json"), more=report.json_pieces())
+        most = tracemalloc.get_traced_memory()[1] - before
+    finally:
+        tracemalloc.stop()
+    assert report.totals["ok"] == KEYS
+    assert len(json.loads((tmp_path / "report.json").read_bytes())["inputs"]) == KEYS
+    assert most < 100 * KEYS + 1_000_000  # what one split takes is there once

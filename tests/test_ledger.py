@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from ray_mr.driver.ledger import Ledger
+from ray_mr.driver.report import Report
 from ray_mr.errors import (
     ChildCrashed,
     ChildRaised,
@@ -218,7 +219,13 @@ class TestReport:
         ledger.tried([0, 2])
         ledger.committed(ended(good(0, mapped=9, bad=1, sample="line 3: ValueError")))
         rows = ledger.rows_of_inputs()
-        assert json.loads(json.dumps(rows)) == rows
+        assert json.loads(json.dumps(list(rows))) == list(rows)
+        report = Report("n", "o", {"ok": 1}, inputs=rows)
+        whole = report.facts() | {"inputs": list(rows)}
+        assert report.to_json().decode() == json.dumps(whole, indent=1) + "\n"
+        none = Report("n", "o")
+        whole = none.facts() | {"inputs": []}
+        assert none.to_json().decode() == json.dumps(whole, indent=1) + "\n"
         assert len(rows) == len(LISTED)
         assert [(row["uri"], row["fate"]) for row in rows] == [
             ("s3://b/in/0", "ok"),

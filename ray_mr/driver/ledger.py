@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
+from array import array
 from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from ray_mr.errors import LedgerError, RayMrError, TooManyBadRecords, one_line
-from ray_mr.model import Fate
+from ray_mr.model import Fate, FileCounts
 from ray_mr.units import count
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
-    from ray_mr.model import AttemptEnd, ReducerEnd, StoredObject, Trouble
+    from ray_mr.model import AttemptEnd, Input, ReducerEnd, Split, Trouble
     from ray_mr.plan import Plan
 
 
@@ -21,9 +24,9 @@ MAX_CAUSES = 8
 MAX_CAUSE_CHARS = 300
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
-    """One listed object."""
+    """One listed object, as the report has it."""
 
     uri: str
     size_bytes: int
@@ -62,32 +65,63 @@ class Delay:
         self.waited_s += waited_s
 
 
+_ABSENT, _UNKNOWN, _OK, _FAILED = range(4)
+_FATES = {_UNKNOWN: None, _OK: Fate.OK, _FAILED: Fate.FAILED}
+
+
+class _Columns:
+    """What is counted of each input, by position: 37 bytes each, as there may be millions."""
+
+    def __init__(self, splits: Sequence[Split]) -> None:
+        size = max((split.inputs[-1].position + 1 for split in splits), default=0)
+        self.fate = bytearray(size)
+        self.attempts = array("I", bytes(4 * size))
+        self.records, self.mapped, self.bad, self.decoded = (
+            array("Q", bytes(8 * size)) for _ in range(4)
+        )
+        for split in splits:
+            for position, _ in split.sizes():
+                self.fate[position] = _UNKNOWN
+
+    def set(self, fate: int, counts: FileCounts) -> None:
+        """Enter how an input ended, and what was read of it."""
+        at = counts.position
+        self.fate[at] = fate
+        self.records[at], self.mapped[at], self.bad[at], self.decoded[at] = (
+            counts.records, counts.mapped, counts.bad, counts.decoded_bytes,
+        )  # fmt: skip
+
+    def unbalanced(self) -> Iterator[int]:
+        """Positions of records that have no place."""
+        for at, (all_, mapped, bad) in enumerate(
+            zip(self.records, self.mapped, self.bad, strict=True)
+        ):
+            if all_ != mapped + bad:
+                yield at
+
+
 class Ledger:
-    """Entries by position in the plan, then those that never were in a split."""
+    """Counts by position in the plan; and the objects that never were in a split."""
 
     def __init__(self, plan: Plan) -> None:
-        self._job = plan.job
-        self._entries: dict[int, Entry] = {
-            item.position: _entry(item.object) for split in plan.splits for item in split.inputs
-        }
+        self._job, self._plan = plan.job, plan
+        self._columns = _Columns(plan.splits)
+        self._causes: dict[int, str] = {}
+        self._samples: dict[int, str] = {}
         self._delays: defaultdict[int, Delay] = defaultdict(Delay)
-        self._others: list[Entry] = []
-        self._errors: list[tuple[str, RayMrError]] = []
+        self._errors: list[tuple[str, RayMrError]] = [
+            (obj.uri, error) for obj, error in plan.refused
+        ]
         self._counters: Counter[str] = Counter()
         self.rows = self.mapped_rows = self.bad_values = 0
         self.reduced: dict[int, ReducerEnd] = {}
-        for obj, reason in plan.skipped:
-            self._others.append(_entry(obj, Fate.SKIPPED, reason))
-        for obj, error in plan.refused:
-            self._others.append(_entry(obj, Fate.FAILED, error.message))
-            self._errors.append((obj.uri, error))
 
     # ------------------------------------------------------------ what happens
 
     def tried(self, positions: Iterable[int]) -> None:
         """An attempt with these inputs begins."""
         for position in positions:
-            self._entries[position].attempts += 1
+            self._columns.attempts[position] += 1
 
     def fetched(self, troubles: Iterable[Trouble]) -> None:
         """An attempt has ended, well or not, in which inputs were asked for more than once."""
@@ -102,27 +136,23 @@ class Ledger:
 
     def failed(self, position: int, error: RayMrError) -> None:
         """An input has failed for good."""
-        entry = self._entries[position]
-        entry.fate, entry.cause = Fate.FAILED, error.message
-        self._errors.append((entry.uri, error))
+        self._columns.fate[position] = _FAILED
+        self._causes[position] = error.message
+        self._errors.append((self._plan.object_at(position).uri, error))
 
     def committed(self, end: AttemptEnd) -> None:
         """An attempt is the winner for its inputs."""
         for counts in end.files:
-            entry = self._entries[counts.position]
-            entry.fate = Fate.OK
-            entry.records, entry.mapped, entry.bad_records = (
-                counts.records, counts.mapped, counts.bad,
-            )  # fmt: skip
-            entry.decoded_bytes, entry.bad_sample = counts.decoded_bytes, counts.sample
+            self._columns.set(_OK, counts)
+            if counts.sample:
+                self._samples[counts.position] = counts.sample
         self._count(end, 1)
 
     def withdrawn(self, end: AttemptEnd) -> None:
         """The winner's blocks are lost: another attempt will take its place."""
         for counts in end.files:
-            entry = self._entries[counts.position]
-            fresh = Entry(entry.uri, entry.size_bytes, attempts=entry.attempts)
-            self._entries[counts.position] = fresh
+            self._columns.set(_UNKNOWN, FileCounts(counts.position))
+            self._samples.pop(counts.position, None)
         self._count(end, -1)
 
     def _count(self, end: AttemptEnd, sign: int) -> None:
@@ -154,7 +184,7 @@ class Ledger:
     @property
     def bad_records(self) -> int:
         """Records set aside, by mappers' harnesses, combiners and reducers."""
-        bad = sum(entry.bad_records for entry in self._entries.values())
+        bad = sum(self._columns.bad)
         return bad + self.bad_values + sum(end.bad_values for end in self.reduced.values())
 
     def beyond_limits(self) -> RayMrError | None:
@@ -169,8 +199,11 @@ class Ledger:
             )
         bad, most = self.bad_records, self._job.max_bad_records
         if most is not None and bad > most:
-            where = next(
-                (f"{e.uri} {e.bad_sample}" for e in self._entries.values() if e.bad_sample), ""
+            first_bad = min(self._samples, default=None)
+            where = (
+                f"{self._plan.object_at(first_bad).uri} {self._samples[first_bad]}"
+                if first_bad is not None
+                else ""
             )
             return TooManyBadRecords(
                 f"{count(bad, 'record')} could not be read, {most:,} allowed"
@@ -199,31 +232,58 @@ class Ledger:
         Raises:
             LedgerError: One has not.
         """
-        for entry in self._entries.values():
-            if entry.fate is None:
-                raise LedgerError(f"{entry.uri} is not accounted for", "this is a defect of ray_mr")
-            if entry.records != entry.mapped + entry.bad_records:
-                raise LedgerError(f"{entry.uri}: {entry.records} records in, not all accounted for")
+        columns = self._columns
+        if (at := columns.fate.find(_UNKNOWN)) >= 0:
+            uri = self._plan.object_at(at).uri
+            raise LedgerError(f"{uri} is not accounted for", "this is a defect of ray_mr")
+        for at in columns.unbalanced():
+            uri = self._plan.object_at(at).uri
+            raise LedgerError(f"{uri}: {columns.records[at]} records in, not all accounted for")
 
-    def rows_of_inputs(self) -> list[dict[str, Any]]:
-        """Every entry, for the report."""
-        rows = [_row(self._entries[at], self._delays.get(at)) for at in sorted(self._entries)]
-        return rows + [_row(entry) for entry in self._others]
+    def rows_of_inputs(self) -> Rows:
+        """Every listed object, for the report."""
+        return Rows(self._rows, self._inputs + len(self._plan.skipped) + len(self._plan.refused))
+
+    def _rows(self) -> Iterator[dict[str, Any]]:
+        for split in self._plan.splits:
+            for item in split.inputs:
+                yield _row(self._entry(item), self._delays.get(item.position))
+        for obj, reason in self._plan.skipped:
+            yield _row(Entry(obj.uri, obj.size_bytes, Fate.SKIPPED, reason))
+        for obj, error in self._plan.refused:
+            yield _row(Entry(obj.uri, obj.size_bytes, Fate.FAILED, error.message))
+
+    def _entry(self, item: Input) -> Entry:
+        at, columns = item.position, self._columns
+        return Entry(
+            item.object.uri, item.object.size_bytes, _FATES[columns.fate[at]],
+            self._causes.get(at, ""), columns.attempts[at], columns.records[at],
+            columns.mapped[at], columns.bad[at], self._samples.get(at, ""), columns.decoded[at],
+        )  # fmt: skip
+
+    @property
+    def _inputs(self) -> int:
+        return len(self._columns.fate) - self._columns.fate.count(_ABSENT)
 
     def totals(self) -> dict[str, int]:
         """Sums over all entries."""
-        every = [*self._entries.values(), *self._others]
-        fates = Counter(entry.fate for entry in every)
+        columns, plan = self._columns, self._plan
+        read = (
+            size
+            for split in plan.splits
+            for position, size in split.sizes()
+            if columns.fate[position] == _OK
+        )
         return {
-            "inputs": len(every),
-            "ok": fates[Fate.OK],
-            "skipped": fates[Fate.SKIPPED],
-            "failed": fates[Fate.FAILED],
-            "unknown": fates[None],
-            "stored_bytes": sum(entry.size_bytes for entry in every if entry.fate is Fate.OK),
-            "decoded_bytes": sum(entry.decoded_bytes for entry in every),
-            "records": sum(entry.records for entry in every),
-            "mapped": sum(entry.mapped for entry in every),
+            "inputs": self._inputs + len(plan.skipped) + len(plan.refused),
+            "ok": columns.fate.count(_OK),
+            "skipped": len(plan.skipped),
+            "failed": columns.fate.count(_FAILED) + len(plan.refused),
+            "unknown": columns.fate.count(_UNKNOWN),
+            "stored_bytes": sum(read),
+            "decoded_bytes": sum(columns.decoded),
+            "records": sum(columns.records),
+            "mapped": sum(columns.mapped),
             "bad_records": self.bad_records,
             "mapped_rows": self.mapped_rows,
             "shuffled_rows": self.rows,
@@ -238,5 +298,24 @@ def _row(entry: Entry, delay: Delay | None = None) -> dict[str, Any]:
     return row
 
 
-def _entry(obj: StoredObject, fate: Fate | None = None, cause: str = "") -> Entry:
-    return Entry(obj.uri, obj.size_bytes, fate, cause)
+class Rows(Sequence[dict[str, Any]]):
+    """The rows of a report, each made when it is looked at."""
+
+    def __init__(self, make: Callable[[], Iterator[dict[str, Any]]], size: int) -> None:
+        self._make, self._size = make, size
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return self._make()
+
+    @overload
+    def __getitem__(self, index: int) -> dict[str, Any]: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[dict[str, Any]]: ...
+    def __getitem__(self, index: int | slice) -> dict[str, Any] | list[dict[str, Any]]:
+        if isinstance(index, slice):
+            return list(self._make())[index]
+        at = range(self._size)[index]
+        return next(itertools.islice(self._make(), at, None))

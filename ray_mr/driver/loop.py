@@ -115,9 +115,6 @@ class Loop:
         self._reducers: dict[int, _Reducer] = {}
         self._attempts = self._made = 0
         self._failures: Counter[tuple[int, ...]] = Counter()
-        self._objects = {
-            item.position: item.object for split in plan.splits for item in split.inputs
-        }
         self._done_bytes = 0
         self._lost_blocks = False
         self._parts_written: set[int] = set()
@@ -375,7 +372,7 @@ class Loop:
     def _write_letter(self, poison: Poison, error: RayMrError) -> None:
         try:
             where = letters.write(
-                self._plan.job.output, self._objects[poison.position], poison, error
+                self._plan.job.output, self._plan.object_at(poison.position), poison, error
             )
         except StoreError as refused:
             where = f"nowhere: {refused.message}"
@@ -414,10 +411,11 @@ class Loop:
             self._tell(Notice(decision.notice))
         for position, cause in decision.failed.items():
             self._ledger.failed(position, cause)
+            obj = self._plan.object_at(position)
             if self._keeper is not None:
-                self._keeper.failed(self._objects[position], cause)
-            told = headline(cause.message).removeprefix(f"{self._objects[position].uri}: ")
-            self._tell(Notice(f"{self._objects[position].uri} failed: {told}"))
+                self._keeper.failed(obj, cause)
+            told = headline(cause.message).removeprefix(f"{obj.uri}: ")
+            self._tell(Notice(f"{obj.uri} failed: {told}"))
         when = time.monotonic() + decision.pause_s
         self._paused += [(when, work) for work in decision.again]
 

@@ -14,6 +14,8 @@ from ray_mr.sinks import read_result
 from ray_mr.units import count, format_bytes, format_seconds
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     import pandas as pd
     import pyarrow as pa
 
@@ -39,7 +41,7 @@ class Report:
     """The programs' own counters, ``group,name``."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Time of each stage; ``steady`` is from the first map attempt to the last byte written."""
-    inputs: list[dict[str, Any]] = field(default_factory=list)
+    inputs: Sequence[dict[str, Any]] = ()
     """A row for each listed object."""
     failed: list[tuple[str, str]] = field(default_factory=list)
     """Inputs that failed, with the cause."""
@@ -108,8 +110,18 @@ class Report:
 
     def to_json(self) -> bytes:
         """The report as it is kept."""
-        facts = self.facts() | {"inputs": self.inputs}
-        return json.dumps(facts, indent=1, ensure_ascii=True).encode() + b"\n"
+        return b"".join(self.json_pieces())
+
+    def json_pieces(self) -> Iterator[bytes]:
+        """The report as it is kept, in pieces: of inputs there may be millions."""
+        head = json.dumps(self.facts(), indent=1)
+        yield head.removesuffix("\n}").encode() + b',\n "inputs": ['
+        between = "\n  "
+        for row in self.inputs:
+            # No string in JSON has a newline of its own.
+            yield (between + json.dumps(row, indent=1).replace("\n", "\n  ")).encode()
+            between = ",\n  "
+        yield b"]\n}\n" if between == "\n  " else b"\n ]\n}\n"
 
     def raise_if_failed(self) -> None:
         """Raise what the run ended with, if it published nothing.

@@ -253,7 +253,7 @@ class _Run:
             totals=ledger.totals() if ledger else {},
             counters=ledger.counters() if ledger else {},
             seconds=dict(self._seconds),
-            inputs=ledger.rows_of_inputs() if ledger else [],
+            inputs=ledger.rows_of_inputs() if ledger else (),
             failed=[(uri, each.message) for uri, each in ledger.failures] if ledger else [],
             notices=self._notices,
             separator=self._job.key_end,
@@ -261,7 +261,7 @@ class _Run:
         )
 
     def _keep(self, report: Report) -> None:
-        write_whole(report_uri(self._job.output), report.to_json())
+        write_whole(report_uri(self._job.output), more=report.json_pieces())
 
     def _keep_if_started(self, error: RayMrError) -> None:
         """Leave a report of a run that failed, where there is something to tell."""
