@@ -183,17 +183,52 @@ def roomy_temporary_folder() -> Iterator[str]:
     with tempfile.TemporaryDirectory(
         prefix=".ray_mr-", dir=here, ignore_cleanup_errors=True
     ) as folder:
+        temporary(Path(folder))
         os.environ["TMPDIR"] = tempfile.tempdir = folder
         try:
             yield folder
         finally:
             del os.environ["TMPDIR"]
             tempfile.tempdir = usual
+            settled(Path(folder))
 
 
 def _roomier(here: str, usual: str) -> bool:
     larger = shutil.disk_usage(here).total > shutil.disk_usage(usual).total
     return os.access(here, os.W_OK | os.X_OK) and (larger or here == usual)
+
+
+_temporary: set[Path] = set()
+
+
+def temporary(path: Path) -> None:
+    """This process has made a file or folder that is not to outlive it."""
+    _temporary.add(path)
+
+
+def remove_run_folder(run_id: str) -> None:
+    """Remove the run's folder on this machine, as far as that can be done."""
+    folder = run_folder(run_id)
+    shutil.rmtree(folder, ignore_errors=True)
+    settled(folder)
+
+
+def settled(path: Path) -> None:
+    """What was temporary is gone, or is there to stay."""
+    _temporary.discard(path)
+
+
+def unsettled() -> list[Path]:
+    """What is temporary now."""
+    return list(_temporary)
+
+
+def remove_temporary() -> None:
+    """Remove what this process has made and not settled: its last act when it is stopped."""
+    for path in unsettled():
+        with contextlib.suppress(OSError):
+            _remove(path)
+        _temporary.discard(path)
 
 
 def run_folder(run_id: str) -> Path:

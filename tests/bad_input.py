@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 GONE_S = 5.0
 """What a command has started is gone this soon after it."""
+KEPT = (".ray-mr-state/", "dead-letters/")
+"""What a run that failed leaves on purpose: to be resumed, and records of which programs die."""
 OUR_THREADS = ("fetch-", "child-", "ray-runtime")
 
 
@@ -190,11 +192,15 @@ class User:
         return text
 
     def _contents(self) -> dict[str, bytes]:
-        return {
+        """All files but whole ones of what a failed run leaves on purpose."""
+        found = {
             str(path.relative_to(self.folder)): path.read_bytes()
             for path in self.folder.rglob("*")
             if path.is_file()
         }
+        whole = {name for name in found if not name.endswith(".part")}
+        kept = {name for name in whole if any(part in name for part in KEPT)}
+        return {name: data for name, data in found.items() if name not in kept}
 
     def _check_folder(self, before: dict[str, bytes], case: Case) -> None:
         """Nothing in the folder was changed; there is a result only where one was promised."""
@@ -206,7 +212,7 @@ class User:
             before = {name: data for name, data in before.items() if name != "result.txt"}
         before = {name: data for name, data in before.items() if name not in case.gone}
         before.pop("report.json", None)
-        assert after == before
+        assert after == before, sorted(set(after) ^ set(before))
 
     def check_nothing_is_left(self) -> None:
         """No child, no thread, no temporary file of the command is there any more."""

@@ -27,6 +27,7 @@ SUBJECTS = (
     "test_bad_input_records",
     "test_bad_input_children",
     "test_bad_input_outputs",
+    "test_bad_input_interrupts",
 )
 """Test modules with ``SUBJECT`` and ``CASES``, in the page's order."""
 HEAD = """\

@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from ray_mr import errors
-from ray_mr.cli import main, taskcluster
+from ray_mr.cli import main, stopping, taskcluster
 from ray_mr.events import Event, Notice, Stage
 from ray_mr.job import Job, Manifest
 from ray_mr.model import StoredObject
@@ -306,7 +306,8 @@ class TestErrors:
 
     def test_terminated(self, driver: FakeDriver, monkeypatch: pytest.MonkeyPatch) -> None:
         """SIGTERM, by which schedulers end a task, cleans up and ends as Ctrl-C does."""
-        before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        before = {number: signal.getsignal(number) for number in stopping.SIGNALS}
 
         def terminated(_shown: Lines, _event: Event) -> None:
             signal.raise_signal(signal.SIGTERM)
@@ -316,7 +317,8 @@ class TestErrors:
         try:
             assert call("run", "job.yml").exit_code == 130
         finally:
-            signal.signal(signal.SIGTERM, before)
+            for number, old in before.items():
+                signal.signal(number, old)
 
     @pytest.mark.parametrize(
         "words",

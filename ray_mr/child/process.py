@@ -39,7 +39,7 @@ HIDDEN = re.compile(
 """Names in our environment that a child never inherits."""
 
 MARK = "CHILD_OF_RAY_MR"
-"""A child's variable, by which what it leaves running is found."""
+"""A child's variable, by which what it leaves running is found; it begins with its folder."""
 READ_BYTES = 1 << 18
 TICK_S = 0.25
 LONGEST_LINE_BYTES = 1 << 16
@@ -113,7 +113,7 @@ class Process:
         os.set_blocking(self._stdin_write, False)
         _widen(self._stdin_write)
         try:
-            self._mark = secrets.token_hex(16)
+            self._mark = f"{folder}/{secrets.token_hex(16)}"
             marked = child_environment(env) | {MARK: self._mark}
             self._popen = _spawn(argv, folder, marked, self._stdin_read)
         except BaseException:
@@ -382,9 +382,15 @@ def kill_tree(pid: int) -> None:
             os.kill(one, signal.SIGKILL)
 
 
+def kill_descendants() -> None:
+    """SIGKILL all that this process has started, and what that has started, but not itself."""
+    for child in _descendants(os.getpid()):
+        kill_tree(child)
+
+
 def kill_marked(mark: str) -> None:
-    """SIGKILL what a child that has ended left running: processes with its mark."""
-    wanted = f"{MARK}={mark}".encode()
+    """SIGKILL what children have left running: processes whose mark begins with this."""
+    wanted = f"{MARK}={mark}".encode("utf-8", "surrogateescape")
     for _ in range(_KILL_TRIES):
         found = [pid for pid in _own_processes() if wanted in _environment(pid)]
         if not found:

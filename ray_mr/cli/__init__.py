@@ -5,20 +5,16 @@ A command is a function in a module here, and its name in the table at the botto
 
 from __future__ import annotations
 
-import signal
-import threading
 import traceback
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from ray_mr.cli import credentials, editor, jobs, start, taskcluster, trial
 from ray_mr.cli.screen import say
+from ray_mr.cli.stopping import stoppable
 from ray_mr.errors import Interrupted, RayMrError
 from ray_mr.jobfile import nearest
-
-if TYPE_CHECKING:
-    from types import FrameType
 
 DEFECT_EXIT_CODE = 1
 
@@ -29,8 +25,8 @@ class _Cli(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; here and not in ``main``, where click takes some errors for its own."""
         try:
-            _stop_as_by_key()
-            return super().invoke(ctx)
+            with stoppable():
+                return super().invoke(ctx)
         except (click.ClickException, click.Abort, click.exceptions.Exit):
             raise
         except KeyboardInterrupt:
@@ -66,17 +62,6 @@ class _Cli(click.Group):
             rows = [(each.name or "", each.get_short_help_str(70)) for each in commands]
             with formatter.section(title):
                 formatter.write_dl(rows)
-
-
-def _stop_as_by_key() -> None:
-    """Let SIGTERM, by which schedulers end a task, clean up as Ctrl-C does."""
-
-    def stop(_signal: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    here = threading.current_thread() is threading.main_thread()
-    if here and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, stop)
 
 
 @click.group(cls=_Cli, context_settings={"help_option_names": ["-h", "--help"]})

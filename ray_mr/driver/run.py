@@ -6,10 +6,11 @@ import os
 import shutil
 import time
 import uuid
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from typing import TYPE_CHECKING
 
 from ray_mr import access, machine
+from ray_mr.child.process import kill_marked
 from ray_mr.driver.checkpoint import Checkpoint, Wish
 from ray_mr.driver.commit import backoff
 from ray_mr.driver.ledger import Ledger
@@ -24,7 +25,7 @@ from ray_mr.sinks import Sink, report_uri, write_whole
 from ray_mr.tasks.mapper import MapTask
 from ray_mr.tasks.reducer import ReduceTask
 from ray_mr.units import count, format_bytes
-from ray_mr.workdir import roomy_temporary_folder, run_folder
+from ray_mr.workdir import remove_run_folder, roomy_temporary_folder, run_folder, temporary
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -155,6 +156,7 @@ class _Run:
     def _run(self) -> Report:
         sink: Sink | None = None
         wish, checkpoint, published = self._wish, self._checkpoint, False
+        temporary(run_folder(self._id))
         try:
             self._engine.prepare()
             with self._stage("list", count(len(self._job.inputs), "pattern")):
@@ -190,13 +192,15 @@ class _Run:
         else:
             return report
         finally:
-            checkpoint.close()
-            if sink is not None:
-                sink.abort()
-            self._engine.close()
-            shutil.rmtree(run_folder(self._id), ignore_errors=True)
             failures = bool(self._ledger and self._ledger.failures)
-            checkpoint.leave(published=published, failures=failures)
+            with ExitStack() as stack:  # the last first, and each whatever becomes of the others
+                stack.callback(checkpoint.leave, published=published, failures=failures)
+                stack.callback(remove_run_folder, self._id)
+                stack.callback(kill_marked, f"{run_folder(self._id)}/")
+                stack.callback(self._engine.close)
+                if sink is not None:
+                    stack.callback(sink.abort)
+                stack.callback(checkpoint.close)
 
     def _work(self, made: Plan, goal: Plan, ledger: Ledger, sink: Sink) -> RayMrError | None:
         """Everything between the plan and the publishing; the error of a limit that was passed."""

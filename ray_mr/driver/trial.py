@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import uuid
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -17,7 +16,7 @@ from ray_mr.model import AttemptEnd, AttemptId
 from ray_mr.plan import make_plan, skip_reason
 from ray_mr.tasks.mapper import Block, MapTask, map_split
 from ray_mr.units import count, format_bytes
-from ray_mr.workdir import run_folder
+from ray_mr.workdir import remove_run_folder, run_folder, temporary
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -80,6 +79,7 @@ def try_mapper(
     task = replace(MapTask.of(made, run_id, backoff(job, run_id)), on_stderr=on_stderr)
     end: AttemptEnd | None = None
     root = run_folder(run_id)
+    temporary(root)
     try:
         ident = AttemptId(split.index, split.start, 1)
         with contextlib.closing(map_split(task, split, ident, root)) as messages:
@@ -89,7 +89,7 @@ def try_mapper(
                 elif isinstance(message, AttemptEnd):
                     end = message
     finally:
-        shutil.rmtree(root, ignore_errors=True)
+        remove_run_folder(run_id)
     return _ended(split.inputs[0].object, ledger, end)
 
 

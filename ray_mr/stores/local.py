@@ -19,7 +19,7 @@ from urllib.parse import unquote
 from ray_mr.errors import Interrupted, JobError, ObjectChanged, StoreError
 from ray_mr.model import StoredObject
 from ray_mr.stores import is_glob, literal_prefix, matcher, name_bytes
-from ray_mr.workdir import arriving, disk_errors
+from ray_mr.workdir import arriving, disk_errors, settled, temporary
 
 if TYPE_CHECKING:
     import threading
@@ -160,6 +160,7 @@ class StagedFile:
                 path.parent.mkdir(parents=True, exist_ok=True)
             except (FileExistsError, NotADirectoryError):
                 raise StoreError(f"{path}: a part of its path is a file, not a folder") from None
+            temporary(self._part)
             self._file = self._part.open("xb")
 
     def write(self, data: bytes | memoryview) -> None:
@@ -185,6 +186,7 @@ class StagedFile:
         self.seal()
         with disk_errors(self._path):
             self._part.replace(self._path)
+            settled(self._part)
             self._open = False
             folder = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY)
             try:
@@ -201,6 +203,7 @@ class StagedFile:
             self._file.close()
         with disk_errors(self._path):
             self._part.unlink(missing_ok=True)
+            settled(self._part)
 
 
 def _path(uri: str) -> str:

@@ -1,0 +1,98 @@
+"""Ctrl-C, SIGTERM, and a terminal that is closed: how a command is stopped, once and twice.
+
+The first signal raises KeyboardInterrupt, and the command cleans up behind itself.  Later ones do
+not disturb that.  Where it takes longer than it may (a store that does not answer, a Ray that
+hangs), the process ends at once, and takes with it what it has started and made.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from typing import TYPE_CHECKING
+
+from ray_mr.child.process import kill_descendants, kill_marked
+from ray_mr.cli.screen import say
+from ray_mr.errors import Interrupted
+from ray_mr.workdir import remove_temporary, unsettled
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import FrameType
+
+CLEAN_UP_S = 3.0
+"""Longest time to clean up in after a signal."""
+CLEAN_UP_CLUSTER_S = 30.0
+"""The same where attempts on other machines are to be ended."""
+LAST_S = 0.5
+"""For the last words, where the process has to be ended."""
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_SHOW_CURSOR = "\x1b[?25h"
+
+
+@contextlib.contextmanager
+def stoppable() -> Iterator[None]:
+    """Let signals stop what is done in here, where this is the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    timers: list[threading.Timer] = []
+    threads = set(threading.enumerate())
+
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        if timers:
+            return
+        cluster = bool(os.environ.get("RAY_ADDRESS"))
+        timers.append(_timer(CLEAN_UP_CLUSTER_S if cluster else CLEAN_UP_S, leave))
+        raise KeyboardInterrupt
+
+    # What is ignored (nohup, a shell's background) stays ignored.
+    usual = (signal.SIG_DFL, signal.default_int_handler)
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    ours = {number: old for number, old in before.items() if old in usual}
+    for number in ours:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        # After a stop the process is at its end.  Python restores at its own what is not ignored.
+        for number, old in ours.items():
+            signal.signal(number, signal.SIG_IGN if timers else old)
+        if timers:
+            timers[0].cancel()
+            _clean_up()  # the signal may have come in the middle of it
+            if not all(new.daemon for new in set(threading.enumerate()) - threads):
+                # Python waits at its end for threads, and these wait for a store that is silent.
+                _timer(LAST_S, end)
+
+
+def _clean_up() -> None:
+    for path in unsettled():
+        kill_marked(f"{path}/")
+    remove_temporary()
+
+
+def _timer(seconds: float, do: Callable[[], None]) -> threading.Timer:
+    timer = threading.Timer(seconds, do)
+    timer.daemon = True
+    timer.start()
+    return timer
+
+
+def leave() -> None:
+    """End this process, all that it has started, and all that it has made for a time."""
+    kill_descendants()
+    _clean_up()
+    if sys.stderr.isatty():
+        with contextlib.suppress(OSError):
+            os.write(sys.stderr.fileno(), _SHOW_CURSOR.encode())
+    say("ray-mr: interrupted")
+    end()
+
+
+def end() -> None:
+    """End this process as it is."""
+    os._exit(Interrupted.exit_code)
