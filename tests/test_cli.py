@@ -380,7 +380,7 @@ class TestHelp:
         flags = {
             option.name: getattr(option, "help", None) for option in main.commands[command].params
         }
-        complex_fields = {"inputs", "mapper", "combiner", "reducer", "env"}
+        complex_fields = {"inputs", "files", "mapper", "combiner", "reducer", "env"}
         for name, info in Job.model_fields.items():
             if name not in complex_fields:
                 assert flags[name] == info.description
