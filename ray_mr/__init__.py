@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ray_mr.errors import RayMrError
 from ray_mr.job import Job, Script
@@ -30,7 +30,16 @@ if TYPE_CHECKING:
     from ray_mr.events import Event
     from ray_mr.views import Watcher
 
-__all__ = ["Job", "Plan", "RayMrError", "Script", "plan", "run"]
+__all__ = ["Job", "Plan", "RayMrError", "Report", "Script", "plan", "run"]
+
+
+def __getattr__(name: str) -> Any:
+    # It brings Arrow with it, which a command that only tells its help does without.
+    if name == "Report":
+        from ray_mr.driver.report import Report
+
+        return Report
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def plan(job: Job) -> Plan:

@@ -115,7 +115,9 @@ class Plan:
     def describe(self, slots: int = 1) -> str:
         """A few lines for people; the disk is that of ``slots`` splits at a time."""
         sizes = [split.size_bytes for split in self.splits]
+        slots = max(1, min(slots, len(sizes)))
         lines = [
+            f"mapper    {_in_words(self.mapper)}",
             f"inputs    {count(self.total_inputs, 'object')}, {format_bytes(self.total_bytes)}",
             f"splits    {len(sizes):,}",
         ]
@@ -133,7 +135,12 @@ class Plan:
             refused = count(len(self.refused), "object")
             lines.append(f"refused   {refused}: {one_line(obj.uri)}: {error}")
         parts = "none: map only" if self.reducer is None else f"{self.job.reducers:,}"
+        if self.combiner is not None:
+            lines.append(f"combiner  {_in_words(self.combiner)}")
+        if self.reducer is not None:
+            lines.append(f"reducer   {_in_words(self.reducer)}")
         lines.append(f"reducers  {parts}")
+        lines.append(f"output    {self.job.output}")
         disk = format_bytes(self.disk_bytes(slots))
         lines.append(f"disk      about {disk} of scratch, {count(slots, 'split')} at a time")
         return "\n".join(lines)
@@ -164,6 +171,15 @@ class Plan:
         lines = (line.partition(" ") for line in self.describe().splitlines())
         rows = [(name, text.strip()) for name, _, text in lines]
         return markup.heading(self.job.name or "plan") + markup.facts(rows)
+
+
+def _in_words(step: Program | str) -> str:
+    """``mapper.py, python, fed records``, or the word of a built-in."""
+    if isinstance(step, str):
+        return step
+    if step.function:
+        return f"a function, fed {step.feed}"
+    return f"{' '.join([step.entry, *step.arguments])}, {step.language}, fed {step.feed}"
 
 
 def make_plan(job: Job, objects: Iterable[StoredObject]) -> Plan:

@@ -293,7 +293,11 @@ class TestPlan:
     def test_describe(self) -> None:
         """Inputs, splits, what is left out, reducers and disk stand in a few lines."""
         objects = [*sized(MIB, 5 * MIB, 9 * MIB), stored("f/", 0)]
-        text = str(make_plan(job(reducer="sum", reducers=3), objects))
+        plan = make_plan(job(reducer="sum", combiner="sum", reducers=3), objects)
+        text = str(plan)
+        assert ", fed " in text.splitlines()[0]
+        assert "combiner  sum\nreducer   sum\nreducers  3\noutput    result.txt" in text
+        assert plan.describe(64).endswith("2 splits at a time"), "there are no more"
         assert "3 objects, 15.0 MiB" in text
         assert "splits    2, of 6.0 MiB to 9.0 MiB" in text
         assert "1 object: folder marker" in text

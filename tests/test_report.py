@@ -57,6 +57,15 @@ def test_without_pandas(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert "ray-mr[pandas]" in caught.value.hint
 
 
+def test_names() -> None:
+    """What is exported is there, the report too; nothing else is."""
+    for name in ray_mr.__all__:
+        assert getattr(ray_mr, name)
+    assert ray_mr.Report is Report
+    with pytest.raises(AttributeError, match="no attribute 'Reprot'"):
+        _ = ray_mr.Reprot
+
+
 def test_html_is_escaped() -> None:
     """What is shown comes from names and errors of others: none of it is markup."""
     failed = [(f"s3://b/<i>{number}</i>", "<script>") for number in range(12)]
