@@ -219,6 +219,8 @@ class AttemptEnd:
     """Time of the attempt by stage."""
     troubles: tuple[Trouble, ...] = ()
     """Inputs that were not brought at once, however the attempt ended."""
+    usage: Mapping[str, int] = field(default_factory=dict)
+    """What its children took: ``cpu_ms``; ``max_rss_bytes`` is the most any of the worker's had."""
     poison: Poison | None = None
     """Of a careful attempt whose child died at a record."""
 

@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 GONE_S = 5.0
 """What a command has started is gone this soon after it."""
-KEPT = (".ray-mr-state/", "dead-letters/")
-"""What a run that failed leaves on purpose: to be resumed, and records of which programs die."""
+KEPT = (".ray-mr-state/", ".failed-attempts/", "dead-letters/")
+"""What a run that failed leaves on purpose: for `--resume`, `replay` and the user."""
 OUR_THREADS = ("fetch-", "child-", "ray-runtime")
 
 

@@ -33,7 +33,7 @@ from ray_mr.model import FileCounts
 from ray_mr.units import format_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Iterator
+    from collections.abc import Generator, Iterable, Iterator, Sequence
 
     from ray_mr.child.process import Process
     from ray_mr.child.setting import Setting
@@ -42,6 +42,9 @@ RESULT_NAME = "result.txt"
 SPOOL_NAME = ".stdout"
 SPOOL_READ_BYTES = 1 << 20
 _BAD_INPUT: dict[str, type[DataError]] = {"corrupt": CorruptObject, "refused": RefusedObject}
+
+
+DEBUG_NAME = ".ray_mr_debug.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +164,7 @@ class HarnessChild:
         self._memory_bytes = memory_bytes
         self.ended = False
         """It has said that it did all there was to do."""
+        self.begin: dict[str, Any] = begin
         self._begin = wire.encode("begin", payload=json.dumps(begin).encode())
         self._process: Process | None = None
 
@@ -270,6 +274,26 @@ def map_records(child: HarnessChild, deliveries: Iterable[Delivery]) -> Iterator
         yield wire.encode("end")
 
     return child.run(feed())
+
+
+def debug_records(
+    setting: Setting, records: str, paths: Sequence[str], stop_at: int | None
+) -> int:
+    """Call a Python mapper in the terminal for the records of decoded files, under its debugger.
+
+    Args:
+        setting: Where it runs.
+        records: The job's record format.
+        paths: The files, relative to its folder.
+        stop_at: Line of the first file at which to stop; else it stops at an exception.
+
+    Returns:
+        The program's exit code.
+    """
+    child = HarnessChild(setting, "map", ("mapper",), records)
+    facts = child.begin | {"paths": list(paths), "stop_at": stop_at}
+    (setting.folder / DEBUG_NAME).write_text(json.dumps(facts))
+    return setting.run_in_terminal("--debug", DEBUG_NAME)
 
 
 def reduce_records(child: HarnessChild, sorted_pairs: Iterable[Pairs]) -> Iterator[Output]:

@@ -355,6 +355,11 @@ def _spawn(
         raise ChildNotStarted(f"cannot run {argv[0]!r}: {error.strerror}") from error
 
 
+def run_in_terminal(argv: Sequence[str], folder: Path, env: Mapping[str, str]) -> int:
+    """Run a program on our own terminal, to its end; its exit code."""
+    return subprocess.call(argv, cwd=folder, env=child_environment(env))  # noqa: S603 - as above
+
+
 def in_words(code: int) -> str:
     """A return code of ``subprocess``, as the end of a sentence."""
     if code >= 0:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from ray_mr.child.languages import LANGUAGES, Language
-from ray_mr.child.process import Limits, Process
+from ray_mr.child.process import Limits, Process, run_in_terminal
 from ray_mr.errors import ChildCrashed, ChildNotStarted, ChildTimeout
 from ray_mr.job import MAX_EXPANSION
 
@@ -112,6 +112,11 @@ class Setting:
             argv, self.folder, feed, self._environment(), self.limits, name=self.name,
             on_stderr=self.on_stderr,
         )  # fmt: skip
+
+    def run_in_terminal(self, *words: str) -> int:
+        """Run the harness on our own terminal, to its end; its exit code."""
+        argv = [*self._interpreter(), self.language.harness_name, *words]
+        return run_in_terminal(argv, self.folder, self._environment())
 
     def _interpreter(self) -> tuple[str, ...]:
         choice = self.interpreters.get(self.program.language)

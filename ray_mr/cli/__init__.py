@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from ray_mr.cli import credentials, editor, jobs, start, taskcluster, trial
+from ray_mr.cli import credentials, editor, jobs, replay, start, taskcluster, trial
 from ray_mr.cli.screen import say
 from ray_mr.cli.stopping import stoppable
 from ray_mr.errors import Interrupted, RayMrError
@@ -84,7 +84,7 @@ def main() -> None:
 
 
 COMMANDS: dict[str, tuple[click.Command, ...]] = {
-    "Jobs": (start.init, trial.try_, jobs.plan, jobs.run),
+    "Jobs": (start.init, trial.try_, jobs.plan, jobs.run, replay.replay),
     "TaskCluster": (taskcluster.map_, credentials.credentials),
     "Editor and shell": (editor.schema, editor.completion),
 }

@@ -8,11 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ray_mr.driver import capsule
 from ray_mr.driver.keeper import Keeper
 from ray_mr.driver.kept import State
 from ray_mr.driver.resume import Resumed, changed, fingerprint, resume
 from ray_mr.errors import CorruptObject, JobError, RayMrError, StoreError
 from ray_mr.events import Notice
+from ray_mr.stores import store_for
 from ray_mr.units import count
 
 if TYPE_CHECKING:
@@ -52,10 +54,12 @@ class Checkpoint:
         self._state = State(job.output)
         self._resumed: Resumed | None = None
         self._adopted = 0
+        self._anew = True
+        self._tried_again: Earlier | None = None
         self.keeper: Keeper | None = None
 
     def resume(self, made: Plan) -> Resumed:
-        """What of an earlier run counts; what does not is removed.
+        """What of an earlier run counts; nothing is changed yet.
 
         Raises:
             JobError: Only failed inputs were to run, and that is not possible.
@@ -63,10 +67,9 @@ class Checkpoint:
         """
         earlier = self._state.earlier()
         found = None if earlier is None or not self._wish.resume else self._usable(made, earlier)
-        if found is None:
-            if self._wish.resume and earlier is None:
-                self._tell(Notice("there is nothing to go on with: everything runs"))
-            self._state.clear()
+        if self._wish.resume and earlier is None:
+            self._tell(Notice("there is nothing to go on with: everything runs"))
+        self._anew = found is None
         self._resumed = found or Resumed(made)
         return self._resumed
 
@@ -82,8 +85,7 @@ class Checkpoint:
             self._tell(Notice(f"{pieces} cannot be used: changed since: {', '.join(names)}"))
             return None
         found = resume(made, earlier, only_failed=wish.only_failed)
-        if wish.only_failed:
-            self._state.forget_failures(earlier)
+        self._tried_again = earlier if wish.only_failed else None
         if earlier.damaged:
             damaged = count(earlier.damaged, "kept object")
             self._tell(Notice(f"not used, because damaged: {damaged}"))
@@ -106,11 +108,16 @@ class Checkpoint:
             )
 
     def begin(self, made: Plan, run_id: str) -> None:
-        """What is finished from here on is kept.
+        """What does not count is removed; what is finished from here on is kept.
 
         Raises:
             StoreError: It cannot be written there.
         """
+        store_for(self._job.output).clear(capsule.folder_uri(self._job.output))
+        if self._anew:
+            self._state.clear()
+        if self._tried_again is not None:
+            self._state.forget_failures(self._tried_again)
         self._state.begin(run_id, fingerprint(made))
         self.keeper = Keeper(self._state, self._engine, self._job.checkpoint)
 

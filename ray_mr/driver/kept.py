@@ -32,7 +32,7 @@ HASH_BYTES = 8
 DIGEST_BYTES = hashlib.sha256().digest_size
 MAX_HEAD_BYTES = 256 << 20
 READ_BYTES = 1 << 20
-_NOT_KEPT = {"failed", "error", "suspect", "troubles", "poison"}
+_NOT_KEPT = {"failed", "error", "suspect", "troubles", "poison", "usage"}
 """Fields of an ``AttemptEnd`` that say nothing of one that was committed."""
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ray_mr.driver import commit, letters
+from ray_mr.driver.capsule import Capsules
 from ray_mr.engines import (
     BlockLost,
     Lost,
@@ -102,6 +103,7 @@ class Loop:
         *,
         keeper: Keeper | None = None,
         until: float | None = None,
+        run_id: str = "",
     ) -> None:
         """``until``: when the job's deadline is, on the monotonic clock."""
         self._engine, self._plan, self._ledger = engine, plan, ledger
@@ -115,6 +117,7 @@ class Loop:
         self._reducers: dict[int, _Reducer] = {}
         self._attempts = self._made = 0
         self._failures: Counter[tuple[int, ...]] = Counter()
+        self._capsules = Capsules(plan, run_id)
         self._done_bytes = 0
         self._lost_blocks = False
         self._parts_written: set[int] = set()
@@ -361,6 +364,7 @@ class Loop:
         if end.poison is not None and end.error is not None and running.work.careful is not None:
             self._write_letter(end.poison, end.error)
         if not decision.commit:
+            self._encapsulate(running, end)
             self._follow(decision, end.error)
             return
         if len(running.blocks) != end.blocks:
@@ -368,6 +372,13 @@ class Loop:
         if self._keeper is not None:
             self._keeper.committed(running.work.split, end, running.blocks)
         self._commit(running.work, end, running.blocks)
+
+    def _encapsulate(self, running: _Running, end: AttemptEnd) -> None:
+        try:
+            work = running.work
+            self._capsules.write(work.split, end.id, commit.terms(work), end)
+        except StoreError as refused:
+            self._tell(Notice(f"a failed attempt could not be kept: {refused.message}"))
 
     def _write_letter(self, poison: Poison, error: RayMrError) -> None:
         try:
@@ -398,6 +409,7 @@ class Loop:
     def _lost(self, ident: AttemptId, error: RayMrError) -> None:
         running = self._running.pop(ident, None)
         if running is not None:
+            self._encapsulate(running, AttemptEnd(ident, error=error))
             self._follow(commit.after_loss(running.work, error, self._plan.job), error)
 
     def _follow(self, decision: commit.Decision, error: RayMrError | None) -> None:

@@ -216,7 +216,7 @@ class _Run:
         until = None if self._job.deadline is None else self._began + self._job.deadline
         loop = Loop(
             self._engine, goal, ledger, capacity, self._tell,
-            keeper=self._checkpoint.keeper, until=until,
+            keeper=self._checkpoint.keeper, until=until, run_id=self._id,
         )  # fmt: skip
         size = f"{count(made.total_inputs, 'input')}, {format_bytes(made.total_bytes)}"
         with self._stage("map", f"{size} in {count(len(made.splits), 'split')}, {capacity.text}"):

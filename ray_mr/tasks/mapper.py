@@ -7,6 +7,7 @@ engine: a test can run it as it is.
 from __future__ import annotations
 
 import contextlib
+import resource
 import time
 import traceback
 from collections import Counter, deque
@@ -153,6 +154,8 @@ class _Attempt:
         self.poison: Poison | None = None
         self.rows = self.places = self.mapped_rows = self.bad_values = self.blocks = 0
         self.started = time.monotonic()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        self.cpu_before_s = before.ru_utime + before.ru_stime
         self.done_bytes = 0
         self.next_progress = 0.0
         self.status = ""
@@ -166,8 +169,13 @@ class _Attempt:
             self.ident, tuple(self.files.values()), failed, error, self.suspect,
             dict(self.counters), self.rows, self.mapped_rows, self.bad_values, self.blocks,
             {"attempt": time.monotonic() - self.started}, tuple(self.troubles.values()),
-            self.poison,
+            self._usage(), self.poison,
         )  # fmt: skip
+
+    def _usage(self) -> dict[str, int]:
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        cpu_s = used.ru_utime + used.ru_stime - self.cpu_before_s
+        return {"cpu_ms": round(cpu_s * 1000), "max_rss_bytes": used.ru_maxrss * 1024}
 
     def _unbalanced(self) -> LedgerError | None:
         for item in self.split.inputs:

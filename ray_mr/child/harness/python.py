@@ -735,5 +735,49 @@ def serve(wire, role):
             fail(wire, position, "raised", error, where)
 
 
+class Unheard:
+    """A wire that goes nowhere."""
+
+    def send(self, *_frame):
+        pass
+
+    tell = send
+
+
+def debug(path):
+    """Call the function in the terminal, for the files that ``path`` names, under pdb."""
+    import pdb  # noqa: T100 - this is what it is for
+    import traceback
+
+    with open(path) as stream:
+        begin = json.load(stream)
+    function, _ = load(begin)
+    role = Mapper(Unheard(), function, begin)
+    for name in begin["paths"]:
+        for number, line in enumerate(lines_of(chunks_of(name, "none", lambda _read: None)), 1):
+            try:
+                call = role.call(name, line)
+            except (ValueError, RecursionError) as error:
+                print(f"{name}, line {number}: set aside: {error}")
+                continue
+            try:
+                if number == begin["stop_at"] and name == begin["paths"][0]:
+                    print(f"{name}, line {number}: here the program died; s steps into it")
+                    pdb.runcall(call)
+                else:
+                    result = call()
+                    if hasattr(result, "__next__"):
+                        list(result)  # a generator runs only so
+            except Exception:
+                traceback.print_exc()
+                print(f"{name}, line {number}")
+                pdb.post_mortem()
+                return 1
+    print("no record made it fail")
+    return 0
+
+
 if __name__ == "__main__":
+    if sys.argv[1:2] == ["--debug"]:
+        sys.exit(debug(sys.argv[2]))
     main()
