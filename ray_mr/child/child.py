@@ -242,13 +242,15 @@ class HarnessChild:
                 return None
             case "done":
                 self.process.rest()
-                return FileCounts(position=position, **facts)
+                return _counts(FileCounts(position=position, **facts))
             case "failed":
                 self.process.rest()
                 return self._failure(position, **facts)
         raise ChildProtocol(f"the harness sent an unknown frame {name!r}")
 
     def _failure(self, position: int, kind: str, message: str, trace: str) -> Failure:
+        if kind not in wire.FAILURES:
+            raise ValueError(kind)
         script = self._setting.name
         if kind == "load":
             raise ChildNotStarted(f"{script} does not load: {message}\n{trace}".rstrip())
@@ -263,6 +265,18 @@ class HarnessChild:
                 "take them one by one with `stream: true` beside the script, or raise `memory`",
             )
         return Failure(position, ChildRaised(f"{script} raised {message}\n{trace}".rstrip()))
+
+
+def _counts(counts: FileCounts) -> FileCounts:
+    """Counts that are some.
+
+    Raises:
+        ValueError: They are not.
+    """
+    numbers = (counts.records, counts.mapped, counts.bad, counts.decoded_bytes)
+    if not all(type(each) is int and each >= 0 for each in numbers):
+        raise ValueError("counts")
+    return counts
 
 
 def map_records(child: HarnessChild, deliveries: Iterable[Delivery]) -> Iterator[Output]:

@@ -4,31 +4,7 @@ A frame is a head, one line of ASCII, and a payload::
 
     <name> <position> <count> <size>\n<size bytes>
 
-Towards the harness:
-
-* ``begin``: JSON with the role (``map``, ``reduce``, ``combine``), the script and how to call it,
-  and ``most_decoded``: a file may decode to ``ratio`` times its stored size, or to ``floor`` bytes.
-  If it has ``careful``, a list of line numbers, these lines are set aside unseen, and every other
-  is told by ``at`` before the function sees it.
-* ``file``: the input at ``position``; the payload is its codec, a LF, its path.
-* ``pairs``: ``count`` key and value pairs, sorted by key (roles reduce and combine).
-* ``flush``: the last group is complete; answer with ``flushed``.
-* ``end``: nothing more comes (roles map and reduce); call what is to be called last, then answer
-  with ``ended``.
-
-From the harness:
-
-* ``hello``: JSON with ``codecs``, the compressed formats it opens by itself.
-* ``text``: output lines made from the input at ``position``, as written by the function.
-* ``pairs``: ``count`` key and value pairs made from the input at ``position``.
-* ``progress``: ``count`` stored bytes of the input at ``position`` are read.
-* ``at`` (only if ``begin`` has ``careful``): record ``count`` of the input at ``position`` is given
-  to the function; the payload is its bytes.  ``count`` 0: the function has returned.
-* ``done``: JSON with the counts of the input at ``position``, which ended well.
-* ``failed``: JSON ``kind`` (``corrupt``, ``refused``, ``raised``, ``load``, ``final``, ``memory``),
-  ``message``, ``trace``.
-* ``flushed``: ``position`` groups and ``count`` rows were reduced since the last one.
-* ``ended``: all is done.
+What each message says stands in ``docs/child-protocol.md``, which tests hold to this module.
 
 The payload of ``pairs`` is ``count`` little-endian u32 lengths of keys, as many of values, all
 keys, all values.
@@ -45,6 +21,14 @@ from ray_mr.errors import ChildProtocol
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+TO_HARNESS = ("begin", "file", "pairs", "flush", "end")
+"""What we say."""
+FROM_HARNESS = (
+    "hello", "text", "pairs", "progress", "at", "done", "failed", "flushed", "ended",
+)  # fmt: skip
+"""What a harness says."""
+FAILURES = ("raised", "corrupt", "refused", "load", "final", "memory")
+"""Kinds of ``failed``."""
 MAX_HEAD_BYTES = 80
 MAX_PAYLOAD_BYTES = 2**31
 _HEAD = re.compile(rb"([a-z]{1,16}) (\d{1,19}) (\d{1,19}) (\d{1,19})")

@@ -2,7 +2,7 @@
 
 Copied beside the user's script and run there; never imported by ray_mr.  It needs the standard
 library only, and takes ``orjson``, ``isal`` and ``zstandard`` where the interpreter has them.
-The messages are described in ``ray_mr/child/wire.py``.
+The messages are described in docs/child-protocol.md.
 """
 
 import sys
