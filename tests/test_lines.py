@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,9 @@ from jobs import job, result, run_told, script
 from ray_mr.child.child import PlainChild, run_lines
 from ray_mr.child.process import MALFORMED
 from ray_mr.child.streaming import OLD_NAMES
+from ray_mr.driver.run import run
 from ray_mr.errors import ChildCrashed, ChildError, CorruptObject, DataError
+from ray_mr.job import Job
 from ray_mr.tasks.lines import count_lines
 from samples import COMPRESS, alive, setting, shell
 
@@ -347,3 +350,18 @@ def test_crashing_file_is_found_by_halving(tmp_path: Path) -> None:
     report, _ = run_told(wanted)
     assert [Path(uri).name for uri, _ in report.failed] == ["3"]
     assert result(tmp_path) == b"".join(b"line %d\n" % n * 3 for n in (0, 1, 2, 4))
+
+
+def test_page_of_programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """docs/programs.md: its job runs, and its table has every name of the environment."""
+    page = (Path(__file__).parents[1] / "docs" / "programs.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| `(\w+)` \|$", page, re.MULTILINE)
+    assert dict(rows) == OLD_NAMES
+    (tmp_path / "job.yml").write_text(page.split("```yaml\n")[1].split("```")[0])
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a").write_text("to be or\nnot to be")
+    script(tmp_path, "map.sh", "#!/bin/sh\ntr -s ' ' '\\n' | sed 's/$/\\t1/'\n")
+    script(tmp_path, "reduce.sh", "#!/bin/sh\ncut -f1 | uniq -c | awk '{print $2, $1}'\n")
+    monkeypatch.chdir(tmp_path)
+    run(Job.from_file("job.yml"), engine="local")
+    assert (tmp_path / "result.txt").read_bytes() == b"be 2\nnot 1\nor 1\nto 2\n"
