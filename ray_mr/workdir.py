@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import secrets
 import shutil
@@ -15,7 +16,7 @@ import stat
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Self
+from typing import IO, TYPE_CHECKING, BinaryIO, Self
 
 from ray_mr.errors import StoreError, UnsafeKey
 
@@ -27,6 +28,8 @@ _LONGEST_COMPONENT = 255
 _LONGEST_PATH = 4096 - 64
 """The kernel's limit less room for a temporary name beside the file."""
 _REMOVE_TRIES = 5
+_OWNED = ".driver"
+"""A file in a run's folder, locked as long as the run's driver lives."""
 SMALL_DISK_BYTES = 1 << 30
 """A temporary folder on less than this is somebody's limit, not meant for data."""
 
@@ -238,7 +241,7 @@ def run_folder(run_id: str) -> Path:
         StoreError: Somebody else has made it, or the file system refused.
     """
     uid = os.getuid()
-    path = Path(tempfile.gettempdir()).absolute() / f"ray_mr-{uid}"
+    path = _all_runs()
     for folder in (path, path / run_id):
         with disk_errors(folder):
             folder.mkdir(mode=0o700, exist_ok=True)
@@ -250,3 +253,37 @@ def run_folder(run_id: str) -> Path:
         if stat.S_IMODE(found.st_mode) & 0o077:
             folder.chmod(0o700)
     return path / run_id
+
+
+def _all_runs() -> Path:
+    return Path(tempfile.gettempdir()).absolute() / f"ray_mr-{os.getuid()}"
+
+
+def own(run_id: str) -> IO[bytes]:
+    """Mark the run's folder as that of a living run, until the file is closed or we are dead.
+
+    Raises:
+        StoreError: The file system refused.
+    """
+    folder = run_folder(run_id)
+    with disk_errors(folder):
+        file = (folder / f"{_OWNED}-{os.getpid()}").open("xb")
+        fcntl.flock(file, fcntl.LOCK_EX)
+        Path(file.name).rename(folder / _OWNED)  # nobody sees it unlocked
+    return file
+
+
+def dead_runs() -> list[Path]:
+    """Folders of runs that were begun on this machine and are dead for sure."""
+    with contextlib.suppress(OSError):
+        return [folder for folder in _all_runs().iterdir() if _is_dead(folder)]
+    return []
+
+
+def _is_dead(folder: Path) -> bool:
+    try:
+        with (folder / _OWNED).open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+    except OSError:
+        return False

@@ -58,10 +58,11 @@ class Run:
         for name in ("out", "tmp"):
             (folder / name).mkdir()
 
-    def start(self) -> subprocess.Popen[str]:
+    def start(self, *words: str) -> subprocess.Popen[str]:
         environ = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
         environ |= {"TMPDIR": str(self.folder / "tmp"), "MARK": self.mark}
-        command = [sys.executable, "-m", "ray_mr", "run", "job.yml", "--engine", self.engine]
+        run = ["run", "job.yml", "--engine", self.engine, *words]
+        command = [sys.executable, "-m", "ray_mr", *run]
         return subprocess.Popen(
             command, cwd=self.folder, env=environ, stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
@@ -133,7 +134,8 @@ def stop_half_way(started: Run, number: signal.Signals, *, everyone: bool) -> No
     assert "***" not in said, "Ray's own handler aborts the process 3 s after a SIGTERM"
     assert wait_until(lambda: not started.processes(), 3), started.processes()
     assert started.run_folders() == []
-    assert [path.name for path in (started.folder / "out").iterdir()] == ["report.json"]
+    left = {path.name for path in (started.folder / "out").iterdir()}
+    assert left - {".result.txt.ray-mr-state"} == {"report.json"}, "what --resume needs may stay"
     report = json.loads((started.folder / "out" / "report.json").read_text())
     assert (report["ok"], report["exit_code"]) == (False, 130)
 
@@ -165,3 +167,25 @@ def test_killed_half_way(started: Run) -> None:
     process.wait()
     assert wait_until(lambda: not started.processes(HARNESS), 5), started.processes(HARNESS)
     assert not (started.folder / "out" / "result.txt").exists()
+
+
+@pytest.mark.parametrize("started", ENGINES, indirect=True)
+def test_next_start_cleans_up(started: Run) -> None:
+    """After SIGKILL of the command the next run ends what it left, and goes on from what was kept.
+
+    Processes, the run's folder, temporary files and the state beside the output.
+    """
+    process = started.start_and_hold()
+    process.kill()
+    process.wait()
+    assert started.run_folders()
+    started.hold.unlink()
+    process = started.start("--resume")
+    said = process.communicate(timeout=120)[0]
+    assert process.returncode == 0, said
+    assert wait_until(lambda: not started.processes(b"sleep"), 5), started.processes()
+    assert started.run_folders() == []
+    names = sorted(path.name for path in (started.folder / "out").iterdir())
+    assert names == ["report.json", "result.txt"]
+    result = (started.folder / "out" / "result.txt").read_text()
+    assert result == "Android 20\nDarwin 20\nLinux 20\nWINNT 20\n"

@@ -25,7 +25,14 @@ from ray_mr.sinks import Sink, report_uri, write_whole
 from ray_mr.tasks.mapper import MapTask
 from ray_mr.tasks.reducer import ReduceTask
 from ray_mr.units import count, format_bytes
-from ray_mr.workdir import remove_run_folder, roomy_temporary_folder, run_folder, temporary
+from ray_mr.workdir import (
+    dead_runs,
+    own,
+    remove_run_folder,
+    roomy_temporary_folder,
+    run_folder,
+    temporary,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -115,6 +122,13 @@ def _check_inputs(made: Plan, output: str) -> None:
                 )
 
 
+def _sweep() -> None:
+    """End what runs that were killed have left on this machine: processes and folders."""
+    for folder in dead_runs():
+        kill_marked(f"{folder}/")
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 class _Run:
     def __init__(
         self, job: Job, engine: Engine, on_event: Callable[[Event], None], wish: Wish
@@ -157,6 +171,8 @@ class _Run:
         sink: Sink | None = None
         wish, checkpoint, published = self._wish, self._checkpoint, False
         temporary(run_folder(self._id))
+        _sweep()
+        owned = own(self._id)
         try:
             self._engine.prepare()
             with self._stage("list", count(len(self._job.inputs), "pattern")):
@@ -195,6 +211,7 @@ class _Run:
             failures = bool(self._ledger and self._ledger.failures)
             with ExitStack() as stack:  # the last first, and each whatever becomes of the others
                 stack.callback(checkpoint.leave, published=published, failures=failures)
+                stack.callback(owned.close)
                 stack.callback(remove_run_folder, self._id)
                 stack.callback(kill_marked, f"{run_folder(self._id)}/")
                 stack.callback(self._engine.close)
