@@ -69,8 +69,8 @@ def basic(user: str | None, password: str | None) -> dict[str, str]:
     """The header that gives access with a user and a password of a URL, if there are any."""
     if user is None:
         return {}
-    both = f"{unquote(user)}:{unquote(password or '')}"
-    return urllib3.make_headers(basic_auth=both.encode().decode("latin-1"))
+    both = f"{unquote(user)}:{unquote(password or '')}".encode("utf-8", "surrogatepass")
+    return urllib3.make_headers(basic_auth=both.decode("latin-1"))
 
 
 @functools.cache

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import http.client
 import re
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -141,6 +142,8 @@ def translated(uri: str) -> Iterator[None]:
         cause = getattr(error, "reason", None)
         cause = cause if isinstance(cause, Exception) else error
         raise _of_failure(uri, cause) from None
+    except (UnicodeError, http.client.HTTPException) as error:  # a host or path that cannot be sent
+        raise StoreError(f"{uri}: a request cannot be made ({type(error).__name__})") from None
 
 
 def _of_failure(uri: str, error: Exception) -> Exception:
