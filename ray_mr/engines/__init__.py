@@ -5,6 +5,7 @@ An engine carries work and news; it decides nothing.  It never retries: a loss i
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -167,6 +168,8 @@ def _local() -> Engine:
 
 
 def _ray() -> Engine:
+    # In a notebook Ray asks for widgets as it is imported; we have no use for them.
+    logging.getLogger("ray.widgets.util").setLevel(logging.WARNING)
     from ray_mr.engines.ray import RayEngine
 
     return RayEngine()
