@@ -162,6 +162,10 @@ def _word_or_program(value: object) -> str:
     return "<word>" if isinstance(value, str) else "<program>"
 
 
+def _identity_or_program(value: object) -> str:
+    return "<word>" if value == "identity" else "<program>"
+
+
 def _tidy_step(value: object) -> object:
     return _none(_program(value))
 
@@ -183,7 +187,6 @@ def _empty_mapping(value: object) -> object:
 
 
 Size = Annotated[int, BeforeValidator(_bytes, json_schema_input_type=int | str), Field(ge=1)]
-_Program = Annotated[Script, BeforeValidator(_program)]
 _Step = BeforeValidator(_tidy_step)
 _Optional = BeforeValidator(_none)
 
@@ -208,7 +211,11 @@ class Job(_Value):
     filter: Annotated[str | None, _Optional] = Field(
         None, description="A Filter.json of 2014: which inputs to read, by the parts of their keys."
     )
-    mapper: _Program = Field(description="The program that is fed the inputs.")
+    mapper: Annotated[
+        Annotated[Literal["identity"], Tag("<word>")] | Annotated[Script, Tag("<program>")],
+        Discriminator(_identity_or_program),
+        BeforeValidator(_program),
+    ] = Field(description="The program that is fed the inputs; identity: their lines as they are.")
     combiner: Annotated[
         Annotated[
             Annotated[Literal["sum", "min", "max"], Tag("<word>")]
@@ -356,16 +363,17 @@ class Job(_Value):
         return value
 
     @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if self.mapper.fed == "records" and self.records is None:
+    def _consistent(self, info: ValidationInfo) -> Self:
+        divided = info.context == "map"  # what a map task leaves for reduce tasks
+        if self.fed == "records" and self.records is None:
             raise _fault(
                 "records",
                 "is missing: say what one line of an input is: uuid-json (36 characters, a TAB, "
                 "JSON), json or text",
             )
-        if self.mapper.stream:
+        if isinstance(self.mapper, Script) and self.mapper.stream:
             raise _fault("mapper", "has `stream`, which is for a reducer")
-        if self.reducer is None and self.combiner is not None:
+        if self.reducer is None and self.combiner is not None and not divided:
             raise _fault("combiner", "needs a reducer, such as `reducer: sum`")
         adds = self.reducer in {"sum", "min", "max"}
         fits = self.combiner in (None, self.reducer) or (adds and isinstance(self.combiner, Script))
@@ -376,16 +384,21 @@ class Job(_Value):
             )
         if isinstance(self.combiner, Script) and self.combiner.fed != "records":
             raise _fault("combiner", "must have `feed: records`: it is called with a key's values")
-        if self.reducer is None and self.reducers != 1:
+        if self.reducer is None and self.reducers != 1 and not divided:
             raise _fault("reducers", "must be 1 without a reducer: map-only output has one part")
         return self
+
+    @property
+    def fed(self) -> Feed | Literal["identity"]:
+        """The mapper's feed, with the language's default applied."""
+        return self.mapper.fed if isinstance(self.mapper, Script) else self.mapper
 
     @property
     def key_end(self) -> Literal["tab", "tab-or-space"]:
         """``separator``, with the feed's default applied."""
         if self.separator != "auto":
             return self.separator
-        return "tab" if self.mapper.fed == "lines" else "tab-or-space"
+        return "tab" if self.fed == "lines" else "tab-or-space"
 
     @classmethod
     def from_file(
@@ -400,7 +413,9 @@ class Job(_Value):
 
         Args:
             path: The file; scripts and inputs named in it are relative to its folder.
-            role: ``map`` leaves the reduce side of the job, and its output, to ``reduce``.
+            role: ``map`` leaves reducer and output to ``reduce``: its result is what is mapped and
+                combined, divided into ``reducers`` files.  ``reduce`` takes the lines of such
+                files as they are.
             inputs: Take the place of the file's; relative to the working directory.
             overrides: Fields from command-line flags; they win over the file.
 
@@ -408,16 +423,14 @@ class Job(_Value):
             JobError: A line for each fault, with file, line, field and the nearest valid word.
         """
         document = jobfile.read(path)
-        data = _long_form(document, role)
-        if role == "map":
-            data = {key: value for key, value in data.items() if key not in _REDUCE_SIDE}
         flags = {key: value for key, value in (overrides or {}).items() if value is not None}
+        data = _ROLES[role](_long_form(document, role), flags, document)
         keys = (flags.get("bucket") or data.get("bucket")) is not None
         if inputs:
             flags["inputs"] = _inputs(list(inputs), str(Path.cwd()), keys=keys)
         data = {"inputs": []} | _anchored(data, _base(document.path), keys=keys) | flags
         try:
-            return cls.model_validate(data)
+            return cls.model_validate(data, context=role)
         except ValidationError as error:
             head = _head(document, frozenset(flags))
             raise jobfile.explain(error, head=head, known=_known) from None
@@ -435,7 +448,53 @@ class Job(_Value):
 _STEPS = ("mapper", "combiner", "reducer")
 THREE = ("language", "script", "arguments")
 """The keys of the form of 2014."""
-_REDUCE_SIDE = ("combiner", "reducer", "reducers", "output")
+PARTS = "result-*.txt"
+"""The result of a map task for several reduce tasks: a file for each."""
+REDUCE_DOWNLOADS = 20
+"""Results of map tasks that a reduce task downloads at once, as in 2014."""
+_REDUCE_KEEPS = (
+    "name", "reducer", "memory", "attempts", "timeout", "stall_timeout", "env", "downloads",
+    "separator", "max_bad_records", "split_bytes",
+)  # fmt: skip
+"""What a reduce task takes of a job; the rest is for the map tasks."""
+
+
+def _as_run(data: dict[str, Any], _: dict[str, Any], __: jobfile.Document) -> dict[str, Any]:
+    return data
+
+
+def _as_map(
+    data: dict[str, Any], flags: dict[str, Any], _: jobfile.Document
+) -> dict[str, Any]:
+    kept = {key: value for key, value in data.items() if key not in {"reducer", "output"}}
+    several = str(flags.get("reducers") or data.get("reducers") or 1).strip() != "1"
+    return ({"output": PARTS} if several else {}) | kept
+
+
+def _as_reduce(
+    data: dict[str, Any], flags: dict[str, Any], document: jobfile.Document
+) -> dict[str, Any]:
+    """The job of a reduce task: no mapper, and no input that may be missing.
+
+    Raises:
+        JobError: There is no reducer.
+    """
+    if not (flags.get("reducer") or data.get("reducer")):
+        raise JobError(
+            f"{document.path}: there is no reducer", "a map-only job has no reduce task"
+        )
+    kept = {key: value for key, value in data.items() if key in _REDUCE_KEEPS}
+    mapper = data.get("mapper")
+    lines = isinstance(mapper, dict) and mapper.get("feed") == "lines"
+    if lines and kept.get("separator", "auto") in {"auto", None}:
+        kept["separator"] = "tab"
+    kept.setdefault("downloads", REDUCE_DOWNLOADS)
+    return kept | {"mapper": "identity", "decompress": "none", "max_failed_inputs": 0}
+
+
+_ROLES: dict[Role, Callable[..., dict[str, Any]]] = {
+    "run": _as_run, "map": _as_map, "reduce": _as_reduce
+}  # fmt: skip
 
 
 def _known(loc: jobfile.Loc) -> list[str]:
@@ -466,13 +525,8 @@ def _long_form(document: jobfile.Document, role: Role) -> dict[str, Any]:
     """The file's values as the long form has them.
 
     Raises:
-        JobError: The forms are mixed, or the role has no meaning yet.
+        JobError: The forms are mixed.
     """
-    if role == "reduce":
-        raise JobError(
-            f"{document.path}: `reduce` is not there yet",
-            "a whole job, mapper and reducer, runs with `ray-mr run`",
-        )
     data = document.data
     if not any(key in data for key in THREE):
         return dict(data)
@@ -489,6 +543,8 @@ def _long_form(document: jobfile.Document, role: Role) -> dict[str, Any]:
     for key in ("language", "script"):
         if data.get(key) is None:
             raise JobError(f"{document.where((key,))}: {key}: is missing")
+    if role == "reduce":
+        return {"reducer": dict(data), "max_bad_records": None}
     python = data["language"] == "python"
     return {
         "mapper": dict(data),

@@ -21,7 +21,7 @@ from ray_mr.errors import DataError, JobError, RefusedObject, UnsafeKey, one_lin
 from ray_mr.extras import joined, pack_extras
 from ray_mr.job import Job, Script
 from ray_mr.model import Split, StoredObject
-from ray_mr.program import Program, ProgramFile, pack
+from ray_mr.program import IDENTITY, WHOLE, Program, ProgramFile, pack
 from ray_mr.units import count, format_bytes
 
 if TYPE_CHECKING:
@@ -32,6 +32,8 @@ TAIL_SHARE = 8
 that is done early finds work.  A tail of equal 128 MiB splits left one of two cores idle."""
 MIN_TARGET_BYTES = 4 * 2**20
 """No smaller splits in the tail: starting a child costs about as much as reading this."""
+COLLECT = "collect"
+"""The reducer of a map task for reduce tasks: lines as they come, in the order of the plan."""
 MIN_COST_BYTES = 4 * 2**10
 """What an object costs at least, for its request and its line: empty objects count too."""
 MAX_SPLIT_OBJECTS = 2_000
@@ -193,9 +195,16 @@ def make_plan(job: Job, objects: Iterable[StoredObject]) -> Plan:
         JobError: There is nothing to read, or a script cannot be packed.
     """
     extras = pack_extras(job.files)
-    mapper = _packed(job.mapper, extras)
     combiner = _packed(job.combiner, extras) if isinstance(job.combiner, Script) else job.combiner
+    reducer: Program | str | None
     reducer = _packed(job.reducer, extras) if isinstance(job.reducer, Script) else job.reducer
+    if reducer is None and (combiner is not None or job.reducers > 1):
+        reducer = COLLECT
+    mapper = (
+        _packed(job.mapper, extras)
+        if isinstance(job.mapper, Script)
+        else _hand_on(combiner, reducer)
+    )
     chosen, skipped = _choose(objects, skip_reason(job))
     if not chosen:
         raise JobError(_no_input(job, skipped))
@@ -208,6 +217,12 @@ def make_plan(job: Job, objects: Iterable[StoredObject]) -> Plan:
 def _packed(script: Script, extras: tuple[ProgramFile, ...]) -> Program:
     program = pack(script)
     return replace(program, files=joined(program.entry, program.files, extras))
+
+
+def _hand_on(combiner: Program | str | None, reducer: Program | str | None) -> Program:
+    """A reducer that reads files gets the inputs themselves."""
+    reads_files = isinstance(reducer, Program) and reducer.feed == "files"
+    return WHOLE if reads_files and combiner is None else IDENTITY
 
 
 _SHOWN = 5

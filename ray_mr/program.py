@@ -10,7 +10,7 @@ import sys
 import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import cloudpickle
 
@@ -47,7 +47,8 @@ class Program:
     files: tuple[ProgramFile, ...]
     """The entry, the files beside it that it may import, and the job's own."""
     arguments: tuple[str, ...]
-    feed: Feed
+    feed: Feed | Literal["identity", "whole"]
+    """The last two are no program: an input's lines, or its bytes under its name, as they are."""
     function: bool
     """The entry is a pickled function."""
     stream: bool = False
@@ -72,6 +73,11 @@ class Program:
             sha.update(struct.pack(">Q", len(piece)) + piece)
         return sha.hexdigest()
 
+
+IDENTITY = Program("", "identity", (), (), "identity", function=False)
+"""Hands on lines: the mapper of a job that has none."""
+WHOLE = Program("", "identity", (), (), "whole", function=False)
+"""Hands on whole inputs, for a reducer that reads files."""
 
 FUNCTION_ENTRY = "function.pkl"
 _SIBLINGS = {"python": (".py",), "javascript": (".js", ".cjs", ".mjs", ".json"), "binary": ()}

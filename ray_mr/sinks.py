@@ -1,15 +1,17 @@
 """Where a result goes, and the moment at which it is there.
 
-A file: a temporary name in the same folder, renamed when the ledger balances.  A prefix (``/`` at
+A file (or, as ``name-*.txt``, one for each reducer): a temporary name in the same folder, renamed
+when the ledger balances.  A prefix (``/`` at
 the end): one part a reducer, each invisible until then, then ``manifest.json``, then ``_SUCCESS``;
 without ``_SUCCESS`` there is no result.
 """
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ray_mr.errors import JobError
 from ray_mr.stores import store_for
@@ -27,6 +29,19 @@ MANIFEST = "manifest.json"
 def is_prefix(output: str) -> bool:
     """Whether a result is parts below a prefix, not one file."""
     return output.endswith("/")
+
+
+def is_numbered(output: str) -> bool:
+    """Whether a result is a file for each part, ``name-*.txt``."""
+    return "://" not in output and "*" in output[output.rfind("/") + 1 :]
+
+
+def name_of(output: str, part: int) -> str:
+    """Where a part of a result is; one file holds all parts, if that is the output."""
+    if is_numbered(output):
+        head, _, last = output.rpartition("/")
+        return f"{head}/{last.replace('*', f'{part:05d}', 1)}" if head else last
+    return output + part_name(part) if is_prefix(output) else output
 
 
 def report_uri(output: str) -> str:
@@ -69,7 +84,10 @@ class Sink:
         self._parts = parts
         self._store = store_for(output)
         self._staged: list[Staged] = []
+        self._single = not (is_prefix(output) or is_numbered(output))
         self.sizes = [0] * parts
+        self._digests = [hashlib.sha256() for _ in range(1 if self._single else parts)]
+        self._lines = [0] * len(self._digests)
         self._old = list(self._there())
         if output == report_uri(output):
             raise JobError(f"{output} is the name of the report", "choose another --output")
@@ -80,17 +98,17 @@ class Sink:
 
     def _there(self) -> Iterator[str]:
         """What of a result is there; the mark that makes it one comes first."""
-        if not is_prefix(self._output):
+        if self._single:
             if self._store.exists(self._output):
                 yield self._output
             return
-        for name in (SUCCESS, MANIFEST):
+        for name in (SUCCESS, MANIFEST) if is_prefix(self._output) else ():
             if self._store.exists(self._output + name):
                 yield self._output + name
         for part in itertools.count():
-            if not self._store.exists(self._output + part_name(part)):
+            if not self._store.exists(name_of(self._output, part)):
                 return
-            yield self._output + part_name(part)
+            yield name_of(self._output, part)
 
     def open(self) -> None:
         """Remove what is there, a killed run's leftovers too, and begin.
@@ -98,39 +116,51 @@ class Sink:
         Raises:
             StoreError: It cannot be written there.
         """
-        first = self._output + part_name(0) if is_prefix(self._output) else self._output
-        self._store.require_writable(first)
+        self._store.require_writable(name_of(self._output, 0))
         for uri in self._old:
             self._store.delete(uri)
-        self._store.abandon(self._output)
+        parts = range(self._parts) if is_numbered(self._output) else ()
+        for uri in [name_of(self._output, part) for part in parts] or [self._output]:
+            self._store.abandon(uri)
         # The first part is opened here, so that a folder that cannot be written is told at once.
         self._stage_next()
 
     def _stage_next(self) -> None:
-        name = self._output
-        if is_prefix(name):
-            name += part_name(len(self._staged))
         if self._staged:
             self._staged[-1].seal()
-        self._staged.append(self._store.stage(name))
+        self._staged.append(self._store.stage(name_of(self._output, len(self._staged))))
 
     def write(self, part: int, data: bytes | memoryview) -> None:
         """Append to a part; parts come in order."""
-        if is_prefix(self._output):
-            while len(self._staged) <= part:
-                self._stage_next()
+        while not self._single and len(self._staged) <= part:
+            self._stage_next()
         self._staged[-1].write(data)
         self.sizes[part] += len(data)
+        file = 0 if self._single else part
+        self._digests[file].update(data)
+        self._lines[file] += bytes(data).count(b"\n")
+
+    def results(self) -> list[dict[str, Any]]:
+        """What is written, a row for each file: for whoever takes it from here, to check."""
+        sizes = [sum(self.sizes)] if self._single else self.sizes
+        return [
+            {
+                "name": name_of(self._output, part).rpartition("/")[2],
+                "size_bytes": size,
+                "sha256": self._digests[part].hexdigest(),
+                "records": self._lines[part],
+            }
+            for part, size in enumerate(sizes)
+        ]
 
     def publish(self) -> None:
         """Make the result be there; the last act of a good run."""
-        if not is_prefix(self._output):
-            self._staged[0].complete()
-            return
-        while len(self._staged) < self._parts:
+        while not self._single and len(self._staged) < self._parts:
             self._stage_next()
         for staged in self._staged:
             staged.complete()
+        if not is_prefix(self._output):
+            return
         listing = [{"name": part_name(i), "size_bytes": size} for i, size in enumerate(self.sizes)]
         write_whole(self._output + MANIFEST, json.dumps({"parts": listing}, indent=1).encode())
         write_whole(self._output + SUCCESS, b"")
@@ -144,6 +174,12 @@ class Sink:
 def read_result(output: str) -> Iterator[BinaryIO]:
     """The parts of a published result, in order, as streams."""
     store = store_for(output)
+    if is_numbered(output):
+        for part in itertools.count():
+            if part and not store.exists(name_of(output, part)):
+                return
+            with store.open(name_of(output, part)) as stream:
+                yield stream
     if not is_prefix(output):
         with store.open(output) as stream:
             yield stream

@@ -37,6 +37,11 @@ max_bad_records: none
 THREE = "language: python\nscript: mapper.py\narguments: [-v]\n"
 
 
+def program(job: Job) -> Script:
+    assert isinstance(job.mapper, Script)
+    return job.mapper
+
+
 def write(folder: Path, text: str) -> str:
     """Write a job file and give its path."""
     path = folder / "job.yml"
@@ -67,7 +72,7 @@ class TestForms:
         assert job.combiner == "sum"
         assert (job.reducers, job.split_bytes, job.stall_timeout) == (4, 64 * 2**20, 90.0)
         assert job.max_bad_records is None
-        assert job.mapper.fed == "records"
+        assert program(job).fed == "records"
 
     def test_arguments_are_the_text_of_the_file(self, tmp_path: Path) -> None:
         """YAML's types change no argument: ``1.10`` and ``yes`` reach the script as written."""
@@ -88,13 +93,13 @@ class TestForms:
             job = Job.from_file(write(tmp_path, text), role=role, inputs=["s3://b/k"])
             assert (job.records, job.decompress) == (records, decompress)
             assert (job.reducer, job.combiner, job.max_bad_records) == (None, None, None)
-            assert job.mapper.arguments == ("a",)
+            assert program(job).arguments == ("a",)
 
     def test_three_key_form_without_arguments(self, tmp_path: Path) -> None:
         """``arguments`` may be left out, or left empty."""
         for tail in ("", "arguments:\n"):
             path = write(tmp_path, f"language: python\nscript: m.py\n{tail}")
-            assert Job.from_file(path, inputs=["s3://b/k"]).mapper.arguments == ()
+            assert program(Job.from_file(path, inputs=["s3://b/k"])).arguments == ()
 
     def test_defaults(self) -> None:
         """The defaults of the long form are those of the design."""
@@ -106,11 +111,15 @@ class TestForms:
         assert (job.output, job.separator, job.decompress) == ("result.txt", "auto", "auto")
 
     def test_map_role_leaves_the_reduce_side(self, tmp_path: Path) -> None:
-        """``map`` runs the mapper alone: combining, reducing and the output are for ``reduce``."""
-        text = LONG + "output: s3://elsewhere/\n"
-        job = Job.from_file(write(tmp_path, text), role="map")
-        assert (job.combiner, job.reducer, job.reducers) == (None, None, 1)
-        assert job.output == "result.txt"
+        """``map`` maps and combines, a file for each reduce task; ``reduce`` takes one of them."""
+        path = write(tmp_path, LONG + "output: s3://elsewhere/\n")
+        job = Job.from_file(path, role="map")
+        assert (job.combiner, job.reducer, job.reducers) == ("sum", None, 4)
+        assert job.output == "result-*.txt"
+        job = Job.from_file(path, role="reduce", inputs=["s3://b/k"])
+        assert (job.mapper, job.combiner, job.reducers) == ("identity", None, 1)
+        assert job.reducer is not None
+        assert (job.output, job.downloads, job.max_failed_inputs) == ("result.txt", 20, 0)
 
     def test_none_in_words(self, tmp_path: Path) -> None:
         """``none`` and an empty value both mean none where a field may have none."""
@@ -133,7 +142,7 @@ class TestPaths:
         path = write(jobs, text)
         monkeypatch.chdir(tmp_path)
         job = Job.from_file(os.path.relpath(path))
-        assert job.mapper.script == str(jobs / "mapper.py")
+        assert program(job).script == str(jobs / "mapper.py")
         assert job.inputs == (
             f"{jobs}/data/",
             f"{tmp_path}/more/*.gz",
@@ -161,16 +170,16 @@ class TestPaths:
         monkeypatch.setattr(job_module, "SYSTEM_FOLDER", str(etc))
         monkeypatch.chdir(work)
         job = Job.from_file(path)
-        assert job.mapper.script == str(work / "mapper.py")
+        assert program(job).script == str(work / "mapper.py")
         assert job.inputs[0] == f"{work}/data/"
 
     def test_program_on_path(self, tmp_path: Path) -> None:
         """A bare name is a program on PATH for binary, unless a file of that name is there."""
         path = write(tmp_path, "language: binary\nscript: cat\n")
-        assert Job.from_file(path, inputs=["s3://b/"]).mapper.script == "cat"
+        assert program(Job.from_file(path, inputs=["s3://b/"])).script == "cat"
         (tmp_path / "cat").write_text("#!/bin/sh\n")
         job = Job.from_file(path, inputs=["s3://b/"])
-        assert job.mapper.script == str(tmp_path / "cat")
+        assert program(job).script == str(tmp_path / "cat")
 
 
 class TestOverrides:
@@ -317,9 +326,10 @@ class TestFaults:
         """An empty key list is an error, not a run without end (a defect of 2014)."""
         assert "inputs: there is no input" in refuse(tmp_path, THREE, role="map")
 
-    def test_reduce_comes_later(self, tmp_path: Path) -> None:
-        """The reduce role is refused with advice."""
-        assert "ray-mr run" in refuse(tmp_path, THREE, role="reduce")
+    def test_reduce_needs_a_reducer(self, tmp_path: Path) -> None:
+        """A map-only job has no reduce role."""
+        text = "mapper: {language: binary, script: cat}"
+        assert "there is no reducer" in refuse(tmp_path, text, role="reduce")
 
 
 class TestPython:
@@ -329,10 +339,10 @@ class TestPython:
         """A bare function is accepted wherever a program is."""
         job = Job(inputs=["a"], mapper=mapper, records="json", combiner=max, reducer=Script(
             function=min))  # fmt: skip
-        assert job.mapper.function is mapper
+        assert program(job).function is mapper
         assert isinstance(job.combiner, Script)
         assert job.combiner.function is max
-        assert job.mapper.fed == "records"
+        assert program(job).fed == "records"
 
     @pytest.mark.parametrize(
         ("make", "words"),
@@ -367,8 +377,8 @@ class TestPython:
         lock = threading.Lock()
         job = Job(inputs=["a"], mapper=lambda *_: lock, records="json", reducer=min)
         copy = pickle.loads(pickle.dumps(job.portable()))  # noqa: S301 - ours
-        assert copy.mapper.function is None
-        assert copy.mapper.fed == "records"
+        assert program(copy).function is None
+        assert program(copy).fed == "records"
         assert copy.reducers == 1
 
     def test_every_field_is_described(self) -> None:

@@ -85,7 +85,7 @@ def main() -> None:
 
 COMMANDS: dict[str, tuple[click.Command, ...]] = {
     "Jobs": (start.init, trial.try_, jobs.plan, jobs.run, replay.replay),
-    "TaskCluster": (taskcluster.map_, credentials.credentials),
+    "TaskCluster": (taskcluster.map_, taskcluster.reduce_, credentials.credentials),
     "Editor and shell": (editor.schema, editor.completion),
 }
 """The commands, in the order and under the titles that the help shows."""

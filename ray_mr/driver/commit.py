@@ -144,7 +144,7 @@ def _poisoned(work: Work, error: RayMrError, poison: Poison, job: Job) -> Decisi
 def _crashed(work: Work, error: RayMrError, suspect: int | None, job: Job) -> Decision:
     crashes = work.crashes + 1
     split = work.split
-    tells = job.mapper.fed == "records"
+    tells = job.fed == "records"
     if len(split.inputs) == 1 and crashes >= job.attempts and not (tells and work.careful is None):
         return Decision(failed={split.start: error})
     notice = f"{_range(split)} runs again: {error.message}"

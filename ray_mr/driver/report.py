@@ -43,6 +43,8 @@ class Report:
     """Time of each stage; ``steady`` is from the first map attempt to the last byte written."""
     inputs: Sequence[dict[str, Any]] = ()
     """A row for each listed object."""
+    results: list[dict[str, Any]] = field(default_factory=list)
+    """A row for each file of the result: name, size_bytes, sha256, records (its lines)."""
     failed: list[tuple[str, str]] = field(default_factory=list)
     """Inputs that failed, with the cause."""
     notices: list[str] = field(default_factory=list)
@@ -102,6 +104,7 @@ class Report:
             "error": str(self.error) if self.error else "",
             "name": self.name,
             "output": self.output,
+            "results": self.results,
             "totals": self.totals,
             "counters": self.counters,
             "seconds": {name: round(took, 3) for name, took in self.seconds.items()},

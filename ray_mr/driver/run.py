@@ -7,7 +7,7 @@ import shutil
 import time
 import uuid
 from contextlib import ExitStack, closing, contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ray_mr import access, machine
 from ray_mr.child.process import kill_marked
@@ -35,7 +35,7 @@ from ray_mr.workdir import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from ray_mr.engines import Capacity, Engine
     from ray_mr.events import Event
@@ -187,7 +187,7 @@ class _Run:
                 checkpoint.begin(made, self._id)
             self._ledger = Ledger(resumed.plan)
             error = self._work(made, resumed.plan, self._ledger, sink)
-            report = self._report(error)
+            report = self._report(error, sink.results() if error is None else [])
             self._keep(report)
             if error is None:
                 self._publishing = True
@@ -265,7 +265,9 @@ class _Run:
 
     # ------------------------------------------------------------ the report
 
-    def _report(self, error: RayMrError | None) -> Report:
+    def _report(
+        self, error: RayMrError | None, results: Sequence[dict[str, Any]] = ()
+    ) -> Report:
         ledger = self._ledger
         self._seconds["total"] = time.monotonic() - self._began
         return Report(
@@ -275,6 +277,7 @@ class _Run:
             counters=ledger.counters() if ledger else {},
             seconds=dict(self._seconds),
             inputs=ledger.rows_of_inputs() if ledger else (),
+            results=list(results),
             failed=[(uri, each.message) for uri, each in ledger.failures] if ledger else [],
             notices=self._notices,
             separator=self._job.key_end,

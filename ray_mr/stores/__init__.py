@@ -233,6 +233,14 @@ def _http() -> Store:
     return HttpStore()
 
 
+@functools.cache
+def _taskcluster() -> Store:
+    from ray_mr.taskcluster.artifacts import ArtifactStore
+
+    return ArtifactStore()
+
+
 _STORES: dict[str, Callable[[], Store]] = {
     "": _local, "file": _local, "s3": _s3, "http": _http, "https": _http,
+    "taskcluster": _taskcluster,
 }  # fmt: skip

@@ -7,7 +7,9 @@ engine: a test can run it as it is.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import resource
+import struct
 import time
 import traceback
 from collections import Counter, deque
@@ -34,6 +36,7 @@ from ray_mr.model import (
     Terms,
     Trouble,
 )
+from ray_mr.plan import COLLECT
 from ray_mr.shuffle import blocks
 from ray_mr.stores import store_for
 from ray_mr.tasks.blocks import RowBlocks, TextBlocks
@@ -94,14 +97,17 @@ class MapTask:
     @classmethod
     def of(cls, plan: Plan, run_id: str, backoff: Backoff = NO_PATIENCE) -> MapTask:
         """The map side of a plan."""
-        files = not isinstance(plan.reducer, str | None) and plan.reducer.feed == "files"
+        files = plan.reducer == COLLECT or (
+            not isinstance(plan.reducer, str | None) and plan.reducer.feed == "files"
+        )
         partitions = 0 if plan.reducer is None else plan.job.reducers
-        whole = files and plan.combiner is None
+        as_files = plan.mapper.feed == "whole"
+        whole = files and plan.combiner is None and not as_files
         built_in = plan.reducer if plan.combiner is None else plan.combiner
         return cls(
             plan.job, plan.mapper, plan.combiner, partitions, whole, run_id, len(plan.splits),
-            backoff, sealed=access.carried(), sorted=not whole,
-            built_in=built_in if isinstance(built_in, str) else "",
+            backoff, sealed=access.carried(), sorted=not (whole or as_files),
+            built_in=built_in if isinstance(built_in, str) and built_in != COLLECT else "",
         )  # fmt: skip
 
     def setting(self, program: Program, folder: Path) -> Setting:
@@ -188,7 +194,8 @@ class _Attempt:
 
     def run(self, work: WorkDir) -> Iterator[Message]:
         feeds = {
-            "records": self._run_records, "files": self._run_files, "lines": self._run_lines
+            "records": self._run_records, "files": self._run_files, "lines": self._run_lines,
+            "identity": self._run_identity, "whole": self._run_whole,
         }  # fmt: skip
         run = feeds[self.task.mapper.feed]
         # Closed here, whatever happens: an error's traceback would keep the child alive.
@@ -295,6 +302,42 @@ class _Attempt:
             except BadInputError:
                 yield from self._check_rest(fetch, feed.rest())
         self.counters.update(child.counters)
+
+    def _run_identity(self, work: WorkDir) -> Generator[children.Output]:
+        with self._fetch_as_stored(work) as fetch:
+            feed = LineFeed(fetch, self._counted, self.failed.__setitem__)
+            try:
+                for data in feed:
+                    yield children.Text(data)
+            except BadInputError:
+                yield from self._check_rest(fetch, feed.rest())
+
+    def _run_whole(self, work: WorkDir) -> Generator[children.Output]:
+        """The bytes of each input as pairs of its key and a piece of it, at least one."""
+        with self._fetch_as_stored(work) as fetch:
+            for fetched in fetch:
+                item = fetched.input
+                if fetched.error is not None or fetched.path is None:
+                    self.failed[item.position] = fetched.error or DataError("not fetched")
+                    continue
+                key, size = item.object.key.encode("utf-8", "surrogateescape"), 0
+                for piece in itertools.chain(fetch.decode(fetched), [b""]):
+                    size += len(piece)
+                    head = struct.pack("<II", len(key), len(piece))
+                    yield children.Pairs(1, head + key + piece)
+                self._check_unchanged(item.position)
+                fetch.release(item.position)
+                self._counted(FileCounts(item.position, decoded_bytes=size))
+
+    def _fetch_as_stored(self, work: WorkDir) -> Fetch:
+        job = self.task.job
+        fetch = Fetch(
+            self.split.inputs, work.objects, downloads=job.downloads, ahead_bytes=AHEAD_BYTES,
+            decompress=job.decompress, max_expansion=job.max_expansion,
+            decode_here=(), private=False, keep=False, backoff=self.task.backoff,
+        )  # fmt: skip
+        self.troubles = fetch.troubles
+        return fetch
 
     def _check_rest(self, fetch: Fetch, inputs: Iterator[object]) -> Iterator[None]:
         """Find every other bad input, so that the next run is the last."""

@@ -7,6 +7,7 @@ feeds them to a new reducer when this one is gone.
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import time
 from collections import Counter
@@ -20,11 +21,12 @@ from ray_mr.child import streaming
 from ray_mr.child.setting import Setting
 from ray_mr.errors import JobError, LedgerError, WorkerLost
 from ray_mr.model import ROW_BITS, BlockMeta, Progress, ReducerEnd
+from ray_mr.plan import COLLECT
 from ray_mr.shuffle import batches, blocks
 from ray_mr.shuffle.builtins import BUILT_INS
 from ray_mr.shuffle.order import by_key, by_key_and_value
 from ray_mr.shuffle.sort import Sorter
-from ray_mr.workdir import WorkDir, disk_errors
+from ray_mr.workdir import WorkDir, disk_errors, safe_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -62,6 +64,8 @@ class ReduceTask:
     run_id: str
     maps: int
     """Splits of the plan."""
+    whole_files: bool = False
+    """Rows are pieces of files, under the files' names."""
 
     @classmethod
     def of(cls, plan: Plan, run_id: str) -> ReduceTask:
@@ -69,7 +73,8 @@ class ReduceTask:
         if plan.reducer is None:
             raise JobError("the job has no reducer")
         whole = plan.combiner is None
-        return cls(plan.job, plan.reducer, whole, run_id, len(plan.splits))
+        files = plan.mapper.feed == "whole"
+        return cls(plan.job, plan.reducer, whole, run_id, len(plan.splits), files)
 
     @property
     def order(self) -> Order:
@@ -80,7 +85,9 @@ class ReduceTask:
     @property
     def fed_files(self) -> bool:
         """Whether the child reads files, one a split, not sorted rows."""
-        return not isinstance(self.program, str) and self.program.feed == "files"
+        return self.program == COLLECT or (
+            not isinstance(self.program, str) and self.program.feed == "files"
+        )
 
 
 class Reducer:
@@ -98,12 +105,14 @@ class Reducer:
         self._work = WorkDir(root, name)
         folder = self._work.__enter__().path
         memory = task.job.memory // len(partitions)
-        self._inputs: dict[int, _Rows | _Files] = {}
+        self._inputs: dict[int, _Rows | _Files | _Named] = {}
         for number in partitions:
             place = folder / str(number)
             place.mkdir()
             self._inputs[number] = (
-                _Files(place, whole_lines=task.whole_lines)
+                _Named(place)
+                if task.whole_files
+                else _Files(place, whole_lines=task.whole_lines)
                 if task.fed_files
                 else _Rows(place, memory, task.order)
             )
@@ -198,6 +207,32 @@ class _Files:
             yield f"./mapperOutput/{path.name}".encode()
 
 
+class _Named:
+    """Files as they came, under their names: results of map tasks below ``mapperOutput``."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder / "mapperOutput"
+        self._folder.mkdir()
+        self._parts: dict[tuple[int, int], Path] = {}
+        self.count = 0
+
+    def add(self, meta: BlockMeta, rows: Rows) -> None:
+        keys, pieces = rows.keys().to_pylist(), rows.values().to_pylist()
+        for row, (key, piece) in enumerate(zip(keys, pieces, strict=True)):
+            path = safe_path(self._folder, key.decode("utf-8", "surrogateescape"))
+            if not path.exists():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                self._parts[meta.id.start, meta.place + row] = path
+            with path.open("ab") as file:
+                file.write(piece)
+        self.count += rows.total
+
+    def paths(self) -> Iterator[bytes]:
+        """In the order of the plan."""
+        for _, path in sorted(self._parts.items()):
+            yield b"./mapperOutput/" + os.fsencode(path.relative_to(self._folder))
+
+
 class _Partition:
     """One partition on its way through the reduce program."""
 
@@ -208,7 +243,9 @@ class _Partition:
 
     def run(self, rows: Any) -> Iterator[Piece | Progress | ReducerEnd]:
         program = self._task.program
-        if isinstance(program, str):
+        if program == COLLECT:
+            output = self._collected(rows)
+        elif isinstance(program, str):
             output = self._built_in(rows, program)
         elif self._task.fed_files:
             output = self._files(rows, program)
@@ -254,7 +291,14 @@ class _Partition:
             yield batches.to_lines(done) if len(done) else None
         self._fed = rows.count
 
-    def _files(self, rows: _Files, program: Program) -> Iterator[bytes | None]:
+    def _collected(self, rows: _Files) -> Iterator[bytes | None]:
+        for path in rows.paths():
+            with (self._folder / os.fsdecode(path)).open("rb") as file:
+                while data := file.read(OUTPUT_BYTES):
+                    yield data
+        self._fed = rows.count
+
+    def _files(self, rows: _Files | _Named, program: Program) -> Iterator[bytes | None]:
         yield from children.run_files(self._setting(program), rows.paths(), self._counters)
         self._fed = rows.count
 
