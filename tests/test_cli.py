@@ -201,6 +201,15 @@ class TestRun:
         assert json.loads(result.stdout) == told
         assert result.stderr == "ray-mr: error: s3://b: no such bucket\n"
 
+    @pytest.mark.parametrize("command", ["run", "plan"])
+    def test_json_of_a_job_error(self, command: str) -> None:
+        """A job file that is not there is told in JSON too."""
+        result = call(command, "none.yml", "--json")
+        facts = json.loads(result.stdout)
+        assert result.exit_code == facts["exit_code"] == 2
+        assert facts["ok"] is False
+        assert "none.yml" in facts["error"]
+
 
 @pytest.mark.usefixtures("driver", "folder")
 class TestMap:

@@ -6,6 +6,7 @@ The flags are made from the job's own fields.
 from __future__ import annotations
 
 import functools
+import json
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import NoneType
@@ -13,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
 import click
 
-from ray_mr.errors import JobError
+from ray_mr.cli.screen import put
+from ray_mr.errors import JobError, RayMrError
 from ray_mr.job import Job, Manifest
 
 if TYPE_CHECKING:
@@ -85,13 +87,19 @@ def options(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options of every command that runs a job.
 
     The command is called with ``how``, a ``RunOptions``, with ``keys_from``, and with the job's
-    fields.
+    fields.  With ``--json`` stdout is one JSON object, though an error of ours ends it.
     """
 
     @functools.wraps(command)
     def called(**words: Any) -> None:
         how = RunOptions(**{each.name: words.pop(each.name) for each in fields(RunOptions)})
-        command(how=how, **words)
+        try:
+            command(how=how, **words)
+        except RayMrError as error:
+            if how.as_json:
+                facts = {"ok": False, "exit_code": error.exit_code, "error": str(error)}
+                put(json.dumps(facts))
+            raise
 
     result = job_options(called)
     for option in reversed(_RUN_OPTIONS):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ray_mr.cli.screen import put, say
-from ray_mr.errors import RayMrError, headline, one_line
+from ray_mr.errors import headline, one_line
 from ray_mr.views import watcher
 
 if TYPE_CHECKING:
@@ -29,18 +29,11 @@ MAX_FAILED_SHOWN = 20
 def run_and_show(job: Job, how: RunOptions) -> None:
     """Run a job, show it on stderr, and exit with its code.
 
-    With ``--json`` stdout is one JSON object, however the run ended.
-
     Raises:
         click.exceptions.Exit: With the report's code, if it is not 0.
         RayMrError: What ended the run before there was a report.
     """
-    try:
-        report = _run(job, how)
-    except RayMrError as error:
-        if how.as_json:
-            put(json.dumps({"ok": False, "exit_code": error.exit_code, "error": str(error)}))
-        raise
+    report = _run(job, how)
     if how.as_json:
         put(json.dumps(report.facts(), indent=1))
     for uri, message in report.failed[:MAX_FAILED_SHOWN]:
