@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from rich import progress
 from rich.console import Console
-from rich.table import Column
+from rich.table import Column, Table
 
 from ray_mr.events import Advanced, Event, Notice, Parts, Stage
 from ray_mr.views.text import Pace, joined, of_parts, printable
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 BAR_WIDTH = 24
+CTRL_C_COLUMNS = 3
+
+
+class _Narrow(progress.Progress):
+    """Leaves room at the end of the line for the ``^C`` that a terminal writes there itself."""
+
+    def __init__(self, *columns: progress.ProgressColumn, terminal: Console) -> None:
+        self._terminal = terminal
+        super().__init__(*columns, console=terminal, expand=True, transient=True)
+
+    def make_tasks_table(self, tasks: Iterable[progress.Task]) -> Table:
+        table = super().make_tasks_table(tasks)
+        table.width = max(self._terminal.width - CTRL_C_COLUMNS, CTRL_C_COLUMNS)
+        return table
 
 
 class Bar:
@@ -19,7 +36,7 @@ class Bar:
 
     def __init__(self, stream: TextIO) -> None:
         self._console = Console(file=stream)
-        self._progress = progress.Progress(
+        self._progress = _Narrow(
             progress.SpinnerColumn(),
             progress.TextColumn("{task.description}", markup=False),
             progress.BarColumn(bar_width=BAR_WIDTH),
@@ -29,9 +46,7 @@ class Bar:
                 markup=False,
                 table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"),
             ),
-            console=self._console,
-            expand=True,
-            transient=True,
+            terminal=self._console,
         )
         self._task = self._progress.add_task("", total=None, visible=False, text="")
         self._pace = Pace()
