@@ -19,7 +19,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
-from ray_mr.errors import RayMrError
+from ray_mr.errors import Interrupted, RayMrError
 from ray_mr.job import Job, Script
 from ray_mr.plan import Plan
 
@@ -94,6 +94,10 @@ def run(
         report = make(
             job, engine=engine, force=force, resume=resume, only_failed=only_failed, on_event=tell
         )
+    except KeyboardInterrupt:
+        raise Interrupted(
+            "interrupted again while the run was being ended", "report.json says how far it came"
+        ) from None
     finally:
         if shown is not None:
             shown.close()
