@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from ray_mr.cli import credentials, editor, jobs, replay, start, taskcluster, trial
+from ray_mr.cli import credentials, editor, jobs, replay, start, submit, taskcluster, trial
 from ray_mr.cli.screen import say
 from ray_mr.cli.stopping import stoppable
 from ray_mr.errors import Interrupted, RayMrError
@@ -85,7 +85,7 @@ def main() -> None:
 
 COMMANDS: dict[str, tuple[click.Command, ...]] = {
     "Jobs": (start.init, trial.try_, jobs.plan, jobs.run, replay.replay),
-    "TaskCluster": (taskcluster.map_, taskcluster.reduce_, credentials.credentials),
+    "TaskCluster": (taskcluster.map_, taskcluster.reduce_, submit.submit, credentials.credentials),
     "Editor and shell": (editor.schema, editor.completion),
 }
 """The commands, in the order and under the titles that the help shows."""
