@@ -30,7 +30,7 @@ from ray_mr.child.child import (
     reduce_records,
     run_files,
 )
-from ray_mr.child.process import Limits
+from ray_mr.child.process import FORKING, Limits
 from ray_mr.errors import (
     ChildCrashed,
     ChildError,
@@ -713,3 +713,16 @@ def test_names() -> None:
     }
     assert "python" in sources
     assert all(source() for source in sources.values())
+
+
+def test_no_program_is_written_while_a_child_is_forked(tmp_path: Path) -> None:
+    """Else the child has it open for a moment, and the kernel runs no file that is open so."""
+    made = setting(tmp_path / "a", shell("exit 0\n"))
+    thread = threading.Thread(target=made.write_program)
+    with FORKING:
+        thread.start()
+        thread.join(0.2)
+        assert thread.is_alive()
+        assert not (tmp_path / "a" / "script.sh").exists()
+    thread.join(30)
+    assert (tmp_path / "a" / "script.sh").exists()

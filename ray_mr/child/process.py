@@ -42,6 +42,9 @@ MARK = "CHILD_OF_RAY_MR"
 """A child's variable, by which what it leaves running is found; it begins with its folder."""
 READ_BYTES = 1 << 18
 TICK_S = 0.25
+FORKING = threading.Lock()
+"""Held while a child is started, and while a program is written: a child forked in between has it
+open for writing until its own exec, and a file that is busy so cannot be run."""
 LONGEST_LINE_BYTES = 1 << 16
 TAIL_LINES = 40
 TAIL_LINE_BYTES = 4096
@@ -348,9 +351,10 @@ def _spawn(
     command = [*launcher, program, *argv[1:]]
     pipe = subprocess.PIPE
     try:
-        return subprocess.Popen(  # noqa: S603 - running the user's program is what we are for
-            command, cwd=folder, env=env, stdin=stdin, stdout=pipe, stderr=pipe, bufsize=0
-        )
+        with FORKING:
+            return subprocess.Popen(  # noqa: S603 - running the user's program is what we are for
+                command, cwd=folder, env=env, stdin=stdin, stdout=pipe, stderr=pipe, bufsize=0
+            )
     except OSError as error:
         raise ChildNotStarted(f"cannot run {argv[0]!r}: {error.strerror}") from error
 

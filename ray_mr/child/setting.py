@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from ray_mr.child.languages import LANGUAGES, Language
-from ray_mr.child.process import Limits, Process, run_in_terminal
+from ray_mr.child.process import FORKING, Limits, Process, run_in_terminal
 from ray_mr.errors import ChildCrashed, ChildNotStarted, ChildTimeout
 from ray_mr.job import MAX_EXPANSION
 
@@ -69,7 +69,8 @@ class Setting:
         for file in self.program.files:
             path = self.folder / file.name
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(file.content)
+            with FORKING:
+                path.write_bytes(file.content)
             path.chmod(0o755 if file.executable else 0o644)
         if self.program.feed == "records":
             harness = self.folder / self.language.harness_name
