@@ -452,11 +452,11 @@ PARTS = "result-*.txt"
 """The result of a map task for several reduce tasks: a file for each."""
 REDUCE_DOWNLOADS = 20
 """Results of map tasks that a reduce task downloads at once, as in 2014."""
-_REDUCE_KEEPS = (
-    "name", "reducer", "memory", "attempts", "timeout", "stall_timeout", "env", "downloads",
-    "separator", "max_bad_records", "split_bytes",
+_MAP_SIDE = (
+    "bucket", "inputs", "filter", "mapper", "combiner", "reducers", "output", "records",
+    "decompress", "max_expansion", "max_failed_inputs",
 )  # fmt: skip
-"""What a reduce task takes of a job; the rest is for the map tasks."""
+"""What of a job is for its map tasks alone."""
 
 
 def _as_run(data: dict[str, Any], _: dict[str, Any], __: jobfile.Document) -> dict[str, Any]:
@@ -483,7 +483,7 @@ def _as_reduce(
         raise JobError(
             f"{document.path}: there is no reducer", "a map-only job has no reduce task"
         )
-    kept = {key: value for key, value in data.items() if key in _REDUCE_KEEPS}
+    kept = {key: value for key, value in data.items() if key not in _MAP_SIDE}
     mapper = data.get("mapper")
     lines = isinstance(mapper, dict) and mapper.get("feed") == "lines"
     if lines and kept.get("separator", "auto") in {"auto", None}:

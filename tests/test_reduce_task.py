@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from click.testing import CliRunner, Result
 
-from jobs import REDUCER, script
+from jobs import MAPPER, REDUCER, make_pings, script
 from queue_server import Artifact, QueueServer, Run, Task, slug
 from ray_mr.cli import main
+from ray_mr.driver.run import run
+from ray_mr.job import Job
 from ray_mr.taskcluster import artifacts
 
 if TYPE_CHECKING:
@@ -23,6 +25,10 @@ if TYPE_CHECKING:
 
 RESULT, REPORT = "public/result.txt", "public/report.json"
 THREE = "language: python\nscript: reducer.py\n"
+PAIRS = """
+def mapper(uuid, file, js):
+    yield js['info']['OS'], js['n']
+"""
 MERGER = """\
 #!/bin/sh
 # Reads the names of all results, then says what is in them.
@@ -184,6 +190,53 @@ class TestResults:
         ids = [add(queue, run_of(b"k 1\n")) for _ in range(number)]
         assert reduce_(ids=ids).exit_code == 0
         assert published() == b"k %d\n" % number
+
+
+JOBS = {
+    "sum, combined": ("", PAIRS, "combiner: sum\nreducer: sum\n"),
+    "count": ("", PAIRS, "reducer: count\n"),
+    "mean": ("", PAIRS, "reducer: mean\n"),
+    "distinct": ("", PAIRS, "reducer: distinct\n"),
+    "program": ("", MAPPER, "reducer: {script: reducer.py}\n"),
+    "lines": (
+        ", feed: lines, language: binary", "#!/bin/sh\nsed 's/^/a /; s/\\t/ /'\n",
+        "reducer: {language: binary, script: uniq, arguments: [-c], feed: lines}\n",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", JOBS)
+@pytest.mark.parametrize("reducers", [1, 3])
+def test_maps_and_reduces_are_one_run(
+    queue: QueueServer, folder: Path, name: str, reducers: int
+) -> None:
+    """Map tasks over parts of the inputs, then reduce tasks: the bytes of one run."""
+    more, source, rest = JOBS[name]
+    made = make_pings(folder / "in", files=6)
+    script(folder, "mapper.py", source)
+    records = "" if more else "records: uuid-json\n"
+    (folder / "job.yml").write_text(
+        f"inputs: ['{folder}/in/**']\nmapper: {{script: mapper.py{more}}}\n{records}{rest}"
+        f"reducers: {reducers}\n"
+    )
+    whole = run(Job.from_file("job.yml").model_copy(update={"output": "whole.txt"}), engine="local")
+    assert whole.ok
+    ids = []
+    for number, paths in enumerate((made[:3], made[3:4], made[4:])):
+        job = Job.from_file("job.yml", role="map", inputs=[str(path) for path in paths])
+        place = folder / f"map-{number}"
+        run(job.model_copy(update={"output": f"{place}/{job.output}"}), engine="local")
+        left = {f"public/{path.name}": Artifact(path.read_bytes()) for path in place.iterdir()
+                if path.is_file()}  # fmt: skip
+        ids.append(add(queue, Run("completed", left)))
+    parts = []
+    for part in range(reducers):
+        words = ["--part", str(part)] if reducers > 1 else []
+        result = reduce_("--job", "job.yml", "--force", *words, ids=ids)
+        assert result.exit_code == 0, result.stderr
+        parts.append(published() or b"")
+    assert b"".join(parts) == Path("whole.txt").read_bytes()
+    assert any(parts)
 
 
 @pytest.mark.usefixtures("folder")
