@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -187,5 +188,31 @@ def test_next_start_cleans_up(started: Run) -> None:
     assert started.run_folders() == []
     names = sorted(path.name for path in (started.folder / "out").iterdir())
     assert names == ["report.json", "result.txt"]
+    result = (started.folder / "out" / "result.txt").read_text()
+    assert result == "Android 20\nDarwin 20\nLinux 20\nWINNT 20\n"
+
+
+@pytest.mark.parametrize("started", [pytest.param("ray", marks=pytest.mark.ray)], indirect=True)
+@pytest.mark.parametrize("what", [b"raylet/raylet"])
+def test_ray_itself_is_killed(started: Run, what: bytes) -> None:
+    """SIGKILL of Ray's own processes: nothing is published, and the next run goes on.
+
+    Ray then ends the driver's process itself (exit code 1, about a minute after its GCS is gone).
+    """
+    process = started.start_and_hold()
+    found = started.processes(what)
+    assert found
+    for pid in found:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    said = process.communicate(timeout=200)[0]
+    assert process.returncode in (1, 7), said
+    assert not (started.folder / "out" / "result.txt").exists()
+    assert wait_until(lambda: not started.processes(HARNESS), 10), started.processes()
+    started.hold.unlink()
+    process = started.start("--resume")
+    said = process.communicate(timeout=120)[0]
+    assert process.returncode == 0, said
+    assert started.run_folders() == []
     result = (started.folder / "out" / "result.txt").read_text()
     assert result == "Android 20\nDarwin 20\nLinux 20\nWINNT 20\n"
