@@ -346,10 +346,12 @@ def test_checkpoint_none_keeps_nothing(world: World) -> None:
 def test_checkpoint_auto_keeps_what_is_small(world: World) -> None:
     """``auto`` leaves out a split that puts out much more than it reads; ``all`` does not."""
     source = """
+        import random
         def mapper(uuid, file, js):
             if '0003' in file:
                 raise ValueError
-            return js['info']['OS'], 'x' * (100_000 if '0001' in file else 1)
+            size = 200_000 if '0001' in file else 1
+            return js['info']['OS'], random.Random(js['n']).randbytes(size).hex()
         """
     mapper = {"script": script(world.folder, "big.py", source)}
     reducer = {"script": script(world.folder, "r.py", "def reduce(k, v): return k")}
