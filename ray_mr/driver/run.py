@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import time
@@ -109,6 +110,12 @@ def _longest_s(made: Plan, capacity: Capacity) -> float:
     """How long a run may well take: for telling that credentials end before it."""
     reading = made.total_bytes / (SLOW_BYTES_A_S * max(capacity.map_slots, 1))
     return max(reading, made.job.timeout or 0.0, SHORTEST_S)
+
+
+def _uses_s3(made: Plan) -> bool:
+    """Whether credentials are needed: where they are not, nobody looks at what there is."""
+    inputs = (item.object.uri for split in made.splits for item in split.inputs)
+    return any(uri.startswith("s3://") for uri in itertools.chain([made.job.output], inputs))
 
 
 def _check_inputs(made: Plan, output: str) -> None:
@@ -228,7 +235,7 @@ class _Run:
             )
         self._check_disk(made, capacity)
         _check_reach(made, capacity)
-        if told := access.outlasted(_longest_s(made, capacity)):
+        if _uses_s3(made) and (told := access.outlasted(_longest_s(made, capacity))):
             self._tell(Notice(told))
         until = None if self._job.deadline is None else self._began + self._job.deadline
         loop = Loop(
