@@ -20,63 +20,16 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 
+from measuring import print_profile, ray_mr, told
+
 HERE = Path(__file__).resolve().parent
 MAPPER = "def mapper(uuid, file, js):\n    return js['info']['OS'] + ' 1\\n'\n"
-TICKS_PER_S = os.sysconf("SC_CLK_TCK")
-ROLES = {
-    "ray_mr_harness": "mapper children",
-    "ray::": "Ray workers",
-    "raylet": "raylet",
-    "gcs_server": "gcs",
-    "-m ray_mr": "driver",
-    "ray/": "other Ray",
-}
-"""What a process is, by a part of its command line; the first that fits."""
 
 
-class Profile(threading.Thread):
-    """CPU seconds by role of all processes that run meanwhile, from /proc twice a second."""
-
-    def __init__(self) -> None:
-        super().__init__(daemon=True)
-        self._ended = threading.Event()
-        self._seen: dict[tuple[str, str], float] = {}
-        self.start()
-
-    def run(self) -> None:
-        """Look until the end."""
-        while not self._ended.wait(0.5):
-            for entry in Path("/proc").iterdir():
-                if entry.name.isdigit():
-                    self._look(entry)
-
-    def _look(self, entry: Path) -> None:
-        try:
-            line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            fields = (entry / "stat").read_text(errors="replace").rpartition(")")[2].split()
-        except OSError:
-            return
-        role = next((role for mark, role in ROLES.items() if mark in line), "")
-        if role:
-            seconds = (int(fields[11]) + int(fields[12])) / TICKS_PER_S
-            # A worker changes its name with its task: one process, one role, the last reading.
-            self._seen[entry.name, role] = seconds
-
-    def end(self) -> dict[str, float]:
-        """CPU seconds by role."""
-        self._ended.set()
-        self.join()
-        total = dict.fromkeys(ROLES.values(), 0.0)
-        for (_, role), seconds in self._seen.items():
-            total[role] += seconds
-        return total
-
-
-def ray_mr(data: Path, folder: Path) -> tuple[dict[str, float], dict[str, int], dict[str, float]]:
+def one_run(data: Path, folder: Path) -> tuple[dict[str, float], dict[str, int], dict[str, float]]:
     """Times, counts and profile of one run."""
     (folder / "mapper.py").write_text(MAPPER)
     job = {
@@ -87,18 +40,10 @@ def ray_mr(data: Path, folder: Path) -> tuple[dict[str, float], dict[str, int], 
         "reducer": "sum",
         "max_bad_records": "none",
     }
-    (folder / "job.yml").write_text(json.dumps(job))
-    profile = Profile()
-    began = time.monotonic()
-    subprocess.run(
-        [sys.executable, "-m", "ray_mr", "run", "job.yml", "--force"],
-        cwd=folder, check=True, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    whole = time.monotonic() - began
-    report = json.loads((folder / "report.json").read_text())
+    seconds, watch = ray_mr(job, folder)
     lines = (folder / "result.txt").read_text().splitlines()
     counts = {key: int(value) for key, value in (line.split("\t") for line in lines)}
-    return {"whole": whole, **report["seconds"]}, counts, profile.end()
+    return seconds, counts, watch.end()
 
 
 def peer(command: str, data: Path) -> tuple[float, dict[str, int]]:
@@ -110,13 +55,6 @@ def peer(command: str, data: Path) -> tuple[float, dict[str, int]]:
     began = time.monotonic()
     done = subprocess.run(argv, check=True, capture_output=True, text=True)
     return time.monotonic() - began, ast.literal_eval(done.stdout.strip().splitlines()[-1])
-
-
-def told(name: str, times: list[float], base: float) -> str:
-    """A row: median, range, and the base's median as a share of it."""
-    middle = statistics.median(times)
-    span = f"{min(times):.1f} to {max(times):.1f}"
-    return f"{name:22} {middle:7.1f} s  ({span})   loop / this = {base / middle:.2f}"
 
 
 def make_data(folder: Path) -> Path:
@@ -157,27 +95,25 @@ def measure(args: argparse.Namespace, folder: Path) -> None:
     print(f"{describe(data)}; {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}", flush=True)
     peers = {"bare loop": args.loop, **dict(text.split("=", 1) for text in args.peer)}
     times: dict[str, list[float]] = {name: [] for name in ["ray_mr steady", "ray_mr whole", *peers]}
-    profile = dict.fromkeys(ROLES.values(), 0.0)
+    profiles = []
     for number in range(args.rounds):
         for name, command in peers.items():
             took, counts = peer(command, data)
             if counts != truth:
                 raise SystemExit(f"{name} is wrong: {counts} is not {truth}")
             times[name].append(took)
-        seconds, counts, cpu = ray_mr(data, folder)
+        seconds, counts, cpu = one_run(data, folder)
         if counts != truth:
             raise SystemExit(f"ray_mr is wrong: {counts} is not {truth}")
         times["ray_mr steady"].append(seconds["steady"])
         times["ray_mr whole"].append(seconds["whole"])
-        profile = {role: profile[role] + seconds for role, seconds in cpu.items()}
+        profiles.append(cpu)
         latest = ", ".join(f"{name} {each[-1]:.1f}" for name, each in times.items())
         print(f"round {number + 1}: {latest}", flush=True)
     base = statistics.median(times["bare loop"])
     for name, each in times.items():
         print(told(name, each, base))
-    print("CPU seconds of a ray_mr run by process:")
-    for role, total in sorted(profile.items(), key=lambda item: -item[1]):
-        print(f"  {role:20} {total / args.rounds:7.1f}")
+    print_profile(profiles)
 
 
 if __name__ == "__main__":

@@ -242,6 +242,10 @@ class Job(_Value):
     reducers: int = Field(
         1, ge=1, le=65536, description="Parts of the result; another number is another job."
     )
+    partition: Literal["hash", "range"] = Field(
+        "hash", description="What decides the part of a key: its hash, or ranges of keys, so that "
+        "the parts one after the other are in key order.",
+    )  # fmt: skip
     output: str = Field(
         "result.txt", min_length=1, description="Result file, or s3://bucket/prefix/ for parts."
     )
@@ -384,6 +388,10 @@ class Job(_Value):
             )
         if isinstance(self.combiner, Script) and self.combiner.fed != "records":
             raise _fault("combiner", "must have `feed: records`: it is called with a key's values")
+        if self.partition == "range" and getattr(self.reducer, "fed", "") == "files":
+            raise _fault("partition", "must be hash for a reducer fed files, which are not sorted")
+        if self.partition == "range" and self.reducers != 1 and divided:
+            raise _fault("partition", "must be hash here: a map task knows its own inputs only")
         if self.reducer is None and self.reducers != 1 and not divided:
             raise _fault("reducers", "must be 1 without a reducer: map-only output has one part")
         return self

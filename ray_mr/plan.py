@@ -63,6 +63,9 @@ class Plan:
     """Objects that are not read, with the reason."""
     refused: tuple[tuple[StoredObject, DataError], ...]
     """Objects that cannot be read: they count as failed inputs."""
+    bounds: tuple[bytes, ...] = ()
+    """For ``partition: range``, the least keys of all parts but the first; not known before a run
+    has looked at the inputs."""
 
     @property
     def total_inputs(self) -> int:

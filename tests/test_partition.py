@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ray_mr.shuffle.partition import divide, partition_of
+from ray_mr.shuffle.partition import divide, divide_sorted, partition_of
 from samples import pairs_of, rows
 
 PAIRS = st.lists(
@@ -55,3 +55,15 @@ def test_evenly() -> None:
     """Keys that differ little go everywhere."""
     homes = [partition_of(b"key-%d" % n, 8) for n in range(8000)]
     assert min(homes.count(number) for number in range(8)) > 800
+
+
+@given(PAIRS, st.lists(st.binary(max_size=3), max_size=4, unique=True))
+def test_ranges(pairs: list[tuple[bytes, bytes]], bounds: list[bytes]) -> None:
+    """A bound is the least key of its part; parts for which there is no bound are empty."""
+    pairs.sort(key=lambda pair: pair[0])
+    bounds.sort()
+    parts = divide_sorted(rows(pairs), 5, bounds)
+    assert [pairs_of(part) for part in parts] == [
+        [pair for pair in pairs if sum(bound <= pair[0] for bound in bounds) == number]
+        for number in range(5)
+    ]

@@ -50,6 +50,7 @@ def fingerprint(plan: Plan) -> dict[str, str]:
         "the mapper": _program(plan.mapper, plan.reducer),
         "the combiner": _program(plan.combiner, plan.reducer),
         "the kind of reducer": kind,
+        "the ranges of keys": _digest([bound.hex() for bound in plan.bounds]),
     }
 
 

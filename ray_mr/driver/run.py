@@ -8,6 +8,7 @@ import shutil
 import time
 import uuid
 from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ray_mr import access, machine
@@ -25,6 +26,7 @@ from ray_mr.plan import Plan, make_plan
 from ray_mr.sinks import Sink, report_uri, write_whole
 from ray_mr.tasks.mapper import MapTask
 from ray_mr.tasks.reducer import ReduceTask
+from ray_mr.tasks.sample import bounds_of
 from ray_mr.units import count, format_bytes
 from ray_mr.workdir import (
     dead_runs,
@@ -187,7 +189,7 @@ class _Run:
                     self._job.output, self._job.reducers, force=wish.force, cut_off=wish.resume
                 )
                 checkpoint.check()
-                made = plan(self._job)
+                made = self._with_bounds(plan(self._job))
                 _check_inputs(made, self._job.output)
                 resumed = checkpoint.resume(made)
                 sink.open()
@@ -225,6 +227,13 @@ class _Run:
                 if sink is not None:
                     stack.callback(sink.abort)
                 stack.callback(checkpoint.close)
+
+    def _with_bounds(self, made: Plan) -> Plan:
+        """The plan with the ranges of its parts, where it wants them."""
+        if made.job.partition != "range" or made.reducer is None or made.job.reducers == 1:
+            return made
+        task = MapTask.of(made, self._id, backoff(self._job, self._id))
+        return replace(made, bounds=bounds_of(made, task, run_folder(self._id)))
 
     def _work(self, made: Plan, goal: Plan, ledger: Ledger, sink: Sink) -> RayMrError | None:
         """Everything between the plan and the publishing; the error of a limit that was passed."""

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import bisect
 import itertools
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import xxhash
 
-from ray_mr.shuffle.order import by_number
+from ray_mr.shuffle.order import by_key, by_number
 from ray_mr.shuffle.rows import Rows, groups
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 def partition_of(key: bytes, partitions: int) -> int:
@@ -33,3 +38,17 @@ def divide(rows: Rows, partitions: int) -> list[Rows]:
     ordered = rows.take(by_number(home, np.arange(len(rows))).astype(np.int64))
     edges = np.concatenate([[0], np.cumsum(np.bincount(home, minlength=partitions))]).tolist()
     return [ordered.slice(low, high) for low, high in itertools.pairwise(edges)]
+
+
+def divide_sorted(rows: Rows, partitions: int, bounds: Sequence[bytes]) -> list[Rows]:
+    """The rows of each partition, of rows in key order that are divided by ranges of keys.
+
+    Args:
+        rows: In key order.
+        partitions: How many there are.
+        bounds: The least keys of all partitions but the first; some are empty if there are fewer.
+    """
+    keys = by_key(rows)
+    edges = [bisect.bisect_left(range(len(rows)), bound, key=keys.one) for bound in bounds]
+    edges += [len(rows)] * (partitions - len(edges))
+    return [rows.slice(low, high) for low, high in itertools.pairwise([0, *edges])]

@@ -31,6 +31,7 @@ class Shaper:
         sort: Packs are in key order; else as the rows came, and nothing is condensed.
         condenses: Equal rows may become one.
         built_in: Folds the rows of a key; their order does not matter then.
+        pack_bytes: Another size of packs.
     """
 
     def __init__(
@@ -40,7 +41,9 @@ class Shaper:
         sort: bool = True,
         condenses: bool = True,
         built_in: BuiltIn | None = None,
+        pack_bytes: int | None = None,
     ) -> None:
+        self._pack_bytes = PACK_BYTES if pack_bytes is None else pack_bytes
         self._parse, self._sort, self._built_in = parse, sort, built_in
         self._condenses = condenses and sort
         self._folds = built_in is not None
@@ -67,7 +70,7 @@ class Shaper:
         self.rows += rows.total
         self._raw.append(rows)
         self._raw_bytes += rows.size_bytes
-        if self._raw_bytes >= PACK_BYTES:
+        if self._raw_bytes >= self._pack_bytes:
             yield from self._end_raw()
 
     def close(self) -> Iterator[Rows]:
@@ -112,9 +115,9 @@ class Shaper:
             return
         self._runs.append(run)
         self._run_bytes += run.size_bytes
-        if self._run_bytes >= PACK_BYTES:
+        if self._run_bytes >= self._pack_bytes:
             merged = self._merged()
-            if merged.size_bytes >= PACK_BYTES // 2:
+            if merged.size_bytes >= self._pack_bytes // 2:
                 yield merged
             else:  # there is room for more
                 self._runs, self._run_bytes = [merged], merged.size_bytes

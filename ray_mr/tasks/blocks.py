@@ -93,6 +93,7 @@ class RowBlocks:
             sort=task.sorted,
             condenses=task.combiner is None or isinstance(task.combiner, str),
             built_in=BUILT_INS.get(task.built_in),
+            pack_bytes=1 if task.sample else None,
         )
         if task.combiner is not None and not isinstance(task.combiner, str):
             place = folder / ".combiner"
@@ -149,7 +150,11 @@ class RowBlocks:
                 yield from map(self._block, self._combined.add(piece))
 
     def _block(self, rows: Rows) -> Block:
-        parts = partition.divide(rows, self._task.partitions)
+        task = self._task
+        if task.bounds is None:
+            parts = partition.divide(rows, task.partitions)
+        else:
+            parts = partition.divide_sorted(rows, task.partitions, task.bounds)
         data, offsets = blocks.pack(parts)
         return self._attempt.block(data, tuple(part.total for part in parts), offsets, len(rows))
 

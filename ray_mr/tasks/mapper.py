@@ -93,6 +93,10 @@ class MapTask:
     """The reducer or combiner of ours that folds a key's rows on the map side."""
     sorted: bool = True
     """Blocks are in key order; else as the mapper put them out."""
+    bounds: tuple[bytes, ...] | None = None
+    """As in ``Plan``, where keys are divided by ranges; else by their hash."""
+    sample: bool = False
+    """The first block is all that is wanted: it comes early."""
 
     @classmethod
     def of(cls, plan: Plan, run_id: str, backoff: Backoff = NO_PATIENCE) -> MapTask:
@@ -108,6 +112,7 @@ class MapTask:
             plan.job, plan.mapper, plan.combiner, partitions, whole, run_id, len(plan.splits),
             backoff, sealed=access.carried(), sorted=not (whole or as_files),
             built_in=built_in if isinstance(built_in, str) and built_in != COLLECT else "",
+            bounds=plan.bounds if plan.job.partition == "range" else None,
         )  # fmt: skip
 
     def setting(self, program: Program, folder: Path) -> Setting:

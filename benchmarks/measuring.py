@@ -1,0 +1,165 @@
+"""What the benchmarks share: runs of ray_mr and of peers, their time, processor and memory."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shlex
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+ROLES = {
+    "ray_mr_harness": "harness children",
+    "mapper.py": "map programs",
+    "reducer.py": "reduce programs",
+    "ray::": "Ray workers",
+    "raylet": "raylet",
+    "gcs_server": "gcs",
+    "-m ray_mr": "driver",
+    "ray/": "other Ray",
+}
+"""What a process is, by a part of its command line; the first that fits."""
+
+
+class Watch(threading.Thread):
+    """CPU seconds by role and memory of a process and all below it, from /proc."""
+
+    def __init__(self, pid: int, *, memory: bool = False) -> None:
+        super().__init__(daemon=True)
+        self._pid = pid
+        self._ended = threading.Event()
+        self._memory = memory
+        self._seen: dict[tuple[int, str], float] = {}
+        self.samples: list[int] = []
+        """Bytes of memory: what the processes have for themselves, and the store, once."""
+        self.start()
+
+    def run(self) -> None:
+        """Look until the end."""
+        while not self._ended.wait(0.5):
+            total = sum(map(self._look, _tree(self._pid)))
+            if self._memory and total:
+                self.samples.append(total)
+
+    def _look(self, pid: int) -> int:
+        entry = Path(f"/proc/{pid}")
+        try:
+            line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            role = next((role for mark, role in ROLES.items() if mark in line), "others")
+            fields = _fields(pid)
+            # A worker changes its name with its task: one process, one role, the last reading.
+            self._seen[pid, role] = (int(fields[11]) + int(fields[12])) / TICKS_PER_S
+            return _pss(entry) if self._memory else 0
+        except OSError:
+            return 0
+
+    def end(self) -> dict[str, float]:
+        """CPU seconds by role."""
+        self._ended.set()
+        self.join()
+        total = dict.fromkeys([*ROLES.values(), "others"], 0.0)
+        for (_, role), seconds in self._seen.items():
+            total[role] += seconds
+        return total
+
+
+def _fields(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+
+
+def _tree(root: int) -> list[int]:
+    """A process and all below it."""
+    parents = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                parents[int(entry.name)] = int(_fields(int(entry.name))[1])
+    found = [root]
+    for pid in found:
+        found += [child for child, parent in parents.items() if parent == pid]
+    return found
+
+
+def _pss(entry: Path) -> int:
+    """Proportional memory of a process in bytes: shared pages, the store's too, count once."""
+    for line in (entry / "smaps_rollup").read_text().splitlines():
+        if line.startswith("Pss:"):
+            return int(line.split()[1]) << 10
+    return 0
+
+
+def ray_mr(
+    job: Mapping[str, Any], folder: Path, *, memory: bool = False
+) -> tuple[dict[str, float], Watch]:
+    """Run a job in a process of its own.
+
+    Returns:
+        Seconds by stage, ``whole`` and ``steady`` among them, and what was seen meanwhile.
+    """
+    (folder / "job.yml").write_text(json.dumps(job))
+    began = time.monotonic()
+    argv = [sys.executable, "-m", "ray_mr", "run", "job.yml", "--force"]
+    with (folder / "log.txt").open("wb") as log:
+        process = subprocess.Popen(argv, cwd=folder, stdout=log, stderr=log)
+    watch = Watch(process.pid, memory=memory)
+    code = process.wait()
+    whole = time.monotonic() - began
+    watch.end()
+    if code:
+        raise SystemExit((folder / "log.txt").read_text())
+    report = json.loads((folder / "report.json").read_text())
+    return {"whole": whole, **report["seconds"]}, watch
+
+
+def run_peer(command: str, files: Sequence[str], data: Path, output: Path) -> float:
+    """Run a peer's command; its result is ``{output}`` if it names that, else what it prints.
+
+    Returns:
+        Seconds.
+    """
+    argv: list[str] = []
+    for word in shlex.split(command):
+        argv += files if word == "{files}" else [word.format(data=data, output=output)]
+    began = time.monotonic()
+    if "{output}" in command:
+        subprocess.run(argv, check=True)
+    else:
+        with output.open("wb") as stream:
+            subprocess.run(argv, check=True, stdout=stream)
+    return time.monotonic() - began
+
+
+def digest(path: Path) -> str:
+    """A checksum of a file, or of all files below a folder in the order of their names."""
+    found = hashlib.sha256()
+    for each in sorted(path.iterdir()) if path.is_dir() else [path]:
+        with each.open("rb") as stream:
+            while data := stream.read(1 << 20):
+                found.update(data)
+    return found.hexdigest()[:16]
+
+
+def told(name: str, times: Sequence[float], base: float) -> str:
+    """A row: median, range, and how that is to the median of what it is compared with."""
+    middle = statistics.median(times)
+    span = f"{min(times):.1f} to {max(times):.1f}"
+    ratios = f"this / base = {middle / base:.2f}, base / this = {base / middle:.2f}"
+    return f"{name:24} {middle:7.1f} s  ({span})   {ratios}"
+
+
+def print_profile(watches: Sequence[dict[str, float]]) -> None:
+    """CPU seconds by role, the mean of some runs."""
+    print("CPU seconds of a ray_mr run by process:")
+    for role in sorted(watches[0], key=lambda role: -sum(each[role] for each in watches)):
+        print(f"  {role:20} {sum(each[role] for each in watches) / len(watches):7.1f}")

@@ -1,0 +1,80 @@
+"""Ranges of keys for the parts of a result: a sample of what the mapper makes of the inputs.
+
+The sample is a function of the inputs, the mapper and the job alone: of some inputs, evenly spread
+over the plan, the first few megabytes of map output.  It is taken on the machine of the driver,
+before the run, and nothing of it is kept but the bounds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ray_mr.model import AttemptEnd, AttemptId, Split
+from ray_mr.shuffle import blocks
+from ray_mr.tasks.mapper import Block, MapTask, map_split
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ray_mr.plan import Plan
+
+INPUTS = 16
+"""Inputs that are looked at."""
+KEYS = 512
+"""Keys that are taken of each."""
+
+
+def bounds_of(plan: Plan, task: MapTask, root: Path) -> tuple[bytes, ...]:
+    """The least keys of all parts but the first; fewer where keys are few.
+
+    Args:
+        plan: With a reducer.
+        task: Its map side.
+        root: Folder for the attempts' folders.
+
+    Raises:
+        RayMrError: A store is not there, or the mapper cannot be run here.
+    """
+    alone = replace(
+        task, partitions=1, combiner=None, built_in="", whole_lines=False, sorted=True, sample=True
+    )
+    many = plan.total_inputs
+    spread = {at * many // INPUTS for at in range(INPUTS)}  # all, if there are no more
+    chosen = [
+        Split(split.index, (split.inputs[position - split.start],))
+        for split in plan.splits
+        for position in range(split.start, split.start + len(split.inputs))
+        if position in spread
+    ]
+    with ThreadPoolExecutor(min(len(os.sched_getaffinity(0)), max(1, len(chosen)))) as pool:
+        found = list(pool.map(lambda item: _keys(alone, item[1], item[0], root), enumerate(chosen)))
+    keys = sorted(key for some in found for key in some)
+    parts = task.partitions
+    picked = {keys[at * len(keys) // parts] for at in range(1, parts)} if keys else set()
+    return tuple(sorted(picked))
+
+
+def _keys(task: MapTask, split: Split, number: int, root: Path) -> list[bytes]:
+    """Keys of the first output of an input, evenly spread over its rows."""
+    ident = AttemptId(split.index, split.start, -1 - number)
+    with contextlib.closing(map_split(task, split, ident, root)) as messages:
+        for message in messages:
+            if isinstance(message, AttemptEnd):
+                if message.error is not None and message.error.retryable:
+                    raise message.error
+                return []  # nothing there, or the run will tell what is wrong with it
+            if isinstance(message, Block):
+                rows = blocks.unpack(message.data, message.meta.offsets, 0)
+                if rows is None:
+                    return []
+                ends = np.cumsum(rows.counts)
+                places = np.arange(KEYS) * rows.total // KEYS
+                at = np.searchsorted(ends, places, side="right")
+                return list(rows.take(at).keys().to_pylist())
+    return []
