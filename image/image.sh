@@ -7,6 +7,7 @@
 #   image/image.sh rm TAG
 #   image/image.sh push TAG
 #
+# run is for trying an image: with this machine's network, as docker's --network host.
 # buildah runs commands in a chroot, as root, with a /dev/shm of 64 MB as docker gives; it limits neither
 # memory nor network. A FROM that is not in its storage is stood in for by a debootstrap tree of $SUITE
 # (bookworm), which is right for Debian bases only; nothing is pulled. It needs Debian's packages buildah,
@@ -166,7 +167,7 @@ case $command in
     fi
     ;;
   run)
-    if [ "$engine" = buildah ]; then prepare; buildah_run "$@"; else "$engine" run --rm "$@"; fi
+    if [ "$engine" = buildah ]; then prepare; buildah_run "$@"; else "$engine" run --rm --network host "$@"; fi
     ;;
   rm)
     if [ "$engine" = buildah ]; then prepare; buildah_ rmi "$@"; else "$engine" rmi "$@"; fi

@@ -71,7 +71,7 @@ def counted(folder: Path) -> list[str]:
 
 def slots(said: str) -> int:
     """Map tasks at a time, as the run tells."""
-    found = re.search(r"(\d+) CPUs", said)
+    found = re.search(r"(\d+) CPUs?\b", said)
     assert found, said
     return int(found[1])
 

@@ -60,6 +60,29 @@ def test_scripts_parse() -> None:
         assert "image.sh build TAG" in helped.stderr
 
 
+def test_docker_is_used_where_it_answers(tmp_path: Path) -> None:
+    """Build, run and push are docker's own; a stand-in for docker, which no machine of ours has."""
+    fake = tmp_path / "docker"
+    fake.write_text('#!/bin/sh\n[ "$1" = info ] || echo "$@"\n')
+    fake.chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:/usr/sbin:/usr/bin:/bin"}
+    for words, told in (
+        ("engine", "docker"),
+        ("build t --build-arg A=1 .", "build -t t -f ./Dockerfile --build-arg=A=1 ."),
+        ("run -v /a:/b -e C=d t sh", "run --rm --network host -v /a:/b -e C=d t sh"),
+        ("push r/t", "push r/t"),
+        ("rm t", "rmi t"),
+    ):
+        ran = subprocess.run(
+            [TOOL, *words.split()],
+            check=True,
+            capture_output=True,
+            text=True,
+            env=environment,
+        )
+        assert ran.stdout == f"{told}\n"
+
+
 def test_pins_are_what_the_project_allows() -> None:
     """Every package the project needs is pinned, within its bounds; `make pins` mends this."""
     project = tomllib.loads((TOP / "pyproject.toml").read_text())["project"]
