@@ -49,7 +49,7 @@ image:  ## the container image, with docker, podman or buildah (docs/image.md)
 	@image/image.sh build $(IMAGE)
 
 image-test: $(STAMP)  ## build the image and run jobs in it
-	@$(BIN)/python -m pytest tests/test_image.py tests/test_image_runs.py
+	@$(BIN)/python -m pytest tests/test_image.py tests/test_image_runs.py tests/test_image_tasks.py
 
 publish:  ## show what would be pushed to REGISTRY/INDEX; PUSH=1 builds and pushes it
 	@if [ -z "$(REGISTRY)" ]; then echo "publish where? make publish REGISTRY=registry.example.org INDEX=me/ray-mr PUSH=1" >&2; exit 1; fi
