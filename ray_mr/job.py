@@ -589,7 +589,7 @@ def _anchored(data: dict[str, Any], folder: str, *, keys: bool) -> dict[str, Any
         result["files"] = _inputs(data["files"], folder, keys=False)
     for key in ("python", "node"):
         value = data.get(key)
-        if isinstance(value, str) and value and ("/" in value or Path(folder, value).is_dir()):
+        if isinstance(value, str) and value and ("/" in value or jobfile.is_there(value, folder)):
             result[key] = jobfile.anchored(value, folder)
     return result
 
@@ -613,6 +613,6 @@ def _script_path(step: dict[str, Any], folder: str) -> str:
     """The script's absolute path, unless it names a program on PATH."""
     script = str(step["script"])
     bare = step.get("language") == "binary" and "/" not in script
-    if not script or (bare and not Path(folder, script).exists()):
+    if not script or (bare and not jobfile.is_there(script, folder)):
         return script
     return jobfile.anchored(script, folder)

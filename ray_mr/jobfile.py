@@ -178,7 +178,9 @@ def explain(
     lines = []
     for fault in error.errors(include_url=False):
         context = fault.get("ctx", {})
-        loc = tuple(part for part in fault["loc"] if not str(part).startswith("<"))
+        own = len(fault["loc"]) - (fault["type"] == "extra_forbidden")  # a key of the user's own
+        loc = tuple(part for part in fault["loc"][:own] if not str(part).startswith("<"))
+        loc += fault["loc"][own:]
         if "field" in context:
             loc += (context["field"],)
         lines.append(f"{head(loc)}: {_words(fault, loc, context, known)}")
@@ -223,3 +225,8 @@ def anchored(path: str, folder: str) -> str:
         return path
     whole = os.path.abspath(os.path.join(folder, path))  # noqa: PTH100, PTH118 - a pattern, no path
     return whole + "/" if path.endswith("/") and whole != "/" else whole
+
+
+def is_there(path: str, folder: str = "") -> bool:
+    """Whether there is something of this name; any text will do, also one that can be no path."""
+    return os.path.exists(os.path.join(folder, path))  # noqa: PTH110, PTH118 - Path raises for some

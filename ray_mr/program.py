@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import cloudpickle
 
 from ray_mr.errors import JobError
+from ray_mr.jobfile import is_there
 from ray_mr.units import format_bytes
 
 if TYPE_CHECKING:
@@ -99,7 +100,8 @@ def pack(script: Script) -> Program:
     else:
         path = Path(script.script or "")
         entry = path.name
-        if script.language == "binary" and "/" not in str(script.script) and not path.exists():
+        bare = script.language == "binary" and "/" not in str(script.script)
+        if bare and not is_there(str(path)):
             if shutil.which(str(script.script)) is None:
                 raise JobError(f"{path}: no such script, and no such program on PATH")
         else:
@@ -127,7 +129,7 @@ def _named(function: object) -> str:
 
 
 def _with_siblings(path: Path, language: str) -> tuple[ProgramFile, ...]:
-    if not path.exists():
+    if not is_there(str(path)):
         raise JobError(f"{path}: no such script")
     if not path.is_file():
         raise JobError(f"{path}: not a file, so no script")

@@ -11,6 +11,8 @@ _SIZES = {
     "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40,
 }  # fmt: skip
 _TIMES = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+_LARGEST = 2.0**62
+"""No size or time is larger: what fits an int64, and no float's infinity."""
 _QUANTITY = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*")
 
 
@@ -18,7 +20,10 @@ def _parse(text: str | float, units: dict[str, float], example: str) -> float:
     match = _QUANTITY.fullmatch(str(text))
     if match is None or match[2].lower() not in units:
         raise ValueError(f"{text!r} is not a quantity like {example}")
-    return float(match[1]) * units[match[2].lower()]
+    quantity = float(match[1]) * units[match[2].lower()]
+    if quantity > _LARGEST:
+        raise ValueError("is far too large")
+    return quantity
 
 
 def parse_bytes(text: str | float) -> int:
