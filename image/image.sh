@@ -54,15 +54,16 @@ prepare() {
 
 # NAME: a local image of this name, made from a debootstrap tree, unless there is one.
 stand_in() {
-  local tree="$store/rootfs-$suite" container
+  local tree="$store/rootfs-$suite" container mirror
   if buildah_ inspect --type image "$1" >/dev/null 2>&1; then return; fi
   if [ ! -d "$tree" ]; then
     rm -rf "$tree.part"
     debootstrap --variant=minbase "$suite" "$tree.part" >"$store/debootstrap.log" ||
       { tail -5 "$store/debootstrap.log" >&2; die "debootstrap failed"; }
     rm -rf "$tree.part/var/cache/apt/archives"/*.deb
-    printf 'deb http://deb.debian.org/%s %s main\n' debian "$suite" debian "$suite-updates" \
-      debian-security "$suite-security" >"$tree.part/etc/apt/sources.list"
+    mirror=$(sed -nE '1s/^deb +([^ ]+) .*/\1/p' "$tree.part/etc/apt/sources.list")
+    printf 'deb %s %s main\n' "$mirror" "$suite" "$mirror" "$suite-updates" \
+      "$mirror-security" "$suite-security" >"$tree.part/etc/apt/sources.list"
     mv "$tree.part" "$tree"
   fi
   container=$(buildah_ from scratch)

@@ -443,6 +443,13 @@ class Job(_Value):
             head = _head(document, frozenset(flags))
             raise jobfile.explain(error, head=head, known=_known) from None
 
+    def placed(self) -> Self:
+        """The job with local inputs made absolute; relative ones are from the working directory."""
+        values = [item if isinstance(item, str) else item.model_dump() for item in self.inputs]
+        found = _inputs(values, str(Path.cwd()), keys=bool(self.bucket))
+        inputs = tuple(item if isinstance(item, str) else Manifest(**item) for item in found)
+        return self.model_copy(update={"inputs": inputs})
+
     def portable(self) -> Self:
         """The job without its functions, which travel as programs: it pickles anywhere."""
         steps = {

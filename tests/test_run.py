@@ -720,3 +720,15 @@ def test_a_relative_output_is_in_the_working_directory(
     report = ray_mr.run(job(folder, output="result.txt"), engine="local")
     assert report.output == str(place / "result.txt")
     assert sorted(path.name for path in place.iterdir()) == ["report.json", "result.txt"]
+
+
+def test_relative_inputs_from_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a Python session, paths are relative to the working directory, manifests' too."""
+    make_pings(tmp_path / "in", files=3)
+    (tmp_path / "keys.txt").write_text("in/pings-0001.xz\n")
+    monkeypatch.chdir(tmp_path)
+    wanted = job(tmp_path, inputs=["in/"])
+    assert driver.run(wanted, engine="local", force=True).totals["ok"] == 3
+    assert driver.plan(wanted).total_inputs == 3
+    listed = job(tmp_path, inputs=[{"manifest": "keys.txt"}])
+    assert driver.run(listed, engine="local", force=True).totals["ok"] == 1

@@ -57,6 +57,7 @@ def plan(job: Job) -> Plan:
         JobError: There is no input, or a script is missing.
         StoreError: An input is missing or cannot be listed.
     """
+    job = job.placed()
     with closing(objects_of(job)) as objects:
         return make_plan(job, objects)
 
@@ -73,7 +74,7 @@ def run(
     """Run a job to its report.
 
     Args:
-        job: What to do; a relative output is relative to the working directory.
+        job: What to do; relative paths are relative to the working directory.
         engine: ``ray`` or ``local``.
         force: Replace a result that is there.
         resume: Go on where an earlier run with this output stopped: what it finished counts.
