@@ -19,6 +19,7 @@ from ray_mr.cli import main
 from ray_mr.credentials import generate_key, seal
 from ray_mr.errors import JobError
 from ray_mr.model import StoredObject
+from ray_mr.stores import store_for
 from ray_mr.taskcluster import TASK_ID, graph
 from shared import real_pings, shared
 from taskcluster_rules import faults_of
@@ -123,11 +124,23 @@ class TestGraph:
         assert "secrets:get:key" in found.scopes
         assert f"queue:route:{mail}.on-failed" in found.scopes
 
-    @pytest.mark.parametrize("uri", ["/data/a.xz", "s3://b/a*b"])
-    def test_keys_that_no_task_can_have(self, uri: str) -> None:
-        """A local file, and a key that would be read as a pattern, are refused by name."""
-        with pytest.raises(JobError, match=uri.replace("*", r"\*")):
-            graph.group_keys([StoredObject(uri, "k", 1, "e")], 100)
+    def test_files_of_this_machine(self) -> None:
+        """They are refused by name."""
+        with pytest.raises(JobError, match=r"/data/a.xz"):
+            graph.group_keys([StoredObject("/data/a.xz", "k", 1, "e")], 100)
+
+    def test_keys_that_look_like_patterns(self, s3: S3Server) -> None:
+        """Each is named to its map task so that it, and nothing else, is found."""
+        bucket = s3.bucket()
+        keys = ["a*b", "a?b", "a[b]c", "[", "axb", "abc", "a?versionId=b", "a[!x]"]
+        for key in keys:
+            s3.client.put_object(Bucket=bucket, Key=key, Body=b"x")
+        listed = list(store_for("s3://").find(f"s3://{bucket}/"))
+        assert {obj.key for obj in listed} == set(keys)
+        for obj in listed:
+            assert list(store_for("s3://").find(graph.argument(obj))) == [obj]
+        versioned = StoredObject("s3://b/k?versionId=3", "k", 1, "e")
+        assert graph.argument(versioned) == versioned.uri
 
 
 def test_documented_definitions() -> None:

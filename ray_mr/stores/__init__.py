@@ -149,6 +149,11 @@ def is_glob(pattern: str) -> bool:
     return _GLOB.search(pattern) is not None
 
 
+def exact(name: str) -> str:
+    """A pattern that names what has this very name, whatever letters are in it."""
+    return re.sub(r"[*?\[]", r"[\g<0>]", name)
+
+
 def literal_prefix(pattern: str) -> str:
     """What every match of a pattern begins with, up to its first wildcard."""
     match = _GLOB.search(pattern)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ray_mr.credentials import format_time
 from ray_mr.errors import JobError, StoreError
-from ray_mr.stores import is_glob
+from ray_mr.stores import exact
 from ray_mr.taskcluster import call, queue
 from ray_mr.units import format_bytes
 
@@ -100,8 +100,6 @@ def group_keys(objects: Iterable[StoredObject], split_bytes: int) -> list[list[S
     for obj in every:
         if "://" not in obj.uri:
             raise JobError(f"{obj.uri} is a file of this machine: no task can read it")
-        if is_glob(obj.uri):
-            raise JobError(f"{obj.uri}: a key with *, ? or [ cannot be given to a map task")
     groups = _grouped(every, split_bytes)
     if len(groups) > MAX_MAPS:
         fits = -(-split_bytes // 2**20)  # MiB
@@ -115,11 +113,17 @@ def group_keys(objects: Iterable[StoredObject], split_bytes: int) -> list[list[S
     return groups
 
 
+def argument(obj: StoredObject) -> str:
+    """What names an object, and no other, to ``ray-mr map``, whose arguments are patterns."""
+    version = "?versionId="
+    return obj.uri if version in obj.uri and version not in obj.key else exact(obj.uri)
+
+
 def _grouped(objects: Sequence[StoredObject], split_bytes: int) -> list[list[StoredObject]]:
     groups: list[list[StoredObject]] = []
     size = letters = 0
     for obj in objects:
-        length = len(obj.uri.encode("utf-8", "surrogateescape")) + 1
+        length = len(argument(obj).encode("utf-8", "surrogateescape")) + 1
         full = groups and (
             size + obj.size_bytes > split_bytes
             or len(groups[-1]) >= MAX_KEYS
@@ -152,7 +156,7 @@ def make_graph(
     )
     made = _Definitions(settings, seed, now)
     maps = [
-        (stable_id(seed, "map", number), made.map(number, len(groups), [o.uri for o in group]))
+        (stable_id(seed, "map", number), made.map(number, len(groups), [*map(argument, group)]))
         for number, group in enumerate(groups)
     ]
     ids = [task for task, _ in maps]
