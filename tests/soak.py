@@ -47,7 +47,7 @@ CHILD_EVERY_S = 5.0
 WORKER_EVERY_S = 20.0
 LONG_S = 300.0
 PINGS = 4
-LEFT_S = 15.0
+LEFT_S = 90.0
 """What is killed is gone so much later."""
 MAPPER = """
 import time
@@ -286,7 +286,7 @@ class Soak:
         end = time.monotonic() + LEFT_S
         while (alive := self.processes()) and time.monotonic() < end:
             time.sleep(0.25)
-        assert not alive, alive
+        assert not alive, [Path(f"/proc/{pid}/cmdline").read_bytes()[:200] for pid in alive]
         folders = list((self.folder / "t").glob("ray_mr-*/*"))
         assert not folders, folders
 

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
     from s3_server import S3Server
 
-NOW = dt.datetime.now(dt.UTC)
 WORDS = ("--task-queue", "proj/worker", "--owner", "me@example.com", "--image", "me/os-count")
 _OWN = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 
@@ -49,7 +48,10 @@ def settings(**changes: Any) -> graph.Settings:
 
 def made(count: int, split_bytes: int = 100, **changes: Any) -> graph.Graph:
     return graph.make_graph(
-        graph.group_keys(objects(count), split_bytes), "job", settings(**changes), NOW
+        graph.group_keys(objects(count), split_bytes),
+        "job",
+        settings(**changes),
+        dt.datetime.now(dt.UTC),
     )
 
 
@@ -151,7 +153,8 @@ def test_documented_definitions() -> None:
     ping = [StoredObject("s3://pings/a.xz", "a.xz", 1, "e")]
     kinds: tuple[graph.PayloadKind, ...] = ("docker", "generic-worker")
     for kind, payload in zip(kinds, shown, strict=True):
-        found = graph.make_graph([ping], "job", settings(payload=kind, env=env), NOW)
+        wanted = settings(payload=kind, env=env)
+        found = graph.make_graph([ping], "job", wanted, dt.datetime.now(dt.UTC))
         assert found.tasks[0][1]["payload"] == payload
 
 
