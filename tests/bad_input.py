@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 GONE_S = 5.0
 """What a command has started is gone this soon after it."""
-KEPT = (".ray-mr-state/", ".failed-attempts/", "dead-letters/")
+KEPT = (".ray-mr-state/", ".failed-attempts/", ".dead-letters/")
 """What a run that failed leaves on purpose: for `--resume`, `replay` and the user."""
 OUR_THREADS = ("fetch-", "child-", "ray-runtime")
 

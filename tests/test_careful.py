@@ -43,7 +43,7 @@ def mapper(folder: Path, *poison: int, harm: str = "SIGKILL") -> dict[str, Any]:
 
 def letters(folder: Path) -> dict[str, tuple[bytes, dict[str, Any]]]:
     found = {}
-    for path in sorted((folder / "out" / "dead-letters").glob("*.json")):
+    for path in sorted((folder / "out" / "result.txt.dead-letters").glob("*.json")):
         found[path.stem] = (path.with_suffix(".record").read_bytes(), json.loads(path.read_text()))
     return found
 
@@ -126,7 +126,7 @@ def test_death_outside_a_record_blames_none(folder: Path) -> None:
     report, _ = run_told(job(folder, mapper=dies, inputs=inputs, max_bad_records=None))
     assert report.exit_code == 6
     assert "exit code 7" in report.failed[0][1]
-    assert not (folder / "out" / "dead-letters").exists()
+    assert not (folder / "out" / "result.txt.dead-letters").exists()
 
 
 def test_letters_beside_a_result_in_s3(folder: Path, s3: S3Server) -> None:
@@ -139,3 +139,15 @@ def test_letters_beside_a_result_in_s3(folder: Path, s3: S3Server) -> None:
     names = [item["Key"] for item in s3.client.list_objects_v2(Bucket=bucket)["Contents"]]
     assert sum(name.startswith("out/dead-letters/pings-0005.xz-") for name in names) == 2
     assert not any(name.startswith(state_uri("out/")) for name in names)
+
+
+def test_letters_are_of_this_run_and_output(folder: Path) -> None:
+    """A run removes the letters of the one before it, and none of another output beside it."""
+    run_told(job(folder, mapper=mapper(folder, 107), max_bad_records=1))
+    other = str(folder / "out" / "other.txt")
+    run_told(job(folder, mapper=mapper(folder, 107), max_bad_records=1, output=other))
+    assert len(letters(folder)) == 1
+    run_told(job(folder, output=other))
+    assert len(letters(folder)) == 1
+    run_told(job(folder))
+    assert not letters(folder)

@@ -417,3 +417,44 @@ def test_state_in_s3(s3: S3Server, tmp_path: Path, engine: str) -> None:
 def test_mapper_source_is_the_usual_one() -> None:
     """The mapper of these tests puts out what that of the others does."""
     assert MAPPER.split("return")[1] == LOGGED.split("return")[1]
+
+
+DIES_OF = """
+import os
+def mapper(uuid, file, js):
+    if js['n'] in {bad!r}:
+        os._exit(3)
+    return js['info']['OS'] + ' 1\\n'
+"""
+
+
+@pytest.mark.parametrize(("before", "now"), [(0, 1), (1, 0)])
+def test_other_limits_give_what_a_fresh_run_gives(
+    tmp_path: Path, engine: str, before: int, now: int
+) -> None:
+    """An input that failed, or was let pass, under another limit is tried again under today's."""
+    make_pings(tmp_path / "in", files=3)
+    dies = {"script": script(tmp_path, "dies.py", DIES_OF.format(bad=[5, 25, 26]))}
+    options = {"mapper": dies, "split_bytes": 1, "max_failed_inputs": 2}
+    wanted = job(tmp_path, **options, max_bad_records=now)
+    fresh, _ = go(wanted)
+    assert fresh.ok
+    expected = result(tmp_path)
+    shutil.rmtree(tmp_path / "out")
+    go(job(tmp_path, **options, max_bad_records=before))
+    report, _ = go(wanted, engine, resume=True, force=True)
+    assert report.ok
+    assert result(tmp_path) == expected
+    assert report.totals["failed"] == fresh.totals["failed"]
+
+
+def test_later_timeout(tmp_path: Path) -> None:
+    """What was too slow for one ``timeout`` is tried again under a longer one."""
+    world = World(tmp_path, harm="__import__('time').sleep(3)")
+    world.trap.write_text("0003")
+    options = {"attempts": 1, "inputs": [f"{tmp_path}/in/pings-0003.xz"]}
+    report, _ = go(world.job(**options, timeout="2s"))
+    assert report.exit_code == 6
+    world.trap.unlink()
+    report, _ = go(world.job(**options, timeout="600s"), resume=True)
+    assert report.ok

@@ -8,10 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ray_mr.driver import capsule
+from ray_mr.driver import capsule, letters
 from ray_mr.driver.keeper import Keeper
 from ray_mr.driver.kept import State
-from ray_mr.driver.resume import Resumed, changed, fingerprint, resume
+from ray_mr.driver.resume import Resumed, changed, fingerprint, limits, resume
 from ray_mr.errors import CorruptObject, JobError, RayMrError, StoreError
 from ray_mr.events import Notice
 from ray_mr.stores import store_for
@@ -115,11 +115,14 @@ class Checkpoint:
         """
         store_for(self._job.output).clear(capsule.folder_uri(self._job.output))
         if self._anew:
+            store_for(self._job.output).clear(letters.folder_uri(self._job.output))
             self._state.clear()
         if self._tried_again is not None:
             self._state.forget_failures(self._tried_again)
         self._state.begin(run_id, fingerprint(made))
-        self.keeper = Keeper(self._state, self._engine, self._job.checkpoint)
+        self.keeper = Keeper(
+            self._state, self._engine, self._job.checkpoint, limits(self._job)
+        )
 
     def adopt(self, loop: Loop) -> None:
         """Give the loop what an earlier run has done."""

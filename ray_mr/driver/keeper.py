@@ -34,10 +34,12 @@ class Keeper:
         state: Where to.
         engine: Holds the blocks.
         checkpoint: The job's option: ``auto``, ``all`` or ``none``.
+        limits: How hard an input is tried; see ``resume.limits``.
     """
 
-    def __init__(self, state: State, engine: Engine, checkpoint: str) -> None:
+    def __init__(self, state: State, engine: Engine, checkpoint: str, limits: str) -> None:
         self._state, self._engine, self._checkpoint = state, engine, checkpoint
+        self._limits = limits
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="keeper")
         self._busy: set[Future[None]] = set()
         self.trouble: RayMrError | None = None
@@ -87,7 +89,7 @@ class Keeper:
 
     def _keep_failure(self, obj: StoredObject, error: RayMrError) -> None:
         def act() -> None:
-            self._state.keep_failure(obj, error)
+            self._state.keep_failure(obj, error, self._limits)
             self.kept += 1
 
         self._guarded(act)

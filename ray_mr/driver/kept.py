@@ -118,6 +118,8 @@ class Failure:
 
     version: Version
     error: RayMrError
+    limits: str
+    """How hard it was tried; see ``resume.limits``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,14 +183,17 @@ class State:
         finally:
             staged.abort()
 
-    def keep_failure(self, obj: StoredObject, error: RayMrError) -> None:
-        """Keep that an input has failed.
+    def keep_failure(self, obj: StoredObject, error: RayMrError, limits: str) -> None:
+        """Keep that an input has failed, tried as hard as these limits allow.
 
         Raises:
             StoreError: It cannot be written, or the input cannot be read.
         """
         version = Version.of(obj)
-        facts = {"error": type(error).__name__, "message": error.message, "hint": error.hint}
+        facts = {
+            "error": type(error).__name__, "message": error.message, "hint": error.hint,
+            "limits": limits,
+        }  # fmt: skip
         text = json.dumps({"version": asdict(version)} | facts)
         write_whole(self.uri + _name("failed", [version]), _sealed(text))
 
@@ -339,9 +344,10 @@ def _failure(uri: str) -> Failure:
         kind = getattr(errors, facts["error"], RayMrError)
         if not (isinstance(kind, type) and issubclass(kind, RayMrError)):
             kind = RayMrError
-        return Failure(Version(**facts["version"]), kind(facts["message"], facts["hint"]))
-    except (ValueError, KeyError, TypeError) as error:
-        raise CorruptObject(f"{uri} makes no sense: {error}") from None
+        error = kind(facts["message"], facts["hint"])
+        return Failure(Version(**facts["version"]), error, str(facts["limits"]))
+    except (ValueError, KeyError, TypeError) as odd:
+        raise CorruptObject(f"{uri} makes no sense: {odd}") from None
 
 
 def pieces_by_first(pieces: Sequence[Piece]) -> Iterator[Piece]:

@@ -1,6 +1,6 @@
 """Dead letters: records of which a program died, whole and with all that is known of them.
 
-They stand in ``dead-letters/`` beside the output, two objects a record: its raw bytes, and JSON
+They stand in a folder of the output's own beside it, two objects a record: its raw bytes, and JSON
 that says where they come from and what happened.  The same job leaves the same letters.
 """
 
@@ -11,19 +11,18 @@ import json
 import re
 from typing import TYPE_CHECKING
 
-from ray_mr.sinks import write_whole
+from ray_mr.sinks import is_prefix, write_whole
 
 if TYPE_CHECKING:
     from ray_mr.errors import RayMrError
     from ray_mr.model import Poison, StoredObject
 
-FOLDER = "dead-letters/"
 NAME_CHARS = 60
 
 
 def folder_uri(output: str) -> str:
     """Where the dead letters of a run with this output stand; ends in ``/``."""
-    return output[: output.rfind("/") + 1] + FOLDER
+    return f"{output}dead-letters/" if is_prefix(output) else f"{output}.dead-letters/"
 
 
 def write(output: str, obj: StoredObject, poison: Poison, error: RayMrError) -> str:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from ray_mr.driver.kept import Version, name_hash, pieces_by_first
-from ray_mr.errors import JobError, StoreError
+from ray_mr.errors import ChildCrashed, ChildProtocol, ChildTimeout, JobError, StoreError
 from ray_mr.model import Split
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from ray_mr.driver.kept import Earlier, Piece
     from ray_mr.errors import RayMrError
+    from ray_mr.job import Job
     from ray_mr.model import Input, StoredObject
     from ray_mr.plan import Plan
     from ray_mr.program import Program
@@ -32,6 +33,8 @@ FREE = frozenset({
     "bucket", "filter",
 })  # fmt: skip
 """Options that change no byte of map output (programs are compared by their content)."""
+LIMITS = ("attempts", "timeout", "stall_timeout", "max_bad_records")
+"""Options that decide whether an input that a program dies of, or is slow at, has failed."""
 ANY_ORDER = frozenset({"sum", "count", "min", "max"})
 """Reducers to which the order of a key's values does not matter."""
 
@@ -52,6 +55,12 @@ def fingerprint(plan: Plan) -> dict[str, str]:
         "the kind of reducer": kind,
         "the ranges of keys": _digest([bound.hex() for bound in plan.bounds]),
     }
+
+
+def limits(job: Job) -> str:
+    """How hard an input is tried: with other limits it may not fail."""
+    facts = job.model_dump(mode="json")
+    return _digest({name: facts[name] for name in LIMITS})
 
 
 def _program(program: Program | str | None, reducer: Program | str | None) -> str:
@@ -144,12 +153,22 @@ class _Matching:
         return self._now[version.uri] == version
 
     def take_failures(self) -> None:
+        now = limits(self._plan.job)
         for uri, failure in self._earlier.failures.items():
+            limited = isinstance(failure.error, ChildCrashed | ChildTimeout | ChildProtocol)
+            if limited and failure.limits != now:
+                continue
             if self._is_still(failure.version):
                 self._failed[self._at[uri]] = failure.error
 
     def take(self, piece: Piece, *, loose: bool) -> None:
-        """Take a piece if all of its inputs are as they were, and in one row."""
+        """Take a piece if all of its inputs are as they were, and in one row.
+
+        One with more records set aside than may be now could have failed instead: it runs again.
+        """
+        most = self._plan.job.max_bad_records
+        if most is not None and any(one.bad > most for one in piece.end.files):
+            return
         if not all(map(self._is_still, piece.versions)):
             return
         found = [self._at[version.uri] for version in piece.versions]
