@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 Loc = tuple[str | int, ...]
 """Where a value stands: keys and indexes from the top, ``("mapper", "arguments", 0)``."""
 
+MAX_VALUES = 1_000_000
+"""Values of a job file, those behind a reference counted each time; a manifest holds more."""
 _NULL = "tag:yaml.org,2002:null"
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
@@ -120,6 +122,7 @@ class _Plain:
         self._name = name
         self._done: dict[int, Any] = {}
         self._open: set[int] = set()
+        self._sizes: dict[int, int] = {}
 
     def value(self, node: yaml.Node) -> Any:
         if id(node) in self._done:
@@ -136,7 +139,20 @@ class _Plain:
             result = None if node.tag == _NULL else node.value
         self._open.discard(id(node))
         self._done[id(node)] = result
+        self._check_size(node)
         return result
+
+    def _check_size(self, node: yaml.Node) -> None:
+        """Refuse references to references that stand for more than there is memory for."""
+        inside = []
+        if isinstance(node, yaml.MappingNode):
+            inside = [value for _, value in node.value]
+        elif isinstance(node, yaml.SequenceNode):
+            inside = node.value
+        size = 1 + sum(self._sizes[id(each)] for each in inside)
+        if size > MAX_VALUES:
+            raise self._fault(node, f"stands for more than {MAX_VALUES:,} values")
+        self._sizes[id(node)] = size
 
     def _mapping(self, node: yaml.MappingNode) -> dict[str, Any]:
         result: dict[str, Any] = {}

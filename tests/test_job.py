@@ -301,7 +301,15 @@ class TestFaults:
     def test_many_aliases_cost_nothing(self, tmp_path: Path) -> None:
         """A file whose aliases would unfold to 10^30 nodes is refused at once."""
         levels = "".join(f"k{i}: &k{i} [{', '.join([f'*k{i - 1}'] * 10)}]\n" for i in range(1, 30))
-        assert "unknown key" in refuse(tmp_path, "k0: &k0 x\n" + levels)
+        told = refuse(tmp_path, "k0: &k0 x\n" + levels)
+        assert ":7: stands for more than 1,000,000 values" in told
+
+    @pytest.mark.parametrize("key", [*Job.model_fields, "unknown"])
+    def test_a_bomb_of_aliases(self, tmp_path: Path, key: str) -> None:
+        """The same below any key: its value is not spelled out in the message either."""
+        levels = "".join(f"k{i}: &k{i} [{', '.join([f'*k{i - 1}'] * 10)}]\n" for i in range(1, 12))
+        told = refuse(tmp_path, f"k0: &k0 x\n{levels}{key}: *k11\n")
+        assert len(told) < 1000
 
     @pytest.mark.parametrize(
         ("text", "words"),
