@@ -732,3 +732,20 @@ def test_relative_inputs_from_python(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert driver.plan(wanted).total_inputs == 3
     listed = job(tmp_path, inputs=[{"manifest": "keys.txt"}])
     assert driver.run(listed, engine="local", force=True).totals["ok"] == 1
+
+
+def test_a_corrupt_file_that_is_handed_on_whole(tmp_path: Path, engine: str) -> None:
+    """It has failed, by name, and costs no other; nothing of it reaches the reducer."""
+    (tmp_path / "in").mkdir()
+    for name in "abc":
+        (tmp_path / "in" / name).write_bytes(lzma.compress(f"{name} 1\n".encode() * 9000))
+    broken = tmp_path / "in" / "b"
+    broken.write_bytes(broken.read_bytes()[:-20])
+    names = "#!/bin/sh\nwhile read -r name; do echo $name; sort -u $name; done\n"
+    wanted = job(
+        tmp_path, mapper="identity", records=None, max_failed_inputs=1,
+        reducer={"language": "binary", "script": script(tmp_path, "names", names)},
+    )  # fmt: skip
+    report, _ = run_told(wanted, engine=engine)
+    assert result(tmp_path) == b"./mapperOutput/a\na 1\n./mapperOutput/c\nc 1\n"
+    assert [uri for uri, _ in report.failed] == [str(broken)]

@@ -321,18 +321,22 @@ class _Attempt:
         """The bytes of each input as pairs of its key and a piece of it, at least one."""
         with self._fetch_as_stored(work) as fetch:
             for fetched in fetch:
-                item = fetched.input
+                position, obj = fetched.input.position, fetched.input.object
                 if fetched.error is not None or fetched.path is None:
-                    self.failed[item.position] = fetched.error or DataError("not fetched")
+                    self.failed[position] = fetched.error or DataError("not fetched")
                     continue
-                key, size = item.object.key.encode("utf-8", "surrogateescape"), 0
-                for piece in itertools.chain(fetch.decode(fetched), [b""]):
-                    size += len(piece)
-                    head = struct.pack("<II", len(key), len(piece))
-                    yield children.Pairs(1, head + key + piece)
-                self._check_unchanged(item.position)
-                fetch.release(item.position)
-                self._counted(FileCounts(item.position, decoded_bytes=size))
+                key, size = obj.key.encode("utf-8", "surrogateescape"), 0
+                try:
+                    for piece in itertools.chain(fetch.decode(fetched), [b""]):
+                        size += len(piece)
+                        head = struct.pack("<II", len(key), len(piece))
+                        yield children.Pairs(1, head + key + piece)
+                except DataError as error:  # the next run is without it
+                    self.failed[position] = type(error)(f"{obj.uri}: {error.message}", error.hint)
+                    continue
+                self._check_unchanged(position)
+                fetch.release(position)
+                self._counted(FileCounts(position, decoded_bytes=size))
 
     def _fetch_as_stored(self, work: WorkDir) -> Fetch:
         job = self.task.job
