@@ -1,10 +1,9 @@
 """What the 2014 programs did wrong: one test for each row of the table of their defects.
 
 The table is in the original contract; its rows are the docstrings: what it did -> what we do.
-Rows that concern TaskCluster alone belong to the issue that brings it: ``runs/1`` hard-coded (the
-last completed run); the poster, which dropped everything past 5 tasks of 50 files (here, that every
-key is in exactly one split); the ``CREDENTIALS`` envelope and the key baked into the image (here,
-that children see no credentials and no file holds one); missing ``INPUT_TASK_IDS``.
+Rows that concern TaskCluster alone stand where it does: ``runs/1`` hard-coded and missing
+``INPUT_TASK_IDS`` in ``test_reduce_task.py``; the poster in ``test_submit.py`` (here, that every
+key is in exactly one split); the key baked into the image in ``test_image_runs.py``.
 """
 
 from __future__ import annotations

@@ -254,6 +254,7 @@ class _Partition:
         else:
             output = self._records(rows, program)
         pieces: list[bytes] = []
+        held = 0
         alive = time.monotonic()
         for data in output:
             if time.monotonic() > alive + PROGRESS_S:
@@ -261,9 +262,10 @@ class _Partition:
                 yield Progress(0)
             if data:
                 pieces.append(data)
-            if sum(map(len, pieces)) >= OUTPUT_BYTES:
+                held += len(data)
+            if held >= OUTPUT_BYTES:
                 yield self._piece(pieces)
-                pieces = []
+                pieces, held = [], 0
         if pieces:
             yield self._piece(pieces)
         yield ReducerEnd(
