@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -14,7 +15,8 @@ from hypothesis import strategies as st
 
 from jobs import MAPPER, REDUCER, job, make_pings, ping_line, result, script
 from ray_mr.driver.kept import State, state_uri
-from ray_mr.driver.run import run
+from ray_mr.driver.resume import fingerprint
+from ray_mr.driver.run import plan, run
 from ray_mr.errors import ChildNotStarted, DeadlinePassed, JobError, RayMrError
 from ray_mr.events import Event, Notice
 from ray_mr.model import AttemptEnd, AttemptId, BlockMeta, FileCounts, Input, Split, StoredObject
@@ -458,3 +460,15 @@ def test_later_timeout(tmp_path: Path) -> None:
     world.trap.unlink()
     report, _ = go(world.job(**options, timeout="600s"), resume=True)
     assert report.ok
+
+
+def test_env_cannot_be_guessed_from_the_state(world: World) -> None:
+    """What is kept to tell another env by is slow to compute, and another one for each output."""
+    make_pings(world.folder / "in", files=1)
+    facts = [
+        fingerprint(plan(world.job(env={"PIN": "1234"}, output=f"{world.folder}/{name}")))["env"]
+        for name in ("a.txt", "a.txt", "b.txt")
+    ]
+    assert facts[0] == facts[1] != facts[2]
+    text = json.dumps({"PIN": "1234"}).encode()
+    assert hashlib.sha256(text).hexdigest()[:16] not in facts

@@ -42,9 +42,12 @@ ANY_ORDER = frozenset({"sum", "count", "min", "max"})
 def fingerprint(plan: Plan) -> dict[str, str]:
     """What decides map output, in words a user knows, each with a digest."""
     job = plan.job.model_dump(mode="json")
+    secret = job.pop("env")
     facts = {
         name: _digest(value) for name, value in sorted(job.items()) if name not in FREE
     }
+    if secret:
+        facts["env"] = _slow_digest(secret, plan.job.output)
     # Another reduce script is no reason to map again; another kind of reducer is.
     reducer = plan.reducer
     kind = reducer if isinstance(reducer, str) else reducer.feed if reducer else "none"
@@ -82,6 +85,12 @@ def _program(program: Program | str | None, reducer: Program | str | None) -> st
 
 def _digest(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _slow_digest(value: object, salt: str) -> str:
+    """A digest of what may be secret: guessing what is behind it costs too much."""
+    text = json.dumps(value, sort_keys=True).encode()
+    return hashlib.scrypt(text, salt=salt.encode(), n=1 << 14, r=8, p=1, dklen=16).hex()
 
 
 def changed(earlier: Earlier, facts: Mapping[str, str]) -> list[str]:
