@@ -225,6 +225,30 @@ class TestSubmit:
         ]
         assert first["scopes"]
 
+    def test_filter(self, s3: S3Server, queue: QueueServer, tmp_path: Path) -> None:
+        """A ``Filter.json`` of 2014 chooses which keys become arguments of map tasks."""
+        path = job_file(tmp_path, s3)
+        wanted = ["pings-0001", "pings-0004"]
+        dimensions = [
+            {"field_name": "reason", "allowed_values": "*"},
+            {"field_name": "file", "allowed_values": wanted},
+        ]
+        chosen = tmp_path / "Filter.json"
+        chosen.write_text(json.dumps({"version": 1, "dimensions": dimensions}))
+        ran = submit(path, "--filter", str(chosen), "--dry-run")
+        assert ran.exit_code == 0, ran.stderr
+        told = json.loads(ran.stdout)
+        words = [w for t in told["tasks"] for w in t["definition"]["payload"]["command"]]
+        assert [Path(w).stem for w in words if w.startswith("s3://")] == wanted
+        assert not queue.calls
+
+    def test_ranges_are_refused(self, s3: S3Server, queue: QueueServer, tmp_path: Path) -> None:
+        """Before anything is posted: map tasks could not agree on the ranges of keys."""
+        told = submit(job_file(tmp_path, s3), "--partition", "range")
+        assert told.exit_code == 2
+        assert "partition: range is for one run" in told.stderr
+        assert not queue.posted
+
     def test_maps_first_and_resumed(
         self, s3: S3Server, queue: QueueServer, tmp_path: Path
     ) -> None:

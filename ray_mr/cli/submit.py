@@ -104,6 +104,11 @@ def _settings(job: Job, job_file: str, options: dict[str, Any]) -> Settings:
     from ray_mr.credentials import kind_of
     from ray_mr.taskcluster.graph import Settings
 
+    if job.partition == "range" and job.reducers > 1:
+        raise JobError(
+            "partition: range is for one run: a map task knows its own inputs only",
+            "use `partition: hash`, or one reducer",
+        )
     if options["payload"] == "docker" and not options["image"]:
         raise click.UsageError("--image is needed for payload docker")
     env, scopes = _env(options["set_env"]), list(options["scope"])
