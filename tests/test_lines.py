@@ -144,7 +144,8 @@ class TestMapper:
 
     def test_corrupt_file_ends_the_child(self, house: House) -> None:
         """The program that was fed half of a corrupt file is killed, whatever it does."""
-        house.inputs([b"a\n", b"b\n" * 100_000], "gz")
+        more_than_a_pipe_holds = b"a\n" * 500_000  # so it runs, and reads, before the bad one comes
+        house.inputs([more_than_a_pipe_holds, b"b\n" * 100_000], "gz")
         path = house.folder / "in" / "001"
         path.write_bytes(path.read_bytes()[:-9])
         pid = house.folder / "pid"
