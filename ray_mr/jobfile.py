@@ -203,6 +203,15 @@ def explain(
     return JobError("\n".join(dict.fromkeys(lines)))
 
 
+def _place(loc: Loc, known: Callable[[Loc], Iterable[str]]) -> str:
+    """Where a key belongs that is known, but not at this place."""
+    if len(loc) == 1 and str(loc[0]) in known(("mapper", loc[0])):
+        return "; it belongs below `mapper` or `reducer`"
+    if len(loc) == 2 and loc[0] != "inputs" and str(loc[1]) in known(loc[1:]):
+        return f"; it belongs beside `{loc[0]}`, not below it"
+    return ""
+
+
 def _words(
     fault: Any,
     loc: Loc,
@@ -213,7 +222,7 @@ def _words(
     if kind == "model_type" and loc[:1] == ("inputs",):
         kind = "no_input"
     if kind == "extra_forbidden":
-        return f"unknown key{nearest(str(loc[-1]), known(loc))}"
+        return f"unknown key{_place(loc, known) or nearest(str(loc[-1]), known(loc))}"
     if kind == "literal_error":
         valid = re.findall(r"'([^']*)'", context["expected"])
         return f"{value!r} is none of {', '.join(valid)}{nearest(str(value), valid)}"

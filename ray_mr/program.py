@@ -108,16 +108,19 @@ def pack(script: Script) -> Program:
             files = _with_siblings(path, script.language)
     size = sum(len(file.content) for file in files)
     if size > MAX_PROGRAM_BYTES:
-        raise JobError(_too_large(_title(script), size))
+        raise _too_large(_title(script), size)
     return Program(
         script.language, entry, files, script.arguments, script.fed, script.function is not None,
         script.stream,
     )  # fmt: skip
 
 
-def _too_large(title: str, size: int) -> str:
+def _too_large(title: str, size: int) -> JobError:
     limit = format_bytes(MAX_PROGRAM_BYTES)
-    return f"{title}: the program and the files beside it have {format_bytes(size)}, over {limit}"
+    return JobError(
+        f"{title}: the program and what goes with it have {format_bytes(size)}, over {limit}",
+        "it travels with every task: let the program read large data from where every worker can",
+    )
 
 
 def _title(script: Script) -> str:
@@ -144,7 +147,7 @@ def _with_siblings(path: Path, language: str) -> tuple[ProgramFile, ...]:
         paths = sorted([path, *beside], key=lambda each: each.name)
         size = sum(each.stat().st_size for each in paths)
         if size > MAX_PROGRAM_BYTES:
-            raise JobError(_too_large(str(path), size))
+            raise _too_large(str(path), size)
         return tuple(
             ProgramFile(each.name, each.read_bytes(), bool(each.stat().st_mode & 0o111))
             for each in paths

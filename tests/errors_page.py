@@ -22,10 +22,13 @@ PAGE = Path(__file__).parents[1] / "docs" / "errors.md"
 SUBJECTS = (
     "test_bad_input_job_files",
     "test_bad_input_stores",
+    "test_bad_input_web",
     "test_bad_input_keys",
     "test_bad_input_compressed",
     "test_bad_input_records",
     "test_bad_input_children",
+    "test_bad_input_lines",
+    "test_bad_input_functions",
     "test_bad_input_outputs",
     "test_bad_input_interrupts",
 )

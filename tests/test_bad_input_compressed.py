@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import gzip
+import io
 import lzma
+import tarfile
+import zipfile
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
 from bad_input import Case
+from ray_mr import codecs
 from samples import COMPRESS
 
 if TYPE_CHECKING:
@@ -39,7 +44,7 @@ def bad(name: str, file: str, content: bytes, *says: str) -> list[Case]:
     }  # fmt: skip
     refused = ("nothing was published", "1 input failed, 0 allowed", f"/in/{file}: ", *says)
     allowed = ("2 ok, 0 skipped, 1 failed", f"failed: /home/me/job/in/{file}: ")
-    options = "max_failed_inputs: 1\n"
+    one = "max_failed_inputs: 1\n"
     return [
         Case(name, RUN, 5, refused, files={**stored, "job.yml": RECORDS}),
         Case(
@@ -48,7 +53,7 @@ def bad(name: str, file: str, content: bytes, *says: str) -> list[Case]:
         ),
         Case(
             f"{name}, and one bad file is allowed", RUN, 0, allowed,
-            files={**stored, "job.yml": RECORDS + options}, result=GOOD_RESULT,
+            files={**stored, "job.yml": RECORDS + one}, result=GOOD_RESULT,
             note="Nothing of the file is in the result.",
         ),
     ]  # fmt: skip
@@ -62,6 +67,31 @@ def fine(name: str, file: str, content: bytes, result: bytes, note: str = "") ->
     )  # fmt: skip
 
 
+def zipped() -> bytes:
+    sink = io.BytesIO()
+    with zipfile.ZipFile(sink, "w") as archive:
+        archive.writestr("a.txt", "hello")
+    return sink.getvalue()
+
+
+def tarred() -> bytes:
+    sink = io.BytesIO()
+    with tarfile.open(fileobj=sink, mode="w:gz") as archive:
+        archive.addfile(tarfile.TarInfo("a.txt"), io.BytesIO())
+    return sink.getvalue()
+
+
+UNPACK = "unpack it"
+NAMED = "its name says that it is an archive"
+FLOOR = "Up to a gigabyte is always decoded; in this test, a megabyte."
+BOMB = COMPRESS["gz"](bytes(8_000_000))
+
+
+def low_floor(user: User) -> None:
+    """A gigabyte is always allowed; here one megabyte is, so that the test is quick."""
+    user.monkeypatch.setattr(codecs, "EXPANSION_FLOOR_BYTES", 1 << 20)
+
+
 CASES = [
     *bad("A file that is cut short", "b.xz", XZ[: -len(XZ) // 10], "xz"),
     *bad("A file that is damaged", "b.xz", damaged(XZ, len(XZ) * 9 // 10)),
@@ -69,6 +99,19 @@ CASES = [
     bad("A gzip file with something else behind it", "b.gz", gzip.compress(LINES) + b"x\n")[0],
     bad("A zstd file that is cut short", "b.zst", COMPRESS["zst"](LINES)[:-100])[0],
     bad("A file of which only the first bytes are there", "b.xz", XZ[:4])[0],
+    bad("A tar archive", "b.tar.gz", tarred(), NAMED, UNPACK)[0],
+    bad("A tar archive under another name", "b.gz", tarred(), "tar archive", UNPACK)[0],
+    bad("A zip archive", "b.zip", zipped(), NAMED, UNPACK)[0],
+    bad("A zip archive under another name", "b", zipped(), "a zip archive", UNPACK)[0],
+    *(
+        replace(
+            case,
+            words=f"{RUN} --max-expansion 100",
+            before=low_floor,
+            note=f"{case.note} {FLOOR}".strip(),
+        )
+        for case in bad("A small file that decodes to much", "b.gz", BOMB, "raise max_expansion")
+    ),
     Case(
         "A format that the job names wrongly",
         f"{RUN} --decompress gz",

@@ -70,6 +70,16 @@ CASES = [
         "reducer: {scrip: x}",
         "job.yml:4: reducer.scrip: unknown key; did you mean `script`?",
     ),
+    added(
+        "A key of a program that is not below it",
+        "feed: lines",
+        "job.yml:4: feed: unknown key; it belongs below `mapper` or `reducer`",
+    ),
+    added(
+        "A key of the job that is below a program",
+        "reducer: {script: r.py, reducers: 4}",
+        "job.yml:4: reducer.reducers: unknown key; it belongs beside `reducer`, not below it",
+    ),
     added("An unknown word", "reducer: summ", "job.yml:4: reducer: 'summ' is none of sum"),
     added(
         "A word where a number belongs",

@@ -136,7 +136,7 @@ class TestFind:
         """A server that cannot be reached is named; it may be there later."""
         url = f"{web.base}/o"
         web.close()
-        with pytest.raises(StoreUnavailable, match="no proper answer") as caught:
+        with pytest.raises(StoreUnavailable, match="nobody answers there") as caught:
             find(url)
         assert url in caught.value.message
 

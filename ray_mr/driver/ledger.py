@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 MAX_CAUSES = 8
 MAX_CAUSE_CHARS = 300
+SEE_ALL = "see report.json for all; allow them with --max-failed-inputs"
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +196,7 @@ class Ledger:
             return type(first)(
                 f"{count(len(failures), 'input')} failed, {limit} allowed; the first: "
                 f"{one_line(uri)}: {first.message.removeprefix(f'{uri}: ')}",
-                "see report.json for all; allow them with --max-failed-inputs",
+                "\n  ".join(filter(None, (first.hint, SEE_ALL))),
             )
         bad, most = self.bad_records, self._job.max_bad_records
         if most is not None and bad > most:

@@ -78,7 +78,8 @@ class LineFeed:
                 last = chunk[-1]
                 yield chunk
         except (CorruptObject, RefusedObject) as error:
-            raise type(error)(f"{obj.uri}: {error.message}", error.hint) from None
+            said = error.message.removeprefix(f"{fetched.path.name}: ")
+            raise type(error)(f"{obj.uri}: {said}", error.hint) from None
         if last != NEWLINE:
             lines += 1
             yield b"\n"  # or the first line of the next file would go on here

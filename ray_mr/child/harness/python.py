@@ -343,7 +343,8 @@ def checked(chunks, stored):
         size += len(chunk)
         if size > limit:
             raise Refused(
-                f"{stored} bytes decode to more than {limit}: if that is right, raise max_expansion"
+                f"{stored:,} bytes decode to more than {limit:,}: "
+                "if that is right, raise max_expansion"
             )
         yield chunk
 

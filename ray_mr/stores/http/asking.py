@@ -40,6 +40,18 @@ _PERMANENT = (
     broken.ProxySchemeUnsupported,
     broken.UnrewindableBodyError,
 )
+_REACHED = "is the URL right, and can its host be reached from here?"
+_PASSING = (
+    (broken.ProxyError, "the proxy does not answer", "see http_proxy, https_proxy and no_proxy"),
+    (broken.NameResolutionError, "its host has no address", _REACHED),
+    (broken.NewConnectionError, "nobody answers there", _REACHED),
+    (broken.ConnectTimeoutError, "nobody answers there", _REACHED),
+    (broken.ReadTimeoutError, "the server fell silent", "it may be too busy: try again later"),
+    (broken.IncompleteRead, "the answer broke off", "try again later"),
+    (broken.ProtocolError, "the connection broke off", "try again later"),
+    (Exception, "no proper answer from the server", _REACHED),
+)
+"""What may pass: class, words, advice; the first that fits."""
 
 
 class Busy(Exception):
@@ -154,15 +166,13 @@ def _of_failure(uri: str, error: Exception) -> Exception:
             "SSL_CERT_FILE names the certificate of a private authority",
         )
     if isinstance(error, broken.ResponseError):
-        return StoreError(f"{uri}: it is redirected without end")
+        return StoreError(
+            f"{uri}: it is redirected without end", "open it in a browser: where does it lead?"
+        )
     if isinstance(error, _PERMANENT):
         return StoreError(f"{uri}: a request cannot be made ({name})")
-    return Busy(
-        StoreUnavailable(
-            f"{uri}: no proper answer from the server ({name})",
-            "is the URL right, and can its host be reached from here?",
-        )
-    )
+    words, advice = next(row[1:] for row in _PASSING if isinstance(error, row[0]))
+    return Busy(StoreUnavailable(f"{uri}: {words} ({name})", advice))
 
 
 def refuse(address: Address, answer: Answer) -> NoReturn:
@@ -170,14 +180,18 @@ def refuse(address: Address, answer: Answer) -> NoReturn:
     status, uri = answer.status, address.shown
     if status in _BUSY or status >= 500:
         said = f"{uri}: the server does not answer properly ({status})"
-        raise Busy(StoreUnavailable(said), _retry_after(answer))
+        advice = "try again later, or with fewer --downloads"
+        raise Busy(StoreUnavailable(said, advice), _retry_after(answer))
     if status in (401, 407):
         raise CredentialsError(
             f"{uri}: the server wants credentials ({status})",
             "put user and password for its host into ~/.netrc, or a file that NETRC names",
         )
     if status == 403:
-        raise StoreError(f"{uri}: access denied", "the signature of a signed URL may have expired")
+        raise StoreError(
+            f"{uri}: access denied (403)",
+            "is it open to you? the signature of a signed URL may have expired",
+        )
     if status in (404, 410):
         raise StoreError(f"{uri} does not exist")
     raise StoreError(f"{uri}: the server refused ({status})")
