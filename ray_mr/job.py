@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -39,6 +40,9 @@ SYSTEM_FOLDER = "/etc"
 MAX_EXPANSION = 2_000
 """Decoded bytes of a stored byte, by default.  gzip gives 1,032 at most; what xz and zstd make of
 real logs stays far below; zeros alone, or one line over and over, are beyond."""
+
+MAX_FIELDS = 1_000
+"""Fields of a line that can be spoken of."""
 
 Feed = Literal["files", "records", "lines"]
 Role = Literal["run", "map", "reduce"]
@@ -153,6 +157,23 @@ def _none(value: object) -> object:
     return None if isinstance(value, str) and value.lower() in {"none", ""} else value
 
 
+def _separator(value: str) -> str:
+    named = {"\t": "tab"}.get(value, value)
+    if named in SEPARATORS or (len(named) == 1 and named.isascii() and named != "\n"):
+        return named
+    raise ValueError(
+        f"must be {', '.join(SEPARATORS)} or one ASCII character, such as \",\""
+        + jobfile.nearest(value, SEPARATORS)
+    )
+
+
+NOT_READ_BACK = (
+    "with key_fields or a separator other than TAB in a map task: its result would be read back "
+    "with other keys"
+)
+SEPARATORS = ("auto", "tab", "tab-or-space")
+
+
 def _program(value: object) -> object:
     """A bare function stands for a script."""
     return {"function": value} if callable(value) else value
@@ -263,10 +284,14 @@ class Job(_Value):
         ge=1,
         description="Decoded bytes that a stored byte of an input may become, past 1 GiB.",
     )
-    separator: Literal["auto", "tab", "tab-or-space"] = Field(
+    separator: Annotated[str, AfterValidator(_separator)] = Field(
         "auto",
-        description="What ends the key in map output: tab (the first TAB), tab-or-space (if there "
-        "is none, the last space), or auto: tab for a mapper fed lines, else tab-or-space.",
+        description="What stands between the fields of map output and ends the key: tab, any other "
+        "character, tab-or-space (if there is no TAB, the last space), or auto: tab for a mapper "
+        "fed lines or key_fields over 1, else tab-or-space.",
+    )
+    key_fields: int = Field(
+        1, ge=1, le=MAX_FIELDS, description="How many of the fields of map output are the key."
     )
     attempts: int = Field(4, ge=1, description="Tries of a piece of work before it has failed.")
     downloads: int = Field(8, ge=1, le=256, description="Downloads at once in each map task.")
@@ -388,12 +413,21 @@ class Job(_Value):
             )
         if isinstance(self.combiner, Script) and self.combiner.fed != "records":
             raise _fault("combiner", "must have `feed: records`: it is called with a key's values")
+        if self.reducer is None and self.reducers != 1 and not divided:
+            raise _fault("reducers", "must be 1 without a reducer: map-only output has one part")
+        return self
+
+    @model_validator(mode="after")
+    def _sound_keys(self, info: ValidationInfo) -> Self:
+        divided = info.context == "map"
         if self.partition == "range" and getattr(self.reducer, "fed", "") == "files":
             raise _fault("partition", "must be hash for a reducer fed files, which are not sorted")
         if self.partition == "range" and self.reducers != 1 and divided:
             raise _fault("partition", "must be hash here: a map task knows its own inputs only")
-        if self.reducer is None and self.reducers != 1 and not divided:
-            raise _fault("reducers", "must be 1 without a reducer: map-only output has one part")
+        if self.key_fields > 1 and self.separator == "tab-or-space":
+            raise _fault("key_fields", "needs a separator that is one character, such as tab")
+        if divided and self.combiner is not None and self.tabs_in_keys:
+            raise _fault("combiner", f"does not go {NOT_READ_BACK}")
         return self
 
     @property
@@ -402,11 +436,23 @@ class Job(_Value):
         return self.mapper.fed if isinstance(self.mapper, Script) else self.mapper
 
     @property
-    def key_end(self) -> Literal["tab", "tab-or-space"]:
+    def key_end(self) -> str:
         """``separator``, with the feed's default applied."""
         if self.separator != "auto":
             return self.separator
-        return "tab" if self.fed == "lines" else "tab-or-space"
+        return "tab" if self.fed == "lines" or self.key_fields > 1 else "tab-or-space"
+
+    @property
+    def tabs_in_keys(self) -> bool:
+        """Whether a line of a key and a value may have a TAB before the one that ends the key."""
+        return self.key_fields > 1 or self.key_end not in SEPARATORS
+
+    @property
+    def result_end(self) -> tuple[str, int]:
+        """What ends the key in a line of the result, and how many fields it has."""
+        if self.reducer is None or self.key_end in SEPARATORS:
+            return self.key_end, self.key_fields
+        return "tab", 1
 
     @classmethod
     def from_file(

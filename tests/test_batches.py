@@ -32,6 +32,8 @@ LINE = st.lists(st.sampled_from([b"\t", b" ", b"a", b"\xff", b"\0", b"\r", b"bc"
     b"".join
 )
 TEXT = st.lists(LINE, max_size=12).map(lambda lines: b"".join(line + b"\n" for line in lines))
+FIELD_LINE = st.lists(st.sampled_from([b"\t", b",", b"a", b"\0"]), max_size=9).map(b"".join)
+FIELDS = st.lists(FIELD_LINE, max_size=9).map(lambda lines: b"".join(x + b"\n" for x in lines))
 PAIRS = st.lists(st.tuples(st.binary(max_size=6), st.binary(max_size=6)), max_size=12)
 
 
@@ -66,6 +68,24 @@ class TestParse:
         """First TAB, else (auto) the last space, else the whole line with an empty value."""
         expected = [split(line, separator) for line in text.split(b"\n")[:-1]]
         assert pairs_of(parse_lines(text, separator)) == expected
+
+    @given(FIELDS, st.sampled_from(["tab", ",", "a", "\0"]), st.integers(1, 4), st.booleans())
+    def test_fields(self, text: bytes, separator: str, fields: int, whole: bool) -> None:
+        """The key is the first fields; a line with too few separators is a key."""
+        mark = b"\t" if separator == "tab" else separator.encode()
+        lines = text.split(b"\n")[:-1]
+        made = parse_lines(text, separator, fields, whole=whole)
+        expected = []
+        for line in lines:
+            parts = line.split(mark, fields)
+            enough = len(parts) > fields
+            expected.append((mark.join(parts[:fields]), parts[fields] if enough else b""))
+        assert made.keys().to_pylist() == [key for key, _ in expected]
+        if whole:
+            assert made.text() == text
+        else:
+            assert pairs_of(made) == expected
+            assert to_lines(made, tabs=True) == b"".join(b"%b\t%b\n" % pair for pair in expected)
 
     @given(TEXT, st.sampled_from(["tab-or-space", "tab"]))
     def test_whole(self, text: bytes, separator: str) -> None:

@@ -249,6 +249,17 @@ class TestSubmit:
         assert "partition: range is for one run" in told.stderr
         assert not queue.posted
 
+    def test_combined_fields_are_refused(
+        self, s3: S3Server, queue: QueueServer, tmp_path: Path
+    ) -> None:
+        """Before anything is posted: a reduce task would cut combined lines in other places."""
+        path = job_file(tmp_path, s3)
+        path.write_text(path.read_text() + "combiner: sum\nkey_fields: 2\n")
+        told = submit(path)
+        assert told.exit_code == 2
+        assert "combiner: does not go with key_fields" in told.stderr
+        assert not queue.posted
+
     def test_maps_first_and_resumed(
         self, s3: S3Server, queue: QueueServer, tmp_path: Path
     ) -> None:

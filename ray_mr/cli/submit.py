@@ -12,7 +12,7 @@ import click
 from ray_mr.cli.flags import JobCommand, gathered, job_options
 from ray_mr.cli.screen import put, say
 from ray_mr.errors import JobError
-from ray_mr.job import Job
+from ray_mr.job import NOT_READ_BACK, Job
 from ray_mr.units import parse_seconds
 
 if TYPE_CHECKING:
@@ -109,6 +109,8 @@ def _settings(job: Job, job_file: str, options: dict[str, Any]) -> Settings:
             "partition: range is for one run: a map task knows its own inputs only",
             "use `partition: hash`, or one reducer",
         )
+    if job.combiner is not None and job.tabs_in_keys:
+        raise JobError(f"combiner: does not go {NOT_READ_BACK}", "leave the combiner out")
     if options["payload"] == "docker" and not options["image"]:
         raise click.UsageError("--image is needed for payload docker")
     env, scopes = _env(options["set_env"]), list(options["scope"])

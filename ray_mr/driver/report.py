@@ -49,7 +49,8 @@ class Report:
     """Inputs that failed, with the cause."""
     notices: list[str] = field(default_factory=list)
     """What happened on the way: retries, replacements."""
-    separator: str = "tab-or-space"
+    key_end: tuple[str, int] = ("tab-or-space", 1)
+    """What ends the key in a line of the result, and how many fields it has."""
     error: RayMrError | None = None
     """Why nothing was published."""
 
@@ -150,8 +151,8 @@ class Report:
         rows = []
         for stream in read_result(self.output):
             while data := stream.read(READ_BYTES):
-                rows += [parse_lines(text, self.separator) for text in cutter.feed(data)]
-        rows += [parse_lines(text, self.separator) for text in cutter.close()]
+                rows += [parse_lines(text, *self.key_end) for text in cutter.feed(data)]
+        rows += [parse_lines(text, *self.key_end) for text in cutter.close()]
         whole = concat(rows)
         return pa.table({"key": _as_text(whole.keys()), "value": _as_text(whole.values())})
 

@@ -297,7 +297,7 @@ class _Run:
             results=list(results),
             failed=[(uri, each.message) for uri, each in ledger.failures] if ledger else [],
             notices=self._notices,
-            separator=self._job.key_end,
+            key_end=self._job.result_end,
             error=error,
         )
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 TEXT_BYTES = 4 << 20
 NEWLINE, TAB, SPACE = b"\n"[0], b"\t"[0], b" "[0]
+NAMED = {"tab": TAB, "tab-or-space": TAB}
+"""Separators that have names; any other is its own character."""
 
 
 class TextCutter:
@@ -54,24 +56,32 @@ class TextCutter:
         return piece
 
 
+def byte_of(separator: str) -> int:
+    """The byte between the fields of a line."""
+    return NAMED.get(separator) or ord(separator)
+
+
 def _between(marks: Any, starts: Any, ends: Any) -> bool:
     """Whether there is exactly one mark in each line: the common case, told without a search."""
     return len(marks) == len(ends) and bool(((starts <= marks) & (marks < ends)).all())
 
 
-def _separators(data: Any, starts: Any, ends: Any, separator: str) -> tuple[Any, Any]:
-    """Where the separator of each line stands, and whether it has one.
+def _separators(
+    data: Any, starts: Any, ends: Any, separator: str, fields: int
+) -> tuple[Any, Any]:
+    """Where the key of each line ends, and whether it has the separator that ends it.
 
-    ``tab-or-space``: the first TAB, else the last space; ``tab``: the first TAB only.
+    It is the ``fields``th; for ``tab-or-space`` the first TAB, else the last space.
     """
-    tabs = np.flatnonzero(data == TAB)
-    if _between(tabs, starts, ends):
+    tabs = np.flatnonzero(data == byte_of(separator))
+    if fields == 1 and _between(tabs, starts, ends):
         return tabs, np.ones(len(ends), bool)
     found = np.zeros(len(ends), bool)
     at = ends.copy()
-    if len(tabs):
-        index = np.minimum(np.searchsorted(tabs, starts), len(tabs) - 1)
-        found = (tabs[index] >= starts) & (tabs[index] < ends)
+    if len(tabs) >= fields:
+        wanted = np.searchsorted(tabs, starts) + (fields - 1)
+        index = np.minimum(wanted, len(tabs) - 1)
+        found = (wanted == index) & (tabs[index] >= starts) & (tabs[index] < ends)
         at = np.where(found, tabs[index], ends)
     if separator == "tab-or-space" and not found.all():
         spaces = np.flatnonzero(data == SPACE)
@@ -85,19 +95,24 @@ def _separators(data: Any, starts: Any, ends: Any, separator: str) -> tuple[Any,
     return at, found
 
 
-def parse_lines(text: bytes, separator: str, *, whole: bool = False) -> Rows:
+def parse_lines(
+    text: bytes, separator: str, fields: int = 1, *, whole: bool = False
+) -> Rows:
     """Rows of text that ends with a newline.
 
     Args:
         text: Whole lines.
-        separator: ``tab`` or ``tab-or-space``; a line without one is a key with an empty value.
+        separator: ``tab``, ``tab-or-space`` or an ASCII character, which becomes a TAB where it
+            ends the key.
+        fields: How many of the fields between separators are the key (``tab-or-space``: 1).  A
+            line with too few separators is a key with an empty value.
         whole: The lines stay as they are, and have no values.
     """
     data = np.frombuffer(text, np.uint8)
     ends = np.flatnonzero(data == NEWLINE)
     edges = np.concatenate([[0], ends + 1])
     starts = edges[:-1]
-    at, found = _separators(data, starts, ends, separator)
+    at, found = _separators(data, starts, ends, separator, fields)
     ones = np.ones(len(ends), np.int64)
     if whole:
         return Rows(binary(edges, text), at - starts, ones)
@@ -137,8 +152,12 @@ def pack_pairs(rows: Rows) -> Pairs:
     return Pairs(len(rows), b"".join([*heads, *map(contents, columns)]))
 
 
-def to_lines(rows: Rows) -> bytes:
+def to_lines(rows: Rows, *, tabs: bool = False) -> bytes:
     """``key TAB value LF`` for each row; counts are not looked at.
+
+    Args:
+        rows: What to write.
+        tabs: Keys may hold TABs: they have several fields, or other separators.
 
     Raises:
         DataError: A key holds a TAB or a newline, or a value a newline: as text it would be read
@@ -150,11 +169,13 @@ def to_lines(rows: Rows) -> bytes:
     if np.count_nonzero(data == NEWLINE) != len(rows):
         newline_in_key = pc.any(pc.match_substring(rows.keys(), "\n")).as_py()
         raise _not_a_line("key" if newline_in_key else "value", "\n")
-    tabs = np.flatnonzero(data == TAB)
+    if tabs:
+        return text
+    first = np.flatnonzero(data == TAB)
     at = starts + rows.key_bytes
-    if len(tabs) != len(rows):
-        tabs = tabs[np.searchsorted(tabs, starts)]
-    if (tabs != at).any():
+    if len(first) != len(rows):
+        first = first[np.searchsorted(first, starts)]
+    if (first != at).any():
         raise _not_a_line("key", "\t")
     return text
 

@@ -57,7 +57,9 @@ class TextBlocks:
             if isinstance(item, children.Text):
                 self._pieces += self._cutter.feed(item.data)
             elif isinstance(item, children.Pairs):
-                lines = batches.to_lines(batches.unpack_pairs(item))
+                lines = batches.to_lines(
+                    batches.unpack_pairs(item), tabs=self._attempt.task.job.tabs_in_keys
+                )
                 self._pieces += self._cutter.feed(lines)
             elif isinstance(item, FileCounts):
                 self._pieces += self._cutter.close()
@@ -106,7 +108,10 @@ class RowBlocks:
             self._combined = Shaper(self._parse)
 
     def _parse(self, text: bytes) -> Rows:
-        return batches.parse_lines(text, self._task.job.key_end, whole=self._task.whole_lines)
+        job = self._task.job
+        return batches.parse_lines(
+            text, job.key_end, job.key_fields, whole=self._task.whole_lines
+        )
 
     def take(self, output: Iterator[children.Output]) -> Iterator[Message]:
         """Blocks of all that the child puts out."""
@@ -130,7 +135,8 @@ class RowBlocks:
             yield from pieces.text(item.data)
         elif isinstance(item, children.Pairs):
             if self._task.whole_lines:  # files are text: let pairs be lines of it
-                yield from pieces.text(batches.to_lines(batches.unpack_pairs(item)))
+                tabs = self._task.job.tabs_in_keys
+                yield from pieces.text(batches.to_lines(batches.unpack_pairs(item), tabs=tabs))
             else:
                 yield from pieces.pairs(item)
         elif isinstance(item, FileCounts):

@@ -82,6 +82,10 @@ class ReduceTask:
         built_in = BUILT_INS.get(self.program) if isinstance(self.program, str) else None
         return by_key_and_value if built_in is not None and built_in.by_value else by_key
 
+    def lines(self, rows: Rows) -> bytes:
+        """Rows as text; see ``batches.to_lines``."""
+        return batches.to_lines(rows, tabs=self.job.tabs_in_keys)
+
     @property
     def fed_files(self) -> bool:
         """Whether the child reads files, one a split, not sorted rows."""
@@ -112,7 +116,7 @@ class Reducer:
             self._inputs[number] = (
                 _Named(place)
                 if task.whole_files
-                else _Files(place, whole_lines=task.whole_lines)
+                else _Files(place, task)
                 if task.fed_files
                 else _Rows(place, memory, task.order)
             )
@@ -178,10 +182,10 @@ class _Rows:
 class _Files:
     """The lines of a partition, in a file for each split."""
 
-    def __init__(self, folder: Path, *, whole_lines: bool) -> None:
+    def __init__(self, folder: Path, task: ReduceTask) -> None:
         self._folder = folder / "mapperOutput"
         self._folder.mkdir()
-        self._whole_lines = whole_lines
+        self._task = task
         self._parts: dict[tuple[int, int], Path] = {}
         self.count = 0
 
@@ -190,7 +194,7 @@ class _Files:
         path = self._parts.setdefault(key, self._folder / f".{meta.id.start:06d}")
         with path.open("ab") as file:
             for piece in rows.expanded():
-                file.write(piece.text() if self._whole_lines else batches.to_lines(piece))
+                file.write(piece.text() if self._task.whole_lines else self._task.lines(piece))
         self.count += rows.total
 
     def paths(self) -> Iterator[bytes]:
@@ -290,7 +294,7 @@ class _Partition:
         for done, bad, keys in BUILT_INS[function].finish(rows.sorter.sorted()):
             self._bad += bad
             self._keys += keys
-            yield batches.to_lines(done) if len(done) else None
+            yield self._task.lines(done) if len(done) else None
         self._fed = rows.count
 
     def _collected(self, rows: _Files) -> Iterator[bytes | None]:
@@ -309,7 +313,7 @@ class _Partition:
         place = streaming.reduce_place(self._number, task.maps)
         words = streaming.environment(task.job, task.run_id, self._folder, place)
         child = children.PlainChild(replace(setting, env={**words, **setting.env}))
-        lines = map(batches.to_lines, rows.each())
+        lines = map(task.lines, rows.each())
         with contextlib.closing(children.run_lines(child, lines)) as output:
             for data in output:
                 yield data or None
@@ -327,7 +331,7 @@ class _Partition:
             if isinstance(item, children.Text):
                 yield item.data
             elif isinstance(item, children.Pairs):
-                yield batches.to_lines(batches.unpack_pairs(item))
+                yield self._task.lines(batches.unpack_pairs(item))
             elif isinstance(item, children.Flushed):
                 self._keys, self._fed, flushed = item.groups, item.rows, True
             yield None
