@@ -59,10 +59,9 @@ class Shaper:
 
     def add(self, piece: bytes | Rows) -> Iterator[Rows]:
         """Packs that are complete with this piece."""
-        if not self._decided:
-            self._decide(piece)
+        first = None if self._decided else self._decide(piece)
         if self._condenses:
-            run = self._condensed(piece)
+            run = self._condensed(piece) if first is None else first
             self.rows += run.total
             yield from self._add_run(self._state(run))
             return
@@ -79,15 +78,17 @@ class Shaper:
         if self._runs:
             yield self._merged()
 
-    def _decide(self, piece: bytes | Rows) -> None:
+    def _decide(self, piece: bytes | Rows) -> Rows | None:
+        """Look at the first piece: does it pay?  Returns it condensed, if that was needed."""
         self._decided = True
         if not (self._condenses or self._folds):
-            return
+            return None
         run = self._condensed(piece)
         self._condenses = self._condenses and len(run) * PAYS <= run.total
         if self._built_in is not None:
             folded, _ = self._built_in.to_state(run)
             self._folds = len(folded) * PAYS <= run.total
+        return run
 
     def _condensed(self, piece: bytes | Rows) -> Rows:
         in_order = self._built_in is None
