@@ -41,6 +41,8 @@ HIDDEN = re.compile(
 MARK = "CHILD_OF_RAY_MR"
 """A child's variable, by which what it leaves running is found; it begins with its folder."""
 READ_BYTES = 1 << 18
+LITTLE_BYTES = 1 << 16
+"""If less is there to be read, more is waited for."""
 TICK_S = 0.25
 FORKING = threading.Lock()
 """Held while a child is started, and while a program is written: a child forked in between has it
@@ -50,6 +52,10 @@ TAIL_LINES = 40
 TAIL_LINE_BYTES = 4096
 PIPE_BYTES = 1 << 20
 """Asked of the kernel for each pipe: fewer switches between us and the child."""
+GATHER_BYTES_A_S = 1 << 29
+"""A child that reads or writes line by line would cost a switch for each line: where little is to
+be read, or little room to write, we leave the pipe alone for as long as a child at this rate takes
+for all of it."""
 MALFORMED = "ray_mr,malformed counter lines"
 """The counter of ``reporter:counter:`` lines without group, name and a whole number."""
 _KILL_TRIES = 100
@@ -114,7 +120,7 @@ class Process:
         # We keep the reading end too: what is left in it was never read.
         self._stdin_read, self._stdin_write = os.pipe()
         os.set_blocking(self._stdin_write, False)
-        _widen(self._stdin_write)
+        self._stdin_pause_s = _widen(self._stdin_write)
         try:
             self._mark = f"{folder}/{secrets.token_hex(16)}"
             marked = child_environment(env) | {MARK: self._mark}
@@ -125,7 +131,7 @@ class Process:
             raise
         streams = (self._popen.stdout, self._popen.stderr)
         self._stdout, self._stderr = cast(tuple[IO[bytes], ...], streams)
-        _widen(self._stdout.fileno())
+        self._stdout_pause_s = _widen(self._stdout.fileno())
         self._alive_at = self._rested_at = self._checked_at = time.monotonic()
         self._cpu_ticks = 0
         self._feeding = True
@@ -169,6 +175,8 @@ class Process:
             if poller.poll(TICK_S * 1000):
                 left = left[os.write(self._stdin_write, left) :]
                 self._alive_at = time.monotonic()
+                if left:  # the pipe is full
+                    time.sleep(self._stdin_pause_s)
             elif self._popen.poll() is not None:
                 return False
         return True
@@ -213,6 +221,8 @@ class Process:
                     raise self._feed_error
                 data = b""
                 if selector.select(TICK_S):
+                    if 0 < _unread_bytes(self._stdout.fileno()) < LITTLE_BYTES:
+                        time.sleep(self._stdout_pause_s)
                     data = os.read(self._stdout.fileno(), READ_BYTES)
                     if not data:
                         break
@@ -325,10 +335,15 @@ class Process:
             self._stderr.close()
 
 
-def _widen(pipe: int) -> None:
-    """A larger buffer, unless this user's pipes have had their share of memory."""
+def _widen(pipe: int) -> float:
+    """A larger buffer, unless this user's pipes have had their share of memory.
+
+    Returns:
+        For how long to leave it alone; see ``GATHER_BYTES_A_S``.
+    """
     with contextlib.suppress(OSError):
         fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+    return fcntl.fcntl(pipe, fcntl.F_GETPIPE_SZ) / GATHER_BYTES_A_S
 
 
 def _unread_bytes(pipe: int) -> int:
