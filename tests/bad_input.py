@@ -28,7 +28,7 @@ from click.testing import CliRunner
 import errors_page
 from ray_mr import stores
 from ray_mr.cli import main
-from samples import wait_until
+from samples import PATIENCE_S, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
     from s3_server import S3Server
 
 T = TypeVar("T")
-GONE_S = 5.0
-"""What a command has started is gone this soon after it."""
 KEPT = (".ray-mr-state/", ".failed-attempts/", ".dead-letters/")
 """What a run that failed leaves on purpose: for `--resume`, `replay` and the user."""
 OUR_THREADS = ("fetch-", "child-", "ray-runtime")
@@ -216,8 +214,8 @@ class User:
 
     def check_nothing_is_left(self) -> None:
         """No child, no thread, no temporary file of the command is there any more."""
-        wait_until(lambda: not self.processes(), GONE_S)
-        wait_until(lambda: not _threads(), GONE_S)
+        wait_until(lambda: not self.processes())
+        wait_until(lambda: not _threads())
         left = [str(path) for path in self.tmp.glob("ray_mr-*/*")]
         assert left == []
 
@@ -268,7 +266,7 @@ def as_process(user: User, case: Case, *, before: Sequence[str] = ()) -> Told:
     """The command as a process of its own; ``before`` are words before its own."""
     done = subprocess.run(
         [*before, *command(user, case)], capture_output=True, stdin=subprocess.DEVNULL, text=True,
-        timeout=120, check=False,
+        timeout=PATIENCE_S, check=False,
     )  # fmt: skip
     return Told(done.returncode, done.stdout + done.stderr)
 

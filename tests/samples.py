@@ -36,7 +36,9 @@ COMPRESS: dict[str, Callable[[bytes], bytes]] = {
 }
 """One member of each codec."""
 
-PATIENT = Limits(timeout_s=None, stall_s=30.0)
+PATIENT = Limits(timeout_s=None, stall_s=60.0)
+PATIENCE_S = 90.0
+"""How long a test waits for what must come: only one that fails waits so long."""
 
 
 def ident(number: int) -> str:
@@ -109,7 +111,7 @@ def alive(pid: int) -> bool:
     return state not in "ZX"
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 10.0) -> None:
+def wait_until(condition: Callable[[], object], seconds: float = PATIENCE_S) -> None:
     """Wait until something holds; fail if it never does."""
     end = time.monotonic() + seconds
     while not condition():

@@ -262,23 +262,23 @@ class TestBounded:
         rng = random.Random(1)
         values = [rng.uniform(-1, 1) * 10 ** rng.randrange(-20, 20) for _ in range(2000)]
         batch = rows([(b"k", repr(value).encode()) for value in values])
-        began = time.monotonic()
+        began = time.process_time()
         ((result,),) = (
             pairs_of(out)
             for out, _, _ in BUILT_INS[function].finish(iter([batch] * 100))
             if len(out)
         )
-        assert time.monotonic() - began < 15
+        assert time.process_time() - began < 15
         expected = math.fsum(values * 100) if function == "sum" else max(values)
         assert float(result[1]) == expected
 
     def test_many_keys(self) -> None:
         """200,000 keys in a few seconds."""
         pairs = [(b"%06d" % n, b"1") for n in range(200_000)]
-        began = time.monotonic()
+        began = time.process_time()
         result, _ = reduced(pairs, "sum", range(0, 200_000, 50_000))
         assert result == pairs
-        assert time.monotonic() - began < 10
+        assert time.process_time() - began < 10
 
 
 @given(st.lists(KEYS, max_size=10))

@@ -14,14 +14,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from bad_input import Case, Told, command
-from samples import wait_until
+from samples import PATIENCE_S, wait_until
 
 if TYPE_CHECKING:
     from bad_input import User
 
 SUBJECT = "Commands that are stopped"
-LIMIT_S = 15.0
-"""All is over in 5 s on a machine that has nothing else to do."""
 MAPPER = """\
 import subprocess, time
 def mapper(file, line):
@@ -58,13 +56,11 @@ class Signals:
             stderr=subprocess.STDOUT, text=True, start_new_session=True,
         )  # fmt: skip
         half_way(user, process)
-        began = time.monotonic()
         for number in self.numbers:
             (os.kill if self.alone else os.killpg)(process.pid, number)
             time.sleep(self.pause_s)
-        output = process.communicate(timeout=60)[0]
-        wait_until(lambda: not user.processes(), LIMIT_S)
-        assert time.monotonic() - began < LIMIT_S
+        output = process.communicate(timeout=PATIENCE_S)[0]
+        wait_until(lambda: not user.processes())
         return Told(process.returncode, output)
 
 
@@ -76,18 +72,16 @@ def close_terminal(user: User, case: Case) -> Told:
     )
     os.close(its)
     half_way(user, process)
-    began = time.monotonic()
     os.close(ours)
-    process.wait(60)
-    wait_until(lambda: not user.processes(), LIMIT_S)
-    assert time.monotonic() - began < LIMIT_S
+    process.wait(PATIENCE_S)
+    wait_until(lambda: not user.processes())
     return Told(process.returncode, "")
 
 
 def half_way(user: User, process: subprocess.Popen[str] | subprocess.Popen[bytes]) -> None:
     """Wait until the mapper, or whatever is waited for, has begun."""
     begun = user.folder.parent / "begun"
-    wait_until(lambda: begun.exists() or process.poll() is not None, 90)
+    wait_until(lambda: begun.exists() or process.poll() is not None)
     assert begun.exists(), process.communicate()
 
 
@@ -112,10 +106,8 @@ def silent(user: User, case: Case) -> Told:
     )  # fmt: skip
     assert process.stderr is not None
     assert process.stderr.readline() == "list: 1 pattern\n"
-    began = time.monotonic()
     os.killpg(process.pid, signal.SIGINT)
-    output = process.communicate(timeout=60)[1]
-    assert time.monotonic() - began < LIMIT_S
+    output = process.communicate(timeout=PATIENCE_S)[1]
     return Told(process.returncode, output)
 
 
@@ -156,7 +148,7 @@ CASES = [
 @pytest.mark.ray
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_stopped(case: Case, user: User) -> None:
-    """However it is stopped: 130, and within seconds no process, partial file or folder is left."""
+    """However it is stopped: 130, and then no process, partial file or folder is left."""
     user.monkeypatch.delenv("RAY_ADDRESS", raising=False)
     user.monkeypatch.setenv("TERM", "dumb")
     user.check(case)

@@ -112,9 +112,9 @@ class TestParse:
     def test_fast(self) -> None:
         """A million lines take well below a second: no loop over rows."""
         for text in (b"key 1\n" * 500_000 + b"key\t1\n" * 500_000, b"key\n" * 1_000_000):
-            began = time.monotonic()
+            began = time.process_time()
             assert len(parse_lines(text, "tab-or-space")) == 1_000_000
-            assert time.monotonic() - began < 2
+            assert time.process_time() - began < 2
 
 
 class TestCutter:
@@ -149,12 +149,12 @@ class TestCutter:
     def test_long_line(self) -> None:
         """A line of 300 MB in small pieces is searched once, not once a piece."""
         cutter = TextCutter()
-        began = time.monotonic()
+        began = time.process_time()
         for _ in range(300 << 4):
             assert not list(cutter.feed(b"x" * 65536))
         assert [len(piece) for piece in cutter.feed(b"\nab")] == [(300 << 20) + 1]
         assert list(cutter.close()) == [b"ab\n"]
-        assert time.monotonic() - began < 5
+        assert time.process_time() - began < 5
 
 
 class TestPieces:

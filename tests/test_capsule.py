@@ -13,6 +13,7 @@ from click.testing import CliRunner
 
 from jobs import MAPPER, job, make_pings, ping_line, run_told, script
 from ray_mr.cli import main
+from samples import PATIENCE_S
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -113,8 +114,8 @@ def test_debugger(folder: Path, source: str, words: str) -> None:
     path = run_with(folder, source)[-1]
     command = [sys.executable, "-m", "ray_mr", "replay", str(path), "--pdb"]
     ended = subprocess.run(
-        command, input="p 6 * 7\nq\n", capture_output=True, text=True, timeout=60, check=False,
-        env={**os.environ, "TERM": "dumb"},
+        command, input="p 6 * 7\nq\n", capture_output=True, text=True, check=False,
+        timeout=PATIENCE_S, env={**os.environ, "TERM": "dumb"},
     )  # fmt: skip
     said = ended.stdout + ended.stderr
     assert words in said, said

@@ -521,7 +521,7 @@ class TestUserCode:
             "javascript": "exports.mapper = () => new Promise((done) => setTimeout(done, 60000))",
         }
         with pytest.raises(ChildTimeout):
-            speaker.map(sources, [b"a\n"], limits=Limits(stall_s=0.5))
+            speaker.map(sources, [b"a\n"], limits=Limits(stall_s=1.5))
 
     def test_final(self, speaker: Speaker) -> None:
         """What comes first is called once; what the last gives is output after all files."""
@@ -671,7 +671,7 @@ class TestReduce:
         with pytest.raises(ChildRaised) as caught:
             speaker.reduce(sources, *frames)
         pid = int(str(caught.value).partition("pid=")[2].split()[0])
-        wait_until(lambda: not alive(pid), 5)
+        wait_until(lambda: not alive(pid))
 
     def test_combiner(self, speaker: Speaker) -> None:
         """A combiner answers batch by batch, in one child."""

@@ -27,6 +27,7 @@ from ray_mr.events import Event, Stage
 from ray_mr.job import Job
 from ray_mr.model import StoredObject
 from ray_mr.stores.local import LocalStore
+from samples import PATIENCE_S
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -110,11 +111,11 @@ def test_error_with_downloads_in_flight(
     def download(self: LocalStore, obj: StoredObject, path: Path, **options: Any) -> None:
         if obj.uri == str(files[0]):
             for _ in range(3):
-                assert flying.acquire(timeout=20)
+                assert flying.acquire(timeout=PATIENCE_S)
             failed.set()
             raise errors.ObjectChanged(f"{obj.uri} changed")
         flying.release()
-        assert failed.wait(20)
+        assert failed.wait(PATIENCE_S)
         real(self, obj, path, **options)
 
     monkeypatch.setattr(LocalStore, "download", download)
@@ -139,7 +140,7 @@ def test_empty_key_list(tmp_path: Path, words: tuple[str, ...]) -> None:
     command = [sys.executable, "-m", "ray_mr", "map", *words, "--engine", "local"]
     done = subprocess.run(
         command, cwd=tmp_path, stdin=subprocess.DEVNULL, capture_output=True, text=True,
-        timeout=30, check=False,
+        timeout=PATIENCE_S, check=False,
     )  # fmt: skip
     assert done.returncode == 2
     assert "no KEYs" in done.stderr or "no inputs" in done.stderr
@@ -461,7 +462,7 @@ def test_malformed_lines_are_not_shown(tmp_path: Path) -> None:
     (tmp_path / "analysis-tools.yml").write_text("language: python\nscript: m.py\n")
     done = subprocess.run(
         [sys.executable, "-m", "ray_mr", "map", str(path), "--engine", "local"], cwd=tmp_path,
-        capture_output=True, text=True, timeout=60, check=False,
+        capture_output=True, text=True, timeout=PATIENCE_S, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "result.txt").read_text() == "WINNT 1\n"

@@ -48,6 +48,7 @@ from ray_mr.shuffle.partition import partition_of
 from ray_mr.tasks.mapper import MapTask
 from ray_mr.tasks.reducer import ReduceTask
 from ray_mr.workdir import run_folder
+from samples import PATIENCE_S, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -57,7 +58,6 @@ if TYPE_CHECKING:
 
     Begin = Callable[..., "Run"]
 
-PATIENCE_S = 30.0
 ONLY_RAY = pytest.mark.parametrize(
     "engine", [pytest.param("ray", marks=pytest.mark.ray)], indirect=True
 )
@@ -83,9 +83,9 @@ class Watched:
     def kill(self) -> None:
         os.kill(self.pid, signal.SIGKILL)
 
-    def ended(self, within_s: float = PATIENCE_S) -> bool:
-        """Whether it ends in this time."""
-        return bool(select.select([self._descriptor], [], [], within_s)[0])
+    def ended(self) -> bool:
+        """Whether it ends."""
+        return bool(select.select([self._descriptor], [], [], PATIENCE_S)[0])
 
 
 class Hold:
@@ -148,11 +148,9 @@ class Run:
         self.engine.start(split, ident)
         return ident
 
-    def until(
-        self, done: Callable[[EngineEvent], bool], within_s: float = PATIENCE_S
-    ) -> EngineEvent:
-        """An event that came, or the next that comes in this time."""
-        deadline = time.monotonic() + within_s
+    def until(self, done: Callable[[EngineEvent], bool]) -> EngineEvent:
+        """An event that came, or the next that comes."""
+        deadline = time.monotonic() + PATIENCE_S
         looked_at = 0
         while True:
             for event in self.events[looked_at:]:
@@ -220,9 +218,9 @@ class Run:
             each for each in self.events if isinstance(each, Reduced) and each.reducer == reducer
         ]
 
-    def failed(self, reducer: int, within_s: float = PATIENCE_S) -> RayMrError:
+    def failed(self, reducer: int) -> RayMrError:
         """The error a reducer ends with."""
-        event = self.until(lambda event: _is_failure(event, reducer), within_s)
+        event = self.until(lambda event: _is_failure(event, reducer))
         assert isinstance(event, ReducerFailed)
         return event.error
 
@@ -292,7 +290,7 @@ def test_wait_ends_after_its_timeout(begin: Begin) -> None:
     for _ in range(2):
         began = time.monotonic()
         assert run.engine.wait(0.3) == []
-        assert 0.29 < time.monotonic() - began < 3
+        assert time.monotonic() - began > 0.29
         run.engine.make_reducer(1, [0])
 
 
@@ -372,7 +370,7 @@ def test_cancel_ends_attempt_and_child(begin: Begin, folder: Path) -> None:
         run.engine.cancel(ident)
         run.engine.cancel(ident)
     for child in children:
-        assert child.ended(10)
+        assert child.ended()
     ident = run.start(run.plan.splits[3])
     run.until_ended(ident)
     assert run.end(ident).rows == 20
@@ -552,9 +550,9 @@ def test_drop_reducer_ends_it(begin: Begin, folder: Path) -> None:
     child, parent = hold.who()
     run.engine.drop_reducer(1)
     run.engine.drop_reducer(1)
-    assert child.ended(10)
+    assert child.ended()
     if parent.pid != os.getpid():
-        assert parent.ended(10)
+        assert parent.ended()
     run.engine.wait(0)
     assert run.engine.wait(0.5) == []
 
@@ -565,10 +563,8 @@ def test_drop_reducer_leaves_no_folder(begin: Begin) -> None:
     run.reduce(1, run.map(), [0])
     assert "reducer-1" in run.names()
     run.engine.drop_reducer(1)
-    deadline = time.monotonic() + 3
-    while "reducer-1" in run.names() and time.monotonic() < deadline:
-        time.sleep(0.05)  # another process removes it, and tells nobody
-    assert "reducer-1" not in run.names()
+    # Another process removes it, and tells nobody.
+    wait_until(lambda: "reducer-1" not in run.names())
 
 
 def test_reducer_that_is_gone_takes_nothing(begin: Begin) -> None:
@@ -598,11 +594,11 @@ def test_close_ends_everything(begin: Begin, folder: Path, engine: str) -> None:
     in_map, _ = hold.who()
     assert other.names()
     run.engine.close()
-    assert in_reduce.ended(10)
+    assert in_reduce.ended()
     assert run.names() == []
     assert other.names()
     other.engine.close()
-    assert in_map.ended(10)
+    assert in_map.ended()
     assert other.names() == []
     other.engine.close()
     if engine == "ray":
@@ -617,24 +613,24 @@ def test_close_ends_everything(begin: Begin, folder: Path, engine: str) -> None:
 
 @ONLY_RAY
 def test_killed_worker_is_a_loss(begin: Begin, folder: Path) -> None:
-    """SIGKILL of a worker in mid-attempt is told within 10 s, and ends the attempt's child."""
+    """SIGKILL of a worker in mid-attempt is told, and ends the attempt's child."""
     hold = Hold(folder)
     hanging = hold.source + MAPPER.replace("    return", "    hang()\n    return")
     run = begin(mapper={"script": script(folder, "hanging.py", hanging)})
     ident = run.start(run.plan.splits[0])
     child, worker = hold.who()
     worker.kill()
-    lost = run.until(lambda event: isinstance(event, Lost), 10)
+    lost = run.until(lambda event: isinstance(event, Lost))
     assert isinstance(lost, Lost)
     assert lost.id == ident
     assert type(lost.error) is WorkerLost
-    assert child.ended(10)
+    assert child.ended()
 
 
 @ONLY_RAY
 @pytest.mark.parametrize("idle", [False, True])
 def test_killed_actor_is_a_failed_reducer(begin: Begin, folder: Path, idle: bool) -> None:
-    """SIGKILL of an actor is told within 10 s (idle: of its next call) and may be tried again."""
+    """SIGKILL of an actor is told (idle: of its next call) and may be tried again."""
     hold = Hold(folder)
     if idle:
         run = begin()
@@ -648,8 +644,8 @@ def test_killed_actor_is_a_failed_reducer(begin: Begin, folder: Path, idle: bool
         run, _ = hanging_reducer(begin, folder, hold)
         child, actor = hold.who()
         actor.kill()
-        assert child.ended(10)
-    error = run.failed(1, 10)
+        assert child.ended()
+    error = run.failed(1)
     assert type(error) is WorkerLost
     assert error.retryable
 
@@ -683,7 +679,7 @@ def test_worker_that_dies_before_an_announced_block(begin: Begin) -> None:
 
     meta = BlockMeta(ident, 0, 0, (1,), (0, 1), 0)
     run.engine._attempts[ident] = _Stream(dying.remote(meta))
-    lost = run.until(lambda event: isinstance(event, Lost), 10)
+    lost = run.until(lambda event: isinstance(event, Lost))
     assert isinstance(lost, Lost)
     assert lost.error.retryable
 
@@ -705,7 +701,7 @@ def test_reducer_that_dies_before_an_announced_piece(begin: Begin) -> None:
         os._exit(1)
 
     run.engine._reducers[1].output = _Stream(dying.remote())
-    assert run.failed(1, 10).retryable
+    assert run.failed(1).retryable
 
 
 # ---------------------------------------------------------------- Ray's errors

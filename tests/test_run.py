@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,11 +19,10 @@ from jobs import MAPPER, REDUCER, job, make_pings, result, run_told, script
 from ray_mr.driver import run as driver
 from ray_mr.errors import JobError, ObjectChanged, StoreError, TooManyBadRecords
 from ray_mr.events import Advanced, Event, Stage
+from samples import PATIENCE_S, wait_until
 from shared import real_pings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from s3_server import S3Server
 
 SUM_OF_80 = b"Android 20\nDarwin 20\nLinux 20\nWINNT 20\n"
@@ -80,15 +78,6 @@ def marked(mark: str) -> list[int]:
     return found
 
 
-def wait_until(true: Callable[[], bool], seconds: float) -> bool:
-    deadline = time.monotonic() + seconds
-    while not true():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.02)
-    return True
-
-
 def outside(**more: str) -> dict[str, str]:
     """The environment of a process that starts a Ray of its own, or none."""
     return {k: v for k, v in os.environ.items() if not k.startswith("RAY_")} | more
@@ -100,8 +89,8 @@ def call(
     """``ray-mr`` in a process of its own."""
     return subprocess.run(
         [sys.executable, "-m", "ray_mr", *words],
-        cwd=cwd, env=outside(**environ), input=stdin, capture_output=True, text=True, timeout=90,
-        check=False,
+        cwd=cwd, env=outside(**environ), input=stdin, capture_output=True, text=True,
+        timeout=2 * PATIENCE_S, check=False,
     )  # fmt: skip
 
 
@@ -132,7 +121,7 @@ def test_map_with_the_three_key_file(tmp_path: Path, s3: S3Server, engine: str) 
     assert (tmp_path / "result.txt").read_bytes() == b"WINNT 1\n" * 5
     assert done.stdout == ""
     assert "the ledger balances" in done.stderr.splitlines()[-1]
-    assert wait_until(lambda: not marked(mark), 5)
+    wait_until(lambda: not marked(mark))
 
 
 def test_keys_from_stdin(tmp_path: Path) -> None:
@@ -549,8 +538,8 @@ def test_plain_python_session(folder: Path) -> None:
         (Path(place) / "ray" / "ray_current_cluster").write_text("127.0.0.1:1")
         done = subprocess.run(
             [sys.executable, "-", str(folder)], input=NOTEBOOK,
-            env=outside(MARK=mark, RAY_TMPDIR=place), capture_output=True, text=True, timeout=90,
-            check=False,
+            env=outside(MARK=mark, RAY_TMPDIR=place), capture_output=True, text=True,
+            timeout=2 * PATIENCE_S, check=False,
         )  # fmt: skip
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
@@ -559,7 +548,7 @@ def test_plain_python_session(folder: Path) -> None:
     )
     assert lines[1].startswith("up: False ['Android', '20'")
     assert lines[2] == "up: True works"
-    assert wait_until(lambda: not marked(mark), 10)
+    wait_until(lambda: not marked(mark))
 
 
 LONG = """
@@ -578,7 +567,7 @@ def test_long_temporary_folder(tmp_path: Path) -> None:
     place.mkdir()
     done = subprocess.run(
         [sys.executable, "-c", LONG], env=outside(TMPDIR=str(place)), capture_output=True,
-        text=True, timeout=60, check=False,
+        text=True, timeout=PATIENCE_S, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
 

@@ -94,7 +94,7 @@ def test_cascade(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert open_files() <= files + 5
         got += pairs_of(window)
     assert got == sorted(expected, key=lambda pair: pair[0])
-    assert open_files() == files
+    assert open_files() <= files
 
 
 def test_large(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """What a store does wrong on the way, by script, before the real S3 server: the same bytes or why.
 
 The faults come from ``fault_proxy``.  boto3's own retries are cut to two tries here, so that it is
-ours that are tested, and read time-outs to one second.
+ours that are tested, and read time-outs to two seconds where there are stalls.
 """
 
 from __future__ import annotations
@@ -84,10 +84,11 @@ def serve(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
     """From here on S3 is behind a proxy with this table of fates."""
     proxies: list[FaultProxy] = []
     plain = s3_module._config
+    read_timeout_s = 60
 
     def config(addressing: Any) -> Config:
         made = plain(addressing)
-        made.read_timeout = 1
+        made.read_timeout = read_timeout_s
         made.retries = {"mode": "standard", "total_max_attempts": 2}
         return made
 
@@ -97,6 +98,8 @@ def serve(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
         monkeypatch.setattr("ray_mr.driver.commit.PAUSE_S", 0.01)
 
         def served(table: dict[tuple[str, str], Sequence[str]]) -> FaultProxy:
+            nonlocal read_timeout_s
+            read_timeout_s = 2 if any("stall" in fates for fates in table.values()) else 60
             proxy = FaultProxy(s3.endpoint, by_table(table))
             proxies.append(proxy)
             patch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)

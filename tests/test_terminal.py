@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from jobs import script
-from samples import wait_until
+from samples import PATIENCE_S, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -64,8 +64,8 @@ class Terminal:
         os.write(self.master, key)
 
     def end(self) -> tuple[int, bytes]:
-        code = self.process.wait(60)
-        self._reader.join(10)
+        code = self.process.wait(PATIENCE_S)
+        self._reader.join(PATIENCE_S)
         return code, self.shown
 
     def close(self) -> None:
@@ -101,7 +101,7 @@ def terminal(folder: Path) -> Iterator[Terminal]:
 
 def test_run(terminal: Terminal, folder: Path) -> None:
     """A bar while it runs, with the child's status; then the last line, and the cursor back."""
-    wait_until(lambda: b"1 running: reading" in terminal.shown, 60)
+    wait_until(lambda: b"1 running: reading" in terminal.shown)
     (folder / "hold").unlink()
     code, shown = terminal.end()
     assert code == 0
@@ -115,7 +115,7 @@ def test_run(terminal: Terminal, folder: Path) -> None:
 
 def test_ctrl_c(terminal: Terminal, folder: Path) -> None:
     """Ctrl-C ends it with 130, a line that says so, the cursor back and nothing published."""
-    wait_until(lambda: (folder / "begun").exists() and b"1 running" in terminal.shown, 60)
+    wait_until(lambda: (folder / "begun").exists() and b"1 running" in terminal.shown)
     terminal.press(b"\x03")
     code, shown = terminal.end()
     assert code == 130

@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 
 from jobs import script
 from ray_mr.cli import main
-from samples import alive, wait_until
+from samples import PATIENCE_S, alive, wait_until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -142,7 +142,7 @@ class TestMapper:
             assert command.stdout is not None
             assert os.read(command.stdout.fileno(), 1) == b"x"
             command.stdout.close()
-            assert command.wait(60) == 141
+            assert command.wait(PATIENCE_S) == 141
         wait_until(lambda: not alive(int(pid.read_text())))
 
 

@@ -278,6 +278,7 @@ class Process:
 
     def _overdue(self, why: str) -> None:
         self.kill()
+        self._join()  # its last words may still be in the pipe
         raise ChildTimeout(f"{self.name} {why} and was killed{self.last_words()}")
 
     # ------------------------------------------------------------ the end
