@@ -6,22 +6,29 @@ import hashlib
 import json
 import os
 import shutil
+import threading
+import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs import MAPPER, REDUCER, job, make_pings, ping_line, result, script
+from ray_mr.driver.checkpoint import Checkpoint
 from ray_mr.driver.kept import State, state_uri
 from ray_mr.driver.resume import fingerprint
 from ray_mr.driver.run import plan, run
 from ray_mr.errors import ChildNotStarted, DeadlinePassed, JobError, RayMrError
 from ray_mr.events import Event, Notice
 from ray_mr.model import AttemptEnd, AttemptId, BlockMeta, FileCounts, Input, Split, StoredObject
+from ray_mr.stores import store_for
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from ray_mr.driver.report import Report
     from ray_mr.job import Job
     from s3_server import S3Server
@@ -296,7 +303,7 @@ def test_any_flipped_byte_is_noticed(tmp_path_factory: Any, at: int, value: int)
     end = AttemptEnd(ident, (FileCounts(9, 3, 2, 1),), counters={"a,b": 3}, rows=3, blocks=1)
     state = State(str(folder / "out"))
     state.begin("run", {"the mapper": "abc"})
-    state.keep(split, end, [(meta, b"\x00" * 7)])
+    state.keep(split, end, [meta], [b"\x00" * 7])
     (path,) = Path(state.uri).glob("piece-*")
     earlier = state.earlier()
     assert earlier is not None
@@ -376,6 +383,57 @@ def test_state_that_cannot_be_written(world: World, monkeypatch: pytest.MonkeyPa
     report, notices = go(world.job())
     assert report.ok
     assert "finished work could not be kept: disk full: /there" in notices
+
+
+def test_slow_place_for_the_state(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A place that takes the state of a run too slowly holds a result up until the deadline only.
+
+    One that nobody goes on with is not waited for at all.
+    """
+    asked, stuck = threading.Event(), threading.Event()
+
+    def stall(*_: object) -> None:
+        asked.set()
+        stuck.wait()
+
+    def passed() -> None:
+        raise DeadlinePassed("so late")
+
+    finish = Checkpoint.finish
+    monkeypatch.setattr(State, "keep", stall)
+    monkeypatch.setattr(Checkpoint, "finish", lambda self, _: finish(self, passed))
+    world.trap.write_text("0003")
+    try:
+        report, notices = go(world.job(max_failed_inputs=1))
+        assert asked.is_set()
+        assert report.ok
+        assert "not all of what is finished could be kept: so late" in notices
+        world.trap.unlink()
+        assert go(world.job(), force=True)[0].ok
+    finally:
+        stuck.set()
+
+
+def test_blocks_are_kept_one_by_one(tmp_path: Path) -> None:
+    """Of a split's blocks no more than two are in memory while they are kept."""
+    (tmp_path / "in").write_bytes(b"x")
+    obj = store_for("/").stat(str(tmp_path / "in"))
+    ident = AttemptId(0, 0, 1)
+    metas = [BlockMeta(ident, n, n, (1,), (0, 1000), 0) for n in range(20)]
+    gone: list[int] = []
+
+    def blocks() -> Iterator[Any]:
+        for number in range(20):
+            data = np.zeros(1000, np.uint8)
+            weakref.finalize(data, gone.append, number)
+            assert number - len(gone) < 2
+            yield data
+            del data
+
+    state = State(str(tmp_path / "out"))
+    end = AttemptEnd(ident, (FileCounts(0, 20, 20),), rows=20, blocks=20)
+    state.keep(Split(0, (Input(0, obj),)), end, metas, blocks())
+    assert [path.stat().st_size > 20_000 for path in Path(state.uri).iterdir()] == [True]
 
 
 def test_script_that_does_not_load(world: World) -> None:

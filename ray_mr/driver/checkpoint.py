@@ -12,7 +12,7 @@ from ray_mr.driver import capsule, letters
 from ray_mr.driver.keeper import Keeper
 from ray_mr.driver.kept import State
 from ray_mr.driver.resume import Resumed, changed, fingerprint, limits, resume
-from ray_mr.errors import CorruptObject, JobError, RayMrError, StoreError
+from ray_mr.errors import CorruptObject, DeadlinePassed, JobError, RayMrError, StoreError
 from ray_mr.events import Notice
 from ray_mr.stores import store_for
 from ray_mr.units import count
@@ -146,6 +146,15 @@ class Checkpoint:
         if self.keeper is not None and self._resumed is not None:
             inputs = (item for split in self._resumed.plan.splits for item in split.inputs)
             self.keeper.mapped(item.object.uri for item in inputs)
+
+    def finish(self, check: Callable[[], None]) -> None:
+        """Wait until what another run can go on with is kept, if need be until the deadline."""
+        if self.keeper is None:
+            return
+        try:
+            self.keeper.finish(check)
+        except DeadlinePassed as passed:
+            self._tell(Notice(f"not all of what is finished could be kept: {passed.message}"))
 
     def close(self) -> None:
         """Nothing more is read from the engine."""

@@ -6,9 +6,10 @@ kept is no fault of the run: it goes on, and could only not be resumed from ther
 
 from __future__ import annotations
 
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+import sys
 from typing import TYPE_CHECKING
 
+from ray_mr.driver.background import Background
 from ray_mr.errors import DataError, RayMrError, WorkerLost
 
 if TYPE_CHECKING:
@@ -19,8 +20,9 @@ if TYPE_CHECKING:
     from ray_mr.model import AttemptEnd, BlockMeta, Split, StoredObject
 
 THREADS = 4
+"""Each has one block in memory at a time."""
 DRAIN_S = 3.0
-"""How long the end of a run waits for what is still to be kept."""
+"""How long the end of a run that is stopped waits for what is still to be kept."""
 CHEAP_SHARE = 4
 CHEAP_BYTES = 1 << 20
 """``checkpoint: auto`` keeps the output of a split that is at most a quarter of its stored input,
@@ -40,8 +42,9 @@ class Keeper:
     def __init__(self, state: State, engine: Engine, checkpoint: str, limits: str) -> None:
         self._state, self._engine, self._checkpoint = state, engine, checkpoint
         self._limits = limits
-        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="keeper")
-        self._busy: set[Future[None]] = set()
+        # What waits are references, which the loop holds too.
+        self._writing = Background(THREADS, sys.maxsize, "keeper")
+        self._mapped: Iterable[str] | None = None
         self.trouble: RayMrError | None = None
         """Why something could not be kept; nothing is from there on."""
         self.kept = 0
@@ -54,52 +57,53 @@ class Keeper:
         size = sum(meta.size_bytes for meta, _ in blocks)
         cheap = max(CHEAP_BYTES, split.size_bytes // CHEAP_SHARE)
         if self._checkpoint == "all" or (self._checkpoint == "auto" and size <= cheap):
-            self._submit(self._pool.submit(self._keep, split, end, list(blocks)))
+            metas, refs = [meta for meta, _ in blocks], [ref for _, ref in blocks]
+            self._put(lambda: self._state.keep(split, end, metas, map(self._engine.read, refs)))
 
     def failed(self, obj: StoredObject, error: RayMrError) -> None:
         """An input has failed for good."""
         if self._checkpoint != "none":
-            self._submit(self._pool.submit(self._keep_failure, obj, error))
+            self._put(lambda: self._state.keep_failure(obj, error, self._limits))
 
     def mapped(self, uris: Iterable[str]) -> None:
-        """Every input had its turn: wait until all of it is kept, and keep that."""
-        if self._checkpoint == "none":
-            return
-        wait(self._busy)
-        self._guarded(lambda: self._state.keep_mapped(uris))
+        """Every input, which are these, had its turn: that is kept when all else is."""
+        if self._checkpoint != "none":
+            self._mapped = uris
+
+    def finish(self, check: Callable[[], None]) -> None:
+        """Wait until all is kept.
+
+        Args:
+            check: Called again and again meanwhile; what it raises ends the waiting.
+        """
+        self._writing.drain(check)
+        self._keep_mapped()
 
     def close(self) -> None:
-        """Nothing is kept any more; what is being written is not left half."""
-        wait(self._busy, DRAIN_S)
-        self._pool.shutdown(cancel_futures=True)
+        """Nothing is kept any more, but for what is done within a moment."""
+        if self._writing.close(DRAIN_S):
+            self._keep_mapped()
 
-    def _submit(self, future: Future[None]) -> None:
-        self._busy.add(future)
-        future.add_done_callback(self._busy.discard)
+    def _keep_mapped(self) -> None:
+        uris, self._mapped = self._mapped, None
+        if uris is not None:
+            self._guarded(lambda: self._state.keep_mapped(uris))
 
-    def _keep(
-        self, split: Split, end: AttemptEnd, blocks: Sequence[tuple[BlockMeta, Ref]]
-    ) -> None:
-        def act() -> None:
-            read = [(meta, self._engine.read(ref)) for meta, ref in blocks]
-            self._state.keep(split, end, read)
-            self.kept += 1
+    def _put(self, act: Callable[[], None]) -> None:
+        def do() -> None:
+            if self._guarded(act):
+                self.kept += 1
 
-        self._guarded(act)
+        self._writing.put(do, lambda: None)
 
-    def _keep_failure(self, obj: StoredObject, error: RayMrError) -> None:
-        def act() -> None:
-            self._state.keep_failure(obj, error, self._limits)
-            self.kept += 1
-
-        self._guarded(act)
-
-    def _guarded(self, act: Callable[[], None]) -> None:
+    def _guarded(self, act: Callable[[], None]) -> bool:
         if self.trouble is not None:
-            return
+            return False
         try:
             act()
         except (WorkerLost, DataError):
-            pass  # a block is gone, or an input has changed: the loop hears of it by itself
+            return False  # a block is gone, or an input has changed: the loop hears of it by itself
         except RayMrError as error:
             self.trouble = error
+            return False
+        return True

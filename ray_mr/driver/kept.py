@@ -160,22 +160,27 @@ class State:
         for failure in earlier.failures.values():
             self._store.delete(self.uri + _name("failed", [failure.version]))
 
-    def keep(self, split: Split, end: AttemptEnd, blocks: Sequence[tuple[BlockMeta, Any]]) -> None:
-        """Keep a committed attempt; the blocks' bytes are gathered by ``read`` already.
+    def keep(
+        self, split: Split, end: AttemptEnd, metas: Sequence[BlockMeta], blocks: Iterable[Any]
+    ) -> None:
+        """Keep a committed attempt, whose blocks' bytes are taken one by one as they are written.
 
         Raises:
             StoreError: It cannot be written.
+            DataError: An input has changed, or a block has another length than it should.
         """
         versions = [Version.of(item.object) for item in split.inputs]
         for item in split.inputs:
             if error := store_for(item.object.uri).changed(item.object):
                 raise error
-        head = _head(versions, end, blocks)
+        head = _head(versions, end, metas)
         staged = self._store.stage(self.uri + _name("piece", versions))
         try:
             sha = hashlib.sha256(head)
             staged.write(head)
-            for _, data in blocks:
+            for meta, data in zip(metas, blocks, strict=True):
+                if len(data) != meta.size_bytes:
+                    raise CorruptObject(f"block {meta.sequence} of {meta.id} has another length")
                 sha.update(data)
                 staged.write(data)
             staged.write(sha.digest())
@@ -264,9 +269,7 @@ def _name(kind: str, versions: Sequence[Version]) -> str:
 # ---------------------------------------------------------------- bytes of a piece
 
 
-def _head(
-    versions: Sequence[Version], end: AttemptEnd, blocks: Sequence[tuple[BlockMeta, Any]]
-) -> bytes:
+def _head(versions: Sequence[Version], end: AttemptEnd, metas: Sequence[BlockMeta]) -> bytes:
     counts = {
         field.name: getattr(end, field.name)
         for field in fields(end)
@@ -277,7 +280,7 @@ def _head(
         "id": asdict(end.id),
         "files": [asdict(one) for one in end.files],
         "counts": counts,
-        "blocks": [asdict(meta) | {"bytes": memoryview(data).nbytes} for meta, data in blocks],
+        "blocks": [asdict(meta) | {"bytes": meta.size_bytes} for meta in metas],
     }
     text = json.dumps(facts, default=dict).encode()
     return MAGIC + f"{len(text)}\n".encode() + _sealed(text.decode())

@@ -11,8 +11,8 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ray_mr.driver import commit, letters
-from ray_mr.driver.capsule import Capsules
+from ray_mr.driver import commit
+from ray_mr.driver.keepsakes import Keepsakes
 from ray_mr.engines import (
     BlockLost,
     Lost,
@@ -26,7 +26,6 @@ from ray_mr.errors import (
     DeadlinePassed,
     LedgerError,
     RayMrError,
-    StoreError,
     WorkerLost,
     headline,
 )
@@ -41,7 +40,7 @@ if TYPE_CHECKING:
     from ray_mr.driver.ledger import Ledger
     from ray_mr.engines import Capacity, Engine, EngineEvent, Ref
     from ray_mr.events import Event
-    from ray_mr.model import Poison, Split
+    from ray_mr.model import Split
     from ray_mr.plan import Plan
     from ray_mr.sinks import Sink
 
@@ -117,7 +116,7 @@ class Loop:
         self._reducers: dict[int, _Reducer] = {}
         self._attempts = self._made = 0
         self._failures: Counter[tuple[int, ...]] = Counter()
-        self._capsules = Capsules(plan, run_id)
+        self._keepsakes = Keepsakes(plan, run_id, self.check_deadline)
         self._done_bytes = 0
         self._lost_blocks = False
         self._parts_written: set[int] = set()
@@ -230,7 +229,7 @@ class Loop:
                         f"part {part}: {end.output_bytes} bytes reduced, {done} written"
                     )
                 return
-            self._check_deadline()
+            self.check_deadline()
             try:
                 data = self._engine.read(pieces[index])
             except WorkerLost as error:
@@ -260,7 +259,7 @@ class Loop:
             if committed.checksums[: len(done)] != done:
                 raise _came_out_differently()
             for meta, ref in committed.blocks[len(done) :]:
-                self._check_deadline()
+                self.check_deadline()
                 try:
                     data = self._engine.read(ref)
                 except WorkerLost:
@@ -300,9 +299,15 @@ class Loop:
                     number, WorkerLost(f"a reducer said nothing for {SILENT_S:.0f} s")
                 )
         self._check_placed(now)
-        self._check_deadline()
+        self._tell_news()
+        self.check_deadline()
 
-    def _check_deadline(self) -> None:
+    def check_deadline(self) -> None:
+        """Look whether the run may go on.
+
+        Raises:
+            DeadlinePassed: It may not.
+        """
         if self._until is not None and time.monotonic() > self._until:
             allowed = format_seconds(self._plan.job.deadline or 0)
             raise DeadlinePassed(
@@ -362,9 +367,10 @@ class Loop:
         decision = commit.decide(running.work, end, self._plan.job)
         self._ledger.fetched(end.troubles)
         if end.poison is not None and end.error is not None and running.work.careful is not None:
-            self._write_letter(end.poison, end.error)
+            self._keepsakes.letter(end.poison, end.error)
         if not decision.commit:
-            self._encapsulate(running, end)
+            work = running.work
+            self._keepsakes.capsule(work.split, end.id, commit.terms(work), end)
             self._follow(decision, end.error)
             return
         if len(running.blocks) != end.blocks:
@@ -373,21 +379,14 @@ class Loop:
             self._keeper.committed(running.work.split, end, running.blocks)
         self._commit(running.work, end, running.blocks)
 
-    def _encapsulate(self, running: _Running, end: AttemptEnd) -> None:
-        try:
-            work = running.work
-            self._capsules.write(work.split, end.id, commit.terms(work), end)
-        except StoreError as refused:
-            self._tell(Notice(f"a failed attempt could not be kept: {refused.message}"))
+    def _tell_news(self) -> None:
+        for text in self._keepsakes.news():
+            self._tell(Notice(text))
 
-    def _write_letter(self, poison: Poison, error: RayMrError) -> None:
-        try:
-            where = letters.write(
-                self._plan.job.output, self._plan.object_at(poison.position), poison, error
-            )
-        except StoreError as refused:
-            where = f"nowhere: {refused.message}"
-        self._tell(Notice(f"the record of which the program died is in {where}"))
+    def close(self, *, soon: bool) -> None:
+        """See that what is told of failed attempts is written; if ``soon``, as far as it goes."""
+        self._keepsakes.close(soon=soon)
+        self._tell_news()
 
     def _commit(
         self, work: commit.Work, end: AttemptEnd, blocks: list[tuple[BlockMeta, Ref]]
@@ -409,8 +408,9 @@ class Loop:
     def _lost(self, ident: AttemptId, error: RayMrError) -> None:
         running = self._running.pop(ident, None)
         if running is not None:
-            self._encapsulate(running, AttemptEnd(ident, error=error))
-            self._follow(commit.after_loss(running.work, error, self._plan.job), error)
+            work, end = running.work, AttemptEnd(ident, error=error)
+            self._keepsakes.capsule(work.split, ident, commit.terms(work), end)
+            self._follow(commit.after_loss(work, error, self._plan.job), error)
 
     def _follow(self, decision: commit.Decision, error: RayMrError | None) -> None:
         if error is not None:

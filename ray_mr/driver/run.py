@@ -252,8 +252,21 @@ class _Run:
             self._engine, goal, ledger, capacity, self._tell,
             keeper=self._checkpoint.keeper, until=until, run_id=self._id,
         )  # fmt: skip
+        try:
+            error = self._phases(made, ledger, loop, sink, capacity.text)
+            if error is not None or ledger.failures:  # there is something to go on with
+                self._checkpoint.finish(loop.check_deadline)
+        except BaseException:
+            loop.close(soon=True)
+            raise
+        loop.close(soon=False)
+        return error
+
+    def _phases(
+        self, made: Plan, ledger: Ledger, loop: Loop, sink: Sink, has: str
+    ) -> RayMrError | None:
         size = f"{count(made.total_inputs, 'input')}, {format_bytes(made.total_bytes)}"
-        with self._stage("map", f"{size} in {count(len(made.splits), 'split')}, {capacity.text}"):
+        with self._stage("map", f"{size} in {count(len(made.splits), 'split')}, {has}"):
             self._checkpoint.adopt(loop)
             loop.map()
             self._checkpoint.mapped()
