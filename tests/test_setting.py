@@ -203,6 +203,19 @@ class TestFiles:
         assert len(digests) == 2
 
 
+class TestEnvironment:
+    """What a program finds set."""
+
+    @pytest.mark.parametrize(("given", "found"), [({}, ""), ({"PYTHONUNBUFFERED": "x"}, "x")])
+    def test_output_is_buffered(
+        self, house: House, monkeypatch: pytest.MonkeyPatch, given: dict[str, str], found: str
+    ) -> None:
+        """A program that writes lines buffers them whatever its image wants; the job can say no."""
+        monkeypatch.setenv("PYTHONUNBUFFERED", "1")
+        mapper = binary(house, 'cat >&2; echo "[$PYTHONUNBUFFERED]"')
+        assert said(house, house.plan(mapper, records=None, env=given)) == f"[{found}]\n".encode()
+
+
 class TestSetup:
     """`setup` is run in the folder of every program before it."""
 

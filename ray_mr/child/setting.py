@@ -104,15 +104,18 @@ class Setting:
         """
         program = self.program
         interpreter = self._interpreter()
+        env = self._environment()
         if program.feed == "records":
             argv = [*interpreter, self.language.harness_name]
         else:
+            # Images set it so that people see what is printed; here it makes each line a system
+            # call, and nobody sees the output before its end.
+            env.setdefault("PYTHONUNBUFFERED", "")
             script = program.entry if interpreter or program.installed else f"./{program.entry}"
             argv = [*interpreter, script, *program.arguments]
         return Process(
-            argv, self.folder, feed, self._environment(), self.limits, name=self.name,
-            on_stderr=self.on_stderr,
-        )  # fmt: skip
+            argv, self.folder, feed, env, self.limits, name=self.name, on_stderr=self.on_stderr
+        )
 
     def run_in_terminal(self, *words: str) -> int:
         """Run the harness on our own terminal, to its end; its exit code."""
