@@ -497,6 +497,26 @@ def test_table_to_pandas(folder: Path) -> None:
     assert dict(report.table().to_pandas().itertuples(index=False))["WINNT"] == "20"
 
 
+WITHOUT_PANDAS = """
+import sys
+import ray_mr
+
+for reducer in ("sum", "distinct", "histogram"):
+    ray_mr.run(ray_mr.Job(
+        inputs=[sys.argv[1] + "/in/**"], records="uuid-json", reducer=reducer, reducers=2,
+        mapper=lambda uuid, file, js: (js["info"]["OS"], 1), output=sys.argv[1] + "/" + reducer,
+    ), engine="local")
+print("pandas" in sys.modules)
+"""
+
+
+def test_workers_do_not_import_pandas(folder: Path) -> None:
+    """Rows go their way without it, though Arrow would import it: it is slow and large."""
+    argv = [sys.executable, "-c", WITHOUT_PANDAS, str(folder)]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "False\n"), done.stderr
+
+
 def test_run_raises_what_went_wrong(folder: Path) -> None:
     """``ray_mr.run`` returns only when there is a result."""
     (folder / "in" / "pings-0001.xz").write_bytes(lzma.compress(b"x" * 1000)[:-20])

@@ -19,7 +19,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ray_mr.shuffle.order import key_order
-from ray_mr.shuffle.rows import Rows, concat, contents, edges_of, groups, of_columns, of_pairs
+from ray_mr.shuffle.rows import (
+    Rows,
+    concat,
+    contents,
+    edges_of,
+    groups,
+    integers,
+    numbers_of,
+    of_columns,
+    of_pairs,
+    strings,
+    truths,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -96,11 +108,11 @@ def _all_small(values: Any) -> Any:
 
 def _to_int64(values: Any) -> Any:
     text = pc.utf8_ltrim(pc.cast(values, pa.large_string()), characters="+")
-    return pc.cast(text, pa.int64()).to_numpy()
+    return numbers_of(pc.cast(text, pa.int64()))
 
 
 def _is(values: Any, pattern: str) -> Any:
-    return pc.match_substring_regex(values, pattern).to_numpy(zero_copy_only=False)
+    return truths(pc.match_substring_regex(values, pattern))
 
 
 def _fold_small(rows: Rows, numbers: Any, fold: Fold) -> Rows | None:
@@ -114,8 +126,8 @@ def _fold_small(rows: Rows, numbers: Any, fold: Fold) -> Rows | None:
     else:
         results = (np.minimum if fold.function == "min" else np.maximum).reduceat(numbers, heads)
     counts = np.add.reduceat(rows.counts, heads) if fold.weigh else None
-    text = pc.cast(pc.cast(pa.array(results), pa.large_string()), pa.large_binary())
-    return of_columns(rows.keys().take(pa.array(heads)), text, counts)
+    text = pc.cast(pc.cast(integers(results), pa.large_string()), pa.large_binary())
+    return of_columns(rows.keys().take(integers(heads)), text, counts)
 
 
 def combine(rows: Rows, fold: Fold) -> tuple[Rows, int]:
@@ -266,13 +278,13 @@ def finish(rows: Rows, fold: Fold) -> Rows:
     alone = heads[sizes == 1]
     done = np.zeros(len(rows), bool)
     if not fold.weigh:
-        done[alone] = _is(rows.values().take(pa.array(alone)), _INTEGER)
+        done[alone] = _is(rows.values().take(integers(alone)), _INTEGER)
     rest = heads[~done[heads]]
     if not len(rest):
         return rows.once()
     keys, values, counts = rows.keys(), rows.values().to_pylist(), rows.counts.tolist()
     ends = dict(zip(heads.tolist(), (heads + sizes).tolist(), strict=True))
     texts = [total(values[at : ends[at]], counts[at : ends[at]], fold) for at in rest.tolist()]
-    computed = of_columns(keys.take(pa.array(rest)), pa.array(texts, pa.large_binary()))
+    computed = of_columns(keys.take(integers(rest)), strings(texts))
     result = concat([rows.take(np.flatnonzero(done)).once(), computed])
     return result.take(key_order(result))

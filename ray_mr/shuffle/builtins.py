@@ -22,7 +22,17 @@ import pyarrow.compute as pc
 from ray_mr.shuffle import aggregate
 from ray_mr.shuffle.condense import condense
 from ray_mr.shuffle.order import ranks
-from ray_mr.shuffle.rows import Rows, concat, groups, of_columns
+from ray_mr.shuffle.rows import (
+    EMPTY,
+    Rows,
+    binary,
+    concat,
+    groups,
+    integers,
+    of_columns,
+    scalar,
+    truths,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -81,8 +91,8 @@ def _erased(rows: Rows) -> tuple[Rows, Bad]:
     if not len(rows):
         return rows, 0
     heads = groups(rows)
-    keys = rows.keys().take(pa.array(heads))
-    empty = pa.array([b""], pa.large_binary()).take(pa.array(np.zeros(len(heads), np.int64)))
+    keys = rows.keys().take(integers(heads))
+    empty = binary(np.zeros(len(heads) + 1), b"")
     return of_columns(keys, empty, np.add.reduceat(rows.counts, heads)), 0
 
 
@@ -98,7 +108,7 @@ def _counts(windows: Iterable[Rows]) -> Iterator[tuple[Rows, Bad, int]]:
 
 
 def _text(numbers: Any) -> Any:
-    return pc.cast(pc.cast(pa.array(numbers), pa.large_string()), pa.large_binary())
+    return pc.cast(pc.cast(integers(numbers), pa.large_string()), pa.large_binary())
 
 
 def _with_values(rows: Rows, values: Any) -> Rows:
@@ -120,8 +130,8 @@ def _neighbours(rows: Rows) -> Rows:
     """Equal neighbours as one row, with the sum of their counts."""
     if len(rows) < 2:
         return rows
-    other = pc.not_equal(rows.lines[1:], rows.lines[:-1]).to_numpy(zero_copy_only=False)
-    other |= rows.key_bytes[1:] != rows.key_bytes[:-1]
+    other = truths(pc.not_equal(rows.lines[1:], rows.lines[:-1]))
+    other = other | (rows.key_bytes[1:] != rows.key_bytes[:-1])
     starts = np.concatenate([[0], np.flatnonzero(other) + 1])
     kept = rows.take(starts)
     return Rows(kept.lines, kept.key_bytes, np.add.reduceat(rows.counts, starts))
@@ -154,8 +164,7 @@ def _value_counts(rows: Rows) -> Rows:
     """``value TAB count`` as the value of each row."""
     if not len(rows):
         return rows
-    tab, empty = (pa.scalar(text, pa.large_binary()) for text in (b"\t", b""))
-    values = pc.binary_join_element_wise(rows.values(), tab, _text(rows.counts), empty)
+    values = pc.binary_join_element_wise(rows.values(), scalar(b"\t"), _text(rows.counts), EMPTY)
     return _with_values(rows, values)
 
 
@@ -192,7 +201,7 @@ def _distinct(windows: Iterable[Rows]) -> Iterator[tuple[Rows, Bad, int]]:
         sizes = np.diff(np.concatenate([heads, [len(rows)]]))
         sizes[0] += before
         held, before = rows.slice(len(rows) - 1, len(rows)), int(sizes[-1]) - 1
-        keys = rows.keys().take(pa.array(heads[:-1]))
+        keys = rows.keys().take(integers(heads[:-1]))
         yield of_columns(keys, _text(sizes[:-1])), 0, len(keys)
     if held is not None:
         yield _with_values(held, _text(np.array([before + 1]))), 0, 1

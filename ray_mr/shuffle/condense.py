@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ray_mr.shuffle.order import by_number, key_order
-from ray_mr.shuffle.rows import Rows, binary, contents, groups
+from ray_mr.shuffle.rows import Rows, binary, contents, groups, numbers_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,7 +26,7 @@ def condense_text(text: bytes, parse: Callable[[bytes], Rows], *, in_order: bool
     ends = np.flatnonzero(np.frombuffer(text, np.uint8) == NEWLINE)
     coded = binary(np.concatenate([[0], ends + 1]), text).dictionary_encode()
     rows = parse(contents(coded.dictionary))
-    return _counted(rows, coded.indices.to_numpy(), None, in_order=in_order)
+    return _counted(rows, numbers_of(coded.indices), None, in_order=in_order)
 
 
 def condense(rows: Rows, *, in_order: bool) -> Rows:
@@ -34,7 +34,7 @@ def condense(rows: Rows, *, in_order: bool) -> Rows:
     if not len(rows):
         return rows
     coded = rows.lines.dictionary_encode()
-    codes = coded.indices.to_numpy()
+    codes = numbers_of(coded.indices)
     first = np.empty(len(coded.dictionary), np.int64)
     first[codes[::-1]] = np.arange(len(rows) - 1, -1, -1)
     key_bytes = rows.key_bytes[first]

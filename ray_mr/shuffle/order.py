@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 
-from ray_mr.shuffle.rows import binary, data_of, edges_of
+from ray_mr.shuffle.rows import EMPTY, binary, data_of, edges_of, integers, numbers_of, scalar
 
 if TYPE_CHECKING:
     from ray_mr.shuffle.rows import Rows
@@ -109,7 +108,7 @@ def take(data: Any, starts: Any, lengths: Any) -> Any:
     edges[-1] = edges[-2]
     where = np.empty(len(place), np.int64)
     where[place] = np.arange(0, 2 * len(place), 2)
-    return binary(edges, data).take(pa.array(where))
+    return binary(edges, data).take(integers(where))
 
 
 def ranks(strings: Any) -> tuple[Any, Any]:
@@ -117,8 +116,8 @@ def ranks(strings: Any) -> tuple[Any, Any]:
     coded = strings.dictionary_encode()
     order = pc.sort_indices(coded.dictionary)
     place = np.empty(len(order), np.int64)
-    place[order.to_numpy()] = np.arange(len(order))
-    return place[coded.indices.to_numpy()], coded.dictionary.take(order)
+    place[numbers_of(order)] = np.arange(len(order))
+    return place[numbers_of(coded.indices)], coded.dictionary.take(order)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,16 +157,13 @@ def by_key_and_value(rows: Rows) -> Strings:
 def closed(strings: Any) -> Any:
     """The strings, ended so that more may follow each without a change of their order."""
     escaped = pc.replace_substring(strings, "\0", "\0\x01")
-    return pc.binary_join_element_wise(escaped, pa.scalar(b"\0\0", pa.large_binary()), EMPTY)
+    return pc.binary_join_element_wise(escaped, scalar(b"\0\0"), EMPTY)
 
 
 def of_array(strings: Any) -> Strings:
     """The strings of a large binary array."""
     edges = edges_of(strings)
     return Strings(data_of(strings), edges[:-1], np.diff(edges))
-
-
-EMPTY = pa.scalar(b"", pa.large_binary())
 
 
 def key_order(rows: Rows) -> Any:

@@ -7,11 +7,10 @@ import itertools
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow as pa
 import xxhash
 
 from ray_mr.shuffle.order import by_key, by_number
-from ray_mr.shuffle.rows import Rows, groups
+from ray_mr.shuffle.rows import Rows, groups, integers, numbers_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,10 +29,10 @@ def divide(rows: Rows, partitions: int) -> list[Rows]:
     if partitions == 1 or not len(rows):
         return [rows] * partitions
     heads = groups(rows)
-    coded = rows.keys().take(pa.array(heads)).dictionary_encode()
+    coded = rows.keys().take(integers(heads)).dictionary_encode()
     keys = coded.dictionary.to_pylist()
     of_key = np.fromiter((partition_of(key, partitions) for key in keys), np.int64, len(keys))
-    of_head = of_key[coded.indices.to_numpy()]
+    of_head = of_key[numbers_of(coded.indices)]
     home = np.repeat(of_head, np.diff(np.concatenate([heads, [len(rows)]])))
     ordered = rows.take(by_number(home, np.arange(len(rows))).astype(np.int64))
     edges = np.concatenate([[0], np.cumsum(np.bincount(home, minlength=partitions))]).tolist()

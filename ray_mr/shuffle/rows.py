@@ -74,7 +74,7 @@ class Rows:
 
     def take(self, indices: Any) -> Rows:
         """These rows, copied."""
-        lines = self.lines.take(pa.array(indices))
+        lines = self.lines.take(integers(indices))
         return Rows(lines, self.key_bytes[indices], self.counts[indices])
 
     def slice(self, start: int, stop: int | None = None) -> Rows:
@@ -143,21 +143,54 @@ def binary(edges: Any, data: Any) -> Any:
     return pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(edges) - 1, buffers)
 
 
+def integers(numbers: Any) -> Any:
+    """The Arrow array of whole numbers; int64 ones are not copied.
+
+    ``pa.array`` and ``pa.scalar`` would import pandas, where there is one, to see whether they are
+    given something of it: a quarter of a second and 60 MB of every worker.
+    """
+    numbers = np.ascontiguousarray(numbers, np.int64)
+    return pa.Array.from_buffers(pa.int64(), len(numbers), [None, pa.py_buffer(numbers)])
+
+
+def numbers_of(array: Any) -> Any:
+    """The whole numbers of an Arrow array without nulls, as numpy sees them; as ``integers``."""
+    size = array.type.bit_width // 8
+    return np.frombuffer(array.buffers()[1], f"i{size}", len(array), size * array.offset)
+
+
+def truths(array: Any) -> Any:
+    """Whether each is true, of an Arrow array without nulls, for numpy; as ``integers``."""
+    return numbers_of(pc.cast(array, pa.int8())).view(bool)
+
+
+def strings(items: Sequence[bytes]) -> Any:
+    """The large binary array of Python's bytes; as ``integers``."""
+    lengths = np.fromiter(map(len, items), np.int64, len(items))
+    return binary(np.concatenate([[0], np.cumsum(lengths)]), b"".join(items))
+
+
+def scalar(item: bytes) -> Any:
+    """A value for Arrow's functions; as ``integers``."""
+    return strings([item])[0]
+
+
+EMPTY = scalar(b"")
+
+
 def _cut(lines: Any, starts: Any, ends: Any) -> Any:
     """A piece of each line; the pieces are in order and do not overlap."""
     if not len(lines):
-        return pa.array([], pa.large_binary())
+        return strings([])
     edges = np.empty(2 * len(starts) + 1, np.int64)
     edges[0:-1:2], edges[1::2] = starts, ends
     edges[-1] = ends[-1]
-    return binary(edges, lines.buffers()[2]).take(pa.array(np.arange(0, 2 * len(starts), 2)))
+    return binary(edges, lines.buffers()[2]).take(integers(np.arange(0, 2 * len(starts), 2)))
 
 
 def of_columns(keys: Any, values: Any, counts: Any = None) -> Rows:
     """Rows of keys and values: large binary arrays of the same length."""
-    tab, end = pa.scalar(b"\t", pa.large_binary()), pa.scalar(b"\n", pa.large_binary())
-    empty = pa.scalar(b"", pa.large_binary())
-    lines = pc.binary_join_element_wise(keys, tab, values, end, empty)
+    lines = pc.binary_join_element_wise(keys, scalar(b"\t"), values, scalar(b"\n"), EMPTY)
     if isinstance(lines, pa.ChunkedArray):
         lines = lines.combine_chunks()
     lengths = np.diff(edges_of(keys))
@@ -166,7 +199,7 @@ def of_columns(keys: Any, values: Any, counts: Any = None) -> Rows:
 
 def of_pairs(keys: Sequence[bytes], values: Sequence[bytes], counts: Any = None) -> Rows:
     """Rows of Python's bytes."""
-    key, value = (pa.array(side, pa.large_binary()) for side in (keys, values))
+    key, value = strings(keys), strings(values)
     return of_columns(key, value, None if counts is None else np.asarray(counts, np.int64))
 
 
@@ -188,5 +221,5 @@ def groups(rows: Rows) -> Any:
     if len(rows) < 2:
         return np.zeros(len(rows), np.int64)
     keys = rows.keys()
-    changed = pc.not_equal(keys[1:], keys[:-1]).to_numpy(zero_copy_only=False)
+    changed = truths(pc.not_equal(keys[1:], keys[:-1]))
     return np.concatenate([[0], np.flatnonzero(changed) + 1])

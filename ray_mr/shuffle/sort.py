@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from ray_mr.shuffle.order import Order, by_key
-from ray_mr.shuffle.rows import Rows, concat
+from ray_mr.shuffle.rows import Rows, concat, integers, numbers_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -115,7 +115,7 @@ class Sorter:
         ):
             for each in windows:
                 rows = each.rows
-                columns = [rows.lines, *map(pa.array, (rows.key_bytes, rows.counts, each.places))]
+                columns = [rows.lines, *map(integers, (rows.key_bytes, rows.counts, each.places))]
                 writer.write_batch(pa.record_batch(columns, _SCHEMA))
                 yield rows.slice(0, 0)
         self._runs.append(path)
@@ -123,8 +123,8 @@ class Sorter:
     def _read(self, path: Path) -> Iterator[_Placed]:
         with pa.OSFile(str(path), "rb") as source, pa.ipc.open_stream(source) as reader:
             for batch in reader:
-                line, *numbers = batch.columns
-                key_bytes, counts, places = (each.to_numpy() for each in numbers)
+                line, *others = batch.columns
+                key_bytes, counts, places = map(numbers_of, others)
                 yield _Placed(Rows(line, key_bytes, counts), places, self._order)
 
     def sorted(self) -> Iterator[Rows]:
