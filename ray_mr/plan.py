@@ -212,6 +212,8 @@ def make_plan(job: Job, objects: Iterable[StoredObject]) -> Plan:
     if not chosen:
         raise JobError(_no_input(job, skipped))
     good, refused = _sound(_distinct(chosen), archives=job.decompress != "auto")
+    if mapper == WHOLE:
+        _check_one_folder(good)
     return Plan(
         job.portable(), mapper, combiner, reducer, _cut(good, job.split_bytes), skipped, refused
     )
@@ -394,6 +396,20 @@ def _cut(objects: Catalog, split_bytes: int) -> tuple[Split, ...]:
 
 def _target(left: int, split_bytes: int) -> int:
     return min(split_bytes, max(left // TAIL_SHARE, MIN_TARGET_BYTES))
+
+
+def _check_one_folder(objects: Catalog) -> None:
+    """See that a reducer that reads whole inputs can have all of them below one folder.
+
+    Raises:
+        JobError: One would have to be a file and a folder.
+    """
+    if both := _also_folders(objects):
+        name = objects[min(both)].key
+        raise JobError(
+            f"{name} and {name}/... are both inputs: a reducer that reads files cannot have both",
+            "name fewer inputs, or let it read lines (`feed: lines`)",
+        )
 
 
 def _also_folders(objects: Catalog) -> set[int]:

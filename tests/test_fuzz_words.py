@@ -35,6 +35,7 @@ max_bad_records: none
 env: {A: b}
 """
 THREE = b"language: python\nscript: mapper.py\narguments: [a]\n"
+GOOD = [LONG, THREE]
 MARKS = [b"&a ", b"*a", b"- ", b"{", b"]", b"!!binary ", b"<<: ", b"\t", b"'", b"|\n", b"? ", b"%"]
 KEYS = [*Job.model_fields, *Script.model_fields, "manifest", "nothing"]
 VALUES: list[object] = [
@@ -44,37 +45,70 @@ VALUES: list[object] = [
 ]  # fmt: skip
 
 
-def read(folder: Path, content: bytes) -> None:
-    """Read a job file in every role; only errors about the job may come."""
+def read(folder: Path, content: bytes) -> int:
+    """Read a job file in every role; only errors about the job may come.
+
+    Returns:
+        In how many roles it is a job.
+    """
     path = folder / "job.yml"
     path.write_bytes(content)
+    well = 0
     for role, inputs in (("run", []), ("map", ["x"]), ("reduce", ["x"])):
-        with contextlib.suppress(JobError):
+        try:
             job = Job.from_file(path, role=role, inputs=inputs)  # type: ignore[arg-type]
-            assert job.portable() == job
-            assert job.inputs
+        except JobError as error:
+            assert str(path) in error.message
+            assert len(str(error)) < 100_000
+            continue
+        well += 1
+        assert job.portable() == job
+        assert job.inputs
+        assert job.fed in {"records", "files", "lines", "identity"}
+    return well
 
 
 def test_job_files_with_mistakes(tmp_path: Path) -> None:
     """Good job files in which bytes are changed, lost and doubled."""
-    for chance in seeds(300):
-        read(tmp_path, mutated(chance, chance.choice([LONG, THREE]), [LONG, THREE, *MARKS]))
+    well = 0
+    for chance in seeds(150, share=0.4):
+        well += read(tmp_path, mutated(chance, chance.choice(GOOD), [*GOOD, *MARKS]))
+    assert well
 
 
 def test_job_files_of_any_bytes(tmp_path: Path) -> None:
     """Bytes that are no YAML at all."""
-    for chance in seeds(150):
+    for chance in seeds(150, share=0.1):
         read(tmp_path, chance.randbytes(chance.randrange(200)))
 
 
 def test_job_files_with_any_values(tmp_path: Path) -> None:
-    """Known keys with values of any kind; JSON is YAML."""
-    base = {"inputs": ["x"], "records": "text", "mapper": {"script": "m.py"}}
-    for chance in seeds(300):
+    """Known keys at every depth with values of any kind; JSON is YAML."""
+    base: dict[str, object] = {"inputs": ["x"], "records": "text", "mapper": {"script": "m.py"}}
+    well = 0
+    for chance in seeds(150, share=0.3):
         odd = {chance.choice(KEYS): chance.choice(VALUES) for _ in range(chance.randrange(1, 5))}
-        if chance.random() < 0.3:
-            odd = {"mapper": odd}
-        read(tmp_path, json.dumps(base | odd).encode())
+        for step in ("mapper", "reducer", "combiner"):
+            if chance.random() < 0.15:
+                odd = {step: {"script": "m.py"} | odd}
+        well += read(tmp_path, json.dumps(base | odd).encode())
+    assert well
+
+
+DEEP = [b"[" * 3000, b"{a: " * 2000, b"- " * 3000, b"? " * 3000, b"&a [*a]", b"&a {x: *a}",
+        b"!!set {x}", b"!!python/object:os.system x", b"!<tag:yaml.org,2002:int> 1", b"1" * 70_000,
+        b"'" + b"x" * 70_000 + b"'", b"|2\n" + b"   x\n" * 9000, b"2001-01-01", b"0x1F", b".inf",
+        b"~", b"*nowhere", b"!!binary aGVsbG8="]  # fmt: skip
+
+
+def test_job_files_with_odd_yaml(tmp_path: Path) -> None:
+    """YAML that is deep, long, tagged or refers to itself, as the value of any key."""
+    for chance in seeds(25, share=0.2):
+        lines = chance.choice(GOOD).splitlines()
+        value = chance.choice([*DEEP, mutated(chance, chance.choice(DEEP), [*DEEP, *MARKS])])
+        line = chance.choice(KEYS).encode() + b": " + value
+        lines.insert(chance.randrange(len(lines) + 1), line)
+        read(tmp_path, b"\n".join([*lines, b""]))
 
 
 @pytest.mark.parametrize("key", ["inputs", "mapper", "env", "name", "unknown"])
@@ -116,7 +150,7 @@ def decoded(chance: random.Random, stream: bytes) -> list[wire.Frame]:
 
 def test_frames() -> None:
     """Frames come out as they went in; changed ones too, or are no frames of the protocol."""
-    for chance in seeds(300):
+    for chance in seeds(200, share=0.2):
         sent = frames(chance)
         stream = b"".join(wire.encode(f.name, f.position, f.count, f.payload) for f in sent)
         assert decoded(chance, stream) == sent

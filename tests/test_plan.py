@@ -247,6 +247,14 @@ class TestKeys:
         keys = [[item.object.key for item in split.inputs] for split in plan.splits]
         assert keys == [["a"], ["a/b"], ["a/c"], ["a/c/d", "e"]]
 
+    def test_key_that_is_also_a_folder_in_a_reducer(self) -> None:
+        """A reducer that reads whole inputs has one folder for all: it is told which cannot be."""
+        reducer = {"language": "binary", "script": "cat"}
+        whole = job(mapper="identity", reducer=reducer, records=None)
+        with pytest.raises(JobError, match=r"a and a/\.\.\. are both inputs"):
+            make_plan(whole, [stored("a"), stored("a/b")])
+        assert len(planned(make_plan(whole, [stored("a-"), stored("a/b")]))) == 2
+
 
 class TestPlan:
     """The plan as a value."""

@@ -44,6 +44,7 @@ def _blocks(file: BinaryIO, frame: zstandard.ZstdDecompressionObj) -> Iterator[b
     size_bytes = (single, 2, 4, 8)[flags >> 6]
     rest = exactly(file, 1 - single + (0, 1, 2, 4)[flags & 3] + size_bytes)
     frame.decompress(ZSTD_MAGIC + bytes([flags]) + rest)
+    left = int.from_bytes(rest[len(rest) - size_bytes :], "little") + 256 * (size_bytes == 2)
     last = False
     while not last:
         head = exactly(file, 3)
@@ -51,10 +52,15 @@ def _blocks(file: BinaryIO, frame: zstandard.ZstdDecompressionObj) -> Iterator[b
         last, kind, size = bool(block & 1), block >> 1 & 3, block >> 3
         if size > zstandard.BLOCKSIZE_MAX:
             raise Damaged("a block is larger than the format allows")
-        yield frame.decompress(head + exactly(file, 1 if kind == 1 else size))
+        if kind == 2 and not size:  # the library takes it for the end of the frame
+            raise Damaged("a compressed block is empty")
+        chunk = frame.decompress(head + exactly(file, 1 if kind == 1 else size))
+        left -= len(chunk)
+        yield chunk
     if checksum:
         yield frame.decompress(exactly(file, 4))
-    if not frame.eof:
+    # The library does not look at the size where the last block is an empty one.
+    if not frame.eof or (size_bytes and left):
         raise Damaged("a frame does not hold what its head says")
 
 
