@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ray_mr.errors import JobError
+from ray_mr.jobfile import is_there
 from ray_mr.program import ProgramFile
 from ray_mr.units import format_bytes
 
@@ -24,19 +25,22 @@ RESERVED = frozenset({"s3", "mapperOutput", "result.txt"})
 def pack_extras(paths: Iterable[str]) -> Files:
     """Read files, and folders with all that is in them; each stands under its own name.
 
+    Args:
+        paths: Of files and folders; ``path#name`` gives one another name, as Hadoop's ``-files``.
+
     Raises:
         JobError: One is missing, unreadable, a name is taken, or all are too large.
     """
     found: dict[str, Path] = {}
     size = 0
     for text in paths:
-        top = Path(text)
-        if not top.exists():
+        top, title = _named(text)
+        if not is_there(str(top)):
             raise JobError(f"files: {text}: no such file or folder")
-        if _reserved(top.name):
-            raise JobError(f"files: {text}: the name {top.name!r} is taken in a program's folder")
+        if _reserved(title):
+            raise JobError(f"files: {text}: the name {title!r} is taken in a program's folder")
         for path in _below(top) if top.is_dir() else (top,):
-            name = str(Path(top.name, path.relative_to(top)))
+            name = str(Path(title, path.relative_to(top)))
             if found.setdefault(name, path) != path:
                 raise JobError(f"files: {found[name]} and {path} have the same name")
             size += path.stat().st_size
@@ -46,6 +50,20 @@ def pack_extras(paths: Iterable[str]) -> Files:
                     "they travel with every task: make data an input, or put it on the machines",
                 )
     return tuple(_read(name, path) for name, path in sorted(found.items()))
+
+
+def _named(text: str) -> tuple[Path, str]:
+    """A path, and the name that it gets.
+
+    Raises:
+        JobError: The name cannot be one.
+    """
+    path, mark, name = text.rpartition("#")
+    if not mark or is_there(text):
+        return Path(text), Path(text).name
+    if "/" in name or name in {".", ".."} or "\0" in name:
+        raise JobError(f"files: {text}: {name!r} cannot be a name: give one without a `/`")
+    return Path(path), name or Path(path).name
 
 
 def joined(title: str, own: Files, extras: Files) -> Files:

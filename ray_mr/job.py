@@ -110,6 +110,11 @@ class Script(_Value):
         default=False,
         description="A reduce function gets a key's values as an iterator, not as a list.",
     )
+    ignore_exit_code: bool = Field(
+        default=False,
+        description="A program that ends with any exit code has ended well, as grep without a "
+        "match; a signal is a failure all the same.",
+    )
     function: SkipJsonSchema[Callable[..., Any] | None] = Field(
         None, exclude=True, description="A Python function instead of a script."
     )
@@ -142,6 +147,8 @@ class Script(_Value):
             raise _fault("feed", f"{self.feed} needs a script: a function is called with records")
         if self.feed == "records" and self.language == "binary":
             raise _fault("feed", "records needs a function of python or javascript")
+        if self.ignore_exit_code and self.fed == "records":
+            raise _fault("ignore_exit_code", "is for feed lines and files: a function has none")
         if self.stream and self.fed != "records":
             raise _fault("stream", "is for a reduce function: a program reads what it is fed")
         return self
@@ -329,7 +336,9 @@ class Job(_Value):
         None, description="Node of javascript programs: a path, a folder with bin/node, a name."
     )
     files: tuple[str, ...] = Field(
-        (), description="Files and folders that are put into every program's folder."
+        (),
+        description="Files and folders that are put into every program's folder; path#name: "
+        "under that name.",
     )
     setup: Annotated[str | None, _Optional] = Field(
         None, description="A shell command to run in every program's folder before it starts."
@@ -411,8 +420,12 @@ class Job(_Value):
                 "combiner",
                 f"does not go with `reducer: {self.reducer}`, which combines by itself",
             )
-        if isinstance(self.combiner, Script) and self.combiner.fed != "records":
-            raise _fault("combiner", "must have `feed: records`: it is called with a key's values")
+        if isinstance(self.combiner, Script) and self.combiner.fed == "files":
+            raise _fault(
+                "combiner",
+                "must have `feed: records` (a function) or `feed: lines` (a program): it is given "
+                "a key's values or sorted lines, never files",
+            )
         if self.reducer is None and self.reducers != 1 and not divided:
             raise _fault("reducers", "must be 1 without a reducer: map-only output has one part")
         return self

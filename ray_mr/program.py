@@ -54,6 +54,8 @@ class Program:
     """The entry is a pickled function."""
     stream: bool = False
     """A reduce function gets values as an iterator."""
+    ignore_exit_code: bool = False
+    """It has ended well with any exit code."""
 
     @property
     def installed(self) -> bool:
@@ -64,7 +66,7 @@ class Program:
     def digest(self) -> str:
         """SHA-256 in hex over all fields: equal programs do the same work."""
         sha = hashlib.sha256()
-        flags = f"{self.function} {self.stream}"
+        flags = f"{self.function} {self.stream} {self.ignore_exit_code}"
         words = (self.language, self.entry, self.feed, flags, *self.arguments)
         pieces = [word.encode("utf-8", "surrogateescape") for word in words]
         for file in self.files:
@@ -111,7 +113,7 @@ def pack(script: Script) -> Program:
         raise _too_large(_title(script), size)
     return Program(
         script.language, entry, files, script.arguments, script.fed, script.function is not None,
-        script.stream,
+        script.stream, script.ignore_exit_code,
     )  # fmt: skip
 
 

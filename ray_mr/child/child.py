@@ -409,7 +409,7 @@ class PlainChild:
             for data in process.chunks():
                 self.status = process.status
                 yield data
-            process.finish()
+            process.finish(any_code=self._setting.program.ignore_exit_code)
             self.counters.update(process.counters)
             if process.input_closed_early:
                 raise ChildError(

@@ -58,6 +58,8 @@ be read, or little room to write, we leave the pipe alone for as long as a child
 for all of it."""
 MALFORMED = "ray_mr,malformed counter lines"
 """The counter of ``reporter:counter:`` lines without group, name and a whole number."""
+IGNORED_EXITS = "ray_mr,ignored exit codes"
+"""The counter of children that ended with an exit code which the job ignores."""
 _KILL_TRIES = 100
 _COUNTER = re.compile(rb"reporter:counter:([^,]*),([^,]*),([+-]?\d{1,18})\s*")
 _ANY_COUNTER = re.compile(rb"reporter:counter:.*")
@@ -283,8 +285,11 @@ class Process:
 
     # ------------------------------------------------------------ the end
 
-    def finish(self) -> None:
+    def finish(self, *, any_code: bool = False) -> None:
         """Wait for the end, after ``chunks`` is exhausted.
+
+        Args:
+            any_code: A non-zero exit code is counted, and no failure.
 
         Raises:
             ChildNotStarted: There was nothing to run but a script of a missing interpreter.
@@ -302,7 +307,9 @@ class Process:
                 f"cannot run {self.name!r}{self.last_words()}",
                 "look at its first line, #!: is the interpreter there, and are line ends LF?",
             )
-        if code:
+        if code > 0 and any_code:
+            self.counters[IGNORED_EXITS] += 1
+        elif code:
             kind = ChildKilled if code == -signal.SIGKILL else ChildCrashed
             raise kind(f"{self.name} {in_words(code)}{self.last_words()}")
         self.input_closed_early = not self._fed_all or _unread_bytes(self._stdin_read) > 0

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Protocol
 import pyarrow as pa
 
 from ray_mr.child import child as children
-from ray_mr.child.process import Limits
-from ray_mr.child.setting import Setting
 from ray_mr.model import FileCounts
 from ray_mr.shuffle import batches, blocks, partition
 from ray_mr.shuffle.builtins import BUILT_INS
 from ray_mr.shuffle.shape import PACK_BYTES, Shaper
+from ray_mr.tasks.combiner import combiner
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -20,8 +19,11 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Any
 
+    from ray_mr.child.setting import Setting
     from ray_mr.model import Progress
+    from ray_mr.program import Program
     from ray_mr.shuffle.rows import Rows
+    from ray_mr.tasks.combiner import Combiner
     from ray_mr.tasks.mapper import Block, MapTask, Message
 
 
@@ -32,6 +34,9 @@ class Attempt(Protocol):
     counters: Counter[str]
     mapped_rows: int
     bad_values: int
+
+    def setting(self, program: Program, folder: Path) -> Setting:
+        """How a child of this attempt is started."""
 
     def progress(self, item: children.Output) -> Iterator[Progress]:
         """A sign of life, if it is time for one."""
@@ -89,7 +94,7 @@ class RowBlocks:
         self._attempt = attempt
         self._task = task = attempt.task
         self._pieces = batches.Pieces()
-        self._program: children.Combiner | None = None
+        self._program: Combiner | None = None
         self._shaper = Shaper(
             self._parse,
             sort=task.sorted,
@@ -100,18 +105,22 @@ class RowBlocks:
         if task.combiner is not None and not isinstance(task.combiner, str):
             place = folder / ".combiner"
             place.mkdir()
-            # It works now and then, as long as the attempt: only silence can end it.
-            limits = Limits(None, task.job.stall_timeout)
-            self._program = children.Combiner(
-                Setting.of(task.job, task.combiner, place, limits, task.on_stderr)
+            self._program = combiner(
+                attempt.setting(task.combiner, place), tabs=task.job.tabs_in_keys
             )
-            self._combined = Shaper(self._parse)
+            self._combined = Shaper(self._parse_combined)
 
     def _parse(self, text: bytes) -> Rows:
         job = self._task.job
-        return batches.parse_lines(
-            text, job.key_end, job.key_fields, whole=self._task.whole_lines
-        )
+        return batches.parse_lines(text, job.key_end, job.key_fields, whole=self._task.whole_lines)
+
+    def _parse_combined(self, text: bytes) -> Rows:
+        """A program fed lines puts out `key TAB value`, as it was given them."""
+        job, program = self._task.job, self._task.combiner
+        if getattr(program, "feed", "") != "lines":
+            return self._parse(text)
+        end, fields = job.result_end
+        return batches.parse_lines(text, "tab" if job.separator == "auto" else end, fields)
 
     def take(self, output: Iterator[children.Output]) -> Iterator[Message]:
         """Blocks of all that the child puts out."""
@@ -148,7 +157,7 @@ class RowBlocks:
                 yield self._block(rows)
                 continue
             gathered = batches.Pieces()
-            for item in self._program.combine(batches.pack_pairs(rows)):
+            for item in self._program.combine(rows):
                 yield from self._attempt.progress(None)
                 for piece in self._into(gathered, item):
                     yield from map(self._block, self._combined.add(piece))

@@ -22,7 +22,7 @@ from ray_mr.backoff import NO_PATIENCE, Backoff
 from ray_mr.child import child as children
 from ray_mr.child import streaming
 from ray_mr.child.setting import Setting
-from ray_mr.errors import ChildCrashed, DataError, LedgerError, RayMrError
+from ray_mr.errors import ChildCrashed, ChildProtocol, DataError, LedgerError, RayMrError
 from ray_mr.fetch import Fetch, Fetched
 from ray_mr.model import (
     FIRST_TERMS,
@@ -226,6 +226,7 @@ class _Attempt:
         ) as fetch:  # fmt: skip
             self.troubles = fetch.troubles
             for item in children.map_records(child, self._deliveries(fetch)):
+                self._check_known(item)
                 if isinstance(item, FileCounts):
                     self._file_done(item)
                     self._check_unchanged(item.position)
@@ -246,6 +247,11 @@ class _Attempt:
                 f"{child.process.name} ended with exit code 0 before it had read every input"
                 f"{child.process.last_words()}"
             )
+
+    def _check_known(self, item: children.Output) -> None:
+        about = FileCounts | children.Failure | children.At | children.Record
+        if isinstance(item, about) and item.position not in self.objects:
+            raise ChildProtocol(f"the harness speaks of input {item.position}: it was not given it")
 
     def _check_unchanged(self, position: int) -> None:
         obj = self.objects[position]
@@ -286,12 +292,18 @@ class _Attempt:
             except BadInputError:
                 yield from self._check_rest(fetch, self._paths(files, go_on=True))
 
+    def setting(self, program: Program, folder: Path) -> Setting:
+        """How a child of this attempt is started; one fed lines gets Hadoop's names."""
+        setting = self.task.setting(program, folder)
+        if program.feed != "lines":
+            return setting
+        place = streaming.map_place(self.ident, self.split.inputs, self.task.maps)
+        words = streaming.environment(self.task.job, self.task.run_id, folder, place)
+        return replace(setting, env={**words, **setting.env})
+
     def _run_lines(self, work: WorkDir) -> Generator[children.Output]:
         job = self.task.job
-        setting = self.task.setting(self.task.mapper, work.path)
-        place = streaming.map_place(self.ident, self.split.inputs, self.task.maps)
-        words = streaming.environment(job, self.task.run_id, work.path, place)
-        child = children.PlainChild(replace(setting, env={**words, **setting.env}))
+        child = children.PlainChild(self.setting(self.task.mapper, work.path))
         with Fetch(
             self.split.inputs, work.objects, downloads=job.downloads, ahead_bytes=AHEAD_BYTES,
             decompress=job.decompress, max_expansion=job.max_expansion,

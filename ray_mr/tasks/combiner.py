@@ -1,0 +1,90 @@
+"""The combine program of a map attempt: sorted rows in, fewer rows of the same keys out.
+
+A function lives in one child as long as the attempt.  A program fed ``lines`` is run anew for each
+batch of sorted rows, as Hadoop Streaming runs its combiner for each spill.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from typing import TYPE_CHECKING, Protocol
+
+from ray_mr.child import child as children
+from ray_mr.child.process import Limits
+from ray_mr.shuffle import batches
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator
+
+    from ray_mr.child.setting import Setting
+    from ray_mr.shuffle.rows import Rows
+
+
+class Combiner(Protocol):
+    """What combines."""
+
+    counters: Counter[str]
+    """What its program counted, once it is closed."""
+
+    def combine(self, rows: Rows) -> Iterator[children.Output]:
+        """Combined output of rows in key order.
+
+        Raises:
+            ChildError: The program failed.
+        """
+
+    def close(self) -> None:
+        """There are no more rows.
+
+        Raises:
+            ChildError: The program did not end well.
+        """
+
+    def kill(self) -> None:
+        """End what runs; no effect after ``close``."""
+
+
+def combiner(setting: Setting, *, tabs: bool = False) -> Combiner:
+    """That of a program, by its feed; ``tabs`` as for ``to_lines``."""
+    if setting.program.feed == "lines":
+        return _ByLines(setting, tabs=tabs)
+    # It works now and then, as long as the attempt: only silence can end it.
+    return _ByFunction(replace(setting, limits=Limits(None, setting.limits.stall_s)))
+
+
+class _ByFunction:
+    def __init__(self, setting: Setting) -> None:
+        self._child = children.Combiner(setting)
+        self.counters = self._child.counters
+
+    def combine(self, rows: Rows) -> Iterator[children.Output]:
+        return self._child.combine(batches.pack_pairs(rows))
+
+    def close(self) -> None:
+        self._child.close()
+
+    def kill(self) -> None:
+        self._child.kill()
+
+
+class _ByLines:
+    def __init__(self, setting: Setting, *, tabs: bool) -> None:
+        self._setting, self._tabs = setting, tabs
+        self._running: Generator[bytes] | None = None
+        self.counters: Counter[str] = Counter()
+
+    def combine(self, rows: Rows) -> Iterator[children.Output]:
+        child = children.PlainChild(self._setting)
+        self._setting = replace(self._setting, setup="")  # once for the folder
+        self._running = children.run_lines(child, [batches.to_lines(rows, tabs=self._tabs)])
+        for data in self._running:
+            yield children.Text(data) if data else None
+        self.counters.update(child.counters)
+
+    def close(self) -> None:
+        """Each run has ended well already."""
+
+    def kill(self) -> None:
+        if self._running is not None:
+            self._running.close()

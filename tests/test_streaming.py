@@ -1,0 +1,240 @@
+"""What Hadoop Streaming has beside its feed: `-combiner`, exit codes, `-files path#name`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from house import House, all_pairs
+from jobs import job, result, run_told
+from ray_mr.child.process import IGNORED_EXITS
+from ray_mr.errors import ChildCrashed, ChildError, JobError
+from ray_mr.extras import pack_extras
+from ray_mr.job import Job
+from ray_mr.shuffle import shape
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SPLIT = "tr -s ' ' '\\n' | sed '/^$/d; s/$/\\t1/'"
+"""Words of lines, with a 1 each."""
+ADD = """awk -F '\\t' '
+    $1 != key && NR > 1 { print key "\\t" sum; sum = 0 }
+    { key = $1; sum += $2 }
+    END { if (NR) print key "\\t" sum }'"""
+"""Adds up the values of each key of sorted lines."""
+TEXTS = [b"b a b\n", b"a\n" * 500 + b"c a\n", b"", b"last b"]
+COUNTS = {b"a": 502, b"b": 3, b"c": 1, b"last": 1}
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> House:
+    """A fresh one."""
+    return House(tmp_path)
+
+
+def fed_lines(house: House, name: str, source: str, **options: Any) -> dict[str, Any]:
+    """A shell script fed lines."""
+    return house.shell(name, source) | {"feed": "lines"} | options
+
+
+class TestCombiner:
+    """A program fed sorted lines, whose output lines are rows again."""
+
+    def test_result(self, house: House) -> None:
+        """A word count has the result of the same without a combiner, of far fewer rows."""
+        house.inputs(TEXTS)
+        said = []
+        for combiner in ({}, {"combiner": fed_lines(house, "c", ADD)}):
+            plan = house.plan(
+                fed_lines(house, "m", SPLIT), reducer=fed_lines(house, "r", ADD), records=None,
+                **combiner,
+            )  # fmt: skip
+            blocks, end = house.attempt(plan)
+            assert end.error is None
+            said.append((house.reduce(plan, blocks)[0][0], end.rows, end.mapped_rows))
+        assert said[0][0] == said[1][0] == b"".join(b"%s\t%d\n" % each for each in COUNTS.items())
+        assert [each[1:] for each in said] == [(507, 507), (4, 507)]
+
+    def test_sorted_input(self, house: House) -> None:
+        """It reads `key TAB value` in key order, values as they came; no TAB: one at the end."""
+        house.inputs([b"b\t2\na\nb\t1\nc\tx\ty\n"])
+        plan = house.plan(
+            fed_lines(house, "m", "cat"), reducer=fed_lines(house, "r", "cat"), records=None,
+            combiner=fed_lines(house, "c", "sed 's/^/all\\t/'"),
+        )  # fmt: skip
+        blocks, end = house.attempt(plan)
+        assert end.error is None
+        assert house.reduce(plan, blocks)[0][0] == b"all\ta\t\nall\tb\t2\nall\tb\t1\nall\tc\tx\ty\n"
+
+    def test_output_in_any_order(self, house: House) -> None:
+        """Its output is parsed at the first TAB and sorted again; a last line may lack its end."""
+        house.inputs([b"a\t1\nb\t2\n"])
+        plan = house.plan(
+            fed_lines(house, "m", "cat"), reducer=fed_lines(house, "r", "cat"), records=None,
+            combiner=fed_lines(house, "c", "sort -r; printf 'no tab 1\\nA\\tx\\ty'"),
+        )  # fmt: skip
+        blocks, _ = house.attempt(plan)
+        pairs = [(b"A", b"x\ty"), (b"a", b"1"), (b"b", b"2"), (b"no tab 1", b"")]
+        assert all_pairs(blocks) == pairs
+
+    def test_of_a_function(self, house: House) -> None:
+        """The mapper may be a function whose lines end their keys at a space."""
+        house.inputs([b"x y\n"])
+        plan = house.plan(
+            "def mapper(file, line): return 'k one 1\\n'", reducer=fed_lines(house, "r", "cat"),
+            combiner=fed_lines(house, "c", "cat; echo a b"),
+        )  # fmt: skip
+        blocks, _ = house.attempt(plan)
+        assert all_pairs(blocks) == [(b"a b", b""), (b"k one", b"1")]
+
+    @pytest.mark.parametrize(("separator", "key"), [("tab", b"a\tb"), (".", b"a.b")])
+    def test_keys_of_two_fields(self, house: House, separator: str, key: bytes) -> None:
+        """Keys are whole before and after it, whatever is between their fields."""
+        mark = "\t" if separator == "tab" else separator
+        house.inputs([f"a{mark}b{mark}1\na{mark}b{mark}2\n".encode()])
+        plan = house.plan(
+            fed_lines(house, "m", "cat"), reducer=fed_lines(house, "r", "cat"), records=None,
+            combiner=fed_lines(house, "c", "sed 's/$/!/'"), separator=separator, key_fields=2,
+        )  # fmt: skip
+        assert all_pairs(house.attempt(plan)[0]) == [(key, b"1!"), (key, b"2!")]
+
+    def test_each_batch(self, house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It runs for each batch, as for Hadoop's spills; `setup` is run once, counters add up."""
+        monkeypatch.setattr(shape, "PACK_BYTES", 100_000)
+        house.inputs([b"word another\n" * 400_000])
+        plan = house.plan(
+            fed_lines(house, "m", SPLIT), reducer=fed_lines(house, "r", ADD), records=None,
+            combiner=fed_lines(house, "c", f"echo reporter:counter:g,runs,1 >&2; {ADD}"),
+            setup="test ! -e here; touch here",
+        )  # fmt: skip
+        blocks, end = house.attempt(plan)
+        assert end.error is None
+        assert end.counters["g,runs"] > 1
+        assert end.rows <= 2 * end.counters["g,runs"]
+        assert house.reduce(plan, blocks)[0][0] == b"another\t400000\nword\t400000\n"
+
+    def test_environment(self, house: House) -> None:
+        """It has the names of its map task."""
+        house.inputs([b"a\n"])
+        plan = house.plan(
+            fed_lines(house, "m", "cat"), reducer=fed_lines(house, "r", "cat"), records=None,
+            combiner=fed_lines(house, "c", 'cat >&2; echo "$mapreduce_task_ismap$map_input_file"'),
+        )  # fmt: skip
+        assert all_pairs(house.attempt(plan)[0]) == [(f"true{house.folder}/in/000".encode(), b"")]
+
+    @pytest.mark.parametrize(("source", "kind", "words"), [
+        ("cat; echo the end >&2; exit 3", ChildCrashed, "the end"),
+        ("head -n 1", ChildError, "before it had read every line"),
+    ])  # fmt: skip
+    def test_fails(self, house: House, source: str, kind: type[ChildError], words: str) -> None:
+        """A crash, or an end before all is read, is an error; nothing of its output counts."""
+        house.inputs([b"line\t1\n" * 500_000])
+        plan = house.plan(
+            fed_lines(house, "m", "cat"), reducer=fed_lines(house, "r", "cat"), records=None,
+            combiner=fed_lines(house, "c", source),
+        )  # fmt: skip
+        _, end = house.attempt(plan)
+        assert isinstance(end.error, kind)
+        assert words in str(end.error)
+
+    def test_files_are_refused(self) -> None:
+        """A combiner cannot be fed files."""
+        step = {"language": "binary", "script": "cat", "feed": "lines"}
+        combiner = {"language": "binary", "script": "cat"}
+        with pytest.raises(JobError, match=r"combiner: must have .*records` .* or `feed: lines`"):
+            Job(inputs=["a"], mapper=step, combiner=combiner, reducer=step)
+
+    def test_run(self, tmp_path: Path, engine: str) -> None:
+        """A whole run, on each engine."""
+        house = House(tmp_path)
+        house.inputs(TEXTS)
+        made = job(
+            tmp_path, mapper=fed_lines(house, "m", SPLIT), combiner=fed_lines(house, "c", ADD),
+            reducer=fed_lines(house, "r", ADD), records=None, split_bytes=1,
+        )  # fmt: skip
+        run_told(made, engine=engine)
+        assert result(tmp_path) == b"".join(b"%s\t%d\n" % each for each in COUNTS.items())
+
+
+class TestExitCodes:
+    """`ignore_exit_code: true` is `stream.non.zero.exit.is.failure=false`."""
+
+    GREP = "grep b"
+    """Ends with 1 where there is no such line."""
+
+    @pytest.mark.parametrize("feed", ["lines", "files"])
+    def test_mapper(self, house: House, feed: str) -> None:
+        """A non-zero exit code is counted, no failure, in both feeds of programs."""
+        house.inputs([b"a\n"])
+        source = self.GREP if feed == "lines" else "xargs grep b"
+        mapper = fed_lines(house, "m", source) | {"feed": feed}
+        _, end = house.attempt(house.plan(mapper, records=None))
+        assert isinstance(end.error, ChildCrashed)
+        _, end = house.attempt(house.plan(mapper | {"ignore_exit_code": True}, records=None))
+        assert end.error is None
+        assert end.counters[IGNORED_EXITS] == 1
+
+    def test_reducer(self, house: House) -> None:
+        """A reducer's, too; what it put out is the result."""
+        house.inputs([b"a\t1\n"])
+        reducer = fed_lines(house, "r", "cat; exit 7", ignore_exit_code=True)
+        plan = house.plan(fed_lines(house, "m", "cat"), reducer=reducer, records=None)
+        text, ends = house.reduce(plan, house.attempt(plan)[0])
+        assert text[0] == b"a\t1\n"
+        assert ends[0].counters[IGNORED_EXITS] == 1
+
+    def test_signals_and_input_left(self, house: House) -> None:
+        """A signal, and input that was not read, stay failures."""
+        house.inputs([b"a\n" * 1_000_000])
+        for source, words in (("cat; kill -9 $$", "SIGKILL"), ("exit 1", "read every line")):
+            mapper = fed_lines(house, "m", source, ignore_exit_code=True)
+            _, end = house.attempt(house.plan(mapper, records=None))
+            assert words in str(end.error)
+
+    def test_functions_have_none(self) -> None:
+        """It is refused for feed records."""
+        with pytest.raises(JobError, match=r"mapper\.ignore_exit_code: is for feed lines"):
+            Job(inputs=["a"], mapper={"script": "m.py", "ignore_exit_code": True}, records="text")
+
+
+class TestNamedFiles:
+    """`files: [path#name]` is `-files path#name`."""
+
+    def test_names(self, house: House) -> None:
+        """A file or a folder gets the name; a path that has the mark in its own name stays."""
+        (house.folder / "data").mkdir()
+        for name in ("data/x", "v2.txt", "odd#name"):
+            (house.folder / name).write_text(name + "\n")
+        house.inputs([b""])
+        plan = house.plan(
+            fed_lines(house, "m", "cat; cat words dir/x 'odd#name' v2.txt"), records=None,
+            files=[f"{house.folder}/{each}"
+                   for each in ("v2.txt#words", "data#dir", "odd#name", "v2.txt#")],
+        )  # fmt: skip
+        blocks, end = house.attempt(plan)
+        assert end.error is None
+        assert bytes(blocks[0].data) == b"v2.txt\ndata/x\nodd#name\nv2.txt\n"
+
+    @pytest.mark.parametrize(("name", "words"), [
+        ("a/b", "cannot be a name"), ("..", "cannot be a name"), ("\0", "cannot be a name"),
+        ("s3", "is taken"), (".ray_mr_harness.py", "is taken"),
+    ])  # fmt: skip
+    def test_refused(self, tmp_path: Path, name: str, words: str) -> None:
+        """One that is a path, or taken, is named."""
+        (tmp_path / "x").write_text("")
+        with pytest.raises(JobError, match=words):
+            pack_extras([f"{tmp_path}/x#{name}"])
+        with pytest.raises(JobError, match="no such file"):
+            pack_extras([f"{tmp_path}/y#name"])
+
+    def test_job_file(self, tmp_path: Path) -> None:
+        """In a job file the path is relative to its folder."""
+        (tmp_path / "x").write_text("text")
+        path = tmp_path / "job.yml"
+        path.write_text(
+            "inputs: [in/]\nmapper: {language: binary, script: cat, feed: lines}\nfiles: ['x#y']\n"
+        )
+        (file,) = pack_extras(Job.from_file(path).files)
+        assert (file.name, file.content) == ("y", b"text")
