@@ -31,6 +31,7 @@ _PASSED_OVER = frozenset({
 })  # fmt: skip
 """What the S3 API says besides."""
 MAX_LINE_BYTES = 1 << 16
+_GZIP = b"\x1f\x8b"
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
@@ -67,6 +68,8 @@ def read(lines: Iterable[bytes], *, name: str, bucket: str | None, folder: str) 
         if not text.strip():
             continue
         where = f"{name}:{number}"
+        if b"\0" in text or (number == 1 and text.startswith(_GZIP)):
+            raise JobError(f"{where}: this is no text", "a manifest is UTF-8, and not compressed")
         if len(text) > MAX_LINE_BYTES:
             raise JobError(f"{where}: the line is too long ({len(text):,} bytes) for a name")
         found += 1

@@ -438,6 +438,33 @@ class TestClosedStreams:
         os.close(writing)
         assert (done.returncode, done.stderr) == (141, b"")
 
+    def test_full_disk(self, tmp_path: Path) -> None:
+        """Where stdout goes to a disk that is full, that is said, and is no defect."""
+        (tmp_path / "in").write_text("x\n")
+        (tmp_path / "job.yml").write_text("inputs: [in]\nmapper: {language: binary, script: cat}")
+        words = [sys.executable, "-m", "ray_mr", "plan", "job.yml", "--json"]
+        with open("/dev/full", "w") as full:  # noqa: PTH123 - no file that is made
+            done = subprocess.run(
+                words, cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True, check=False
+            )
+        said = "ray-mr: error: stdout cannot be written: No space left on device\n"
+        assert (done.returncode, done.stderr) == (4, said)
+
+    @pytest.mark.parametrize("code", ["ascii", "latin-1", "utf-8"])
+    def test_few_letters(self, tmp_path: Path, code: str) -> None:
+        """A name that stdout's encoding does not have is written in letters that it has."""
+        (tmp_path / "in").write_text("x\n")
+        (tmp_path / "job.yml").write_text(
+            "inputs: [in]\noutput: é\N{SNOWMAN}\nmapper: {language: binary, script: cat}",
+            encoding="utf-8",
+        )
+        words = [sys.executable, "-m", "ray_mr", "plan", "job.yml"]
+        environ = os.environ | {"PYTHONIOENCODING": code}
+        done = subprocess.run(words, cwd=tmp_path, env=environ, capture_output=True, check=False)
+        assert (done.returncode, done.stderr) == (0, b"")
+        told = {"ascii": "\\xe9\\u2603", "latin-1": "é\\u2603", "utf-8": "é☃"}
+        assert told[code] in done.stdout.decode(code)
+
     def test_stderr(self, tmp_path: Path) -> None:
         """A run whose messages nobody reads any more goes on to its result."""
         (tmp_path / "in").write_text("x\n")

@@ -244,6 +244,19 @@ def test_zstd_frames(file: Callable[..., Path]) -> None:
         content(file(framed), "zst")
 
 
+def test_zstd_window(file: Callable[..., Path]) -> None:
+    """A file of ``zstd --long=30`` is read; a window that wants more memory is not taken."""
+    for log, good in ((30, True), (31, False)):
+        parameters = zstandard.ZstdCompressionParameters(window_log=log, write_content_size=False)
+        compressor = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
+        path = file(compressor.compress(b"a\n") + compressor.flush())
+        if good:
+            assert content(path, "zst") == b"a\n"
+        else:
+            with pytest.raises(CorruptObject, match="memory"):
+                content(path, "zst")
+
+
 @pytest.mark.parametrize("tool", ["gzip", "bzip2", "xz", "lzma", "zstd"])
 def test_files_of_the_tools(file: Callable[..., Path], tool: str) -> None:
     """What the format's own program writes, at its strongest, is read."""

@@ -76,6 +76,12 @@ class TestFind:
             url = web.put(f"/{number}", data, **how)
             assert fetched(url, tmp_path) == data
 
+    def test_one_connection(self, web: WebServer) -> None:
+        """Many objects of a server are asked about on one connection."""
+        urls = [web.put(f"/{number}", DATA) for number in range(9)]
+        assert [find(url).size_bytes for url in urls] == [len(DATA)] * 9
+        assert len({asked.connection for asked in web.asked}) == 1
+
     def test_date(self, web: WebServer) -> None:
         """Without an ETag the date says which version it is."""
         date = "Wed, 21 Oct 2015 07:28:00 GMT"
@@ -166,6 +172,24 @@ class TestDownload:
         """Where the rest cannot be asked for, or trusted, all is asked for again."""
         url = web.put("/o", DATA, cut_at=[1_000_000, 20], **how)
         assert fetched(url, tmp_path) == DATA
+
+    @pytest.mark.parametrize("how", [{}, {"ranges": False}, {"sized": False}])
+    def test_parts_unasked(self, web: WebServer, tmp_path: Path, how: dict[str, Any]) -> None:
+        """A server that gives a part where the whole was asked for: all of it, or an error."""
+        url = web.put("/o", DATA, most=1_000_000, **how)
+        if how:
+            with pytest.raises(StoreUnavailable):
+                fetched(url, tmp_path)
+            assert not list(tmp_path.iterdir())
+        else:
+            assert fetched(url, tmp_path) == DATA
+
+    def test_no_further(self, web: WebServer, tmp_path: Path) -> None:
+        """A body that begins anew each time, and never gets further, is given up."""
+        url = web.put("/o", DATA, ranges=False, cut_at=[2000, 1000] * 50)
+        with pytest.raises(StoreUnavailable):
+            fetched(url, tmp_path)
+        assert len(web.asked) < 10
 
     def test_no_progress(self, web: WebServer, tmp_path: Path) -> None:
         """A body that never comes is given up, and nothing is left."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import sys
@@ -81,6 +82,7 @@ class TestLines:
             (b'{"key": "x", "Key": "y"}', "key stands here twice"),
             (b"{" * 60_000, "not JSON"),
             (b"x" * 70_000, "too long"),
+            ("s3://b/k".encode("utf-16"), "is no text"),
         ],
     )
     def test_no_line(self, line: bytes, words: str) -> None:
@@ -88,6 +90,11 @@ class TestLines:
         with pytest.raises(JobError, match=words) as caught:
             read(b"good\n", b"\n", line)
         assert caught.value.message.startswith("keys:3: ")
+
+    def test_compressed(self) -> None:
+        """A compressed list is no list of odd names."""
+        with pytest.raises(JobError, match=r"(?s)keys:1: .*no text.*not compressed"):
+            read(*gzip.compress(b"s3://b/k\n" * 99).splitlines(keepends=True))
 
     def test_empty(self) -> None:
         """A manifest with nothing in it is an error: it may have been meant to hold something."""

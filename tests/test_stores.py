@@ -619,6 +619,7 @@ def test_every_botocore_exception_is_ours(kind: type[Exception]) -> None:
         ("404", None, StoreError),
         ("AccessDenied", 403, StoreError),
         ("403", 403, StoreError),
+        ("InvalidObjectState", 403, StoreError),
         ("PermanentRedirect", 301, StoreError),
         ("PreconditionFailed", 412, ObjectChanged),
         ("SignatureDoesNotMatch", 403, CredentialsError),
@@ -638,6 +639,15 @@ def test_answers_by_code(code: str, status: int | None, kind: type[RayMrError]) 
     with pytest.raises(kind) as caught, aws.translated("s3://b/k", "http://store:1"):
         raise boto.ClientError(answer, "GetObject")
     assert type(caught.value) is kind
+
+
+def test_archived() -> None:
+    """An object in Glacier is no matter of permissions: the message says what to do."""
+    facts = {"HTTPStatusCode": 403}
+    answer: Any = {"Error": {"Code": "InvalidObjectState"}, "ResponseMetadata": facts}
+    words = r"(?s)s3://b/k is archived .*restore it"
+    with pytest.raises(StoreError, match=words), aws.translated("s3://b/k"):
+        raise boto.ClientError(answer, "GetObject")
 
 
 def test_messages_hold_no_header() -> None:

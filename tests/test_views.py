@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 
 import pytest
 
@@ -14,6 +15,11 @@ from ray_mr.views.text import Pace, printable
 
 
 class _Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+class _Raw(io.BytesIO):
     def isatty(self) -> bool:
         return True
 
@@ -111,6 +117,38 @@ class TestProgress:
         assert "[red]status" in text
         assert "[bold]split 1[/] runs again" in text
         assert "\x1b[2J" not in text.replace("\x1b[2K", "")
+
+    @pytest.mark.parametrize("columns", ["1", "5", "20", "40", "300"])
+    def test_narrow(self, monkeypatch: pytest.MonkeyPatch, columns: str) -> None:
+        """However narrow the terminal, the bar is one line, and the words have room first."""
+        monkeypatch.setenv("COLUMNS", columns)
+        stream = _Terminal()
+        bar = Bar(stream)
+        try:
+            bar.show(Stage("map"))
+            bar.show(Advanced(2**20, 2**22, "status"))
+            bar._progress.refresh()
+        finally:
+            bar.close()
+        drawn = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue()).split("map\n")[1]
+        lines = drawn.replace("\n", "\r").split("\r")
+        assert max(map(len, lines)) <= max(int(columns), 3)
+        assert int(columns) < 40 or "1.0 MiB" in drawn
+
+    @pytest.mark.parametrize("code", ["ascii", "latin-1", "utf-8"])
+    def test_terminal_of_few_letters(self, code: str) -> None:
+        """What a terminal's encoding does not have is written so that it can be read."""
+        raw = _Raw()
+        stream = io.TextIOWrapper(raw, code, write_through=True)
+        bar = Bar(stream)
+        try:
+            bar.show(Stage("map"))
+            bar.show(Notice("split é\N{SNOWMAN}"))
+            bar._progress.refresh()
+        finally:
+            bar.close()
+        told = {"ascii": "split \\xe9\\u2603", "latin-1": "split é\\u2603", "utf-8": "split é☃"}
+        assert told[code] in raw.getvalue().decode(code)
 
     def test_printable(self) -> None:
         """Letters of any language, tabs and line ends stay; all else is replaced."""

@@ -33,6 +33,8 @@ class Page:
     retry_after: str | None = None
     location: str | None = None
     login: tuple[str, str] | None = None
+    most: int | None = None
+    """Bytes that an answer has at most, a part of the body where there are more."""
     precondition: bool = True
     """Whether If-Match is looked at."""
 
@@ -49,6 +51,8 @@ class Asked:
 
     path: str
     headers: dict[str, str]
+    connection: int
+    """The client's port."""
 
 
 class WebServer:
@@ -92,7 +96,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         headers = {name.lower(): value for name, value in self.headers.items()}
-        self.web.asked.append(Asked(self.path, headers))
+        self.web.asked.append(Asked(self.path, headers, self.client_address[1]))
         page = self.web.pages.get(self.path)
         if page is None:
             self.told(404)
@@ -126,6 +130,8 @@ class _Handler(BaseHTTPRequestHandler):
             if start >= len(page.data):
                 self.told(416, **{"Content-Range": f"bytes */{len(page.data)}"})
                 return
+        if page.most is not None and end - start > page.most:
+            part, end = True, start + page.most
         body = page.data[start:end]
         self.send_response(206 if part else 200)
         for name, value in (("ETag", page.tag), ("Last-Modified", page.modified)):

@@ -139,14 +139,23 @@ def _of_answer(uri: str, error: boto.ClientError, endpoint: str, *, listed: bool
     if code in _BUSY_CODES or status == 429 or status >= 500:
         return StoreUnavailable(f"{uri}: {where} does not answer properly ({code or status})", said)
     if status == 403:
-        return StoreError(
-            f"{uri}: access denied ({code})",
-            "the credentials in use have no permission for it; see their policy and the bucket's",
-        )
+        return _denied(uri, code)
     if status == 404:
         said = "it does not exist"
     hint = _SETTINGS_HINT if status in (301, 307, 400) else ""
     return StoreError(f"{uri}: {where} refused ({code or status}): {said}", hint)
+
+
+def _denied(uri: str, code: str) -> StoreError:
+    if code == "InvalidObjectState":
+        return StoreError(
+            f"{uri} is archived (Glacier) and cannot be read as it is",
+            "restore it first (aws s3api restore-object), or leave it out of the inputs",
+        )
+    return StoreError(
+        f"{uri}: access denied ({code})",
+        "the credentials in use have no permission for it; see their policy and the bucket's",
+    )
 
 
 def _of_failure(uri: str, error: Exception, endpoint: str) -> RayMrError:

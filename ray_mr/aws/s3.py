@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import os
 import re
 import threading
@@ -31,6 +30,7 @@ from ray_mr.errors import (
 )
 from ray_mr.model import StoredObject
 from ray_mr.stores import is_glob, literal_prefix, matcher, name_bytes
+from ray_mr.stores.streams import CHUNK_BYTES, stream_of
 from ray_mr.workdir import arriving
 
 if TYPE_CHECKING:
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 
     from ray_mr.manifest import Named
 
-_CHUNK_BYTES = 1 << 20
 _ATTEMPTS = 5
 _BODY_TRIES = 3
 _BACKOFF_S = 0.2
@@ -219,7 +218,12 @@ class S3Store:
         bucket, key = split_uri(uri)
         with self.calling(uri) as client:
             body = client.get_object(Bucket=bucket, Key=key)["Body"]
-        return io.BufferedReader(_Body(uri, body), _CHUNK_BYTES)
+
+        def read(size: int) -> bytes:
+            with translated(uri):
+                return cast("bytes", body.read(size))
+
+        return stream_of(read, body.close)
 
     def exists(self, uri: str) -> bool:
         """See ``Store``."""
@@ -284,26 +288,6 @@ class _BodyError(Exception):
     """The body of an answer broke off; another try may bring it whole."""
 
 
-class _Body(io.RawIOBase):
-    """The body of an answer as a file whose errors are ours."""
-
-    def __init__(self, uri: str, body: Any) -> None:
-        self._uri, self._body = uri, body
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        with translated(self._uri):
-            data = self._body.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
-
-    def close(self) -> None:
-        self._body.close()
-        super().close()
-
-
 def _client(session: Any) -> Any:
     """A client; buckets are in the path, not in the host name, wherever it is not AWS's own."""
     if not _ENDPOINT_NAMES.isdisjoint(os.environ):
@@ -333,7 +317,7 @@ def _config(addressing: Literal["auto", "path"]) -> Config:
 
 def _read(body: Any) -> bytes:
     try:
-        return cast("bytes", body.read(_CHUNK_BYTES))
+        return cast("bytes", body.read(CHUNK_BYTES))
     except (
         boto.HTTPClientError, boto.ConnectionError, boto.IncompleteReadError,
         boto.FlexibleChecksumError, OSError,
@@ -343,7 +327,7 @@ def _read(body: Any) -> bytes:
 
 def _md5(bucket: str, answer: dict[str, Any]) -> str:
     """What the body's MD5 has to be, or nothing where the ETag does not say."""
-    match = _MD5.fullmatch(answer["ETag"])
+    match = _MD5.fullmatch(answer.get("ETag", ""))
     encrypted = str(answer.get("ServerSideEncryption", "")).startswith("aws:kms")
     opaque = encrypted or "SSECustomerAlgorithm" in answer or bucket.endswith("--x-s3")
     return match[1] if match and not opaque else ""

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ray_mr.views.text import let_go, printable, tell
+from ray_mr.errors import StoreError
+from ray_mr.views.text import fit, let_go, tell
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,9 +23,10 @@ def put(text: str) -> None:
 
     Raises:
         click.exceptions.Exit: Nobody reads it any more.
+        StoreError: Stdout cannot be written.
     """
     with _wanted():
-        click.echo(printable(text), file=sys.stdout)
+        click.echo(fit(text, sys.stdout), file=sys.stdout)
 
 
 def put_bytes(data: bytes | memoryview) -> None:
@@ -32,10 +34,11 @@ def put_bytes(data: bytes | memoryview) -> None:
 
     Raises:
         click.exceptions.Exit: Nobody reads it any more.
+        StoreError: Stdout cannot be written.
     """
     with _wanted():
         if sys.stdout.isatty():
-            click.echo(printable(bytes(data).decode("utf-8", "replace")), nl=False)
+            click.echo(fit(bytes(data).decode("utf-8", "replace"), sys.stdout), nl=False)
         else:
             sys.stdout.buffer.write(data)
             sys.stdout.buffer.flush()
@@ -43,12 +46,20 @@ def put_bytes(data: bytes | memoryview) -> None:
 
 @contextlib.contextmanager
 def _wanted() -> Iterator[None]:
-    """End quietly where the reader of stdout has gone."""
+    """End quietly where the reader of stdout has gone.
+
+    Raises:
+        click.exceptions.Exit: It has.
+        StoreError: Stdout cannot be written, as where its disk is full.
+    """
     try:
         yield
     except BrokenPipeError:
         let_go(sys.stdout)
         raise click.exceptions.Exit(PIPE_CLOSED) from None
+    except OSError as error:
+        let_go(sys.stdout)
+        raise StoreError(f"stdout cannot be written: {error.strerror}") from None
 
 
 def say(text: str) -> None:

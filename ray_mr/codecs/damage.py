@@ -14,7 +14,8 @@ INPUT_BYTES = 1 << 16
 HEAD_BYTES = 32
 """What tells a format, and the beginning of another member."""
 MOST_MEMORY_BYTES = 1 << 30
-"""For an xz or lzma dictionary (the largest preset, -9, needs 65 MiB) and for a snappy block."""
+"""For an xz or lzma dictionary (the largest preset, -9, needs 65 MiB), a zstd window (--long=30)
+and a snappy block."""
 
 
 class Damaged(Exception):

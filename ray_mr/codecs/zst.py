@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import zstandard
 
-from ray_mr.codecs.damage import INPUT_BYTES, Damaged, exactly
+from ray_mr.codecs.damage import INPUT_BYTES, MOST_MEMORY_BYTES, Damaged, exactly
 from ray_mr.codecs.members import skippable
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
 def zst(file: BinaryIO) -> Iterator[bytes]:
     """Frames, and skippable ones."""
-    context = zstandard.ZstdDecompressor()
+    context = zstandard.ZstdDecompressor(max_window_size=MOST_MEMORY_BYTES)
     while magic := file.read(4):
         if not is_zst(magic):
             begun = ZSTD_MAGIC.startswith(magic)

@@ -9,12 +9,13 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from ray_mr.events import Advanced, Event, Notice, Parts, Stage
-from ray_mr.views.text import Pace, joined, of_parts, printable
+from ray_mr.views.text import Pace, fit, joined, of_parts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 BAR_WIDTH = 24
+"""Columns at most; on a narrow terminal a fifth of them, for the words say more."""
 CTRL_C_COLUMNS = 3
 
 
@@ -35,16 +36,20 @@ class Bar:
     """Shows the events of one run; a ``Watcher``."""
 
     def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
         self._console = Console(file=stream)
+        ascii_only = self._console.options.ascii_only
         self._progress = _Narrow(
-            progress.SpinnerColumn(),
+            progress.SpinnerColumn("line" if ascii_only else "dots"),
             progress.TextColumn("{task.description}", markup=False),
-            progress.BarColumn(bar_width=BAR_WIDTH),
+            progress.BarColumn(bar_width=min(BAR_WIDTH, self._console.width // 5)),
             progress.TimeElapsedColumn(),
             progress.TextColumn(
                 "{task.fields[text]}",
                 markup=False,
-                table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"),
+                table_column=Column(
+                    ratio=1, no_wrap=True, overflow="crop" if ascii_only else "ellipsis"
+                ),
             ),
             terminal=self._console,
         )
@@ -77,4 +82,4 @@ class Bar:
         self._progress.update(self._task, completed=done, total=total if done else None, text=text)
 
     def _print(self, text: str) -> None:
-        self._console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
+        self._console.print(fit(text, self._stream), markup=False, highlight=False, soft_wrap=True)

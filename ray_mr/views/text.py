@@ -21,6 +21,12 @@ def printable(text: str) -> str:
     )
 
 
+def fit(text: str, stream: TextIO) -> str:
+    """The text as ``printable``, in letters that the stream can take."""
+    code = getattr(stream, "encoding", None) or "utf-8"
+    return printable(text).encode(code, "backslashreplace").decode(code)
+
+
 def joined(head: str, tail: str) -> str:
     """``head: tail``, or what there is of it."""
     return f"{head}: {tail}" if tail else head
@@ -29,7 +35,7 @@ def joined(head: str, tail: str) -> str:
 def tell(text: str, stream: TextIO) -> None:
     """Write a message, with a line end; where nobody reads it any more, go on without."""
     try:
-        stream.write(printable(text) + "\n")
+        stream.write(fit(text, stream) + "\n")
         stream.flush()
     except OSError:
         let_go(stream)

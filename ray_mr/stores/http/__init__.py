@@ -10,15 +10,13 @@ sent to that host only.  Neither they nor what a query gives access by get into 
 
 from __future__ import annotations
 
-import io
 import threading
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from ray_mr.addresses import shown
 from ray_mr.errors import Interrupted, JobError, ObjectChanged, StoreError, StoreUnavailable
 from ray_mr.stores.http.address import Address
 from ray_mr.stores.http.asking import (
-    CHUNK_BYTES,
     Busy,
     Pause,
     asked,
@@ -29,6 +27,7 @@ from ray_mr.stores.http.asking import (
     validator,
     whole_size,
 )
+from ray_mr.stores.streams import CHUNK_BYTES, stream_of
 from ray_mr.workdir import arriving
 
 if TYPE_CHECKING:
@@ -96,6 +95,8 @@ class HttpStore:
                     if answer.status not in (200, 206, 416):
                         refuse(address, answer)
                     size = whole_size(answer)
+                    if answer.status == 206:
+                        answer.read(2)  # its one byte: the connection can be used again
                     unsized = UNSIZED if size is None else ""
                     return address.object(size or 0, unsized + validator(answer))
             except Busy as error:
@@ -113,13 +114,13 @@ class HttpStore:
         stop = stop or threading.Event()
         with arriving(path) as file:
             body = _Body(obj, file, stop)
-            pause, before = Pause(stop), 0
+            pause, most = Pause(stop), 0
             while not body.whole:
                 try:
                     body.receive()
                 except Busy as error:
-                    pause(error, begun=body.size > before)
-                    before = body.size
+                    pause(error, begun=body.size > most)
+                    most = max(most, body.size)
 
     def changed(self, obj: StoredObject) -> ObjectChanged | None:
         """See ``Store``: a copy of one version stays what it is."""
@@ -132,9 +133,17 @@ class HttpStore:
                 if answer.status != 200:
                     answer.close()
                     refuse(address, answer)
-                return io.BufferedReader(_Stream(address, answer), CHUNK_BYTES)
         except Busy as error:
             raise error.ours from None
+
+        def read(size: int) -> bytes:
+            try:
+                with translated(address.shown):
+                    return answer.read(size, decode_content=False)
+            except Busy as error:
+                raise error.ours from None
+
+        return stream_of(read, answer.close)
 
     def stage(self, uri: str) -> NoReturn:
         """See ``Store``."""
@@ -195,7 +204,8 @@ class _Body:
         if not self.size:
             quoted = strong and self._expected.startswith('"')
             return {"If-Match": self._expected} if quoted else {}
-        if not strong:  # nothing says whether the rest is of the same object
+        if not strong or self._length is None:
+            # Nothing says whether the rest is of the same object, or where it ends.
             self._begin_anew()
             return {}
         return {"Range": f"bytes={self.size}-", "If-Range": self._expected}
@@ -218,32 +228,9 @@ class _Body:
             raise self._changed()
         if answer.status == 200:
             self._begin_anew()
-        elif range_start(answer) != self.size:
+        elif range_start(answer) != self.size or self._length is None:
             self._begin_anew()
             raise Busy(StoreUnavailable(f"{self._obj.uri}: another part than asked for came"))
 
     def _changed(self) -> ObjectChanged:
         return ObjectChanged(f"{self._obj.uri} {_CHANGED}")
-
-
-class _Stream(io.RawIOBase):
-    """The body of an answer as a file whose errors are ours."""
-
-    def __init__(self, address: Address, answer: Answer) -> None:
-        self._address, self._answer = address, answer
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        try:
-            with translated(self._address.shown):
-                data = self._answer.read(len(buffer), decode_content=False)
-        except Busy as error:
-            raise error.ours from None
-        buffer[: len(data)] = data
-        return len(data)
-
-    def close(self) -> None:
-        self._answer.close()
-        super().close()

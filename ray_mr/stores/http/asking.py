@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     Answer = urllib3.BaseHTTPResponse
 
-CHUNK_BYTES = 1 << 20
 _TRIES = 4
 """Tries without a byte between them."""
 _BACKOFF_S = 0.3
@@ -74,7 +73,7 @@ class Pause:
         self._stop, self._tries = stop, 0
 
     def __call__(self, error: Busy, *, begun: bool = False) -> None:
-        """Wait; ``begun``: some bytes came since the last time.
+        """Wait; ``begun``: it got further than ever since the last time.
 
         Raises:
             StoreUnavailable: It was asked often enough.
