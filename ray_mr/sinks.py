@@ -91,10 +91,18 @@ class Sink:
         self._old = list(self._there())
         if output == report_uri(output):
             raise JobError(f"{output} is the name of the report", "choose another --output")
-        whole = not is_prefix(output) or output + SUCCESS in self._old
-        if self._old and not force and (whole or not cut_off):
-            what = "a result" if whole else "a result that was cut off, without _SUCCESS,"
+        missing = self._missing()
+        if self._old and not force and not (missing and cut_off):
+            what = f"a result that was cut off, without {missing}," if missing else "a result"
             raise JobError(f"{output}: there is {what} already", "replace it with --force")
+
+    def _missing(self) -> str:
+        """What a result that is there lacks to be whole."""
+        if is_prefix(self._output):
+            return "" if self._output + SUCCESS in self._old else SUCCESS
+        if is_numbered(self._output) and len(self._old) < self._parts:
+            return f"part {len(self._old)}"
+        return ""
 
     def _there(self) -> Iterator[str]:
         """What of a result is there; the mark that makes it one comes first."""

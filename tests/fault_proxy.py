@@ -55,6 +55,8 @@ class FaultProxy:
         self.fate = fate
         self.released = threading.Event()
         """Set when stalled requests are to be let go."""
+        self.losing: Callable[[], None] = lambda: None
+        """Called before an answer is lost: the server has done what was asked."""
         self._seen: Counter[tuple[str, str]] = Counter()
         self._lock = threading.Lock()
         host, port = urlsplit(upstream).hostname, urlsplit(upstream).port
@@ -164,6 +166,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             answer = upstream.getresponse()
             data = answer.read()
             if fate == "lose-answer":
+                self.proxy.losing()
                 return self._reset()
             if fate == "corrupt" and data:
                 middle = len(data) // 2

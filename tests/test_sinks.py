@@ -358,3 +358,20 @@ def test_names() -> None:
     assert report_uri("/a/b/result.txt") == "/a/b/report.json"
     assert report_uri("s3://bucket/a/") == "s3://bucket/a/report.json"
     assert (is_prefix("/a/"), is_prefix("/a"), is_prefix("s3://b/a/")) == (True, False, True)
+
+
+def test_numbered_files_that_were_cut_off(tmp_path: Path) -> None:
+    """Some of a result's numbered files are no result: told as such, and gone on with."""
+    (tmp_path / "out").mkdir()
+    output = f"{tmp_path}/out/result-*.txt"
+    (tmp_path / "out" / "result-00000.txt").write_bytes(TEXT)
+    with pytest.raises(JobError, match="cut off, without part 1, already"):
+        Sink(output, 2, force=False)
+    with pytest.raises(JobError, match="there is a result already"):
+        Sink(output, 1, force=False, cut_off=True)
+    sink = Sink(output, 2, force=False, cut_off=True)
+    sink.open()
+    sink.write(0, b"new")
+    sink.write(1, TEXT)
+    sink.publish()
+    assert [path.read_bytes() for path in sorted((tmp_path / "out").iterdir())] == [b"new", TEXT]

@@ -95,13 +95,17 @@ class Checkpoint:
         self._tell(Notice(f"going on: {done} done{known}, {found.to_run:,} to run"))
         return found
 
+    def is_there(self) -> bool:
+        """Whether an earlier run has left anything to go on with."""
+        return self._state.is_there()
+
     def check(self) -> None:
         """Look whether there is anything to run the failed inputs of.
 
         Raises:
             JobError: There is not.
         """
-        if self._wish.only_failed and not self._state.is_there():
+        if self._wish.only_failed and not self.is_there():
             raise JobError(
                 f"--only-failed: no earlier run has left anything beside {self._job.output}",
                 "run the job without it",

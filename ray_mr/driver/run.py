@@ -186,9 +186,8 @@ class _Run:
         try:
             self._engine.prepare()
             with self._stage("list", count(len(self._job.inputs), "pattern")):
-                sink = Sink(
-                    self._job.output, self._job.reducers, force=wish.force, cut_off=wish.resume
-                )
+                left = wish.resume and checkpoint.is_there()
+                sink = Sink(self._job.output, self._job.reducers, force=wish.force, cut_off=left)
                 checkpoint.check()
                 made = self._with_bounds(plan(self._job))
                 _check_inputs(made, self._job.output)

@@ -1,0 +1,126 @@
+"""Moments in a run at which a fault can strike, told by the driver's own steps and never by time.
+
+As a program it runs drivers that die at such a moment.  It imports once and forks for each: to
+start Python and to import all that a driver needs takes longer than a run here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import signal
+import sys
+import traceback
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import ray_mr.engines.ray  # noqa: F401 - imported before the forks
+from ray_mr import sinks
+from ray_mr.driver.ledger import Ledger
+from ray_mr.driver.loop import Loop
+from ray_mr.driver.run import run
+from ray_mr.job import Job
+from ray_mr.model import AttemptEnd
+from ray_mr.sinks import Sink
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    Act = Callable[[int | None], None]
+    """Given the start of the split that is being committed, if one is."""
+
+FIRST_PART = "first part published"
+STEPS: dict[str, tuple[Any, str, bool]] = {
+    "before the commit": (Loop, "_commit", True),
+    "in the commit": (Ledger, "committed", False),
+    "after the commit": (Loop, "_commit", False),
+    "all committed": (Loop, "reduce", True),
+    "a piece reduced": (Loop, "_reduced", False),
+    "a piece written": (Sink, "write", False),
+    "before publishing": (Sink, "publish", True),
+    FIRST_PART: (Sink, "publish", True),
+    "_SUCCESS": (sinks, "write_whole", True),
+    "after publishing": (Sink, "publish", False),
+}
+"""Moments by name: before or after (false) the first call of a function.
+
+In the commit: the ledger has the split, no reducer was told.  After it: reducers have its blocks.
+"""
+
+
+@contextlib.contextmanager
+def at(moment: str, act: Act) -> Iterator[list[str]]:
+    """Have ``act`` called once, at this moment of a run; what is given tells that it was."""
+    struck: list[str] = []
+    owner, name, before = STEPS[moment]
+    original = getattr(owner, name)
+
+    @functools.wraps(original)
+    def step(*args: Any, **options: Any) -> Any:
+        if moment == FIRST_PART:
+            _after_first_part(args[0], strike)
+        elif before and (moment != "_SUCCESS" or args[0].endswith(moment)):
+            strike(args)
+        answer = original(*args, **options)
+        if not before:
+            strike(args)
+        return answer
+
+    def strike(args: tuple[Any, ...]) -> None:
+        if not struck:
+            struck.append(moment)
+            ends = [each for each in args if isinstance(each, AttemptEnd)]
+            act(ends[0].id.start if ends else None)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(owner, name, step)
+        yield struck
+
+
+def _after_first_part(sink: Any, strike: Callable[[tuple[Any, ...]], None]) -> None:
+    staged = sink._staged[0]
+    complete = staged.complete
+
+    def completed() -> None:
+        complete()
+        strike(())
+
+    staged.complete = completed
+
+
+def main() -> None:
+    """Run a driver for each line of stdin, in a fork; tell its process id and how it ended."""
+    for line in sys.stdin:
+        pid = os.fork()
+        if not pid:
+            os._exit(_drive(**json.loads(line)))
+        _tell(pid)
+        _tell(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+
+
+def _tell(number: int) -> None:
+    sys.stdout.write(f"{number}\n")
+    sys.stdout.flush()
+
+
+def _drive(job: dict[str, Any], moment: str, environ: dict[str, str], said: str) -> int:
+    def die(_start: int | None) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    os.environ.update(environ)
+    with open(said, "w") as file:  # noqa: PTH123 - nothing is made before the output is turned
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    try:
+        with at(moment, die) if moment else contextlib.nullcontext():
+            return run(Job(**job), engine="ray").exit_code
+    except BaseException:  # noqa: BLE001 - the test shows it
+        traceback.print_exc()
+        return 1
+
+
+if __name__ == "__main__":
+    main()
