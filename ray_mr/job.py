@@ -28,6 +28,7 @@ from pydantic_core import PydanticCustomError
 
 from ray_mr import jobfile
 from ray_mr.errors import JobError
+from ray_mr.keys import MAX_FIELDS, Sort, Term, fields_of, sort_of
 from ray_mr.units import parse_bytes, parse_seconds
 
 if TYPE_CHECKING:
@@ -40,9 +41,6 @@ SYSTEM_FOLDER = "/etc"
 MAX_EXPANSION = 2_000
 """Decoded bytes of a stored byte, by default.  gzip gives 1,032 at most; what xz and zstd make of
 real logs stays far below; zeros alone, or one line over and over, are beyond."""
-
-MAX_FIELDS = 1_000
-"""Fields of a line that can be spoken of."""
 
 Feed = Literal["files", "records", "lines"]
 Role = Literal["run", "map", "reduce"]
@@ -174,6 +172,13 @@ def _separator(value: str) -> str:
     )
 
 
+def _partition(value: str) -> str:
+    words = ("hash", "range")
+    if value in words or value.startswith("-k"):
+        return value
+    raise ValueError(f"{value!r} is none of hash, range, -k1,2{jobfile.nearest(value, words)}")
+
+
 NOT_READ_BACK = (
     "with key_fields or a separator other than TAB in a map task: its result would be read back "
     "with other keys"
@@ -270,9 +275,14 @@ class Job(_Value):
     reducers: int = Field(
         1, ge=1, le=65536, description="Parts of the result; another number is another job."
     )
-    partition: Literal["hash", "range"] = Field(
-        "hash", description="What decides the part of a key: its hash, or ranges of keys, so that "
-        "the parts one after the other are in key order.",
+    partition: Annotated[str, AfterValidator(_partition)] = Field(
+        "hash", description="What decides the part of a key: its hash, that of its first two "
+        "fields (-k1,2) and the like, or range: ranges of keys, so that the parts one after the "
+        "other are in order.",
+    )  # fmt: skip
+    sort: Annotated[str | None, _Optional] = Field(
+        None, description="What a reducer's rows are sorted by, as for sort(1): `-k1,1 -k2,2nr`, "
+        "-n, or `key, value -n`; by default the bytes of the key.",
     )  # fmt: skip
     output: str = Field(
         "result.txt", min_length=1, description="Result file, or s3://bucket/prefix/ for parts."
@@ -441,6 +451,27 @@ class Job(_Value):
             raise _fault("key_fields", "needs a separator that is one character, such as tab")
         if divided and self.combiner is not None and self.tabs_in_keys:
             raise _fault("combiner", f"does not go {NOT_READ_BACK}")
+        try:
+            _ = self.parts_by
+        except ValueError as error:
+            raise _fault("partition", str(error)) from None
+        return self
+
+    @model_validator(mode="after")
+    def _sound_order(self, info: ValidationInfo) -> Self:
+        try:
+            order = self.order
+        except ValueError as error:
+            raise _fault("sort", str(error)) from None
+        if order is None or info.context == "map":
+            return self
+        if self.reducer is None:
+            raise _fault("sort", "needs a reducer: map-only output is not sorted")
+        if getattr(self.reducer, "fed", "") == "files":
+            raise _fault("sort", "must not be there for a reducer fed files: they are not sorted")
+        if isinstance(self.reducer, str) and order.value:
+            word = f"`reducer: {self.reducer}`"
+            raise _fault("sort", f"must be of the key alone: {word} takes values in any order")
         return self
 
     @property
@@ -454,6 +485,16 @@ class Job(_Value):
         if self.separator != "auto":
             return self.separator
         return "tab" if self.fed == "lines" or self.key_fields > 1 else "tab-or-space"
+
+    @property
+    def order(self) -> Sort | None:
+        """``sort``; ``None``: by the bytes of the key."""
+        return None if self.sort is None else sort_of(self.sort, self.key_fields)
+
+    @property
+    def parts_by(self) -> tuple[Term, ...]:
+        """The fields of the key that ``partition`` names; none for the whole key."""
+        return fields_of(self.partition, self.key_fields) if self.partition[:2] == "-k" else ()
 
     @property
     def tabs_in_keys(self) -> bool:

@@ -21,6 +21,7 @@ FLOORS = [
         "credentials",
         "job",
         "jobfile",
+        "keys",
         "program",
         "extras",
         "plan",

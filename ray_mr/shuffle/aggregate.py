@@ -18,7 +18,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ray_mr.shuffle.order import key_order
 from ray_mr.shuffle.rows import (
     Rows,
     concat,
@@ -131,10 +130,10 @@ def _fold_small(rows: Rows, numbers: Any, fold: Fold) -> Rows | None:
 
 
 def combine(rows: Rows, fold: Fold) -> tuple[Rows, int]:
-    """Rows in key order, the integers of each key folded into one; and how many were set aside.
+    """Rows, the integers of each key folded into one; and how many were set aside.
 
     Args:
-        rows: In key order.
+        rows: In any order of keys, equal ones side by side; it stays.
         fold: What to do.
     """
     if not len(rows):
@@ -158,7 +157,14 @@ def combine(rows: Rows, fold: Fold) -> tuple[Rows, int]:
     if len(parts) > 1:
         parts = [_fold_any(concat(parts), replace(fold, times=False))]
     everything = concat([*parts, floats])
-    return everything.take(key_order(everything)), bad + infinite
+    return everything.take(_as_they_were(everything, rows)), bad + infinite
+
+
+def _as_they_were(made: Rows, rows: Rows) -> Any:
+    """The numbers of the rows that were made, in the order that their keys have in others."""
+    keys = rows.keys().take(integers(groups(rows)))
+    place = numbers_of(pc.index_in(made.keys(), value_set=keys))
+    return np.argsort(place, kind="stable")
 
 
 def _finite(rows: Rows, fold: Fold) -> tuple[Rows, int]:
@@ -286,5 +292,6 @@ def finish(rows: Rows, fold: Fold) -> Rows:
     ends = dict(zip(heads.tolist(), (heads + sizes).tolist(), strict=True))
     texts = [total(values[at : ends[at]], counts[at : ends[at]], fold) for at in rest.tolist()]
     computed = of_columns(keys.take(integers(rest)), strings(texts))
-    result = concat([rows.take(np.flatnonzero(done)).once(), computed])
-    return result.take(key_order(result))
+    alone = np.flatnonzero(done)
+    result = concat([rows.take(alone).once(), computed])
+    return result.take(np.argsort(np.concatenate([alone, rest])))

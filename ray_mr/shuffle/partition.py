@@ -13,7 +13,10 @@ from ray_mr.shuffle.order import by_key, by_number
 from ray_mr.shuffle.rows import Rows, groups, integers, numbers_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+    from typing import Any
+
+    from ray_mr.shuffle.order import Order
 
 
 def partition_of(key: bytes, partitions: int) -> int:
@@ -21,19 +24,30 @@ def partition_of(key: bytes, partitions: int) -> int:
     return xxhash.xxh3_64_intdigest(key) % partitions
 
 
-def divide(rows: Rows, partitions: int) -> list[Rows]:
+def divide(
+    rows: Rows, partitions: int, part: Callable[[Rows], Any] = Rows.keys
+) -> list[Rows]:
     """The rows of each partition, in their order.
 
     It is quick where equal keys are neighbours, as they are in sorted rows.
+
+    Args:
+        rows: What to divide.
+        partitions: How many there are.
+        part: What of each key is looked at: a large binary array.
     """
     if partitions == 1 or not len(rows):
         return [rows] * partitions
     heads = groups(rows)
-    coded = rows.keys().take(integers(heads)).dictionary_encode()
+    coded = part(rows).take(integers(heads)).dictionary_encode()
     keys = coded.dictionary.to_pylist()
     of_key = np.fromiter((partition_of(key, partitions) for key in keys), np.int64, len(keys))
     of_head = of_key[numbers_of(coded.indices)]
     home = np.repeat(of_head, np.diff(np.concatenate([heads, [len(rows)]])))
+    return _at_home(rows, home, partitions)
+
+
+def _at_home(rows: Rows, home: Any, partitions: int) -> list[Rows]:
     ordered = rows.take(by_number(home, np.arange(len(rows))).astype(np.int64))
     edges = np.concatenate([[0], np.cumsum(np.bincount(home, minlength=partitions))]).tolist()
     return [ordered.slice(low, high) for low, high in itertools.pairwise(edges)]
@@ -51,3 +65,22 @@ def divide_sorted(rows: Rows, partitions: int, bounds: Sequence[bytes]) -> list[
     edges = [bisect.bisect_left(range(len(rows)), bound, key=keys.one) for bound in bounds]
     edges += [len(rows)] * (partitions - len(edges))
     return [rows.slice(low, high) for low, high in itertools.pairwise([0, *edges])]
+
+
+def divide_ranges(
+    rows: Rows, partitions: int, bounds: Sequence[bytes], order: Order
+) -> list[Rows]:
+    """As ``divide_sorted``, of rows in any order; they stay in it.
+
+    Args:
+        rows: What to divide.
+        partitions: How many there are.
+        bounds: Strings of ``order``.
+        order: What the ranges are of.
+    """
+    strings = order(rows)
+    numbers = strings.order()
+    least = [bisect.bisect_left(numbers, bound, key=strings.one) for bound in bounds]
+    home = np.empty(len(rows), np.int64)
+    home[numbers] = np.searchsorted(least, np.arange(len(rows)), side="right")
+    return _at_home(rows, home, partitions)

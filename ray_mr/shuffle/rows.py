@@ -68,6 +68,10 @@ class Rows:
         edges = self.edges
         return _cut(self.lines, edges[:-1] + self.key_bytes + 1, edges[1:] - 1)
 
+    def pieces(self, starts: Any, ends: Any) -> Any:
+        """Large binary array of a piece of each line, from one place in ``data`` to another."""
+        return _cut(self.lines, starts, ends)
+
     def text(self) -> bytes:
         """The lines one after the other; counts are not looked at."""
         return contents(self.lines)

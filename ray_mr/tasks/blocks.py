@@ -8,8 +8,9 @@ import pyarrow as pa
 
 from ray_mr.child import child as children
 from ray_mr.model import FileCounts
-from ray_mr.shuffle import batches, blocks, partition
+from ray_mr.shuffle import batches, blocks, fields, partition
 from ray_mr.shuffle.builtins import BUILT_INS
+from ray_mr.shuffle.order import by_key
 from ray_mr.shuffle.shape import PACK_BYTES, Shaper
 from ray_mr.tasks.combiner import combiner
 
@@ -167,9 +168,11 @@ class RowBlocks:
     def _block(self, rows: Rows) -> Block:
         task = self._task
         if task.bounds is None:
-            parts = partition.divide(rows, task.partitions)
-        else:
+            parts = partition.divide(rows, task.partitions, fields.parts_of(task.job))
+        elif (order := fields.key_order_of(task.job)) is by_key:
             parts = partition.divide_sorted(rows, task.partitions, task.bounds)
+        else:
+            parts = partition.divide_ranges(rows, task.partitions, task.bounds, order)
         data, offsets = blocks.pack(parts)
         return self._attempt.block(data, tuple(part.total for part in parts), offsets, len(rows))
 

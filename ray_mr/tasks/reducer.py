@@ -24,7 +24,7 @@ from ray_mr.model import ROW_BITS, BlockMeta, Progress, ReducerEnd
 from ray_mr.plan import COLLECT
 from ray_mr.shuffle import batches, blocks
 from ray_mr.shuffle.builtins import BUILT_INS
-from ray_mr.shuffle.order import by_key, by_key_and_value
+from ray_mr.shuffle.fields import order_of
 from ray_mr.shuffle.sort import Sorter
 from ray_mr.workdir import WorkDir, disk_errors, safe_path
 
@@ -80,7 +80,7 @@ class ReduceTask:
     def order(self) -> Order:
         """What rows are sorted by."""
         built_in = BUILT_INS.get(self.program) if isinstance(self.program, str) else None
-        return by_key_and_value if built_in is not None and built_in.by_value else by_key
+        return order_of(self.job, by_value=built_in is not None and built_in.by_value)
 
     def lines(self, rows: Rows) -> bytes:
         """Rows as text; see ``batches.to_lines``."""

@@ -17,6 +17,7 @@ import numpy as np
 
 from ray_mr.model import AttemptEnd, AttemptId, Split
 from ray_mr.shuffle import blocks
+from ray_mr.shuffle.fields import key_order_of
 from ray_mr.tasks.mapper import Block, MapTask, map_split
 
 if TYPE_CHECKING:
@@ -31,7 +32,9 @@ KEYS = 512
 
 
 def bounds_of(plan: Plan, task: MapTask, root: Path) -> tuple[bytes, ...]:
-    """The least keys of all parts but the first; fewer where keys are few.
+    """The least keys of all parts but the first, as strings of the job's order of keys.
+
+    There are fewer where keys are few.
 
     Args:
         plan: With a reducer.
@@ -76,5 +79,6 @@ def _keys(task: MapTask, split: Split, number: int, root: Path) -> list[bytes]:
                 ends = np.cumsum(rows.counts)
                 places = np.arange(KEYS) * rows.total // KEYS
                 at = np.searchsorted(ends, places, side="right")
-                return list(rows.take(at).keys().to_pylist())
+                strings = key_order_of(task.job)(rows.take(at))
+                return list(map(strings.one, range(len(at))))
     return []

@@ -1,0 +1,92 @@
+"""Decimal numbers of any size as byte strings in their order; no loop over rows.
+
+What a number is says ``sort -n``: blanks, a minus sign, digits, a point and digits, as far as they
+go; what follows is not looked at, and where there is no digit it is 0.  There is no plus sign and
+no exponent.
+
+A string is a head, the digits without the zeros that say nothing, two in a byte, and an end.  The
+head of a positive number says how many digits stand before the point; a negative one has every bit
+turned.  No string is the beginning of another.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ray_mr.shuffle.rows import binary, data_of, edges_of
+
+_ZERO = 0x80
+"""The head of 0; those of positive numbers are above it, of negative ones below."""
+_MANY = 0x7E
+"""So many digits and more are told in eight bytes after the head."""
+_BLANK, _TAB, _MINUS, _POINT, _0, _9 = (np.uint8(ord(each)) for each in " \t-.09")
+
+
+def ordered(texts: Any) -> Any:
+    """Large binary array of the byte strings.
+
+    Args:
+        texts: Large binary array; a number stands at the start of each.
+    """
+    low, high = (int(edge) for edge in edges_of(texts)[[0, -1]])
+    data, edges = data_of(texts)[low:high], edges_of(texts) - low
+    starts, ends = edges[:-1], edges[1:]
+    whole, whole_end, rest, rest_end, minus = _digits(data, starts, ends)
+    wholes, digits = whole_end - whole, (whole_end - whole) + (rest_end - rest)
+    some = digits > 0
+    head_bytes = np.where(wholes < _MANY, 1, 9)
+    sizes = np.where(some, head_bytes + digits // 2 + 1, 1)
+    edges = np.concatenate([[0], np.cumsum(sizes)])
+    made = np.zeros(int(edges[-1]), np.uint8)
+    at = edges[:-1]
+    made[at] = np.where(some, _ZERO + np.minimum(wholes, _MANY - 1) + 1, _ZERO)
+    many = np.flatnonzero(wholes >= _MANY)
+    made[at[many]] = 0xFF
+    for place in range(8):
+        made[at[many] + 1 + place] = (wholes[many] >> (8 * (7 - place))) & 0xFF
+    # Each digit: its number in its row, where it stands, and which half of a byte it becomes.
+    number = np.arange(int(digits.sum())) - np.repeat(np.cumsum(digits) - digits, digits)
+    source = number + np.repeat(whole, digits)
+    if (rest_end > rest).any():
+        behind = number >= np.repeat(wholes, digits)
+        source[behind] += np.repeat(rest - whole_end, digits)[behind]
+    half = number + np.repeat(2 * (at + head_bytes), digits)
+    value = data[source] - (_0 - np.uint8(1))
+    upper = (half & 1) == 0
+    made[half[upper] >> 1] = value[upper] << np.uint8(4)
+    made[half[~upper] >> 1] |= value[~upper]
+    made ^= np.repeat(np.where(minus & some, np.uint8(0xFF), np.uint8(0)), sizes)
+    return binary(edges, made)
+
+
+def _digits(data: Any, starts: Any, ends: Any) -> tuple[Any, Any, Any, Any, Any]:
+    """Where the digits that count begin and end, before the point and after it; and the sign."""
+    is_digit = (data >= _0) & (data <= _9)
+    is_zero = data == _0
+    own = np.arange(len(data) + 1)
+
+    def to_next(wanted: Any, begin: Any, end: Any) -> Any:
+        places = own.copy()
+        places[:-1][~wanted] = len(data)
+        return np.minimum(np.minimum.accumulate(places[::-1])[::-1][begin], end)
+
+    def is_there(at: Any, mark: Any) -> Any:
+        inside = np.flatnonzero(at < ends)
+        found = np.zeros(len(at), bool)
+        found[inside] = data[at[inside]] == mark
+        return found
+
+    begin = to_next((data != _BLANK) & (data != _TAB), starts, ends)
+    minus = is_there(begin, _MINUS)
+    begin = begin + minus
+    whole_end = to_next(~is_digit, begin, ends)
+    whole = to_next(~is_zero, begin, whole_end)
+    rest = whole_end + is_there(whole_end, _POINT)
+    if (rest == whole_end).all():
+        return whole, whole_end, rest, rest, minus
+    rest_end = np.where(rest > whole_end, to_next(~is_digit, rest, ends), rest)
+    last = np.where(is_zero, 0, own[1:])
+    last = np.concatenate([[0], np.maximum.accumulate(last)])[rest_end]  # after the last but a 0
+    return whole, whole_end, rest, np.maximum(rest, last), minus
