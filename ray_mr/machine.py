@@ -28,6 +28,11 @@ def cpus(root: Path = Path("/")) -> int:
     return max(1, min([len(os.sched_getaffinity(0)), *map(math.ceil, _quotas(root))]))
 
 
+def boot(root: Path = Path("/")) -> str:
+    """What no other machine has, nor this one after its next start; empty if it does not tell."""
+    return " ".join(_words(root / "proc/sys/kernel/random/boot_id"))
+
+
 def memory_bytes(root: Path = Path("/")) -> int:
     """Bytes of memory that all processes together may use."""
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

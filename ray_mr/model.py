@@ -8,7 +8,7 @@ from __future__ import annotations
 import enum
 import itertools
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -226,6 +226,19 @@ class AttemptEnd:
 
 
 @dataclass(frozen=True, slots=True)
+class Receipt:
+    """Output of a part that a reducer has written itself, to where the driver told it to."""
+
+    size_bytes: int
+    sha256: str
+    """Of all bytes, in hex digits; empty where the part is joined with others."""
+    lines: int
+    """How many newlines are in it."""
+    sealed: Any
+    """What its store needs to complete it."""
+
+
+@dataclass(frozen=True, slots=True)
 class ReducerEnd:
     """Last word of a reducer for one partition."""
 
@@ -240,4 +253,6 @@ class ReducerEnd:
     bad_values: int = 0
     """Rows set aside because their value is no number."""
     output_bytes: int = 0
-    """Length of all pieces of output; what is written must be as long."""
+    """Length of all output; what is written must be as long."""
+    receipt: Receipt | None = None
+    """Of output that went straight to its place; ``None``: it came in pieces."""

@@ -11,17 +11,21 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from ray_mr.errors import JobError
 from ray_mr.stores import store_for
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
     from typing import BinaryIO
 
-    from ray_mr.stores import Staged
+    from ray_mr.model import Receipt
+    from ray_mr.stores import Place, Staged
 
+PLACES_AT_ONCE = 8
 SUCCESS = "_SUCCESS"
 MANIFEST = "manifest.json"
 
@@ -68,6 +72,10 @@ def write_whole(uri: str, *pieces: bytes, more: Iterable[bytes] = ()) -> None:
 class Sink:
     """A result being written, part by part in order.
 
+    A part comes by ``write``, or its reducer writes it to a place of ``places`` and it comes by
+    ``accept``.  What is at a place is the sink's from before the place is known to anybody, so it
+    is published or removed by nobody else, whatever becomes of the reducer.
+
     Args:
         output: An absolute path, or an ``s3://`` prefix; see ``is_prefix``.
         parts: How many parts there will be.
@@ -83,10 +91,16 @@ class Sink:
         self._output = output
         self._parts = parts
         self._store = store_for(output)
-        self._staged: list[Staged] = []
+        self._staged: dict[int, Staged] = {}
+        self._lent: dict[int, Staged] = {}
+        self._unsealed: Staged | None = None
         self._single = not (is_prefix(output) or is_numbered(output))
+        self._joins = self._single and parts > 1
+        self._hasher = ThreadPoolExecutor(1, thread_name_prefix="digest")
+        self._hashed: list[Future[None]] = []
         self.sizes = [0] * parts
         self._digests = [hashlib.sha256() for _ in range(1 if self._single else parts)]
+        self._told: dict[int, str] = {}
         self._lines = [0] * len(self._digests)
         self._old = list(self._there())
         if output == report_uri(output):
@@ -131,31 +145,105 @@ class Sink:
         for uri in [name_of(self._output, part) for part in parts] or [self._output]:
             self._store.abandon(uri)
         # The first part is opened here, so that a folder that cannot be written is told at once.
-        self._stage_next()
+        self._file(0)
 
-    def _stage_next(self) -> None:
-        if self._staged:
-            self._staged[-1].seal()
-        self._staged.append(self._store.stage(name_of(self._output, len(self._staged))))
+    def _file(self, part: int) -> Staged:
+        """What the part belongs to; at most one is open."""
+        number = 0 if self._single else part
+        if number not in self._staged:
+            if self._unsealed is not None:
+                self._unsealed.seal()
+            self._unsealed = self._store.stage(name_of(self._output, number))
+            self._staged[number] = self._unsealed
+        return self._staged[number]
 
     def write(self, part: int, data: bytes | memoryview) -> None:
         """Append to a part; parts come in order."""
-        while not self._single and len(self._staged) <= part:
-            self._stage_next()
-        self._staged[-1].write(data)
+        self._file(part).write(data)
         self.sizes[part] += len(data)
         file = 0 if self._single else part
-        self._digests[file].update(data)
+        self._hash(file, [data]).result()
         self._lines[file] += bytes(data).count(b"\n")
+
+    def _hash(self, file: int, pieces: Iterable[bytes | memoryview]) -> Future[None]:
+        def update() -> None:
+            for piece in pieces:
+                self._digests[file].update(piece)
+
+        return self._hasher.submit(update)
+
+    def places(self, parts: Sequence[int]) -> dict[int, Place]:
+        """Where reducers may write these parts themselves, of which nothing is written yet.
+
+        Returns:
+            A place by part; parts without one are to be written here.
+
+        Raises:
+            StoreError: The store cannot begin one.
+        """
+        if not parts:
+            return {}
+        self.withdraw(parts)
+        with ThreadPoolExecutor(min(PLACES_AT_ONCE, len(parts))) as pool:
+            made = dict(zip(parts, pool.map(self._place, parts), strict=True))
+        return {part: place for part, place in made.items() if place is not None}
+
+    def _place(self, part: int) -> Place | None:
+        staged = self._lent[part] = self._store.stage(name_of(self._output, part))
+        place = staged.place(joined=self._joins)
+        if place is None:
+            self.withdraw([part])
+        return place
+
+    def withdraw(self, parts: Iterable[int]) -> None:
+        """What was written to the places of these parts is void."""
+        for part in parts:
+            if (staged := self._lent.pop(part, None)) is not None:
+                staged.abort()
+
+    def accept(self, part: int, receipt: Receipt) -> None:
+        """Take for a part what its reducer has written; parts come in order.
+
+        Raises:
+            StoreError: It is not there as it was told.
+        """
+        staged = self._lent[part]
+        staged.adopt(receipt.sealed)
+        file = 0 if self._single else part
+        if part and self._joins:
+            self._file(part).append(staged)
+            self.withdraw([part])
+        else:
+            if self._unsealed is not None and self._unsealed is self._staged.get(file):
+                self._unsealed = None
+            if (empty := self._staged.pop(file, None)) is not None:
+                empty.abort()
+            self._staged[file] = self._lent.pop(part)
+            self._told[file] = receipt.sha256
+        if self._joins:
+            data = self._file(part).read(sum(self.sizes), receipt.size_bytes)
+            self._hashed.append(self._hash(0, data))
+        self.sizes[part] = receipt.size_bytes
+        self._lines[file] += receipt.lines
+
+    def end(self) -> None:
+        """Nothing more is written: wait for what is still being looked at.
+
+        Raises:
+            StoreError: It cannot be read.
+        """
+        while self._hashed:
+            self._hashed.pop().result()
 
     def results(self) -> list[dict[str, Any]]:
         """What is written, a row for each file: for whoever takes it from here, to check."""
+        self.end()
         sizes = [sum(self.sizes)] if self._single else self.sizes
         return [
             {
                 "name": name_of(self._output, part).rpartition("/")[2],
                 "size_bytes": size,
-                "sha256": self._digests[part].hexdigest(),
+                "sha256": self._told.get(part) or self._digests[part].hexdigest(),
                 "records": self._lines[part],
             }
             for part, size in enumerate(sizes)
@@ -163,9 +251,11 @@ class Sink:
 
     def publish(self) -> None:
         """Make the result be there; the last act of a good run."""
-        while not self._single and len(self._staged) < self._parts:
-            self._stage_next()
-        for staged in self._staged:
+        self.end()
+        self.withdraw(list(self._lent))
+        for part in range(self._parts):
+            self._file(part)
+        for _, staged in sorted(self._staged.items()):
             staged.complete()
         if not is_prefix(self._output):
             return
@@ -175,8 +265,10 @@ class Sink:
 
     def abort(self) -> None:
         """Leave nothing behind; no effect after ``publish``."""
-        for staged in self._staged:
-            staged.abort()
+        self._hasher.shutdown(cancel_futures=True)
+        with ExitStack() as stack:  # each whatever becomes of the others
+            for staged in [*self._staged.values(), *self._lent.values()]:
+                stack.callback(staged.abort)
 
 
 def read_result(output: str) -> Iterator[BinaryIO]:

@@ -46,7 +46,7 @@ from ray_mr.model import AttemptEnd, AttemptId, BlockMeta, Progress, ReducerEnd,
 from ray_mr.shuffle.blocks import checksum
 from ray_mr.shuffle.partition import partition_of
 from ray_mr.tasks.mapper import MapTask
-from ray_mr.tasks.reducer import ReduceTask
+from ray_mr.tasks.reducer import Due, ReduceTask
 from ray_mr.workdir import run_folder
 from samples import PATIENCE_S, wait_until
 
@@ -196,7 +196,7 @@ class Run:
 
     def finish(self, reducer: int, blocks: Blocks, partitions: Sequence[int]) -> None:
         expected = {part: sum(meta.rows[part] for meta, _ in blocks) for part in partitions}
-        self.engine.finish(reducer, expected)
+        self.engine.finish(reducer, {part: Due(rows) for part, rows in expected.items()})
 
     def reduce(self, reducer: int, blocks: Blocks, partitions: Sequence[int]) -> dict[int, bytes]:
         """The output of a new reducer by partition, as it is given these blocks."""

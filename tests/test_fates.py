@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from ray_mr.tasks.reducer import Due
+
 EXAMPLES = int(os.environ.get("RAY_MR_FATES", "40"))
 FILES = 4
 ATTEMPT_FATES = {
@@ -131,7 +133,7 @@ class FateEngine(LocalEngine):
             return
         super().add(reducer, meta, ref)
 
-    def finish(self, reducer: int, expected: Mapping[int, int]) -> None:
+    def finish(self, reducer: int, expected: Mapping[int, Due]) -> None:
         if self.script.reducers.get(reducer) == "fails at its end" and reducer not in self.done:
             self.done.add(reducer)
             self.extra.append(ReducerFailed(reducer, WorkerLost("an actor is gone")))

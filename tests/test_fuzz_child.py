@@ -24,7 +24,7 @@ from ray_mr.errors import RayMrError
 from ray_mr.model import AttemptEnd, AttemptId
 from ray_mr.shuffle.batches import pack_pairs
 from ray_mr.tasks.mapper import Block, MapTask, map_split
-from ray_mr.tasks.reducer import Reducer, ReduceTask
+from ray_mr.tasks.reducer import Due, Reducer, ReduceTask
 from samples import python, rows
 from samples import setting as setting_of
 
@@ -191,7 +191,7 @@ def test_reducers_that_lie(tmp_path: Path, liar: type[Liar]) -> None:
         reducer = Reducer(ReduceTask.of(plan, "run"), [0], house.root, f"reducer-{number}")
         try:
             reducer.add(blocks[0].meta, blocks[0].data)
-            list(reducer.finish({0: 1}))
+            list(reducer.finish({0: Due(1)}))
             well += 1
         except RayMrError as error:
             assert "defect" not in error.message

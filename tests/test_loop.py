@@ -360,8 +360,11 @@ class PieceLosingEngine(LocalEngine):
         super().finish(reducer, expected)
 
 
-def test_piece_lost_after_others_were_written(tmp_path: Path, use: Use) -> None:
+def test_piece_lost_after_others_were_written(
+    tmp_path: Path, use: Use, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A reducer made anew goes on at the very byte up to which the result is written."""
+    monkeypatch.setattr(loop_module, "PLACED_BYTES", 1 << 60)
     make_pings(tmp_path / "in", files=5, pings=200)
     source = MAPPER.partition("    return")[0]
     source += "    return '%06d-%d-%s 1\\n' % (js['n'] % 200, js['n'] // 200, 'x' * 6000)\n"

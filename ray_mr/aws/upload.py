@@ -5,14 +5,18 @@ What is stored are parts of a multipart upload; a small object is put whole at t
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
 
 from botocore import exceptions as boto
 
 from ray_mr.aws import code_and_status, split_uri
-from ray_mr.errors import StoreError
+from ray_mr.errors import RayMrError, StoreError
+from ray_mr.stores import store_for
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from ray_mr.aws.s3 import S3Store
 
 _PART_BYTES = 8 << 20
@@ -22,16 +26,19 @@ _PARTS_OF_A_SIZE = 1000
 
 
 class Upload:
-    """See ``Staged``; holds one part in memory (8 MiB, twice that after 1,000 parts, and so on)."""
+    """See ``Staged``; holds one part in memory (8 MiB, twice that after 1,000 parts, and so on).
 
-    def __init__(self, store: S3Store, uri: str) -> None:
+    It is also the ``Writer`` of an upload that somebody else has begun.
+    """
+
+    def __init__(self, store: S3Store, uri: str, upload: dict[str, str] | None = None) -> None:
         bucket, key = split_uri(uri)
         if not key or key.endswith("/"):
             raise StoreError(f"{uri} cannot be written: it names no object")
         self._store, self._uri = store, uri
         self._at = {"Bucket": bucket, "Key": key}
         self._buffer = bytearray()
-        self._upload: dict[str, str] | None = None
+        self._upload = upload
         self._parts: list[dict[str, Any]] = []
         self._size_bytes = 0
         self._open = True
@@ -45,44 +52,84 @@ class Upload:
             while done < len(view):
                 room = part_bytes(len(self._parts)) - len(self._buffer)
                 if not room:
-                    self._send()
+                    try:
+                        self._send()
+                    except BaseException:
+                        self._buffer += view[done:]  # for ``unsent``
+                        raise
                     continue
                 self._buffer += view[done : done + room]
                 done += room
 
-    def _send(self) -> None:
-        with self._store.calling(self._uri) as client:
-            if self._upload is None:
+    def _begun(self) -> dict[str, str]:
+        if self._upload is None:
+            with self._store.calling(self._uri) as client:
                 made = client.create_multipart_upload(**self._at, ChecksumAlgorithm="CRC32")
-                self._upload = {**self._at, "UploadId": made["UploadId"]}
-            number = len(self._parts) + 1
+            self._upload = {**self._at, "UploadId": made["UploadId"]}
+        return self._upload
+
+    def _send(self) -> None:
+        upload, number = self._begun(), len(self._parts) + 1
+        with self._store.calling(self._uri) as client:
             sent = client.upload_part(
-                **self._upload, PartNumber=number, Body=self._buffer, ChecksumAlgorithm="CRC32"
+                **upload, PartNumber=number, Body=self._buffer, ChecksumAlgorithm="CRC32"
             )
         checks = {name: sent[name] for name in ("ETag", "ChecksumCRC32") if name in sent}
         self._parts.append({"PartNumber": number, **checks})
         self._size_bytes += len(self._buffer)
         self._buffer = bytearray()
 
-    def seal(self) -> None:
-        """See ``Staged``: what is left becomes the last part, unless it is next to nothing."""
-        if self._sealed:
-            return
-        self._require_open()
-        if self._upload is not None or len(self._buffer) > _KEPT_BYTES:
-            self._send()
+    def seal(self) -> tuple[list[dict[str, Any]], int, bytes]:
+        """See ``Staged``: what is left becomes the last part, unless it is next to nothing.
+
+        Returns:
+            The parts, their bytes, and the object itself where it has no parts.
+        """
+        if not self._sealed:
+            self._require_open()
+            if self._parts or len(self._buffer) > _KEPT_BYTES:
+                self._send()
+            self._sealed = True
+        return self._parts, self._size_bytes, bytes(self._buffer)
+
+    def place(self, *, joined: bool) -> UploadPlace | None:
+        """See ``Staged``: the upload is begun here, so that it is known whatever happens there."""
+        return None if joined else UploadPlace(self._uri, self._begun())
+
+    def adopt(self, sealed: tuple[list[dict[str, Any]], int, bytes]) -> None:
+        """See ``Staged``."""
+        self._parts, self._size_bytes, left = sealed
+        if not self._parts:  # the upload was begun for nothing
+            self._forget()
+        self._buffer = bytearray(left)
         self._sealed = True
+
+    def append(self, other: Any) -> None:
+        """See ``Staged``; parts of an upload cannot be small."""
+        raise StoreError(f"{self._uri} cannot be joined of {other}")
+
+    def read(self, start: int, size: int) -> Iterator[bytes]:
+        """See ``Staged``."""
+        raise StoreError(f"{self._uri} cannot be read yet, {size} bytes from {start}")
+
+    def unsent(self) -> bytes | None:
+        """See ``Writer``."""
+        return None if self._parts else bytes(self._buffer)
+
+    def close(self) -> None:
+        """See ``Writer``; the upload stays."""
+        self._buffer = bytearray()
 
     def complete(self) -> None:
         """See ``Staged``."""
         if not self._open:
             self._require_open()
-        if self._upload is None:
+        if not self._parts:
             with self._store.calling(self._uri) as client:
                 client.put_object(**self._at, Body=self._buffer)
         else:
             self.seal()
-            self._finish(self._upload)
+            self._finish(self._begun())
         self._open = False
         self._buffer = bytearray()
 
@@ -106,16 +153,38 @@ class Upload:
 
     def abort(self) -> None:
         """See ``Staged``."""
-        upload, self._upload = self._upload, None
-        if self._open and upload is not None:
-            with self._store.calling(self._uri) as client:
-                abort_upload(client, **upload)
+        if self._open:
+            self._forget()
         self._open = False
         self._buffer = bytearray()
+
+    def _forget(self) -> None:
+        upload, self._upload = self._upload, None
+        if upload is not None:
+            with self._store.calling(self._uri) as client:
+                abort_upload(client, **upload)
 
     def _require_open(self) -> None:
         if not self._open or self._sealed:
             raise StoreError(f"{self._uri} is not being written any more")
+
+
+@dataclass(frozen=True, slots=True)
+class UploadPlace:
+    """See ``Place``: an upload that was begun."""
+
+    uri: str
+    upload: dict[str, str]
+    """``Bucket``, ``Key``, ``UploadId``."""
+    joined: bool = False
+    """See ``Place``."""
+
+    def open(self) -> Upload | None:
+        """See ``Place``; that this process may write there is seen when it does."""
+        try:
+            return Upload(cast("S3Store", store_for(self.uri)), self.uri, dict(self.upload))
+        except RayMrError:
+            return None
 
 
 def part_bytes(index: int) -> int:

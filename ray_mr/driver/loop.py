@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 import zlib
 from collections import Counter, deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from ray_mr.driver import commit
@@ -31,6 +31,7 @@ from ray_mr.errors import (
 )
 from ray_mr.events import Advanced, Notice, Parts
 from ray_mr.model import AttemptEnd, AttemptId, BlockMeta, Progress, ReducerEnd
+from ray_mr.tasks.reducer import Due
 from ray_mr.units import format_seconds
 
 if TYPE_CHECKING:
@@ -52,6 +53,8 @@ PLACE_S = 30.0
 WINDOW = 2
 """Attempts given to the engine for each slot, so that none waits for the driver."""
 REDUCERS_PER_SLOT = 2
+PLACED_BYTES = 1 << 20
+"""A part of so many bytes of rows is written by its reducer; what is smaller comes in pieces."""
 
 
 @dataclass(slots=True)
@@ -100,18 +103,20 @@ class Loop:
         capacity: Capacity,
         on_event: Callable[[Event], None],
         *,
+        sink: Sink,
         keeper: Keeper | None = None,
         until: float | None = None,
         run_id: str = "",
     ) -> None:
         """``until``: when the job's deadline is, on the monotonic clock."""
-        self._engine, self._plan, self._ledger = engine, plan, ledger
+        self._engine, self._plan, self._ledger, self._sink = engine, plan, ledger, sink
         self._tell, self._keeper, self._until = on_event, keeper, until
         self._capacity = capacity
         self._pending = deque(commit.Work(split) for split in plan.splits)
         self._paused: list[tuple[float, commit.Work]] = []
         self._running: dict[AttemptId, _Running] = {}
         self._committed: dict[int, _Committed] = {}
+        self._rows, self._sizes = ([0] * max(1, plan.job.reducers) for _ in range(2))
         self._withdrawn: dict[int, list[int]] = {}
         self._reducers: dict[int, _Reducer] = {}
         self._attempts = self._made = 0
@@ -160,7 +165,10 @@ class Loop:
             self._step()
 
     def reduce(self) -> None:
-        """Get every partition's output, as references; map again what is lost meanwhile."""
+        """Get every partition's output made; map again what is lost meanwhile.
+
+        It is at the place that its reducer was given, or comes as references.
+        """
         while True:
             if self._pending or self._paused or self._running:
                 self.map()
@@ -173,8 +181,7 @@ class Loop:
                 if not made.finishing and not made.busy and not made.broken:
                     made.finishing = True
                     made.heard = time.monotonic()
-                    rows = self.rows()
-                    self._engine.finish(number, {part: rows[part] for part in made.partitions})
+                    self._engine.finish(number, self._due(made))
             self._step()
             ended = sum(len(made.ended) for made in self._reducers.values())
             self._tell(Parts(ended, self._plan.job.reducers))
@@ -191,11 +198,19 @@ class Loop:
                 raise _came_out_differently()
             self._replace(number)
 
+    def _due(self, made: _Reducer) -> dict[int, Due]:
+        """What a reducer owes; a part of which something is written already comes in pieces."""
+        places = self._sink.places([
+            part for part in made.partitions
+            if self._sizes[part] >= PLACED_BYTES and part not in self._parts_written
+        ])  # fmt: skip
+        return {part: Due(self._rows[part], places.get(part)) for part in made.partitions}
+
     def _is_done(self, made: _Reducer) -> bool:
         return len(made.ended) == len(made.partitions)
 
     def rows(self) -> dict[int, int]:
-        """Rows of each partition in all committed blocks."""
+        """Rows of each partition in all committed blocks, counted anew."""
         rows = dict.fromkeys(range(max(1, self._plan.job.reducers)), 0)
         for committed in self._committed.values():
             for meta, _ in committed.blocks:
@@ -203,16 +218,17 @@ class Loop:
                     rows[part] += size
         return rows
 
-    def write(self, sink: Sink) -> None:
+    def write(self) -> None:
         """Write the whole result, in order; what is lost meanwhile is made again."""
         if self._plan.reducer is None:
-            while not self._write_maps(sink):
+            while not self._write_maps():
                 self.map()
-            return
-        for part in range(self._plan.job.reducers):
-            self._write_part(sink, part)
+        else:
+            for part in range(self._plan.job.reducers):
+                self._write_part(part)
+        self._sink.end()
 
-    def _write_part(self, sink: Sink, part: int) -> None:
+    def _write_part(self, part: int) -> None:
         done = digest = 0  # bytes written, and their CRC
         index = seen = replayed = 0  # of these pieces, maybe a second time
         while True:
@@ -220,10 +236,14 @@ class Loop:
                 item for item in self._reducers.items() if part in item[1].partitions
             )
             pieces = made.pieces.get(part, [])
+            if (receipt := made.ended[part].receipt) is not None:
+                self._parts_written.add(part)
+                self._sink.accept(part, receipt)
+                done = seen = receipt.size_bytes
             if index == len(pieces):
                 if seen != done:
                     raise _came_out_differently()
-                end = self._ledger.reduced[part] = made.ended[part]
+                end = self._ledger.reduced[part] = replace(made.ended[part], receipt=None)
                 if done != end.output_bytes:
                     raise LedgerError(
                         f"part {part}: {end.output_bytes} bytes reduced, {done} written"
@@ -244,13 +264,13 @@ class Loop:
                 raise _came_out_differently()
             if len(new):
                 self._parts_written.add(part)
-                sink.write(part, new)
+                self._sink.write(part, new)
                 done, digest = done + len(new), zlib.crc32(new, digest)
                 replayed = digest
             pieces[index] = None  # frees it
             index += 1
 
-    def _write_maps(self, sink: Sink) -> bool:
+    def _write_maps(self) -> bool:
         """Write the blocks of a map-only job; false when one was lost and is mapped again."""
         for start in sorted(self._committed):
             if start < self._written:
@@ -265,7 +285,7 @@ class Loop:
                 except WorkerLost:
                     self._withdraw(meta)
                     return False
-                sink.write(0, data)
+                self._sink.write(0, data)
                 done.append(meta.checksum)
             self._written, self._written_blocks = start + 1, []
         return True
@@ -395,6 +415,7 @@ class Loop:
         committed = _Committed(end, work, blocks)
         start = work.split.start
         self._committed[start] = committed
+        self._count(committed, 1)
         self._ledger.committed(end)
         before = self._withdrawn.pop(start, None)
         if before is not None and before != committed.checksums:
@@ -404,6 +425,12 @@ class Loop:
             ))  # fmt: skip
         for number in self._reducers:
             self._feed(number, committed)
+
+    def _count(self, committed: _Committed, sign: int) -> None:
+        for meta, _ in committed.blocks:
+            for part, rows in enumerate(meta.rows):
+                self._rows[part] += sign * rows
+                self._sizes[part] += sign * (meta.offsets[part + 1] - meta.offsets[part])
 
     def _lost(self, ident: AttemptId, error: RayMrError) -> None:
         running = self._running.pop(ident, None)
@@ -437,6 +464,7 @@ class Loop:
         if committed is None or committed.end.id != meta.id:
             return
         del self._committed[meta.id.start]
+        self._count(committed, -1)
         self._tell(Notice(f"a block of split {meta.id.split} is lost: the split runs again"))
         self._withdrawn[meta.id.start] = committed.checksums
         self._ledger.withdrawn(committed.end)
@@ -484,6 +512,7 @@ class Loop:
     def _replace(self, number: int) -> None:
         made = self._reducers.pop(number)
         self._engine.drop_reducer(number)
+        self._sink.withdraw(made.partitions)
         self._make_reducer(made.partitions)
 
     def _reduced(self, made: _Reducer, event: Reduced) -> None:

@@ -248,11 +248,11 @@ class _Run:
             self._tell(Notice(told))
         until = None if self._job.deadline is None else self._began + self._job.deadline
         loop = Loop(
-            self._engine, goal, ledger, capacity, self._tell,
+            self._engine, goal, ledger, capacity, self._tell, sink=sink,
             keeper=self._checkpoint.keeper, until=until, run_id=self._id,
         )  # fmt: skip
         try:
-            error = self._phases(made, ledger, loop, sink, capacity.text)
+            error = self._phases(made, ledger, loop, capacity.text)
             if error is not None or ledger.failures:  # there is something to go on with
                 self._checkpoint.finish(loop.check_deadline)
         except BaseException:
@@ -261,9 +261,7 @@ class _Run:
         loop.close(soon=False)
         return error
 
-    def _phases(
-        self, made: Plan, ledger: Ledger, loop: Loop, sink: Sink, has: str
-    ) -> RayMrError | None:
+    def _phases(self, made: Plan, ledger: Ledger, loop: Loop, has: str) -> RayMrError | None:
         size = f"{count(made.total_inputs, 'input')}, {format_bytes(made.total_bytes)}"
         with self._stage("map", f"{size} in {count(len(made.splits), 'split')}, {has}"):
             self._checkpoint.adopt(loop)
@@ -273,7 +271,7 @@ class _Run:
             return error
         with self._stage("reduce", count(self._job.reducers, "part")):
             loop.reduce()
-            loop.write(sink)
+            loop.write()
         if loop.first_map is not None:
             self._seconds["steady"] = time.monotonic() - loop.first_map
         ledger.expected(loop.rows())

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ray_mr.errors import RayMrError
     from ray_mr.model import AttemptEnd, AttemptId, BlockMeta, Progress, ReducerEnd, Split, Terms
     from ray_mr.tasks.mapper import MapTask
-    from ray_mr.tasks.reducer import ReduceTask
+    from ray_mr.tasks.reducer import Due, ReduceTask
 
 Ref = Any
 """A block held by an engine; dropping the last reference frees it."""
@@ -130,8 +130,8 @@ class Engine(Protocol):
     def add(self, reducer: int, meta: BlockMeta, ref: Ref) -> None:
         """Give a reducer a block; without effect if it is gone."""
 
-    def finish(self, reducer: int, expected: Mapping[int, int]) -> None:
-        """Ask a reducer, after all it was given, for its output; as ``add``."""
+    def finish(self, reducer: int, due: Mapping[int, Due]) -> None:
+        """Ask a reducer, after all it was given, for the output of its partitions; as ``add``."""
 
     def wait(self, timeout_s: float) -> list[EngineEvent]:
         """What happened, in order; empty after ``timeout_s`` of silence."""

@@ -28,7 +28,7 @@ from ray_mr.engines import (
 from ray_mr.errors import RayMrError, WorkerLost
 from ray_mr.model import FIRST_TERMS, ReducerEnd
 from ray_mr.tasks.mapper import Block, MapTask, map_split
-from ray_mr.tasks.reducer import Piece, Reducer, ReduceTask
+from ray_mr.tasks.reducer import Due, Piece, Reducer, ReduceTask
 from ray_mr.workdir import WorkDir, disk_errors, run_folder
 
 if TYPE_CHECKING:
@@ -159,10 +159,10 @@ class LocalEngine:
         if known := self._reducers.get(reducer):
             known.call(lambda made: made.add(meta, self.read(ref)))
 
-    def finish(self, reducer: int, expected: Mapping[int, int]) -> None:
+    def finish(self, reducer: int, due: Mapping[int, Due]) -> None:
         """See ``Engine``."""
         if known := self._reducers.get(reducer):
-            known.finish(expected)
+            known.finish(due)
 
     def wait(self, timeout_s: float) -> list[EngineEvent]:
         """See ``Engine``."""
@@ -222,9 +222,9 @@ class _LocalReducer:
         self._stop.set()
         self._events.put(ReducerFailed(self._number, error))
 
-    def finish(self, expected: Mapping[int, int]) -> None:
+    def finish(self, due: Mapping[int, Due]) -> None:
         def run(reducer: Reducer) -> None:
-            for message in reducer.finish(expected):
+            for message in reducer.finish(due):
                 if self._stop.is_set():
                     return
                 if isinstance(message, Piece):

@@ -37,7 +37,7 @@ from ray_mr.engines import (
 from ray_mr.errors import EngineError, NoCapacity, OutOfMemory, RayMrError, WorkerLost
 from ray_mr.model import FIRST_TERMS, AttemptEnd, BlockMeta, Progress, ReducerEnd
 from ray_mr.tasks.mapper import Block, MapTask, map_split
-from ray_mr.tasks.reducer import Piece, Reducer, ReduceTask
+from ray_mr.tasks.reducer import Due, Piece, Reducer, ReduceTask
 from ray_mr.units import count, format_bytes
 from ray_mr.workdir import run_folder
 
@@ -92,8 +92,8 @@ class _ReducerActor:
     def add(self, meta: BlockMeta, data: Any) -> None:
         self._reducer.add(meta, data)
 
-    def finish(self, expected: Mapping[int, int]) -> Iterator[Any]:
-        for message in self._reducer.finish(expected):
+    def finish(self, due: Mapping[int, Due]) -> Iterator[Any]:
+        for message in self._reducer.finish(due):
             if isinstance(message, Piece):
                 yield message.partition
                 yield np.frombuffer(message.data, np.uint8)
@@ -208,12 +208,12 @@ class RayEngine:
             return
         made.adding[made.actor.add.remote(meta, ref)] = meta
 
-    def finish(self, reducer: int, expected: Mapping[int, int]) -> None:
+    def finish(self, reducer: int, due: Mapping[int, Due]) -> None:
         """See ``Engine``."""
         made = self._reducers.get(reducer)
         if made is None:  # as in add
             return
-        generator = made.actor.finish.options(num_returns="streaming").remote(dict(expected))
+        generator = made.actor.finish.options(num_returns="streaming").remote(dict(due))
         made.output = _Stream(generator)
 
     def wait(self, timeout_s: float) -> list[EngineEvent]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import re
-from typing import TYPE_CHECKING, BinaryIO, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 from ray_mr.addresses import shown
 from ray_mr.errors import JobError
@@ -26,6 +26,33 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _GLOB = re.compile(r"(?<![^/])\*\*/|\*\*|\*|\?|\[[!^]?\]?[^\]/]*\]")
 
 
+class Writer(Protocol):
+    """Writes a staged object in place of who has staged it, who alone completes or aborts it."""
+
+    def write(self, data: bytes | memoryview) -> None:
+        """As ``Staged.write``."""
+
+    def seal(self) -> Any:
+        """Nothing more will be written; what ``Staged.adopt`` wants to know, picklable."""
+
+    def unsent(self) -> bytes | None:
+        """After an error: all that was to be written, if the store has nothing of it; else none."""
+
+    def close(self) -> None:
+        """Let go, whether sealed or not."""
+
+
+class Place(Protocol):
+    """Where a staged object may be written from another process: small, picklable, no secret."""
+
+    @property
+    def joined(self) -> bool:
+        """It will be a piece of an object: nobody needs a digest of it alone."""
+
+    def open(self) -> Writer | None:
+        """Begin to write; ``None`` if that cannot be done from here."""
+
+
 class Staged(Protocol):
     """An object being written; nobody sees it before ``complete``."""
 
@@ -36,12 +63,35 @@ class Staged(Protocol):
             StoreError: The store refused; ``abort`` is still to be called.
         """
 
-    def seal(self) -> None:
+    def seal(self) -> object:
         """Nothing more will be written: let go of memory and open files until ``complete``.
 
         Raises:
             StoreError: The store refused; ``abort`` is still to be called.
         """
+
+    def place(self, *, joined: bool) -> Place | None:
+        """Let another process write it instead; ``abort`` makes what that writes void.
+
+        Args:
+            joined: It will be appended to another.
+
+        Returns:
+            ``None`` if the store has no such thing; it is still to be written here.
+        """
+
+    def adopt(self, sealed: Any) -> None:
+        """Take what was written at the place for what is staged, as ``Writer.seal`` tells of it.
+
+        Raises:
+            StoreError: It is not there as it was told.
+        """
+
+    def append(self, other: Any) -> None:
+        """Append what is staged in another, given out as ``joined`` and adopted; it stays."""
+
+    def read(self, start: int, size: int) -> Iterator[bytes]:
+        """Of what is staged so far, where ``joined`` is possible."""
 
     def complete(self) -> None:
         """Make the object visible, replacing one of the same name, whole or not at all.

@@ -12,10 +12,12 @@ import re
 import secrets
 import shutil
 import stat
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, cast
 from urllib.parse import unquote
 
+from ray_mr import machine
 from ray_mr.errors import Interrupted, JobError, ObjectChanged, StoreError
 from ray_mr.model import StoredObject
 from ray_mr.stores import is_glob, literal_prefix, matcher, name_bytes
@@ -153,6 +155,7 @@ class StagedFile:
         self._path = path
         self._part = path.with_name(f".{_stem(path.name)}.ray-mr-{secrets.token_hex(6)}.part")
         self._open = True
+        self._sealed = False
         with disk_errors(path):
             if path.is_dir():
                 raise StoreError(f"{path} is a folder", "name a file to write to")
@@ -161,23 +164,67 @@ class StagedFile:
             except (FileExistsError, NotADirectoryError):
                 raise StoreError(f"{path}: a part of its path is a file, not a folder") from None
             temporary(self._part)
-            self._file = self._part.open("xb")
+            self._file: BinaryIO = self._part.open("xb")
 
     def write(self, data: bytes | memoryview) -> None:
         """See ``Staged``."""
-        if self._file.closed:
-            raise StoreError(f"{self._path} is not being written any more")
         with disk_errors(self._path):
-            self._file.write(data)
+            self._writable().write(data)
+
+    def _writable(self) -> BinaryIO:
+        """The open file, at its end."""
+        if self._sealed or not self._open:
+            raise StoreError(f"{self._path} is not being written any more")
+        if self._file.closed:  # another process wrote to it
+            self._file = self._part.open("r+b")
+            self._file.seek(0, os.SEEK_END)
+        return self._file
 
     def seal(self) -> None:
         """See ``Staged``."""
-        if self._file.closed:
+        if self._sealed:
             return
+        with disk_errors(self._path), self._writable() as file:
+            file.flush()
+            os.fsync(file.fileno())
+        self._sealed = True
+
+    def place(self, *, joined: bool) -> FilePlace | None:
+        """See ``Staged``."""
+        here = machine.boot()
+        if not here:
+            return None
         with disk_errors(self._path):
-            self._file.flush()
-            os.fsync(self._file.fileno())
+            found = os.fstat(self._file.fileno())
             self._file.close()
+        ident = (found.st_dev, found.st_ino)
+        return FilePlace(str(self._path), str(self._part), here, ident, joined)
+
+    def adopt(self, sealed: tuple[int, bool]) -> None:
+        """See ``Staged``."""
+        size, self._sealed = sealed
+        with disk_errors(self._path):
+            found = self._part.stat().st_size
+        if found != size:
+            raise StoreError(f"{self._path}: {size} bytes were written, {found} are there")
+
+    def append(self, other: StagedFile) -> None:
+        """See ``Staged``; the kernel copies."""
+        with disk_errors(self._path), other._part.open("rb") as source:
+            target = self._writable()
+            target.flush()
+            left = os.fstat(source.fileno()).st_size
+            while left:
+                left -= _copy_some(source.fileno(), target.fileno(), left)
+            target.seek(0, os.SEEK_END)
+
+    def read(self, start: int, size: int) -> Iterator[bytes]:
+        """See ``Staged``."""
+        with disk_errors(self._path), self._part.open("rb") as file:
+            file.seek(start)
+            while size and (data := file.read(min(size, _CHUNK_BYTES))):
+                yield data
+                size -= len(data)
 
     def complete(self) -> None:
         """See ``Staged``."""
@@ -204,6 +251,88 @@ class StagedFile:
         with disk_errors(self._path):
             self._part.unlink(missing_ok=True)
             settled(self._part)
+
+
+@dataclass(frozen=True, slots=True)
+class FilePlace:
+    """See ``Place``: a staged file, for whoever sees the very file on the same machine.
+
+    It is opened, never made: once the file is removed, a straggler can leave nothing behind.
+    """
+
+    name: str
+    """What it is going to be."""
+    part: str
+    """Its temporary name."""
+    machine: str
+    """Whose file it is; another machine may see one of this name too."""
+    ident: tuple[int, int]
+    """Device and inode."""
+    joined: bool
+    """See ``Place``."""
+
+    def open(self) -> FileWriter | None:
+        """See ``Place``."""
+        if machine.boot() != self.machine:
+            return None
+        try:
+            descriptor = os.open(self.part, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError:
+            return None
+        file = os.fdopen(descriptor, "wb")
+        found = os.fstat(descriptor)
+        if (found.st_dev, found.st_ino) != self.ident:
+            file.close()
+            return None
+        return FileWriter(self.name, file, sync=not self.joined)
+
+
+class FileWriter:
+    """See ``Writer``.
+
+    Args:
+        name: What messages call it.
+        file: To write to.
+        sync: What is sealed has to be on the disk.
+    """
+
+    def __init__(self, name: str, file: BinaryIO, *, sync: bool) -> None:
+        self._name, self._file, self._sync = name, file, sync
+        self._size = 0
+
+    def write(self, data: bytes | memoryview) -> None:
+        """See ``Writer``."""
+        with disk_errors(self._name):
+            self._size += self._file.write(data)
+
+    def seal(self) -> tuple[int, bool]:
+        """See ``Writer``: the length, and whether it is on the disk."""
+        with disk_errors(self._name), self._file as file:
+            file.flush()
+            if self._sync:
+                os.fsync(file.fileno())
+        return self._size, self._sync
+
+    def unsent(self) -> None:
+        """See ``Writer``; a disk that is full is full for all."""
+
+    def close(self) -> None:
+        """See ``Writer``."""
+        with contextlib.suppress(OSError):  # what is buffered may not fit the disk
+            self._file.close()
+
+
+def _copy_some(source: int, target: int, size: int) -> int:
+    """Copy from where a file is to where another is, within the kernel."""
+    try:
+        done = os.copy_file_range(source, target, size)
+    except OSError as error:
+        if error.errno not in (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise
+        done = os.sendfile(target, source, None, size)
+    if not done:
+        raise OSError(errno.EIO, "a file became shorter while it was copied")
+    return done
 
 
 def _path(uri: str) -> str:

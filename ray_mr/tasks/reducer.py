@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from ray_mr import access
 from ray_mr.child import child as children
 from ray_mr.child import streaming
 from ray_mr.child.setting import Setting
@@ -26,10 +27,11 @@ from ray_mr.shuffle import batches, blocks
 from ray_mr.shuffle.builtins import BUILT_INS
 from ray_mr.shuffle.fields import order_of
 from ray_mr.shuffle.sort import Sorter
+from ray_mr.tasks.output import Output
 from ray_mr.workdir import WorkDir, disk_errors, safe_path
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Generator, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from ray_mr.job import Job
@@ -37,10 +39,20 @@ if TYPE_CHECKING:
     from ray_mr.program import Program
     from ray_mr.shuffle.order import Order
     from ray_mr.shuffle.rows import Rows
+    from ray_mr.stores import Place
 
-OUTPUT_BYTES = 4 << 20
-"""Size of a piece of a reducer's output."""
+READ_BYTES = 4 << 20
 PROGRESS_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """What a reducer owes for a partition."""
+
+    rows: int
+    """It must have been given so many."""
+    place: Place | None = None
+    """Where its output is to go; ``None``: to the driver, in pieces."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +78,8 @@ class ReduceTask:
     """Splits of the plan."""
     whole_files: bool = False
     """Rows are pieces of files, under the files' names."""
+    sealed: str = ""
+    """The envelope that gives access to where output goes, where there is one."""
 
     @classmethod
     def of(cls, plan: Plan, run_id: str) -> ReduceTask:
@@ -74,7 +88,8 @@ class ReduceTask:
             raise JobError("the job has no reducer")
         whole = plan.combiner is None
         files = plan.mapper.feed == "whole"
-        return cls(plan.job, plan.reducer, whole, run_id, len(plan.splits), files)
+        sealed = access.carried()
+        return cls(plan.job, plan.reducer, whole, run_id, len(plan.splits), files, sealed)
 
     @property
     def order(self) -> Order:
@@ -105,6 +120,7 @@ class Reducer:
     """
 
     def __init__(self, task: ReduceTask, partitions: Sequence[int], root: Path, name: str) -> None:
+        access.carry(task.sealed)
         self._task = task
         self._work = WorkDir(root, name)
         folder = self._work.__enter__().path
@@ -137,23 +153,24 @@ class Reducer:
                 with disk_errors(self._folder):
                     rows.add(meta, part)
 
-    def finish(self, expected: Mapping[int, int]) -> Iterator[Piece | Progress | ReducerEnd]:
+    def finish(self, due: Mapping[int, Due]) -> Iterator[Piece | Progress | ReducerEnd]:
         """The output of each partition in turn, with its counts after it.
 
         Args:
-            expected: Rows that each partition must have been given.
+            due: What is owed for each partition.
 
         Raises:
-            LedgerError: It was not.
+            LedgerError: A partition was given other rows.
             ChildError: The reduce program failed.
+            StoreError: Output cannot be written to its place.
         """
         for number, rows in self._inputs.items():
-            if rows.count != expected[number]:
-                raise LedgerError(
-                    f"reducer {number} was given {rows.count} rows of {expected[number]}"
-                )
+            owed = due[number]
+            if rows.count != owed.rows:
+                raise LedgerError(f"reducer {number} was given {rows.count} rows of {owed.rows}")
             with disk_errors(self._folder):
-                yield from _Partition(self._task, number, self._folder / str(number)).run(rows)
+                partition = _Partition(self._task, number, self._folder / str(number))
+                yield from partition.run(rows, owed.place)
 
     def close(self) -> None:
         """Remove what it kept on disk."""
@@ -205,7 +222,7 @@ class _Files:
                 whole[split] = part.rename(self._folder / f"split-{split:06d}")
             else:
                 with whole[split].open("ab") as file, part.open("rb") as more:
-                    shutil.copyfileobj(more, file, OUTPUT_BYTES)
+                    shutil.copyfileobj(more, file, READ_BYTES)
                 part.unlink()
         for path in whole.values():
             yield f"./mapperOutput/{path.name}".encode()
@@ -242,36 +259,22 @@ class _Partition:
 
     def __init__(self, task: ReduceTask, number: int, folder: Path) -> None:
         self._task, self._number, self._folder = task, number, folder
-        self._keys = self._fed = self._bad = self._size = 0
+        self._keys = self._fed = self._bad = 0
         self._counters: Counter[str] = Counter()
 
-    def run(self, rows: Any) -> Iterator[Piece | Progress | ReducerEnd]:
-        program = self._task.program
-        if program == COLLECT:
-            output = self._collected(rows)
-        elif isinstance(program, str):
-            output = self._built_in(rows, program)
-        elif self._task.fed_files:
-            output = self._files(rows, program)
-        elif program.feed == "lines":
-            output = self._lines(rows, program)
-        else:
-            output = self._records(rows, program)
-        pieces: list[bytes] = []
-        held = 0
+    def run(self, rows: Any, place: Place | None) -> Iterator[Piece | Progress | ReducerEnd]:
+        output = Output(place)
         alive = time.monotonic()
-        for data in output:
-            if time.monotonic() > alive + PROGRESS_S:
-                alive = time.monotonic()
-                yield Progress(0)
-            if data:
-                pieces.append(data)
-                held += len(data)
-            if held >= OUTPUT_BYTES:
-                yield self._piece(pieces)
-                pieces, held = [], 0
-        if pieces:
-            yield self._piece(pieces)
+        with (
+            contextlib.closing(self._output(rows)) as made,
+            contextlib.closing(output.run(made)) as pieces,
+        ):
+            for data in pieces:
+                if time.monotonic() > alive + PROGRESS_S:
+                    alive = time.monotonic()
+                    yield Progress(0)
+                if data:
+                    yield Piece(self._number, pa.py_buffer(data))
         yield ReducerEnd(
             self._number,
             rows.count,
@@ -279,13 +282,22 @@ class _Partition:
             self._keys,
             dict(self._counters),
             self._bad,
-            self._size,
+            output.size_bytes,
+            output.receipt,
         )
 
-    def _piece(self, pieces: list[bytes]) -> Piece:
-        data = b"".join(pieces)
-        self._size += len(data)
-        return Piece(self._number, pa.py_buffer(data))
+    def _output(self, rows: Any) -> Generator[bytes | None]:
+        program = self._task.program
+        if program == COLLECT:
+            yield from self._collected(rows)
+        elif isinstance(program, str):
+            yield from self._built_in(rows, program)
+        elif self._task.fed_files:
+            yield from self._files(rows, program)
+        elif program.feed == "lines":
+            yield from self._lines(rows, program)
+        else:
+            yield from self._records(rows, program)
 
     def _setting(self, program: Program) -> Setting:
         return Setting.of(self._task.job, program, self._folder)
@@ -300,7 +312,7 @@ class _Partition:
     def _collected(self, rows: _Files) -> Iterator[bytes | None]:
         for path in rows.paths():
             with (self._folder / os.fsdecode(path)).open("rb") as file:
-                while data := file.read(OUTPUT_BYTES):
+                while data := file.read(READ_BYTES):
                     yield data
         self._fed = rows.count
 
