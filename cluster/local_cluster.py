@@ -245,6 +245,7 @@ def node_command(index: int, address: str, folder: Path, args: argparse.Namespac
             else (f"--address={address}",)
         ),
         *(("--include-dashboard=false",) if first else ()),
+        *((f"--node-ip-address=127.0.0.{index + 1}",) if args.apart and not first else ()),
         f"--include-log-monitor={str(first).lower()}",  # Ray: one a machine
         f"--num-cpus={args.cpus}",
         f"--object-store-memory={args.store_mib << 20}",
@@ -369,6 +370,9 @@ def parser() -> argparse.ArgumentParser:
     begin = commands.add_parser("start", help="start it, print export lines for eval")
     begin.add_argument("--nodes", type=int, default=2)
     begin.add_argument("--cpus", type=int, default=1, help="of each node (default: 1)")
+    begin.add_argument(
+        "--apart", action="store_true", help="each node has an address of its own, like a machine"
+    )
     begin.add_argument(
         "--store-mib", type=int, default=256, help="object store of each node (default: 256)"
     )

@@ -30,6 +30,7 @@ SUBJECTS = (
     "test_bad_input_lines",
     "test_bad_input_functions",
     "test_bad_input_outputs",
+    "test_bad_input_clusters",
     "test_bad_input_interrupts",
 )
 """Test modules with ``SUBJECT`` and ``CASES``, in the page's order."""

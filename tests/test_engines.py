@@ -9,6 +9,7 @@ import pickle
 import random
 import select
 import signal
+import socket
 import threading
 import time
 import uuid
@@ -856,8 +857,9 @@ def test_a_given_cluster_is_joined(
     """With ``RAY_ADDRESS`` nothing is sized or started here."""
     from ray_mr.engines import ray as engine_module
 
-    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
-    engine_module._init(contextlib.ExitStack())
+    with socket.create_server(("127.0.0.1", 0)) as head:
+        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{head.getsockname()[1]}")
+        engine_module._init(contextlib.ExitStack())
     assert set(given_to_init) == {"address", "logging_level", "log_to_driver"}
     assert given_to_init["address"] is None, "Ray reads the variable itself"
 

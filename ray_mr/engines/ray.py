@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import shutil
 import signal
 import threading
@@ -32,6 +33,7 @@ from ray_mr.engines import (
     Ref,
     Said,
     Yielded,
+    cluster,
     fit,
 )
 from ray_mr.errors import EngineError, NoCapacity, OutOfMemory, RayMrError, WorkerLost
@@ -152,6 +154,8 @@ class RayEngine:
     def open(self, map_task: MapTask, reduce_task: ReduceTask | None) -> Capacity:
         """See ``Engine``."""
         self._runtime.join()
+        if not self._runtime.started:
+            _check_workers()
         self._run_id = map_task.run_id
         self._map_task = ray.put(map_task)
         self._reduce_task = ray.put(reduce_task)
@@ -325,6 +329,34 @@ class RayEngine:
         return [task.options(scheduling_strategy=one).remote(self._run_id, name) for one in on]
 
 
+def _check_workers() -> None:
+    """Refuse a cluster whose workers have another Python or ray_mr than this process.
+
+    Raises:
+        EngineError: One has; those that do not answer are dealt with when they have work.
+    """
+    python, ours = (
+        ray.remote(num_cpus=0, max_retries=0)(function)
+        for function in (platform.python_version, cluster.ray_mr_version)
+    )
+    asked: dict[Any, tuple[Any, str]] = {}
+    for node in ray.nodes():
+        if node["Alive"]:
+            on = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            where = node["NodeManagerAddress"]
+            asked[python.options(scheduling_strategy=on).remote()] = (cluster.check_python, where)
+            asked[ours.options(scheduling_strategy=on).remote()] = (cluster.check_ray_mr, where)
+    answered, _ = ray.wait(list(asked), num_returns=len(asked), timeout=cluster.ASK_S)
+    for ref in sorted(answered, key=list(asked).index):
+        check, where = asked[ref]
+        try:
+            check(where, ray.get(ref))
+        except rex.RayTaskError:  # the function could not be loaded
+            check(where, "")
+        except rex.RayError:
+            continue
+
+
 class _RayReducer:
     """An actor, the blocks on their way to it, and its output."""
 
@@ -454,9 +486,8 @@ class _Runtime:
         while not self._ready.wait(0.2):
             pass
         if self._error is not None:
-            where = os.environ.get("RAY_ADDRESS", "")
-            what = f"join the Ray cluster at {where}" if where else "start Ray here"
-            raise EngineError(f"cannot {what}: {self._error}") from self._error
+            address = os.environ.get("RAY_ADDRESS", "")
+            raise cluster.not_joined(address, self._error) from self._error
         if threading.current_thread() is threading.main_thread():
             # Ray's own handler calls ours, and then aborts the process in the middle of clean-up.
             signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
@@ -475,7 +506,8 @@ class _Runtime:
 def _init(stack: contextlib.ExitStack) -> None:
     """Join or start Ray; what the runtime needs as long as it lives is put on the stack."""
     quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
-    if os.environ.get("RAY_ADDRESS"):
+    if address := os.environ.get("RAY_ADDRESS"):
+        cluster.reach(address)
         ray.init(**quiet)
         return
     fit.give_token(os.environ)
