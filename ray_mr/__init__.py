@@ -77,7 +77,7 @@ def run(
         on_event: Called with what happens, from this thread.
 
     Raises:
-        RayMrError: Nothing was published; ``report.json`` beside the output has the ledger.
+        RayMrError: Nothing was published; the report beside the output has the ledger.
         Interrupted: The notebook's stop button, or Ctrl-C; another job can be run at once.
     """
     from ray_mr.driver.run import run as make
@@ -96,7 +96,7 @@ def run(
         )
     except KeyboardInterrupt:
         raise Interrupted(
-            "interrupted again while the run was being ended", "report.json says how far it came"
+            "interrupted again while the run was being ended", "the report says how far it came"
         ) from None
     finally:
         if shown is not None:

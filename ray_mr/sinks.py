@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import re
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 PLACES_AT_ONCE = 8
 SUCCESS = "_SUCCESS"
 MANIFEST = "manifest.json"
+REPORT = "report.json"
+_USUAL = re.compile(r"result(-\*)?\.txt")
+"""The names that results have where nobody chooses another."""
 
 
 def is_prefix(output: str) -> bool:
@@ -49,8 +53,14 @@ def name_of(output: str, part: int) -> str:
 
 
 def report_uri(output: str) -> str:
-    """Where the report of a run stands: beside the file, or below the prefix."""
-    return output[: output.rfind("/") + 1] + "report.json"
+    """Where the report of a run stands: beside the file, or below the prefix.
+
+    It is ``report.json`` beside ``result.txt`` and its parts, as TaskCluster's artifacts have it;
+    beside ``os.txt`` it is ``os.txt.report.json``: a folder may hold the results of several runs.
+    """
+    folder, name = output[: output.rfind("/") + 1], output[output.rfind("/") + 1 :]
+    own = "" if not name or _USUAL.fullmatch(name) else name.replace("*", "") + "."
+    return f"{folder}{own}{REPORT}"
 
 
 def part_name(part: int) -> str:
@@ -103,7 +113,7 @@ class Sink:
         self._told: dict[int, str] = {}
         self._lines = [0] * len(self._digests)
         self._old = list(self._there())
-        if output == report_uri(output):
+        if output.endswith(("/" + REPORT, "." + REPORT)):
             raise JobError(f"{output} is the name of the report", "choose another --output")
         missing = self._missing()
         if self._old and not force and not (missing and cut_off):

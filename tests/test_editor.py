@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
+import select
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -99,19 +103,44 @@ def words_after(tmp_path: Path, *words: str) -> Iterator[str]:
         _ray_mr_completion ray-mr
         printf '%s\\n' "${{COMPREPLY[@]}}"
     """
-    path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
-    bash = shutil.which("bash")
-    if bash is None:
-        pytest.skip("NOT TESTED: there is no bash")
+    bash = found("bash")
     done = subprocess.run(
-        [bash, "-c", script], env={"PATH": path}, cwd=tmp_path, capture_output=True, text=True,
+        [bash, "-c", script], env={"PATH": PATH}, cwd=tmp_path, capture_output=True, text=True,
         check=True,
     )  # fmt: skip
     return iter(done.stdout.split())
 
 
+PATH = f"{Path(sys.executable).parent}:/usr/bin:/bin"
+PATIENCE_S = 60.0
+LINES = [
+    ("ray-mr pl", "plan"),
+    ("ray-mr run --max-f", "--max-failed-inputs"),
+    ("ray-mr run --engine l", "local"),
+    ("ray-mr run --decompress lz", "lzma"),
+]
+"""What is typed, and a word that is offered."""
+
+
+def found(shell: str) -> str:
+    """Where a shell is; the test is skipped where it is not."""
+    path = shutil.which(shell)
+    if path is None:
+        pytest.skip(f"NOT TESTED: there is no {shell} (apt-get install {shell})")
+    return path
+
+
+def seen(terminal: int, wanted: str) -> None:
+    """Wait until an interactive shell shows something."""
+    shown, end = b"", time.monotonic() + PATIENCE_S
+    while wanted.encode() not in shown and time.monotonic() < end:
+        if select.select([terminal], [], [], 1.0)[0]:
+            shown += os.read(terminal, 65536)
+    assert wanted.encode() in shown, shown.decode(errors="replace")
+
+
 class TestCompletion:
-    """``ray-mr completion``, in a real bash."""
+    """``ray-mr completion``, in real shells."""
 
     @pytest.mark.parametrize(
         ("words", "offered"),
@@ -126,6 +155,40 @@ class TestCompletion:
     def test_bash(self, tmp_path: Path, words: tuple[str, ...], offered: str | None) -> None:
         """Commands, flags and their values are completed."""
         assert next(words_after(tmp_path, *words), None) == offered
+
+    @pytest.mark.parametrize(("line", "offered"), LINES)
+    def test_fish(self, tmp_path: Path, line: str, offered: str) -> None:
+        """Fish offers commands with what they do, flags and their values."""
+        done = subprocess.run(
+            [found("fish"), "-N", "-c",
+             f"ray-mr completion fish | source; complete --do-complete '{line}'"],
+            env={"PATH": PATH, "HOME": str(tmp_path)}, cwd=tmp_path, capture_output=True, text=True,
+            check=True,
+        )  # fmt: skip
+        assert offered in [each.partition("\t")[0] for each in done.stdout.splitlines()]
+
+    def test_zsh(self, tmp_path: Path) -> None:
+        """Zsh completes what is typed on a terminal."""
+        zsh = found("zsh")
+        ours, its = pty.openpty()
+        process = subprocess.Popen(
+            [zsh, "-f", "-i"], stdin=its, stdout=its, stderr=its, cwd=tmp_path,
+            start_new_session=True,
+            env={"PATH": PATH, "TERM": "dumb", "HOME": str(tmp_path), "COLUMNS": "200"},
+        )  # fmt: skip
+        try:
+            setup = 'autoload -U compinit; compinit -u; eval "$(ray-mr completion zsh)"'
+            os.write(ours, f"{setup}; echo READ''Y\n".encode())
+            seen(ours, "READY")
+            for line, offered in LINES:
+                os.write(ours, line.encode() + b"\t")
+                seen(ours, offered)
+                os.write(ours, b"\x15")  # away with the line
+        finally:
+            process.kill()
+            process.wait()
+            os.close(ours)
+            os.close(its)
 
     @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
     def test_each_shell(self, shell: str) -> None:

@@ -622,6 +622,20 @@ def reduce(key, values):
 """
 
 
+def test_reports_of_two_runs_in_a_folder(folder: Path) -> None:
+    """Each run keeps its own; one that fails leaves the other's as it is."""
+    out = folder / "out"
+    for name in ("a.txt", "b.txt"):
+        run_told(job(folder, output=str(out / name)))
+    reports = ["a.txt.report.json", "b.txt.report.json"]
+    assert sorted(path.name for path in out.iterdir()) == sorted(["a.txt", "b.txt", *reports])
+    kept = (out / "b.txt.report.json").read_bytes()
+    (folder / "in" / "pings-0002.xz").write_bytes(b"\xfd7zXZ\0damaged")
+    assert not driver.run(job(folder, output=str(out / "a.txt")), engine="local", force=True).ok
+    assert json.loads((out / "a.txt.report.json").read_bytes())["exit_code"] == 5
+    assert (out / "b.txt.report.json").read_bytes() == kept
+
+
 def test_report(folder: Path, engine: str) -> None:
     """report.json: every object with fate, bytes, records, attempts and cause; times; totals."""
     whole = (folder / "in" / "pings-0002.xz").read_bytes()

@@ -357,6 +357,9 @@ def test_names() -> None:
     assert sorted(map(part_name, range(65536))) == [part_name(at) for at in range(65536)]
     assert report_uri("/a/b/result.txt") == "/a/b/report.json"
     assert report_uri("s3://bucket/a/") == "s3://bucket/a/report.json"
+    assert report_uri("/a/result-*.txt") == "/a/report.json"
+    assert report_uri("/a/b/os.txt") == "/a/b/os.txt.report.json"
+    assert report_uri("/a/b/os-*.txt") == "/a/b/os-.txt.report.json"
     assert (is_prefix("/a/"), is_prefix("/a"), is_prefix("s3://b/a/")) == (True, False, True)
 
 
