@@ -256,3 +256,9 @@ class ReducerEnd:
     """Length of all output; what is written must be as long."""
     receipt: Receipt | None = None
     """Of output that went straight to its place; ``None``: it came in pieces."""
+    input_bytes: int = 0
+    """Length of its rows in blocks."""
+    seconds: float = 0.0
+    """From the first row that was reduced to the last piece of output."""
+    hot_keys: tuple[tuple[bytes, int], ...] = ()
+    """The keys with the most rows, as they were received; see ``shuffle/hot.py``."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ray_mr import markup
+from ray_mr.driver.skew import Shares
 from ray_mr.errors import RayMrError, headline
 from ray_mr.shuffle.batches import TextCutter, parse_lines
 from ray_mr.shuffle.rows import concat
@@ -51,6 +52,8 @@ class Report:
     """What happened on the way: retries, replacements."""
     key_end: tuple[str, int] = ("tab-or-space", 1)
     """What ends the key in a line of the result, and how many fields it has."""
+    shares: Shares = field(default_factory=Shares)
+    """What each reducer had to do."""
     error: RayMrError | None = None
     """Why nothing was published."""
 
@@ -79,7 +82,8 @@ class Report:
                 f"{count(totals['mapped'], 'record')} mapped, {totals['bad_records']:,} set aside"
             )
         took = format_seconds(self.seconds["total"])
-        return f"{told}; {what}; the ledger balances; result in {self.output} after {took}"
+        done = f"{told}; {what}; the ledger balances; result in {self.output} after {took}"
+        return f"{done}; uneven: {uneven}" if (uneven := self.shares.warning()) else done
 
     def __repr__(self) -> str:
         return f"<Report: {headline(self.summary())}>"
@@ -110,6 +114,8 @@ class Report:
             "counters": self.counters,
             "seconds": {name: round(took, 3) for name, took in self.seconds.items()},
             "notices": self.notices,
+            "parts": self.shares.facts(),
+            "hot_keys": self.shares.hot_keys(),
         }
 
     def to_json(self) -> bytes:

@@ -19,6 +19,7 @@ from ray_mr.driver.ledger import Ledger
 from ray_mr.driver.listing import objects_of
 from ray_mr.driver.loop import Loop
 from ray_mr.driver.report import Report
+from ray_mr.driver.skew import Shares
 from ray_mr.engines import engine_named
 from ray_mr.errors import Interrupted, JobError, RayMrError, StoreError
 from ray_mr.events import Notice, Stage
@@ -308,6 +309,10 @@ class _Run:
             failed=[(uri, each.message) for uri, each in ledger.failures] if ledger else [],
             notices=self._notices,
             key_end=self._job.result_end,
+            shares=Shares.of(
+                ledger.reduced.values() if ledger else (),
+                built_in=isinstance(self._job.reducer, str),
+            ),
             error=error,
         )
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from ray_mr.shuffle.condense import condense, condense_text
 from ray_mr.shuffle.order import key_order
-from ray_mr.shuffle.rows import Rows, concat
+from ray_mr.shuffle.rows import Rows, concat, groups
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -21,6 +23,9 @@ PACK_BYTES = 16 << 20
 """Size of a pack, in memory."""
 PAYS = 2
 """Rows become one where there are at least so many for each that is left."""
+
+HOT_ROWS = 1024
+"""A key with so many rows in a pack is worth folding, whatever the others are."""
 
 
 class Shaper:
@@ -108,7 +113,26 @@ class Shaper:
             rows = concat(self._raw)
             self._raw, self._raw_bytes = [], 0
             run = rows.take(key_order(rows)) if self._sort else rows
-            yield from self._add_run(self._state(run))
+            yield from self._add_run(self._state(self._cooled(run)))
+
+    def _cooled(self, run: Rows) -> Rows:
+        """A key of very many rows is folded all the same, or one reducer would have all the work.
+
+        Raw rows and state may be side by side here.
+        """
+        built_in = self._built_in
+        if built_in is None or self._folds or not built_in.raw_is_state:
+            return run
+        some = run.take(np.arange(0, len(run), HOT_ROWS // 2))
+        if len(groups(some)) == len(some):
+            return run
+        heads = groups(run)
+        sizes = np.diff(np.append(heads, len(run)))
+        hot = np.repeat(sizes >= HOT_ROWS, sizes)
+        state, bad = built_in.to_state(run.take(np.flatnonzero(hot)))
+        self.bad += bad
+        made = concat([run.take(np.flatnonzero(~hot)), state])
+        return made.take(key_order(made))
 
     def _add_run(self, run: Rows) -> Iterator[Rows]:
         if not (self._condenses or self._folds):

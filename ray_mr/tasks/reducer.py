@@ -26,6 +26,7 @@ from ray_mr.plan import COLLECT
 from ray_mr.shuffle import batches, blocks
 from ray_mr.shuffle.builtins import BUILT_INS
 from ray_mr.shuffle.fields import order_of
+from ray_mr.shuffle.hot import Hottest
 from ray_mr.shuffle.sort import Sorter
 from ray_mr.tasks.output import Output
 from ray_mr.workdir import WorkDir, disk_errors, safe_path
@@ -150,6 +151,7 @@ class Reducer:
         for number, rows in self._inputs.items():
             part = blocks.unpack(data, meta.offsets, number)
             if part is not None:
+                rows.size_bytes += meta.offsets[number + 1] - meta.offsets[number]
                 with disk_errors(self._folder):
                     rows.add(meta, part)
 
@@ -182,6 +184,8 @@ class _Rows:
 
     def __init__(self, folder: Path, memory_bytes: int, order: Order) -> None:
         self.sorter = Sorter(folder, memory_bytes, order)
+        self.hottest = Hottest()
+        self.size_bytes = 0
 
     @property
     def count(self) -> int:
@@ -192,8 +196,12 @@ class _Rows:
 
     def each(self) -> Iterator[Rows]:
         """All rows in order, none with a count."""
-        for window in self.sorter.sorted():
+        for window in self.sorted():
             yield from window.expanded()
+
+    def sorted(self) -> Iterator[Rows]:
+        """All rows in order."""
+        return self.hottest.watch(self.sorter.sorted())
 
 
 class _Files:
@@ -204,7 +212,7 @@ class _Files:
         self._folder.mkdir()
         self._task = task
         self._parts: dict[tuple[int, int], Path] = {}
-        self.count = 0
+        self.count = self.size_bytes = 0
 
     def add(self, meta: BlockMeta, rows: Rows) -> None:
         key = (meta.id.split, meta.id.start)
@@ -235,7 +243,7 @@ class _Named:
         self._folder = folder / "mapperOutput"
         self._folder.mkdir()
         self._parts: dict[tuple[int, int], Path] = {}
-        self.count = 0
+        self.count = self.size_bytes = 0
 
     def add(self, meta: BlockMeta, rows: Rows) -> None:
         keys, pieces = rows.keys().to_pylist(), rows.values().to_pylist()
@@ -263,6 +271,7 @@ class _Partition:
         self._counters: Counter[str] = Counter()
 
     def run(self, rows: Any, place: Place | None) -> Iterator[Piece | Progress | ReducerEnd]:
+        began = time.monotonic()
         output = Output(place)
         alive = time.monotonic()
         with (
@@ -284,6 +293,9 @@ class _Partition:
             self._bad,
             output.size_bytes,
             output.receipt,
+            rows.size_bytes,
+            time.monotonic() - began,
+            rows.hottest.keys() if isinstance(rows, _Rows) else (),
         )
 
     def _output(self, rows: Any) -> Generator[bytes | None]:
@@ -303,7 +315,7 @@ class _Partition:
         return Setting.of(self._task.job, program, self._folder)
 
     def _built_in(self, rows: _Rows, function: str) -> Iterator[bytes | None]:
-        for done, bad, keys in BUILT_INS[function].finish(rows.sorter.sorted()):
+        for done, bad, keys in BUILT_INS[function].finish(rows.sorted()):
             self._bad += bad
             self._keys += keys
             yield self._task.lines(done) if len(done) else None
