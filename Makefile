@@ -20,8 +20,12 @@ help:  ## this list
 demo: $(STAMP)  ## pings in an S3 server, mapper, reducer: a checked result in demo-output/
 	@$(BIN)/python -m demo.run
 
+# Most tests wait: for Ray, for servers, for children. A file's tests stay in one of these workers,
+# each of which has a Ray and an S3 server of its own. WORKERS=0: all in one process.
+WORKERS ?= 3
+
 test: check  ## check, then all tests
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 check: $(STAMP)  ## ruff and mypy
 	@$(BIN)/python -m ruff check

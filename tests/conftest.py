@@ -87,18 +87,26 @@ def node() -> str:
 
 
 @pytest.fixture(scope="session")
-def ray_runtime(s3: S3Server) -> Iterator[None]:
-    """One Ray runtime for the session, whose workers know the S3 server."""
+def key_of_workers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where Ray's workers look for the key of an envelope; a test may put one there."""
+    return tmp_path_factory.mktemp("key") / "w.key.pem"
+
+
+@pytest.fixture(scope="session")
+def ray_runtime(s3: S3Server, key_of_workers: Path) -> Iterator[None]:
+    """One Ray runtime for the session, whose workers know the S3 server and a place for a key."""
     import ray
 
     assert s3.endpoint
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("PYTHONUNBUFFERED", raising=False)
         patch.delenv("RAY_ADDRESS", raising=False)
-        ray.init(
-            num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR,
-            object_store_memory=500_000_000,
-        )  # fmt: skip
+        with pytest.MonkeyPatch.context() as of_workers:
+            of_workers.setenv("RAY_MR_KEY_FILE", str(key_of_workers))
+            ray.init(
+                num_cpus=2, include_dashboard=False, log_to_driver=False,
+                logging_level=logging.ERROR, object_store_memory=500_000_000,
+            )  # fmt: skip
         yield
         ray.shutdown()
 

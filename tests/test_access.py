@@ -42,16 +42,17 @@ def pair() -> tuple[bytes, bytes]:
 
 @pytest.fixture
 def key_file(
-    tmp_path: Path, pair: tuple[bytes, bytes], monkeypatch: pytest.MonkeyPatch
+    key_of_workers: Path, pair: tuple[bytes, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Path]:
     """The key in a file that the environment names, and nothing else that opens a bucket."""
-    path = tmp_path / "w.key.pem"
+    path = key_of_workers
     path.write_bytes(pair[0])
     for name in ("CREDENTIALS", "RAY_MR_KEY_SECRET", "RAY_MR_ALLOW_2014", "RAY_MR_RENEW"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("RAY_MR_KEY_FILE", str(path))
     stores._s3_of.cache_clear()  # clients that were made with another environment
     yield path
+    path.unlink()
     access.carry("")
     stores._s3_of.cache_clear()
 

@@ -91,19 +91,20 @@ def prepare(kernel: Kernel, folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("engine", "begin"),
+    ("engine", "begin", "times"),
     [
-        ("local", ""),
-        pytest.param("ray", "", marks=pytest.mark.ray),
+        ("local", "", 1),
+        ("local", "", 3),
+        pytest.param("ray", "", 3, marks=pytest.mark.ray),
         pytest.param(
             "ray",
             "import ray; ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)",
+            1,
             marks=pytest.mark.ray,
         ),
     ],
-    ids=["local", "ray", "ray of the notebook"],
+    ids=["local", "local, pressed thrice", "ray, pressed thrice", "ray of the notebook"],
 )
-@pytest.mark.parametrize("times", [1, 3], ids=["once", "thrice"])
 def test_stop_button(kernel: Kernel, folder: Path, engine: str, begin: str, times: int) -> None:
     """An interrupted run is one line; kernel and Ray go on, however often it is pressed."""
     kernel.run(begin)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
@@ -52,11 +53,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Data:
     )
 
 
-def test_six_codecs(tmp_path: Path, engine: str, data: Data) -> None:
-    """Counts equal the truth; two runs give the same bytes; R=4 is R=1 in another order."""
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_runtime")
+def test_six_codecs(tmp_path: Path, data: Data) -> None:
+    """Counts equal the truth; both engines give the same bytes; R=4 is R=1 in another order."""
     results: dict[int, list[bytes]] = {1: [], 4: []}
     assert data.malformed
-    for reducers in (1, 4, 1, 4):
+    for engine, reducers in itertools.product(("local", "ray"), (1, 4)):
         wanted = job(
             tmp_path, inputs=data.inputs, reducers=reducers, max_bad_records=data.malformed,
             split_bytes="8MiB",
