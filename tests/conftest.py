@@ -101,6 +101,8 @@ def ray_runtime(s3: S3Server, key_of_workers: Path) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("PYTHONUNBUFFERED", raising=False)
         patch.delenv("RAY_ADDRESS", raising=False)
+        # A node that refuses is dead sooner; one that is merely slow has as long as ever.
+        patch.setenv("RAY_health_check_period_ms", "500")
         with pytest.MonkeyPatch.context() as of_workers:
             of_workers.setenv("RAY_MR_KEY_FILE", str(key_of_workers))
             ray.init(

@@ -788,8 +788,9 @@ def test_our_errors_come_through_ray_as_they_are() -> None:
             assert type(caught.value) is type(ours)
             assert caught.value.args == ours.args
     lost = rex.ObjectLostError("00" * 28, None, "")
-    with pytest.raises(_GoneError), _translated():
-        raise rex.RayTaskError("f", "traceback", lost)
+    for cause in (lost, rex.NodeDiedError("gone"), rex.WorkerCrashedError()):
+        with pytest.raises(_GoneError), _translated():
+            raise rex.RayTaskError("f", "traceback", cause)
     with pytest.raises(RayMrError, match="a defect in a task") as caught, _translated():
         raise rex.RayTaskError("f", "traceback", ZeroDivisionError("division by zero"))
     assert caught.value.exit_code == 1

@@ -410,6 +410,16 @@ class _GoneError(WorkerLost):
     """An object is lost."""
 
 
+_LOSSES = (
+    rex.RayActorError,
+    rex.WorkerCrashedError,
+    rex.NodeDiedError,
+    rex.TaskCancelledError,
+    rex.LocalRayletDiedError,
+)
+"""Ray's words for a process that is gone."""
+
+
 @contextlib.contextmanager
 def _translated() -> Iterator[None]:
     """Ray's errors as ours; the only place that knows them."""
@@ -419,7 +429,8 @@ def _translated() -> Iterator[None]:
         cause = error.cause
         if isinstance(cause, RayMrError):
             raise cause from None
-        if isinstance(cause, rex.ObjectLostError):
+        if isinstance(cause, (rex.ObjectLostError, rex.OutOfMemoryError, *_LOSSES)):
+            # A task's argument stands for its maker's end, where that was lost with its node.
             raise _GoneError("a block is lost") from error
         if isinstance(cause, rex.RayError):
             raise EngineError(f"Ray: {type(cause).__name__}: {cause}") from error
@@ -428,13 +439,7 @@ def _translated() -> Iterator[None]:
         raise _GoneError(f"a block is lost: {type(error).__name__}") from error
     except rex.OutOfMemoryError as error:
         raise OutOfMemory("Ray ended a worker: out of memory") from error
-    except (
-        rex.RayActorError,
-        rex.WorkerCrashedError,
-        rex.NodeDiedError,
-        rex.TaskCancelledError,
-        rex.LocalRayletDiedError,
-    ) as error:
+    except _LOSSES as error:
         first = (str(error).splitlines() or [""])[0]
         raise WorkerLost(f"a Ray worker is gone ({type(error).__name__}): {first}") from error
     except rex.GetTimeoutError as error:
