@@ -24,17 +24,22 @@ NAMED = {"tab": TAB, "tab-or-space": TAB}
 
 
 class TextCutter:
-    """Cuts a stream of text into pieces of whole lines, about ``TEXT_BYTES`` each."""
+    """Cuts a stream of text into pieces of whole lines.
 
-    def __init__(self) -> None:
+    Args:
+        size: About so many bytes each; ``TEXT_BYTES`` if not given.
+    """
+
+    def __init__(self, size: int | None = None) -> None:
         self._buffer = bytearray()
-        self._searched = TEXT_BYTES  # up to here there is no newline, if the first line is long
+        self._size = TEXT_BYTES if size is None else size
+        self._searched = self._size  # up to here there is no newline, if the first line is long
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         """Pieces that are complete once ``data`` has come."""
         self._buffer += data
-        while len(self._buffer) >= TEXT_BYTES:
-            end = self._buffer.rfind(b"\n", 0, TEXT_BYTES)
+        while len(self._buffer) >= self._size:
+            end = self._buffer.rfind(b"\n", 0, self._size)
             if end < 0:
                 end = self._buffer.find(b"\n", self._searched)
             if end < 0:
@@ -52,7 +57,7 @@ class TextCutter:
     def _take(self, size: int) -> bytes:
         piece = bytes(memoryview(self._buffer)[:size])
         del self._buffer[:size]
-        self._searched = TEXT_BYTES
+        self._searched = self._size
         return piece
 
 
@@ -188,10 +193,15 @@ def _not_a_line(name: str, mark: str) -> DataError:
 
 
 class Pieces:
-    """Gathers a child's output into pieces of about ``TEXT_BYTES``: whole lines, or rows."""
+    """Gathers a child's output into pieces of about the same size: whole lines, or rows.
 
-    def __init__(self) -> None:
-        self._text = TextCutter()
+    Args:
+        size: In bytes; ``TEXT_BYTES`` if not given.
+    """
+
+    def __init__(self, size: int | None = None) -> None:
+        self._size = TEXT_BYTES if size is None else size
+        self._text = TextCutter(size)
         self._held: list[Rows] = []
         self._bytes = 0
 
@@ -207,7 +217,7 @@ class Pieces:
         if pairs.count:
             self._held.append(unpack_pairs(pairs))
             self._bytes += self._held[-1].size_bytes
-        if self._bytes >= TEXT_BYTES:
+        if self._bytes >= self._size:
             yield self._take()
 
     def end_text(self) -> Iterator[bytes]:

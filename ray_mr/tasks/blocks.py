@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from ray_mr.tasks.mapper import Block, MapTask, Message
 
 
+SAMPLE_BYTES = 512 << 10
+"""Output that a sample is taken of."""
+
+
 class Attempt(Protocol):
     """What is needed of the attempt whose output it is."""
 
@@ -94,7 +98,7 @@ class RowBlocks:
     def __init__(self, attempt: Attempt, folder: Path) -> None:
         self._attempt = attempt
         self._task = task = attempt.task
-        self._pieces = batches.Pieces()
+        self._pieces = batches.Pieces(SAMPLE_BYTES if task.sample else None)
         self._program: Combiner | None = None
         self._shaper = Shaper(
             self._parse,

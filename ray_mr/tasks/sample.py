@@ -1,7 +1,7 @@
 """Ranges of keys for the parts of a result: a sample of what the mapper makes of the inputs.
 
 The sample is a function of the inputs, the mapper and the job alone: of some inputs, evenly spread
-over the plan, the first few megabytes of map output.  It is taken on the machine of the driver,
+over the plan, the first half a megabyte of map output.  It is taken on the machine of the driver,
 before the run, and nothing of it is kept but the bounds.
 """
 
