@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import operator
 import struct
 import time
 from typing import TYPE_CHECKING
@@ -17,12 +18,13 @@ from ray_mr.shuffle import batches
 from ray_mr.shuffle.batches import (
     Pieces,
     TextCutter,
+    counted_lines,
     pack_pairs,
     parse_lines,
     to_lines,
     unpack_pairs,
 )
-from ray_mr.shuffle.rows import Rows, concat
+from ray_mr.shuffle.rows import EXPAND_BYTES, Rows, concat, of_pairs
 from samples import pairs_of, rows
 
 if TYPE_CHECKING:
@@ -52,6 +54,11 @@ def cut(data: bytes, places: list[int]) -> list[bytes]:
     """The data in pieces."""
     edges = [0, *sorted(min(place, len(data)) for place in places), len(data)]
     return [data[low:high] for low, high in itertools.pairwise(edges)]
+
+
+def writable(pairs: list[tuple[bytes, bytes]]) -> bool:
+    """No newline stands in them."""
+    return not any(b"\n" in key + value for key, value in pairs)
 
 
 @pytest.fixture
@@ -270,6 +277,29 @@ class TestLines:
             text = to_lines(rows(pairs))
             assert text == b"".join(key + b"\t" + value + b"\n" for key, value in pairs)
             assert pairs_of(parse_lines(text, "tab")) == pairs
+
+    @given(PAIRS, st.data())
+    def test_counted(self, pairs: list[tuple[bytes, bytes]], data: st.DataObject) -> None:
+        """Each row is written as often as its count says, neighbours that are equal or not."""
+        sizes = st.lists(st.integers(1, 40), min_size=len(pairs), max_size=len(pairs))
+        counts = data.draw(sizes)
+        keys, values = [key for key, _ in pairs], [value for _, value in pairs]
+        made = of_pairs(keys, values, counts)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(batches, "EXPAND_BYTES", data.draw(st.sampled_from([1, 20, 1 << 20])))
+            text = b"".join(counted_lines(made, tabs=True)) if writable(pairs) else None
+        if text is None:
+            with pytest.raises(DataError, match="cannot be written as a line of text"):
+                list(counted_lines(made))
+        else:
+            lines = (key + b"\t" + value + b"\n" for key, value in pairs)
+            assert text == b"".join(map(operator.mul, lines, counts))
+
+    def test_hot_key_in_pieces(self) -> None:
+        """A row that stands for a million is written piece by piece."""
+        pieces = list(counted_lines(of_pairs([b"k", b"l"], [b"v", b"w"], [1_000_000, 2])))
+        assert max(map(len, pieces)) <= EXPAND_BYTES
+        assert b"".join(pieces) == b"k\tv\n" * 1_000_000 + b"l\tw\n" * 2
 
     @pytest.mark.parametrize(
         ("pair", "what"),

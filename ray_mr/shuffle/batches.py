@@ -5,6 +5,7 @@ Where text or pairs are cut into pieces depends on their bytes alone, never on h
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,12 +13,23 @@ import pyarrow.compute as pc
 
 from ray_mr.child.child import Pairs
 from ray_mr.errors import DataError
-from ray_mr.shuffle.rows import Rows, binary, concat, contents, edges_of, of_columns
+from ray_mr.shuffle.condense import neighbours
+from ray_mr.shuffle.rows import (
+    EXPAND_BYTES,
+    Rows,
+    binary,
+    concat,
+    contents,
+    edges_of,
+    of_columns,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 TEXT_BYTES = 4 << 20
+PAYS = 4
+"""To write a line many times is quicker than to write rows, if there are as many for each."""
 NEWLINE, TAB, SPACE = b"\n"[0], b"\t"[0], b" "[0]
 NAMED = {"tab": TAB, "tab-or-space": TAB}
 """Separators that have names; any other is its own character."""
@@ -183,6 +195,36 @@ def to_lines(rows: Rows, *, tabs: bool = False) -> bytes:
     if (first != at).any():
         raise _not_a_line("key", "\t")
     return text
+
+
+def counted_lines(rows: Rows, *, tabs: bool = False) -> Iterator[bytes]:
+    """As ``to_lines``, each line as often as its count says, in pieces of about ``EXPAND_BYTES``.
+
+    Equal lines that are neighbours are looked at once: a text of millions of rows is often that of
+    a few, many times.
+    """
+    few = neighbours(rows)
+    if few.total < PAYS * len(few):
+        for piece in rows.expanded():
+            yield to_lines(piece, tabs=tabs)
+        return
+    text, edges = to_lines(few, tabs=tabs), few.edges - few.edges[0]
+    pieces: list[bytes] = []
+    held = 0
+    for (start, end), count in zip(
+        itertools.pairwise(edges.tolist()), few.counts.tolist(), strict=True
+    ):
+        line, left = text[start:end], count
+        while left:
+            times = min(left, max(1, EXPAND_BYTES // len(line)))
+            pieces.append(line * times)
+            held += len(pieces[-1])
+            left -= times
+            if held >= EXPAND_BYTES:
+                yield b"".join(pieces)
+                pieces, held = [], 0
+    if pieces:
+        yield b"".join(pieces)
 
 
 def _not_a_line(name: str, mark: str) -> DataError:

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ray_mr.shuffle import aggregate
-from ray_mr.shuffle.condense import condense
+from ray_mr.shuffle.condense import condense, neighbours
 from ray_mr.shuffle.order import ranks
 from ray_mr.shuffle.rows import (
     EMPTY,
@@ -31,7 +31,6 @@ from ray_mr.shuffle.rows import (
     integers,
     of_columns,
     scalar,
-    truths,
 )
 
 if TYPE_CHECKING:
@@ -126,21 +125,10 @@ def _once(rows: Rows) -> tuple[Rows, Bad]:
     return condense(rows, in_order=False).once(), 0
 
 
-def _neighbours(rows: Rows) -> Rows:
-    """Equal neighbours as one row, with the sum of their counts."""
-    if len(rows) < 2:
-        return rows
-    other = truths(pc.not_equal(rows.lines[1:], rows.lines[:-1]))
-    other = other | (rows.key_bytes[1:] != rows.key_bytes[:-1])
-    starts = np.concatenate([[0], np.flatnonzero(other) + 1])
-    kept = rows.take(starts)
-    return Rows(kept.lines, kept.key_bytes, np.add.reduceat(rows.counts, starts))
-
-
 def _top(windows: Iterable[Rows]) -> Iterator[tuple[Rows, Bad, int]]:
     held: Rows | None = None
     for window in windows:
-        rows = _neighbours(window if held is None else concat([held, window]))
+        rows = neighbours(window if held is None else concat([held, window]))
         heads = groups(rows)
         last = int(heads[-1]) if len(heads) else 0
         held = _most_so_far(rows.slice(last, len(rows)))
@@ -152,7 +140,7 @@ def _top(windows: Iterable[Rows]) -> Iterator[tuple[Rows, Bad, int]]:
 def _histogram(windows: Iterable[Rows]) -> Iterator[tuple[Rows, Bad, int]]:
     held: Rows | None = None
     for window in windows:
-        rows = _neighbours(window if held is None else concat([held, window]))
+        rows = neighbours(window if held is None else concat([held, window]))
         last = max(0, len(rows) - 1)  # it may go on
         held = rows.slice(last, len(rows))
         yield _value_counts(rows.slice(0, last)), 0, max(0, len(groups(rows)) - 1)
@@ -194,7 +182,7 @@ def _distinct(windows: Iterable[Rows]) -> Iterator[tuple[Rows, Bad, int]]:
     held: Rows | None = None
     before = 0  # values of the held key that are less than its last
     for window in windows:
-        rows = _neighbours(window if held is None else concat([held, window]))
+        rows = neighbours(window if held is None else concat([held, window]))
         if not len(rows):
             continue
         heads = groups(rows)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow.compute as pc
 
 from ray_mr.shuffle.order import by_number, key_order
-from ray_mr.shuffle.rows import Rows, binary, contents, groups, numbers_of
+from ray_mr.shuffle.rows import Rows, binary, contents, groups, numbers_of, truths
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -73,6 +74,17 @@ def _counted(distinct: Rows, codes: Any, counts: Any, *, in_order: bool) -> Rows
     else:
         sizes = np.add.reduceat(counts[sequence], starts)
     return Rows(rows.lines, rows.key_bytes, sizes)
+
+
+def neighbours(rows: Rows) -> Rows:
+    """Equal neighbours as one row, with the sum of their counts."""
+    if len(rows) < 2:
+        return rows
+    other = truths(pc.not_equal(rows.lines[1:], rows.lines[:-1]))
+    other = other | (rows.key_bytes[1:] != rows.key_bytes[:-1])
+    starts = np.concatenate([[0], np.flatnonzero(other) + 1])
+    kept = rows.take(starts)
+    return Rows(kept.lines, kept.key_bytes, np.add.reduceat(rows.counts, starts))
 
 
 def _totals(codes: Any, counts: Any, size: int) -> Any:

@@ -7,6 +7,7 @@ feeds them to a new reducer when this one is gone.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import shutil
 import time
@@ -337,7 +338,10 @@ class _Partition:
         place = streaming.reduce_place(self._number, task.maps)
         words = streaming.environment(task.job, task.run_id, self._folder, place)
         child = children.PlainChild(replace(setting, env={**words, **setting.env}))
-        lines = map(task.lines, rows.each())
+        lines = itertools.chain.from_iterable(
+            batches.counted_lines(window, tabs=task.job.tabs_in_keys)
+            for window in rows.sorter.sorted()
+        )
         with contextlib.closing(children.run_lines(child, lines)) as output:
             for data in output:
                 yield data or None
