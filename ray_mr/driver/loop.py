@@ -153,6 +153,7 @@ class Loop:
 
     def map(self) -> None:
         """Run every split to its commit or to the failure of its inputs."""
+        self._start_some()  # before the reducers: workers that are up already go to the first maps
         if self._plan.reducer is not None and not self._reducers:
             parts = self._plan.job.reducers
             actors = min(
