@@ -52,6 +52,8 @@ class FaultProxy:
 
     def __init__(self, upstream: str, fate: Fate) -> None:
         self.fired: Counter[tuple[str, str]] = Counter()
+        self.methods: Counter[str] = Counter()
+        """How many requests came of each."""
         self.fate = fate
         self.released = threading.Event()
         """Set when stalled requests are to be let go."""
@@ -76,6 +78,7 @@ class FaultProxy:
     def decide(self, method: str, path: str) -> str:
         """The fate of a request that has come."""
         with self._lock:
+            self.methods[method] += 1
             key = (method, path)
             chosen = self.fate(method, path, self._seen[key])
             self._seen[key] += 1

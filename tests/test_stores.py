@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import inspect
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from botocore import exceptions as boto
 
+from fault_proxy import fault_proxy
 from ray_mr import aws
 from ray_mr.aws import s3 as s3_module
 from ray_mr.aws import upload as upload_module
@@ -265,6 +267,15 @@ def test_abandon(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     assert place.names("**") == ["out/d"]
 
 
+def test_clear(tree: Place) -> None:
+    """All below a prefix is gone, and nothing else; clearing nothing is no error."""
+    for _ in range(2):
+        tree.store.clear(f"{tree.base}/x/")
+        assert tree.names("**") == ["a.gz", "b.txt", "x-y/c.gz"]
+    tree.store.clear(f"{tree.base}/x-y/")
+    assert tree.names("**") == ["a.gz", "b.txt"]
+
+
 def test_errors_cross_processes(tree: Place) -> None:
     """An error of a store is the same after pickling."""
     with pytest.raises(StoreError) as caught:
@@ -384,6 +395,25 @@ def test_s3_markers_and_pages(s3: S3Server) -> None:
     assert (found[0].key, found[0].size_bytes) == ("dir/", 0)
 
 
+@pytest.mark.parametrize("many", [True, False])
+def test_s3_clear(s3: S3Server, monkeypatch: pytest.MonkeyPatch, many: bool) -> None:
+    """A thousand objects are deleted in a request; one by one where the server does not do that."""
+    bucket = s3.bucket()
+    for key in ("out/a", "out/b&<é", "out/c", "keep"):
+        s3.client.put_object(Bucket=bucket, Key=key, Body=b"x")
+
+    def fate(method: str, path: str, _before: int) -> str:
+        return "denied" if method == "POST" and "delete" in path and not many else ""
+
+    with fault_proxy(s3.endpoint, fate) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        S3Store().clear(f"s3://{bucket}/out/")
+        assert sum(proxy.fired.values()) == (not many)
+        assert proxy.methods["DELETE"] == (0 if many else 3)
+    left = s3.client.list_objects_v2(Bucket=bucket)["Contents"]
+    assert [item["Key"] for item in left] == ["keep"]
+
+
 def test_s3_missing_bucket(s3: S3Server) -> None:  # noqa: ARG001  # sets the environment
     """A bucket that is not there is named, whatever is asked of it."""
     store = store_for("s3://")
@@ -459,7 +489,7 @@ class Relay:
                 near, _ = self._socket.accept()
             except OSError:
                 return
-            with near:
+            with near, contextlib.suppress(ConnectionError):
                 self._answer(near)
 
     def _answer(self, near: socket.socket) -> None:
