@@ -264,6 +264,9 @@ class TestDownload:
             assert list(file) == [b"one\n", b"two\n"]
         with pytest.raises(StoreError, match="does not exist"):
             store_for(url).open(f"{web.base}/none")
+        busy = web.put("/busy", b"one\n", statuses=[503, 429])
+        with store_for(busy).open(busy) as file:
+            assert file.read() == b"one\n"
 
     def test_no_writing(self, web: WebServer) -> None:
         """A URL cannot be an output."""

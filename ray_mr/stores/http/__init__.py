@@ -128,13 +128,7 @@ class HttpStore:
     def open(self, uri: str) -> BinaryIO:
         """See ``Store``."""
         address = Address.of(uri)
-        try:
-            with asked(address, {}, leave_open=True) as answer:
-                if answer.status != 200:
-                    answer.close()
-                    refuse(address, answer)
-        except Busy as error:
-            raise error.ours from None
+        answer = self._opened(address)
 
         def read(size: int) -> bytes:
             try:
@@ -144,6 +138,17 @@ class HttpStore:
                 raise error.ours from None
 
         return stream_of(read, answer.close)
+
+    def _opened(self, address: Address) -> Answer:
+        pause = Pause(threading.Event())
+        while True:
+            try:
+                with asked(address, {}, leave_open=True) as answer:
+                    if answer.status != 200:
+                        refuse(address, answer)
+                    return answer
+            except Busy as error:
+                pause(error)
 
     def stage(self, uri: str) -> NoReturn:
         """See ``Store``."""
