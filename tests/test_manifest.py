@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import sys
+import threading
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +17,12 @@ from hypothesis import strategies as st
 import ray_mr
 from jobs import job, result, run_told
 from ray_mr import manifest
-from ray_mr.driver.listing import objects_of
+from ray_mr.driver.listing import ASKED, LISTINGS, objects_of
 from ray_mr.errors import JobError, RayMrError, StoreError
 from ray_mr.job import Job, Manifest
 from ray_mr.manifest import Named
 from ray_mr.stores import store_for
+from ray_mr.stores.local import LocalStore
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -298,3 +300,21 @@ class TestS3:
         report, _ = run_told(wanted)
         assert report.ok
         assert result(tmp_path) == b"0\n1\n2\n"
+
+
+def test_asked_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Objects of which only names are known are asked about by all threads at once, in order."""
+    together = threading.Barrier(LISTINGS, timeout=60)
+    stat = LocalStore.stat
+
+    def patient(self: LocalStore, uri: str, *, version: str = "") -> StoredObject:
+        together.wait()
+        return stat(self, uri, version=version)
+
+    monkeypatch.setattr(LocalStore, "stat", patient)
+    names = [f"x{number:03d}" for number in range(LISTINGS * ASKED)]
+    for name in names:
+        (tmp_path / name).write_text(name)
+    (tmp_path / "keys").write_text("\n".join(names))
+    wanted = Job(inputs=[{"manifest": str(tmp_path / "keys"), "folder": str(tmp_path)}], mapper=CAT)
+    assert [obj.key for obj in objects_of(wanted)] == names

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from click.testing import CliRunner
 
 from house import House, all_pairs
 from jobs import job, result, run_told
 from ray_mr.child.process import IGNORED_EXITS
+from ray_mr.cli import main
 from ray_mr.errors import ChildCrashed, ChildError, JobError
 from ray_mr.extras import pack_extras
 from ray_mr.job import Job
@@ -238,3 +241,51 @@ class TestNamedFiles:
         )
         (file,) = pack_extras(Job.from_file(path).files)
         assert (file.name, file.content) == ("y", b"text")
+
+
+TEXT = b"b\t1\r\na b\n\ta\n\nb\t\nb\t2\tx\n\xff\tz\nb\t1\nlast"
+"""Lines with several TABs, none, an empty key, an empty value, CRLF, odd bytes, no last end."""
+
+
+def pairs(lines: bytes) -> list[tuple[bytes, bytes]]:
+    """Hadoop's keys and values: the key ends at the first TAB, and is the line if there is none."""
+    parts = [line.partition(b"\t") for line in lines.removesuffix(b"\n").split(b"\n")]
+    return [(key, value) for key, _, value in parts]
+
+
+def through(script: str, lines: bytes) -> bytes:
+    """What a program makes of them."""
+    return subprocess.run([script], input=lines, capture_output=True, check=True).stdout
+
+
+def hadoop(scripts: dict[str, str], data: bytes) -> bytes:
+    """What the rules of Hadoop Streaming make of one input, step by step.
+
+    The values of a key are in the order of the input: Hadoop promises none.
+    """
+    lines = through(scripts["mapper"], data + b"\n")
+    for step in ("combiner", "reducer"):
+        if step in scripts:
+            ordered = sorted(pairs(lines), key=lambda pair: pair[0])
+            lines = through(scripts[step], b"".join(b"%s\t%s\n" % pair for pair in ordered))
+    return lines
+
+
+@pytest.mark.parametrize("steps", [("mapper", "reducer"), ("mapper", "combiner", "reducer")])
+@pytest.mark.parametrize("mapper", ["cat", "tr a-z A-Z", "sed 's/\\t/-/g'", "sed 's/^/k\\t/'"])
+def test_as_hadoop(tmp_path: Path, steps: tuple[str, ...], mapper: str) -> None:
+    """A job file of a line for each script has the result of Hadoop's rules, byte for byte."""
+    sources = {"mapper": mapper, "combiner": "uniq", "reducer": "sed 's/$/ <-/'"}
+    (tmp_path / "in").write_bytes(TEXT)
+    lines = ["inputs: [in]"]
+    for step in steps:
+        path = tmp_path / f"{step}.sh"
+        path.write_text(f"#!/bin/sh\nexec {sources[step]}\n")
+        path.chmod(0o755)
+        lines.append(f"{step}: {{language: binary, script: {step}.sh, feed: lines}}")
+    (tmp_path / "job.yml").write_text("\n".join([*lines, ""]))
+    words = ["run", str(tmp_path / "job.yml"), "--engine", "local"]
+    done = CliRunner().invoke(main, [*words, "--output", str(tmp_path / "out.txt")])
+    assert done.exit_code == 0, done.stderr
+    expected = hadoop({step: str(tmp_path / f"{step}.sh") for step in steps}, TEXT)
+    assert (tmp_path / "out.txt").read_bytes() == expected

@@ -37,6 +37,8 @@ LISTINGS = 16
 """Lookups at once."""
 TOGETHER = 100
 """Objects of a manifest in one lookup."""
+ASKED = 4
+"""Of these, those about which a store is asked, one after the other."""
 PART = 1_000
 """Objects that a lookup hands on at once."""
 PARTS_AHEAD = 4
@@ -58,7 +60,7 @@ def _lookups(job: Job) -> Iterator[Lookup]:
         if isinstance(item, Manifest):
             names = _named(item, job.bucket)
             base = os.path.abspath(item.folder) + "/"  # noqa: PTH100 - may be "", no link is followed
-            while some := list(itertools.islice(names, TOGETHER)):
+            while some := _together(names):
                 yield partial(_look_up, some, str(item), base)
         else:
             yield partial(_listed, item)
@@ -95,6 +97,18 @@ def _named(item: Manifest, bucket: str | None) -> Iterator[Named]:
         lines = iter(lambda: file.readline(manifest.MAX_LINE_BYTES + 2), b"")
         folder = str(Path(item.folder).absolute())
         yield from manifest.read(lines, name=str(item), bucket=bucket, folder=folder)
+
+
+def _together(names: Iterator[Named]) -> list[Named]:
+    """Those of one lookup: few, where each costs a request, so that all threads have some."""
+    some: list[Named] = []
+    asked = 0
+    for named in names:
+        some.append(named)
+        asked += named.size_bytes is None or not named.etag
+        if len(some) == TOGETHER or asked == ASKED:
+            break
+    return some
 
 
 def _opened(name: str) -> BinaryIO:
