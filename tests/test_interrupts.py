@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import uuid
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,6 +51,7 @@ class Run:
     def __init__(self, folder: Path, engine: str) -> None:
         self.folder, self.engine = folder, engine
         self.mark = uuid.uuid4().hex
+        self.ray: dict[str, str] = {}
         self.hold, self.begun = folder / "hold", folder / "begun"
         make_pings(folder / "in", files=4)
         source = MAPPER.format(hold=str(self.hold), begun=str(self.begun))
@@ -61,7 +63,7 @@ class Run:
 
     def start(self, *words: str) -> subprocess.Popen[str]:
         environ = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
-        environ |= {"TMPDIR": str(self.folder / "tmp"), "MARK": self.mark}
+        environ |= {"TMPDIR": str(self.folder / "tmp"), "MARK": self.mark} | self.ray
         run = ["run", "job.yml", "--engine", self.engine, *words]
         command = [sys.executable, "-m", "ray_mr", *run]
         return subprocess.Popen(
@@ -176,25 +178,37 @@ def test_next_start_cleans_up(started: Run) -> None:
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("started", [pytest.param("ray", marks=pytest.mark.ray)], indirect=True)
-@pytest.mark.parametrize("what", [b"raylet/raylet"])
-def test_ray_itself_is_killed(started: Run, what: bytes) -> None:
-    """SIGKILL of Ray's own processes: nothing is published, and the next run goes on.
+@pytest.mark.parametrize("what", [b"raylet/raylet", b"gcs/gcs_server"])
+def test_ray_itself_is_killed(
+    started: Run, what: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SIGKILL of Ray's own processes: exit code 7, and the report has every input.
 
-    Ray then ends the driver's process itself (exit code 1, about a minute after its GCS is gone).
+    Ray then ends the run's process itself, without a word; its parent is still there.  Nothing is
+    published, and the next run goes on.
     """
+    monkeypatch.setattr(started, "ray", {"RAY_gcs_rpc_server_reconnect_timeout_s": "5"})
     process = started.start_and_hold()
-    found = started.processes(what)
+    found = set(started.processes(what)) - {process.pid}
     assert found
     for pid in found:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     said = process.communicate(timeout=200)[0]
-    assert process.returncode in (1, 7), said
+    assert process.returncode == 7, said
+    assert "--resume" in said.splitlines()[-1]
+    report = json.loads((started.folder / "out" / "report.json").read_text())
+    assert (report["ok"], report["exit_code"]) == (False, 7)
+    fates = Counter(row["fate"] for row in report["inputs"])
+    assert fates.total() == 4
+    assert fates["unknown"] == report["totals"]["unknown"] > 0, "what is missing is told"
     assert not (started.folder / "out" / "result.txt").exists()
-    wait_until(lambda: not started.processes(HARNESS))
+    wait_until(lambda: not started.processes(HARNESS), 60)
+    if b"gcs" in what:
+        return
     started.hold.unlink()
     process = started.start("--resume")
-    said = process.communicate(timeout=PATIENCE_S)[0]
+    said = process.communicate(timeout=120)[0]
     assert process.returncode == 0, said
     assert started.run_folders() == []
     result = (started.folder / "out" / "result.txt").read_text()

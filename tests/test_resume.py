@@ -77,7 +77,7 @@ class World:
         return sorted(self.state.glob("piece-*"))
 
 
-def go(wanted: Job, engine: str = "local", **how: bool) -> tuple[Report, list[str]]:
+def go(wanted: Job, engine: str = "local", **how: Any) -> tuple[Report, list[str]]:
     notices: list[str] = []
 
     def listen(event: Event) -> None:

@@ -6,21 +6,31 @@ A command is a function in a module here, and its name in the table at the botto
 from __future__ import annotations
 
 import traceback
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ray_mr.cli import credentials, editor, jobs, replay, start, submit, taskcluster, trial
+from ray_mr.cli.guard import OWN_PROCESS
 from ray_mr.cli.screen import say
 from ray_mr.cli.stopping import stoppable
 from ray_mr.errors import Interrupted, RayMrError
 from ray_mr.jobfile import nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 DEFECT_EXIT_CODE = 1
 
 
 class _Cli(click.Group):
     """A group that ends with a message and the exit code of what went wrong."""
+
+    def main(self, args: Sequence[str] | None = None, *more: Any, **extra: Any) -> Any:
+        """As click's; without arguments they are those of the process, which is ours alone then."""
+        if args is None:
+            extra["obj"] = OWN_PROCESS
+        return super().main(args, *more, **extra)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; here and not in ``main``, where click takes some errors for its own."""

@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ray_mr.cli.guard import guarded
 from ray_mr.cli.screen import put, say
 from ray_mr.errors import headline, one_line
 from ray_mr.views import watcher
 
 if TYPE_CHECKING:
     from ray_mr.cli.flags import RunOptions
+    from ray_mr.driver.journal import Journal
     from ray_mr.driver.report import Report
     from ray_mr.job import Job
 
@@ -33,7 +35,8 @@ def run_and_show(job: Job, how: RunOptions) -> None:
         click.exceptions.Exit: With the report's code, if it is not 0.
         RayMrError: What ended the run before there was a report.
     """
-    report = _run(job, how)
+    on_ray = how.engine == "ray"
+    report = guarded(functools.partial(_run, job, how)) if on_ray else _run(job, how)
     if how.as_json:
         put(json.dumps(report.facts(), indent=1))
     for uri, message in report.failed[:MAX_FAILED_SHOWN]:
@@ -47,12 +50,12 @@ def run_and_show(job: Job, how: RunOptions) -> None:
         say(report.summary())
 
 
-def _run(job: Job, how: RunOptions) -> Report:
+def _run(job: Job, how: RunOptions, journal: Journal | None = None) -> Report:
     from ray_mr.driver.run import run as run_job
 
     run = functools.partial(
         run_job, job, engine=how.engine, force=how.force, resume=how.resume,
-        only_failed=how.only_failed,
+        only_failed=how.only_failed, journal=journal,
     )  # fmt: skip
     if how.quiet:
         return run()

@@ -20,6 +20,7 @@ from ray_mr.driver.listing import objects_of
 from ray_mr.driver.loop import Loop
 from ray_mr.driver.report import Report
 from ray_mr.driver.skew import Shares
+from ray_mr.driver.sweep import sweep
 from ray_mr.engines import engine_named
 from ray_mr.errors import Interrupted, JobError, RayMrError, StoreError
 from ray_mr.events import Notice, Stage
@@ -30,7 +31,6 @@ from ray_mr.tasks.reducer import ReduceTask
 from ray_mr.tasks.sample import bounds_of
 from ray_mr.units import count, format_bytes
 from ray_mr.workdir import (
-    dead_runs,
     own,
     remove_run_folder,
     roomy_temporary_folder,
@@ -41,6 +41,7 @@ from ray_mr.workdir import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from ray_mr.driver.journal import Journal
     from ray_mr.engines import Capacity, Engine
     from ray_mr.events import Event
     from ray_mr.job import Job
@@ -71,6 +72,7 @@ def run(
     resume: bool = False,
     only_failed: bool = False,
     on_event: Callable[[Event], None] | None = None,
+    journal: Journal | None = None,
 ) -> Report:
     """Run a job to its report.
 
@@ -81,6 +83,7 @@ def run(
         resume: Go on where an earlier run with this output stopped: what it finished counts.
         only_failed: The same, and of the inputs run only those that failed.
         on_event: Called with what happens, from this thread.
+        journal: What is done is written there too, for whoever outlives this process.
 
     Returns:
         The report; not ``ok`` when more inputs or records failed than the job allows.
@@ -90,7 +93,7 @@ def run(
         Interrupted: Ctrl-C, or SIGTERM where the caller turns it into KeyboardInterrupt.
     """
     wish = Wish(force, resume or only_failed, only_failed)
-    return _Run(job, engine_named(engine), on_event or (lambda _: None), wish).run()
+    return _Run(job, engine_named(engine), on_event or (lambda _: None), wish, journal).run()
 
 
 def _absolute(output: str) -> str:
@@ -133,16 +136,14 @@ def _check_inputs(made: Plan, output: str) -> None:
                 )
 
 
-def _sweep() -> None:
-    """End what runs that were killed have left on this machine: processes and folders."""
-    for folder in dead_runs():
-        kill_marked(f"{folder}/")
-        shutil.rmtree(folder, ignore_errors=True)
-
-
 class _Run:
     def __init__(
-        self, job: Job, engine: Engine, on_event: Callable[[Event], None], wish: Wish
+        self,
+        job: Job,
+        engine: Engine,
+        on_event: Callable[[Event], None],
+        wish: Wish,
+        journal: Journal | None,
     ) -> None:
         output = job.output if "://" in job.output else _absolute(job.output)
         self._job = job.model_copy(update={"output": output})
@@ -155,12 +156,21 @@ class _Run:
         self._ledger: Ledger | None = None
         self._publishing = False
         self._wish = wish
+        self._journal = journal
         self._checkpoint = Checkpoint(self._job, wish, engine, self._tell)
 
     def _tell(self, event: Event) -> None:
         if isinstance(event, Notice):
             self._notices.append(event.text)
+            self._note("notice", event.text)
         self._on_event(event)
+
+    def _ledger_of(self, goal: Plan) -> Ledger:
+        return Ledger(goal) if self._journal is None else self._journal.ledger(goal)
+
+    def _note(self, *entry: object) -> None:
+        if self._journal is not None:
+            self._journal.put(*entry)
 
     @contextmanager
     def _stage(self, name: str, detail: str = "") -> Iterator[None]:
@@ -182,7 +192,7 @@ class _Run:
         sink: Sink | None = None
         wish, checkpoint, published = self._wish, self._checkpoint, False
         temporary(run_folder(self._id))
-        _sweep()
+        sweep()
         owned = own(self._id)
         try:
             self._engine.prepare()
@@ -195,15 +205,19 @@ class _Run:
                 resumed = checkpoint.resume(made)
                 sink.open()
                 checkpoint.begin(made, self._id)
-            self._ledger = Ledger(resumed.plan)
+            self._ledger = self._ledger_of(resumed.plan)
             error = self._work(made, resumed.plan, self._ledger, sink)
             report = self._report(error, sink.results() if error is None else [])
             self._keep(report)
             if error is None:
                 self._publishing = True
+                self._note("publishing")
                 with self._stage("publish", self._job.output):
                     sink.publish()
                 published = True
+                self._note("published")
+            else:
+                self._note("error", error)
         except KeyboardInterrupt:
             stopped = Interrupted(
                 f"interrupted while publishing: do not rely on {self._job.output}"
@@ -321,9 +335,9 @@ class _Run:
 
     def _keep_if_started(self, error: RayMrError) -> None:
         """Leave a report of a run that failed, where there is something to tell."""
-        if self._ledger is None:
-            return
         try:
-            self._keep(self._report(error))
+            if self._ledger is not None:
+                self._keep(self._report(error))
         except RayMrError as second:
             self._tell(Notice(f"the report could not be written: {second}"))
+        self._note("error", error)

@@ -1,0 +1,86 @@
+"""The report of a driver that could not write it: Ray ends its process without a word.
+
+It does so when the raylet of the driver's machine, or the GCS, is gone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ray_mr.driver.journal import END
+from ray_mr.driver.ledger import Ledger
+from ray_mr.driver.report import Report
+from ray_mr.errors import EngineError, RayMrError
+from ray_mr.sinks import report_uri, write_whole
+
+if TYPE_CHECKING:
+    from ray_mr.driver.journal import Journal
+    from ray_mr.plan import Plan
+
+
+@dataclass(slots=True)
+class Past:
+    """How far a driver came."""
+
+    plan: Plan | None = None
+    ledger: Ledger | None = None
+    notices: list[str] = field(default_factory=list)
+    publishing: bool = False
+    """It was about to make the result be there."""
+    published: bool = False
+    error: RayMrError | None = None
+    """What it ended with; its report is written."""
+
+    @classmethod
+    def of(cls, journal: Journal) -> Past:
+        """What a journal says."""
+        past = cls()
+        for name, values in journal.entries():
+            past.enter(name, *values)
+        return past
+
+    def enter(self, name: str, *values: Any) -> None:
+        """Take one entry of a journal."""
+        if name == "plan":
+            self.plan = values[0]
+            self.ledger = Ledger(values[0])
+        elif name == "notice":
+            self.notices.append(values[0])
+        elif name == "error":
+            self.error = values[0]
+        elif name in ("publishing", "published"):
+            setattr(self, name, True)
+        elif self.ledger is not None and name != END:
+            getattr(self.ledger, name)(*values)
+
+    def died(self, how: str) -> RayMrError:
+        """The error of a driver that ended without a last word; its report is written here.
+
+        Args:
+            how: It ended, in words.
+        """
+        where = self.plan.job.output if self.plan else ""
+        error = EngineError(
+            f"the process of this run {how}; Ray ends it so when its raylet or its GCS is gone; "
+            + (f"do not rely on {where}" if self.publishing else "nothing was published"),
+            "go on with --resume",
+        )
+        if self.plan is None or self.ledger is None:
+            return error
+        report = Report(
+            name=self.plan.job.name,
+            output=where,
+            totals=self.ledger.totals(),
+            counters=self.ledger.counters(),
+            inputs=self.ledger.rows_of_inputs(),
+            failed=[(uri, each.message) for uri, each in self.ledger.failures],
+            notices=self.notices,
+            key_end=self.plan.job.result_end,
+            error=error,
+        )
+        try:
+            write_whole(report_uri(where), more=report.json_pieces())
+        except RayMrError as refused:
+            return EngineError(f"{error.message}; no report: {refused.message}", error.hint)
+        return error

@@ -1,0 +1,104 @@
+"""What a driver has done so far, in a file that outlives its process.
+
+``aftermath`` makes a report of it.  The file has no name: it is gone with its last reader.  Nothing
+heavy is imported here, for it would be twice in memory; see ``cli/guard.py``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import pickle
+import tempfile
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from ray_mr.driver.ledger import Ledger
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from ray_mr.errors import RayMrError
+    from ray_mr.model import AttemptEnd, Trouble
+    from ray_mr.plan import Plan
+
+END = "end"
+"""Name of the last entry of a driver that had nothing left to do but to end."""
+
+
+class Journal:
+    """Written by a driver, read by its parent when it is gone."""
+
+    def __init__(self) -> None:
+        self._file = tempfile.TemporaryFile(prefix="ray_mr-")  # noqa: SIM115 - lives as long as we
+        self._full = False
+
+    def put(self, *entry: Any) -> None:
+        """Add an entry.  A journal without room ends here: the run is worth more than it."""
+        if self._full:
+            return
+        try:
+            pickle.dump(entry, self._file)
+            self._file.flush()
+        except OSError:
+            self._full = True
+
+    def end(self) -> None:
+        """Write that all is told, and nothing is left to do but to end."""
+        self.put(END)
+
+    def has_ended(self) -> bool:
+        """Whether that is its last entry."""
+        last = pickle.dumps((END,))
+        if self._file.seek(0, io.SEEK_END) < len(last):
+            return False
+        self._file.seek(-len(last), io.SEEK_END)
+        return self._file.read() == last
+
+    def ledger(self, plan: Plan) -> Ledger:
+        """A ledger of this plan, of which every entry is written down."""
+        # Values of env may be secrets, which are in no file.
+        self.put("plan", replace(plan, job=plan.job.model_copy(update={"env": {}})))
+        return _Written(plan, self)
+
+    def entries(self) -> Iterator[tuple[str, list[Any]]]:
+        """What is written, as far as it can be read."""
+        self._file.seek(0)
+        with contextlib.suppress(EOFError, pickle.UnpicklingError):
+            while True:
+                name, *values = pickle.load(self._file)  # noqa: S301 - our own process wrote it
+                yield name, values
+
+
+class _Written(Ledger):
+    def __init__(self, plan: Plan, journal: Journal) -> None:
+        super().__init__(plan)
+        self._journal = journal
+
+    def tried(self, positions: Iterable[int]) -> None:
+        known = list(positions)
+        self._journal.put("tried", known)
+        super().tried(known)
+
+    def fetched(self, troubles: Iterable[Trouble]) -> None:
+        known = list(troubles)
+        if known:
+            self._journal.put("fetched", known)
+        super().fetched(known)
+
+    def delayed(self, positions: Iterable[int], error: RayMrError, pause_s: float) -> None:
+        known = list(positions)
+        self._journal.put("delayed", known, error, pause_s)
+        super().delayed(known, error, pause_s)
+
+    def failed(self, position: int, error: RayMrError) -> None:
+        self._journal.put("failed", position, error)
+        super().failed(position, error)
+
+    def committed(self, end: AttemptEnd) -> None:
+        self._journal.put("committed", end)
+        super().committed(end)
+
+    def withdrawn(self, end: AttemptEnd) -> None:
+        self._journal.put("withdrawn", end)
+        super().withdrawn(end)
