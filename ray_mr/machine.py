@@ -1,4 +1,4 @@
-"""What this machine, or the container that we are in, lets us have: CPUs and memory.
+"""What this machine, or the container that we are in, lets us have: CPUs and memory; who is on it.
 
 A container's limits are those of its cgroup and of every cgroup above it, of version 1 or 2.
 Nothing here decides what a result is: only how much is done at a time.
@@ -106,3 +106,38 @@ def _lines(path: Path) -> list[str]:
 def _plain(field: str) -> str:
     """A path of ``mountinfo``, in which spaces and the like are written as octal numbers."""
     return _OCTAL.sub(lambda found: chr(int(found[1], 8)), field)
+
+
+def process_mark() -> str:
+    """What names this process among all of any machine, also after a restart of it."""
+    return "/".join([*_where(), str(os.getpid()), _begun(os.getpid())])
+
+
+def is_at_work(mark: str) -> bool:
+    """Whether another process of this machine that had this mark is alive.
+
+    Of other machines, and of containers with processes of their own, nothing is known: false.
+    """
+    where, _, begun = mark.rpartition("/")
+    where, _, pid = where.rpartition("/")
+    if where != "/".join(_where()) or not pid.isdecimal() or int(pid) == os.getpid():
+        return False
+    return bool(begun) and _begun(int(pid)) == begun
+
+
+def _where() -> tuple[str, str]:
+    boot = " ".join(_words(Path("/proc/sys/kernel/random/boot_id")))
+    try:
+        return boot, Path("/proc/self/ns/pid").readlink().name
+    except OSError:
+        return boot, ""
+
+
+def _begun(pid: int) -> str:
+    """When a process began, in ticks since the machine did; empty if it is gone; proc(5)."""
+    try:
+        fields = Path("/proc", str(pid), "stat").read_text(errors="replace").rpartition(")")[2]
+    except OSError:
+        return ""
+    state, *others = fields.split()
+    return "" if state in "ZX" else others[18]

@@ -6,6 +6,8 @@ import hashlib
 import json
 import os
 import shutil
+import subprocess
+import sys
 import threading
 import weakref
 from pathlib import Path
@@ -17,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs import MAPPER, REDUCER, job, make_pings, ping_line, result, script
+from ray_mr import machine
 from ray_mr.driver.checkpoint import Checkpoint
 from ray_mr.driver.kept import State, state_uri
 from ray_mr.driver.resume import fingerprint
@@ -321,6 +324,77 @@ def test_any_flipped_byte_is_noticed(tmp_path_factory: Any, at: int, value: int)
     for piece in earlier.pieces:
         with pytest.raises(RayMrError):
             piece.read(bytes)
+
+
+def test_output_that_somebody_is_at_work_on(world: World) -> None:
+    """A second run with the output of one that is at work is refused, whatever it may do.
+
+    Nothing of the first is touched; when its process is gone, the next run goes on.
+    """
+    world.trap.write_text("0003")
+    go(world.job())
+    run_json = world.state / "run.json"
+    facts = json.loads(run_json.read_text())
+    assert facts["owner"] == "", "a run that is over owns nothing"
+    code = "from ray_mr.machine import process_mark; print(process_mark(), flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout is not None
+        facts["owner"] = other.stdout.readline().strip()
+        run_json.write_text(json.dumps(facts))
+        before = sorted(world.state.iterdir())
+        for how in ("engine", "force", "resume", "only_failed"):
+            wish: dict[str, Any] = {how: "local" if how == "engine" else True}
+            with pytest.raises(JobError, match=f"process {other.pid} is at work on this output"):
+                go(world.job(), **wish)
+        assert sorted(world.state.iterdir()) == before
+        other.kill()
+    world.trap.unlink()
+    world.fed()
+    report, _ = go(world.job(), only_failed=True)
+    assert report.ok
+    assert world.fed() == {"3"}
+
+
+@pytest.mark.parametrize("mark", ["", "a", "a/b", "/////", "x/y/1/2", "x/y/-1/0", "x/y/z/1"])
+def test_odd_owner_is_nobody(mark: str) -> None:
+    """An owner that makes no sense, or is of another machine, keeps nobody from work."""
+    assert not machine.is_at_work(mark)
+
+
+def test_late_piece_of_another_run(world: World) -> None:
+    """What a run with another mapper wrote into this one's state, late, does not count."""
+    expected = plain(world)
+    world.trap.write_text("0003")
+    other = {"script": script(world.folder, "other.py", LOGGED.format(
+        log=str(world.log), trap=str(world.trap), harm="os._exit(3)").replace("' 1", "' 7")
+    )}  # fmt: skip
+    go(world.job(mapper=other))
+    late = {path.name: path.read_bytes() for path in world.state.glob("[pf]*-*")}
+    assert len(late) == FILES
+    go(world.job())
+    for name, data in late.items():
+        (world.state / name).write_bytes(data)
+    world.trap.unlink()
+    world.fed()
+    report, notices = go(world.job(), resume=True)
+    assert report.ok
+    assert "not used, because damaged or of another run: 8 kept objects" in notices
+    assert world.fed() == ALL
+    assert result(world.folder) == expected
+
+
+def test_only_failed_with_a_damaged_state(world: World) -> None:
+    """``--only-failed`` never runs more than that: a state that cannot be read is an error."""
+    world.trap.write_text("0003")
+    go(world.job())
+    world.fed()
+    (world.state / "run.json").write_bytes(b"{")
+    with pytest.raises(JobError, match=r"--only-failed: .* is damaged"):
+        go(world.job(), only_failed=True)
+    assert world.fed() == set()
+    assert len(world.pieces()) == FILES - 1
 
 
 def test_nothing_to_go_on_with(world: World) -> None:

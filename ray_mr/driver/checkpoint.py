@@ -62,10 +62,16 @@ class Checkpoint:
         """What of an earlier run counts; nothing is changed yet.
 
         Raises:
-            JobError: Only failed inputs were to run, and that is not possible.
+            JobError: Only failed inputs were to run, and that is not possible; or somebody else
+                has begun.
             StoreError: The store cannot say.
         """
+        self._state.check_owner()  # somebody may have begun while we listed
         earlier = self._state.earlier()
+        if earlier is None and self._wish.only_failed:
+            raise JobError(
+                f"--only-failed: {self._state.uri} is damaged", "the whole job has to run again"
+            )
         found = None if earlier is None or not self._wish.resume else self._usable(made, earlier)
         if self._wish.resume and earlier is None:
             self._tell(Notice("there is nothing to go on with: everything runs"))
@@ -88,7 +94,7 @@ class Checkpoint:
         self._tried_again = earlier if wish.only_failed else None
         if earlier.damaged:
             damaged = count(earlier.damaged, "kept object")
-            self._tell(Notice(f"not used, because damaged: {damaged}"))
+            self._tell(Notice(f"not used, because damaged or of another run: {damaged}"))
         failed = len(found.failures)
         known = f", {count(failed, 'input')} known to fail" if failed else ""
         done = count(len(found.pieces), "split")
@@ -100,11 +106,13 @@ class Checkpoint:
         return self._state.is_there()
 
     def check(self) -> None:
-        """Look whether there is anything to run the failed inputs of.
+        """Look whether nobody else is at it, and there is something to run the failed inputs of.
 
         Raises:
-            JobError: There is not.
+            JobError: Somebody is, or there is not.
+            StoreError: The store cannot say.
         """
+        self._state.check_owner()
         if self._wish.only_failed and not self.is_there():
             raise JobError(
                 f"--only-failed: no earlier run has left anything beside {self._job.output}",
@@ -176,7 +184,9 @@ class Checkpoint:
             worth = failures if published else self._adopted + keeper.kept > 0
             if not worth or self._job.checkpoint == "none":
                 self._state.clear()
-            elif not published:
+                return
+            self._state.rest()
+            if not published:
                 self._tell(Notice("what is finished is kept: --resume goes on from there"))
         except RayMrError as error:
             self._tell(Notice(f"{self._state.uri} stays behind: {error.message}"))

@@ -8,13 +8,14 @@ checksum is wrong is no piece, and nothing is unpickled.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
-from ray_mr import errors
-from ray_mr.errors import CorruptObject, RayMrError
+from ray_mr import errors, machine
+from ray_mr.errors import CorruptObject, JobError, RayMrError
 from ray_mr.model import AttemptEnd, AttemptId, BlockMeta, FileCounts
 from ray_mr.sinks import is_prefix, write_whole
 from ray_mr.stores import store_for
@@ -144,16 +145,55 @@ class State:
     def __init__(self, output: str) -> None:
         self.uri = state_uri(output)
         self._store = store_for(output)
+        self._run: dict[str, Any] = {}
+        self._basis = ""
 
     def begin(self, run_id: str, facts: Mapping[str, str]) -> None:
-        """Say what is run; what is kept from here on belongs to it.
+        """Say what is run, and by whom; what is kept from here on belongs to it.
 
         Raises:
             StoreError: It cannot be written there.
         """
         self._store.delete(self.uri + MAPPED)
-        text = json.dumps({"run_id": run_id, "facts": dict(facts)}, indent=1)
+        self._run = {"run_id": run_id, "facts": dict(facts)}
+        self._basis = basis_of(facts)
+        self._write_run(machine.process_mark())
+
+    def rest(self) -> None:
+        """Say that nobody is at work on it any more.
+
+        Raises:
+            StoreError: It cannot be written there.
+        """
+        self._write_run("")
+
+    def _write_run(self, owner: str) -> None:
+        text = json.dumps(self._run | {"owner": owner}, indent=1)
         write_whole(self.uri + RUN, text.encode())
+
+    def check_owner(self) -> None:
+        """Look whether somebody is at work on it.
+
+        Raises:
+            JobError: A living process of this machine is.
+            StoreError: The store cannot say.
+        """
+        owner = str((self._read_run() or {}).get("owner", ""))
+        if machine.is_at_work(owner):
+            raise JobError(
+                f"process {owner.split('/')[-2]} is at work on this output",
+                "wait for its end, end it, or choose another --output",
+            )
+
+    def _read_run(self) -> dict[str, Any] | None:
+        if not self.is_there():
+            return None
+        with self._store.open(self.uri + RUN) as stream:
+            data = stream.read(MAX_HEAD_BYTES)
+        with contextlib.suppress(ValueError):
+            run = json.loads(data)
+            return run if isinstance(run, dict) else None
+        return None
 
     def forget_failures(self, earlier: Earlier) -> None:
         """What has failed runs again: another word on it is to come."""
@@ -173,7 +213,7 @@ class State:
         for item in split.inputs:
             if error := store_for(item.object.uri).changed(item.object):
                 raise error
-        head = _head(versions, end, metas)
+        head = _head(versions, end, metas, self._basis)
         staged = self._store.stage(self.uri + _name("piece", versions))
         try:
             sha = hashlib.sha256(head)
@@ -197,7 +237,7 @@ class State:
         version = Version.of(obj)
         facts = {
             "error": type(error).__name__, "message": error.message, "hint": error.hint,
-            "limits": limits,
+            "limits": limits, "basis": self._basis,
         }  # fmt: skip
         text = json.dumps({"version": asdict(version)} | facts)
         write_whole(self.uri + _name("failed", [version]), _sealed(text))
@@ -221,14 +261,14 @@ class State:
         Raises:
             StoreError: The store cannot say.
         """
-        if not self.is_there():
+        run = self._read_run()
+        if run is None:
             return None
         try:
-            with self._store.open(self.uri + RUN) as stream:
-                run = json.loads(stream.read())
             run_id, facts = str(run["run_id"]), {str(k): str(v) for k, v in run["facts"].items()}
         except (ValueError, KeyError, TypeError, AttributeError):
             return None
+        basis = basis_of(facts)
         pieces: list[Piece] = []
         failures: dict[str, Failure] = {}
         mapped, damaged = None, 0
@@ -238,13 +278,22 @@ class State:
                 if name == MAPPED:
                     mapped = _names(obj.uri)
                 elif name.startswith("piece-"):
-                    pieces.append(_piece(obj.uri))
+                    pieces.append(_piece(obj.uri, basis))
                 elif name.startswith("failed-"):
-                    failure = _failure(obj.uri)
+                    failure = _failure(obj.uri, basis)
                     failures[failure.version.uri] = failure
             except CorruptObject:
                 damaged += 1
         return Earlier(run_id, facts, tuple(pieces), failures, mapped, damaged)
+
+
+def basis_of(facts: Mapping[str, str]) -> str:
+    """A digest of a fingerprint.
+
+    What is kept holds it: a run that did not hear of its end in time may still write, when another,
+    of another mapper, has begun at the same place.
+    """
+    return hashlib.sha256(json.dumps(dict(facts), sort_keys=True).encode()).hexdigest()[:32]
 
 
 def name_hash(uri: str) -> bytes:
@@ -269,13 +318,16 @@ def _name(kind: str, versions: Sequence[Version]) -> str:
 # ---------------------------------------------------------------- bytes of a piece
 
 
-def _head(versions: Sequence[Version], end: AttemptEnd, metas: Sequence[BlockMeta]) -> bytes:
+def _head(
+    versions: Sequence[Version], end: AttemptEnd, metas: Sequence[BlockMeta], basis: str
+) -> bytes:
     counts = {
         field.name: getattr(end, field.name)
         for field in fields(end)
         if field.name not in _NOT_KEPT | {"files", "id"}
     }
     facts = {
+        "basis": basis,
         "versions": [asdict(version) for version in versions],
         "id": asdict(end.id),
         "files": [asdict(one) for one in end.files],
@@ -314,12 +366,13 @@ def _exactly(stream: BinaryIO, size: int, uri: str) -> bytes:
     return data
 
 
-def _piece(uri: str) -> Piece:
+def _piece(uri: str, basis: str) -> Piece:
     with store_for(uri).open(uri) as stream:
         head = _head_bytes(stream, uri)
     sealed = head[len(MAGIC) :].partition(b"\n")[2]
     try:
         facts = _unsealed(sealed, uri)
+        _check_basis(facts, basis, uri)
         ident = AttemptId(**facts["id"])
         files = tuple(FileCounts(**one) for one in facts["files"])
         end = AttemptEnd(ident, files, **facts["counts"])
@@ -332,6 +385,11 @@ def _piece(uri: str) -> Piece:
     return Piece(uri, versions, end, blocks)
 
 
+def _check_basis(facts: dict[str, Any], basis: str, uri: str) -> None:
+    if facts["basis"] != basis:
+        raise CorruptObject(f"{uri} is of another run")
+
+
 def _block(facts: dict[str, Any]) -> tuple[BlockMeta, int]:
     size = int(facts.pop("bytes"))
     fitted: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in facts.items()}
@@ -339,11 +397,12 @@ def _block(facts: dict[str, Any]) -> tuple[BlockMeta, int]:
     return BlockMeta(**fitted), size
 
 
-def _failure(uri: str) -> Failure:
+def _failure(uri: str, basis: str) -> Failure:
     with store_for(uri).open(uri) as stream:
         data = stream.read()
     try:
         facts = _unsealed(data, uri)
+        _check_basis(facts, basis, uri)
         kind = getattr(errors, facts["error"], RayMrError)
         if not (isinstance(kind, type) and issubclass(kind, RayMrError)):
             kind = RayMrError
