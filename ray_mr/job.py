@@ -6,6 +6,7 @@ the reference table follow from it.  Nothing here does I/O but reading the job f
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable  # noqa: TC003 - pydantic reads annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
@@ -20,6 +21,7 @@ from pydantic import (
     Tag,
     ValidationError,
     ValidationInfo,
+    WithJsonSchema,
     field_validator,
     model_validator,
 )
@@ -172,6 +174,22 @@ def _separator(value: str) -> str:
     )
 
 
+REDUCERS = ("sum", "count", "min", "max", "mean", "distinct", "top", "histogram")
+_TOP = r"top ([1-9][0-9]{0,4})"
+_REDUCER_SCHEMA = WithJsonSchema(
+    {"type": "string", "anyOf": [{"enum": list(REDUCERS)}, {"pattern": f"^{_TOP}$"}]}
+)
+
+
+def _reducer(value: str) -> str:
+    if value in REDUCERS or re.fullmatch(_TOP, value):
+        return value
+    if value.startswith("top "):
+        raise ValueError(f"{value!r} is no number of values from 1 to 99999, such as top 20")
+    near = jobfile.nearest(value, REDUCERS)
+    raise ValueError(f"{value!r} is none of {', '.join(REDUCERS)}{near}")
+
+
 def _partition(value: str) -> str:
     words = ("hash", "range")
     if value in words or value.startswith("-k"):
@@ -261,17 +279,14 @@ class Job(_Value):
               "or a program whose output may be combined again.")  # fmt: skip
     reducer: Annotated[
         Annotated[
-            Annotated[
-                Literal["sum", "count", "min", "max", "mean", "distinct", "top", "histogram"],
-                Tag("<word>"),
-            ]
+            Annotated[str, AfterValidator(_reducer), _REDUCER_SCHEMA, Tag("<word>")]
             | Annotated[Script, Tag("<program>")],
             Discriminator(_word_or_program),
         ]
         | None,
         _Step,
     ] = Field(None, description="Makes each key's values into the result: sum, count, min, max, "
-              "mean, distinct, top, histogram, a program, or none for a map-only job.")  # fmt: skip
+              "mean, distinct, top (top 20), histogram, a program, or none.")  # fmt: skip
     reducers: int = Field(
         1, ge=1, le=65536, description="Parts of the result; another number is another job."
     )

@@ -15,9 +15,10 @@ from ray_mr.shuffle import shape, sort
 from ray_mr.shuffle.batches import parse_lines, to_lines
 from ray_mr.shuffle.blocks import pack, unpack
 from ray_mr.shuffle.builtins import BUILT_INS, TOP
+from ray_mr.shuffle.builtins import built_in as reducer_of
 from ray_mr.shuffle.order import by_key, by_key_and_value
 from ray_mr.shuffle.partition import divide
-from ray_mr.shuffle.rows import Rows
+from ray_mr.shuffle.rows import Rows, of_pairs
 from ray_mr.shuffle.shape import Shaper
 from ray_mr.shuffle.sort import Sorter
 from samples import rows
@@ -36,7 +37,8 @@ def reduced(
     splits: list[list[Pair]], name: str, partitions: int = 1, memory: int = 1 << 20
 ) -> tuple[list[bytes], int]:
     """Rows of splits through shape, blocks, sort and reducer: sorted lines, and the bad ones."""
-    built_in = BUILT_INS[name]
+    built_in = reducer_of(name)
+    assert built_in is not None
     lines: list[bytes] = []
     bad = 0
     with tempfile.TemporaryDirectory() as folder:
@@ -135,6 +137,37 @@ def test_top_is_the_most_frequent() -> None:
     four, three = ([b"k\tv%02d\t%d\n" % (n, n % 4 + 1) for n in range(at, 20, 4)] for at in (3, 2))
     assert lines == sorted(four + three)
     assert len(lines) == TOP
+
+
+@pytest.mark.parametrize("size", [1, 3, 10, 40])
+def test_top_of_any_size(size: int) -> None:
+    """As many values as are asked for, through windows and splits of any size."""
+    pairs = [(b"k%d" % (n % 3), b"v%02d" % (n * n % 37)) for n in range(2_000)]
+    expected = []
+    for key in (b"k0", b"k1", b"k2"):
+        counts = Counter(value for name, value in pairs if name == key)
+        most = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:size]
+        expected += [b"%s\t%s\t%d\n" % (key, *item) for item in most]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sort, "WINDOW_ROWS", 5)
+        assert reduced([pairs[:700], pairs[700:]], f"top {size}", 2)[0] == sorted(expected)
+
+
+FLOATS = st.floats(allow_nan=False, allow_infinity=False)
+TIMES = st.integers(1, 10) | st.integers(1, 2**58)
+
+
+@given(st.lists(st.tuples(FLOATS, TIMES), min_size=1, max_size=6))
+def test_mean_of_counted_values(values: list[tuple[float, int]]) -> None:
+    """Equal values are multiplied, not repeated: exact, whatever their size, in a few rows."""
+    texts, counts = [repr(value).encode() for value, _ in values], [n for _, n in values]
+    made = of_pairs([b"k"] * len(values), texts, counts)
+    state, bad = BUILT_INS["mean"].to_state(made)
+    assert (bad, state.total) == (0, sum(counts))
+    assert len(state) <= sum(min(n, 5) for n in counts)
+    (done,) = [each for each, _, _ in BUILT_INS["mean"].finish([state]) if len(each)]
+    true = sum((Fraction(value) * n for value, n in values), Fraction()) / sum(counts)
+    assert done.values().to_pylist() == [repr(as_float(true)).encode()]
 
 
 def test_mean_is_exact() -> None:

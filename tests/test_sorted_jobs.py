@@ -157,6 +157,19 @@ def test_numbers_on_top(tmp_path: Path) -> None:
     assert result(tmp_path) == b"".join(lines)
 
 
+def test_top_20(tmp_path: Path) -> None:
+    """The number of values is part of the reducer's name."""
+    every = write(tmp_path)
+    assert run_told(job(tmp_path, reducer="top 20", sort="key -r"))[0].ok
+    lines = result(tmp_path).splitlines()
+    assert [line.split(b"\t")[0] for line in lines] == [
+        key for key in sorted({key for key, _, _ in every}, reverse=True) for _ in range(20)
+    ]
+    for word in ("top 0", "top ten", "top 100000", "top  5", "tops"):
+        with pytest.raises(JobError, match="reducer: 'top"):
+            job(tmp_path, reducer=word)
+
+
 def test_map_and_reduce_tasks(tmp_path: Path) -> None:
     """Map tasks divide by the fields, reduce tasks sort: what the whole job gives."""
     write(tmp_path)

@@ -42,6 +42,8 @@ _SMALL_DIGITS = 18
 _INT64_MAX = 2**63 - 1
 _LONG_DIGITS = 4000
 """From here on, Python's ``int`` and ``str`` refuse to convert; ``Decimal`` does not."""
+SUM_ROWS = 5
+"""Rows that a sum of equal floats needs at most: a whole number, and 116 bits in floats of 53."""
 _FLOAT_UNIT_BITS = 1074
 """Every float is a whole multiple of ``2**-1074``."""
 
@@ -174,10 +176,28 @@ def _finite(rows: Rows, fold: Fold) -> tuple[Rows, int]:
     infinite = np.fromiter((math.isinf(float(v)) for v in rows.values().to_pylist()), bool)
     kept = rows.take(np.flatnonzero(~infinite))
     if fold.weigh and fold.times:  # states from here on: each row is the sum of one value
-        kept = kept.take(np.repeat(np.arange(len(kept)), kept.counts)).once()
+        kept = _multiplied(kept)
     elif fold.function != "sum":
         kept = kept.once()
     return kept, int(rows.counts[infinite].sum())
+
+
+def _multiplied(rows: Rows) -> Rows:
+    """Values that are there many times as states: a few rows with exactly their sum."""
+    many = rows.counts > SUM_ROWS
+    few = rows.take(np.flatnonzero(~many))
+    few = few.take(np.repeat(np.arange(len(few)), few.counts)).once()
+    some = rows.take(np.flatnonzero(many))
+    keys, texts, weights = [], [], []
+    items = zip(some.keys().to_pylist(), some.values().to_pylist(), some.counts.tolist(),
+                strict=True)  # fmt: skip
+    for key, value, count in items:
+        whole, rest = divmod(_units(float(value)) * count, 1 << _FLOAT_UNIT_BITS)
+        parts = [digits(whole), *_floats(rest)]
+        keys += [key] * len(parts)
+        texts += parts
+        weights += [count - len(parts) + 1] + [1] * (len(parts) - 1)
+    return concat([few, of_pairs(keys, texts, weights)])
 
 
 def _fold_any(rows: Rows, fold: Fold) -> Rows:
@@ -269,6 +289,11 @@ def _parts(numbers: list[int | float], times: Sequence[int] | None) -> Iterator[
     if units is None:
         return
     yield b"0.0"  # the result is a float, whatever its parts
+    yield from _floats(units)
+
+
+def _floats(units: int) -> Iterator[bytes]:
+    """Floats whose sum is exactly this, the largest first."""
     while units:
         part = max(-sys.float_info.max, min(_nearest(units), sys.float_info.max))
         yield repr(part).encode()

@@ -125,16 +125,16 @@ def _once(rows: Rows) -> tuple[Rows, Bad]:
     return condense(rows, in_order=False).once(), 0
 
 
-def _top(windows: Iterable[Rows]) -> Iterator[tuple[Rows, Bad, int]]:
+def _top(windows: Iterable[Rows], size: int) -> Iterator[tuple[Rows, Bad, int]]:
     held: Rows | None = None
     for window in windows:
         rows = neighbours(window if held is None else concat([held, window]))
         heads = groups(rows)
         last = int(heads[-1]) if len(heads) else 0
-        held = _most_so_far(rows.slice(last, len(rows)))
-        yield _value_counts(_most(rows.slice(0, last))), 0, max(0, len(heads) - 1)
+        held = _most_so_far(rows.slice(last, len(rows)), size)
+        yield _value_counts(_most(rows.slice(0, last), size)), 0, max(0, len(heads) - 1)
     if held is not None and len(held):
-        yield _value_counts(_most(held)), 0, 1
+        yield _value_counts(_most(held, size)), 0, 1
 
 
 def _histogram(windows: Iterable[Rows]) -> Iterator[tuple[Rows, Bad, int]]:
@@ -156,8 +156,8 @@ def _value_counts(rows: Rows) -> Rows:
     return _with_values(rows, values)
 
 
-def _most(rows: Rows) -> Rows:
-    """The ``TOP`` rows of each key with the highest counts; of equal ones, lesser values first."""
+def _most(rows: Rows, size: int) -> Rows:
+    """The ``size`` rows of each key with the highest counts; of equal ones, lesser values first."""
     if not len(rows):
         return rows
     heads = groups(rows)
@@ -166,14 +166,14 @@ def _most(rows: Rows) -> Rows:
     key = np.cumsum(key)
     order = np.lexsort((np.arange(len(rows)), -rows.counts, key))
     place = np.arange(len(rows)) - heads[key]  # keys are as long after sorting as before
-    return rows.take(order[place < TOP])
+    return rows.take(order[place < size])
 
 
-def _most_so_far(rows: Rows) -> Rows:
-    """What may still be among the ``TOP``: the last value may go on."""
-    if len(rows) <= TOP + 1:
+def _most_so_far(rows: Rows, size: int) -> Rows:
+    """What may still be among the ``size``: the last value may go on."""
+    if len(rows) <= size + 1:
         return rows
-    before = _most(rows.slice(0, len(rows) - 1))
+    before = _most(rows.slice(0, len(rows) - 1), size)
     rank, _ = ranks(before.values())
     return concat([before.take(np.argsort(rank)), rows.slice(len(rows) - 1, len(rows))])
 
@@ -195,6 +195,10 @@ def _distinct(windows: Iterable[Rows]) -> Iterator[tuple[Rows, Bad, int]]:
         yield _with_values(held, _text(np.array([before + 1]))), 0, 1
 
 
+def _top_of(size: int) -> BuiltIn:
+    return BuiltIn(_counted, _counted, lambda windows: _top(windows, size), by_value=True)
+
+
 BUILT_INS = {
     "sum": _folded(aggregate.SUM, aggregate.SUM),
     "min": _folded(aggregate.MIN, aggregate.MIN),
@@ -202,7 +206,13 @@ BUILT_INS = {
     "count": BuiltIn(_erased, _erased, _counts, raw_is_state=False),
     "mean": _folded(aggregate.WEIGHTED, aggregate.WEIGHTS, raw_is_state=False),
     "distinct": BuiltIn(_once, _once, _distinct, by_value=True),
-    "top": BuiltIn(_counted, _counted, _top, by_value=True),
+    "top": _top_of(TOP),
     "histogram": BuiltIn(_counted, _counted, _histogram, by_value=True),
 }
 """By the word in the job file."""
+
+
+def built_in(word: str) -> BuiltIn | None:
+    """The reducer of a word of the job file, ``top 20`` for one; ``None``: there is none."""
+    name, _, size = word.partition(" ")
+    return _top_of(int(size)) if size else BUILT_INS.get(name)

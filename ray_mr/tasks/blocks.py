@@ -9,7 +9,7 @@ import pyarrow as pa
 from ray_mr.child import child as children
 from ray_mr.model import FileCounts
 from ray_mr.shuffle import batches, blocks, fields, partition
-from ray_mr.shuffle.builtins import BUILT_INS
+from ray_mr.shuffle.builtins import built_in
 from ray_mr.shuffle.order import by_key
 from ray_mr.shuffle.shape import PACK_BYTES, Shaper
 from ray_mr.tasks.combiner import combiner
@@ -104,7 +104,7 @@ class RowBlocks:
             self._parse,
             sort=task.sorted,
             condenses=task.combiner is None or isinstance(task.combiner, str),
-            built_in=BUILT_INS.get(task.built_in),
+            built_in=built_in(task.built_in),
             pack_bytes=1 if task.sample else None,
         )
         if task.combiner is not None and not isinstance(task.combiner, str):

@@ -25,7 +25,7 @@ from ray_mr.errors import JobError, LedgerError, WorkerLost
 from ray_mr.model import ROW_BITS, BlockMeta, Progress, ReducerEnd
 from ray_mr.plan import COLLECT
 from ray_mr.shuffle import batches, blocks
-from ray_mr.shuffle.builtins import BUILT_INS
+from ray_mr.shuffle.builtins import BuiltIn, built_in
 from ray_mr.shuffle.fields import order_of
 from ray_mr.shuffle.hot import Hottest
 from ray_mr.shuffle.sort import Sorter
@@ -96,8 +96,8 @@ class ReduceTask:
     @property
     def order(self) -> Order:
         """What rows are sorted by."""
-        built_in = BUILT_INS.get(self.program) if isinstance(self.program, str) else None
-        return order_of(self.job, by_value=built_in is not None and built_in.by_value)
+        ours = built_in(self.program) if isinstance(self.program, str) else None
+        return order_of(self.job, by_value=ours is not None and ours.by_value)
 
     def lines(self, rows: Rows) -> bytes:
         """Rows as text; see ``batches.to_lines``."""
@@ -304,7 +304,7 @@ class _Partition:
         if program == COLLECT:
             yield from self._collected(rows)
         elif isinstance(program, str):
-            yield from self._built_in(rows, program)
+            yield from self._built_in(rows, built_in(program))
         elif self._task.fed_files:
             yield from self._files(rows, program)
         elif program.feed == "lines":
@@ -315,8 +315,10 @@ class _Partition:
     def _setting(self, program: Program) -> Setting:
         return Setting.of(self._task.job, program, self._folder)
 
-    def _built_in(self, rows: _Rows, function: str) -> Iterator[bytes | None]:
-        for done, bad, keys in BUILT_INS[function].finish(rows.sorted()):
+    def _built_in(self, rows: _Rows, ours: BuiltIn | None) -> Iterator[bytes | None]:
+        if ours is None:
+            raise JobError(f"{self._task.program} is no reducer")
+        for done, bad, keys in ours.finish(rows.sorted()):
             self._bad += bad
             self._keys += keys
             yield self._task.lines(done) if len(done) else None
