@@ -19,6 +19,8 @@ from urllib.parse import unquote, urlsplit
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    import pytest
+
     Fate = Callable[[str, str, int], str]
     """(method, path, how many came before) to one of ``FATES``, or nothing: it passes."""
 
@@ -190,6 +192,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 return None
             self.wfile.write(data)
         return None
+
+
+def no_backoff(patch: pytest.MonkeyPatch) -> None:
+    """Let boto3 ask again at once, as often as it would."""
+    where = "botocore.retries.standard.ExponentialBackoff.delay_amount"
+    patch.setattr(where, lambda *_: 0.001)
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from fault_proxy import FaultProxy, by_table
+from fault_proxy import FaultProxy, by_table, no_backoff
 from ray_mr.aws import s3 as s3_module
 from ray_mr.aws.s3 import S3Store
 from ray_mr.errors import CredentialsExpired, RayMrError, StoreError, StoreUnavailable
@@ -27,6 +27,7 @@ def spoiled(
     """A store behind a proxy with these fates of requests of one method, and a full bucket."""
     proxies: list[FaultProxy] = []
     monkeypatch.setattr(s3_module, "_ATTEMPTS", 3)
+    no_backoff(monkeypatch)
     bucket = s3.bucket()
     for number in range(KEYS):
         s3.client.put_object(Bucket=bucket, Key=f"in/{number}", Body=b"%d" % number)

@@ -268,7 +268,7 @@ class TestFaults:
 
     def test_silent_body(self, queue: QueueServer, monkeypatch: pytest.MonkeyPatch) -> None:
         """A body that falls silent is given up and asked for again."""
-        monkeypatch.setattr(artifacts, "READ_S", 0.5)
+        monkeypatch.setattr(artifacts, "READ_S", 1.5)
         task = add(queue, run_of(b"k 1\n" * 50))
         queue.faults[f"/stored/{task}/0/{RESULT}"] = [(200, "silent")]
         assert reduce_(task).exit_code == 0

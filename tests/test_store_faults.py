@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import boto3
 import pytest
 
-from fault_proxy import FaultProxy, by_table, fault_proxy
+from fault_proxy import FaultProxy, by_table, fault_proxy, no_backoff
 from jobs import MAPPER, REDUCER, ping_line, run_told, script
 from ray_mr import stores
 from ray_mr.aws import s3 as s3_module
@@ -93,6 +93,7 @@ def serve(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
         return made
 
     with pytest.MonkeyPatch.context() as patch:
+        no_backoff(patch)
         patch.setattr(s3_module, "_config", config)
         patch.setattr(s3_module, "_BACKOFF_S", 0.001)
         monkeypatch.setattr("ray_mr.driver.commit.PAUSE_S", 0.01)
