@@ -102,12 +102,16 @@ class TestFind:
         with pytest.raises(JobError, match=words):
             find(web.base + path)
 
-    @pytest.mark.parametrize("url", ["http://", "http://h:x/y", "http://[/y", "http:///y"])
+    @pytest.mark.parametrize(
+        "url",
+        ["http://", "http://h:x/y", "http://[/y", "http:///y", "http://me:secret@h\u2100x/y"],
+    )
     def test_no_url(self, web: WebServer, url: str) -> None:
-        """What is no URL is a job error."""
+        """What is no URL is a job error, that shows no password."""
         assert web.base
-        with pytest.raises(JobError):
+        with pytest.raises(JobError) as caught:
             find(url)
+        assert "secret" not in str(caught.value)
 
     def test_missing(self, web: WebServer) -> None:
         """An object that is not there is named."""
@@ -398,6 +402,10 @@ def test_proxies(web: WebServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         monkeypatch.setenv("no_proxy", "127.0.0.1")
         assert fetched("http://files.example/o", tmp_path) == DATA
         assert proxy.asked[0].headers["proxy-authorization"].startswith("Basic ")
+        monkeypatch.setenv("http_proxy", "http://me:secret@h\u2100x:1")
+        with pytest.raises(StoreError, match=r"proxy .* is no URL") as caught:
+            find("http://files.example/o")
+        assert "secret" not in str(caught.value)
         before = len(proxy.asked)
         assert fetched(web.put("/direct", b"x"), tmp_path) == b"x"
         assert len(proxy.asked) == before

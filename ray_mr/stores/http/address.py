@@ -48,8 +48,10 @@ class Address:
             parts = urlsplit(uri)
             host, _ = parts.hostname or "", parts.port
             key = unquote(parts.path, errors="surrogateescape").lstrip("/")
-        except ValueError as error:
-            raise JobError(f"{text[:_LONGEST_URL]} is no URL: {error}") from None
+        except ValueError:  # whose text can hold the password
+            raise JobError(
+                f"{text[:_LONGEST_URL]} is no URL", "write http://host:port/path/of/the/object"
+            ) from None
         if len(uri) > _LONGEST_URL:
             raise JobError(f"{text[:200]}...: the URL is too long")
         if not host or not key or key.endswith("/"):

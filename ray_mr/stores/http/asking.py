@@ -132,7 +132,12 @@ def _through(proxy: str) -> urllib3.PoolManager:
     }
     if not proxy:
         return urllib3.PoolManager(**options)
-    parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+    try:
+        parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+    except ValueError:  # whose text can hold the password
+        raise StoreError(
+            "the proxy that the environment names is no URL", "see http_proxy and https_proxy"
+        ) from None
     login = basic(parts.username, parts.password).get("authorization")
     access = {"proxy-authorization": login} if login else {}
     place = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
