@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import random
 import tempfile
+import tracemalloc
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -113,3 +115,48 @@ def test_one_huge_row(tmp_path: Path) -> None:
     """A row larger than memory and windows is a row like others."""
     arrival: Arrival = [(0, [(b"b", b"x" * (9 << 20))]), (1, [(b"a", b"")]), (2, [(b"b", b"y")])]
     assert [len(value) for _, value in sort_rows(arrival, 1 << 20, tmp_path)] == [0, 9 << 20, 1]
+
+
+LONG = st.builds(lambda head, tail: head + tail, st.sampled_from([b"", b"a long prefix "]), KEYS)
+
+
+@given(
+    st.lists(st.lists(LONG, max_size=6), max_size=14),
+    st.sampled_from([1, 60, 200, 1000]),
+    st.sampled_from([1, 100]),
+    st.booleans(),
+    st.randoms(use_true_random=False),
+)
+def test_packs_in_order(
+    batches: list[list[bytes]], merge: int, pack: int, in_order: bool, rng: random.Random
+) -> None:
+    """Batches that are in order, as mappers send them, are merged to the same as any others."""
+    arrival, expected = placed([sorted(keys) if in_order else keys for keys in batches])
+    rng.shuffle(arrival)
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sort, "MERGE_BYTES", merge)
+        patch.setattr(sort, "PACK_BYTES", pack)
+        assert sort_rows(arrival, 10**9, Path(folder)) == expected
+
+
+@pytest.mark.parametrize("keys", [1, 1 << 30])
+def test_no_second_copy(tmp_path: Path, keys: int) -> None:
+    """What is held is sorted within a few windows more of memory, however keys are spread."""
+    rng = random.Random(5)
+    sorter = Sorter(tmp_path, 1 << 30)
+    for number in range(16):
+        made = sorted(b"%09d" % rng.randrange(keys) for _ in range(20_000))
+        sorter.add(rows([(key, b"x" * 130) for key in made]), number << 36)
+    tracemalloc.start()
+    try:
+        held = pa.total_allocated_bytes()
+        most = last = 0
+        for window in sorter.sorted():
+            most = max(most, pa.total_allocated_bytes() - held)
+            last += len(window)
+        _, traced = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert last == 320_000
+    assert not list(tmp_path.iterdir()), "nothing was spilled"
+    assert most + traced < 5 * sort.MERGE_BYTES < 320_000 * 140

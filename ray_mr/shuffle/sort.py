@@ -1,20 +1,21 @@
 """The external sort: rows of one partition in, the same rows by (key, place) out.
 
-Rows are held until a budget is full, then sorted and written to disk as a run; runs are merged in
-bounded memory, a window at a time.  Keys compare as bytes; rows of equal keys come in the order
-of the plan, however they arrived.
+Rows are held, as packs each of which is in order, until a budget is full; then they are merged
+and written to disk as a run.  Packs and runs are merged in bounded memory, a window at a time: no
+second copy of what is held is ever made.  Keys compare as bytes; rows of equal keys come in the
+order of the plan, however they arrived.
 """
 
 from __future__ import annotations
 
-import operator
+import bisect
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
-from ray_mr.shuffle.order import Order, by_key
+from ray_mr.shuffle.order import LONGER, Order, by_key, heads
 from ray_mr.shuffle.rows import Rows, concat, integers, numbers_of
 
 if TYPE_CHECKING:
@@ -27,8 +28,15 @@ WINDOW_BYTES = 2 << 20
 MIN_WINDOW_BYTES = 64 << 10
 FAN_IN = 64
 """Runs that are merged at once; more are merged in groups first."""
-SORT_BYTES = 40
-"""What sorting takes for a row, beside the row."""
+PACK_BYTES = 2 << 20
+"""Rows that come in less are gathered, and sorted, to so much."""
+MERGE_BYTES = 4 << 20
+"""What is copied and sorted at a time of packs that are merged."""
+SAMPLES = 8
+"""Of each pack, for every window: it is seldom much larger than it should be."""
+MOST_SAMPLES = 64
+PLACE_BYTES = 8
+"""What a row takes that is held, beside the row."""
 COMPRESSION = "lz4"
 _SCHEMA = pa.schema([
     ("line", pa.large_binary()), ("key_bytes", pa.int64()), ("count", pa.int64()),
@@ -36,6 +44,7 @@ _SCHEMA = pa.schema([
 ])  # fmt: skip
 
 
+LOWEST = np.uint64(0xFF)
 _Bound = tuple[bytes, int]
 """What a row is sorted by: its key and its place."""
 
@@ -56,6 +65,16 @@ class _Placed:
     def take(self, indices: Any) -> _Placed:
         return replace(self, rows=self.rows.take(indices), places=self.places[indices])
 
+    @property
+    def in_places(self) -> bool:
+        """Whether they stand in the order of their places."""
+        return bool((self.places[1:] > self.places[:-1]).all())
+
+    def sorted(self) -> Any:
+        """Row numbers in order."""
+        first = None if self.in_places else np.argsort(self.places)
+        return self.order(self.rows).order(first)
+
     def bound(self, row: int) -> _Bound:
         """What a row is sorted by."""
         return self.order(self.rows.slice(row, row + 1)).one(0), int(self.places[row])
@@ -66,17 +85,20 @@ class Sorter:
 
     Args:
         folder: Where runs are written; must exist.
-        memory_bytes: What rows, their order and a window of sorted copies may take.
+        memory_bytes: What rows, what they are sorted by and a window of copies may take.
         order: What to sort by.
     """
 
     def __init__(self, folder: Path, memory_bytes: int, order: Order = by_key) -> None:
         self._folder, self._order = folder, order
-        self._limit = max(1, memory_bytes // 2)
+        # What rows are sorted by stands in them, or is as large again.
+        self._limit = max(1, memory_bytes * 3 // (4 if order is by_key else 8))
         # Two windows of each run are loaded, and once more sorted.
         self._window = min(WINDOW_BYTES, max(MIN_WINDOW_BYTES, memory_bytes // (4 * FAN_IN)))
-        self._held: list[tuple[int, Rows]] = []
-        self._bytes = 0
+        self._merge_bytes = min(MERGE_BYTES, max(MIN_WINDOW_BYTES, memory_bytes // 16))
+        self._packs: list[_Placed] = []
+        self._loose: list[_Placed] = []
+        self._bytes = self._loose_bytes = 0
         self._runs: list[Path] = []
         self._made = 0
         self.rows = 0
@@ -86,19 +108,31 @@ class Sorter:
         """Take rows whose places in the order of all begin at ``place``."""
         if not len(rows):
             return
-        self._held.append((place, rows))
-        self._bytes += rows.size_bytes + SORT_BYTES * len(rows)
+        self._loose.append(_Placed(rows, np.arange(place, place + len(rows)), self._order))
+        size = rows.size_bytes + PLACE_BYTES * len(rows)
+        self._bytes += size
+        self._loose_bytes += size
         self.rows += rows.total
+        if self._loose_bytes >= min(PACK_BYTES, self._limit):
+            self._gather()
         if self._bytes > self._limit:
             self._spill()
 
+    def _gather(self) -> None:
+        """Make one pack of what is not in one yet."""
+        loose, self._loose, self._loose_bytes = self._loose, [], 0
+        if not loose:
+            return
+        whole = _joined(loose)
+        if len(loose) > 1 or not _in_order(whole):
+            whole = whole.take(whole.sorted())
+        self._packs.append(whole)
+
     def _sorted(self) -> Iterator[_Placed]:
         """What is held, in windows; nothing is held any more."""
-        self._held.sort(key=operator.itemgetter(0))
-        rows = concat([each for _, each in self._held])
-        places = np.concatenate([np.arange(at, at + len(each)) for at, each in self._held])
-        self._held, self._bytes = [], 0
-        return _windows(_Placed(rows, places, self._order), self._window)
+        self._gather()
+        packs, self._packs, self._bytes = self._packs, [], 0
+        return _merge_packs(packs, self._merge_bytes, self._window)
 
     def _spill(self) -> None:
         for _ in self._write_run(self._sorted()):
@@ -132,7 +166,7 @@ class Sorter:
 
         Some windows are empty: signs of life while runs are merged in groups.
         """
-        held = self._sorted() if self._held else None
+        held = self._sorted() if self._bytes else None
         while len(self._runs) > FAN_IN:  # the oldest first: no row is written again too often
             merged, self._runs = self._runs[:FAN_IN], self._runs[FAN_IN:]
             yield from self._write_run(_merge([self._read(path) for path in merged], self._window))
@@ -146,12 +180,86 @@ class Sorter:
 
 def _windows(placed: _Placed, window_bytes: int) -> Iterator[_Placed]:
     """The rows, sorted and cut into windows."""
-    rows, places = placed.rows, placed.places
-    in_places = bool((places[1:] > places[:-1]).all())
-    order = placed.order(rows).order(None if in_places else np.argsort(places))
-    size = max(1, min(WINDOW_ROWS, len(rows) * window_bytes // max(1, rows.size_bytes)))
-    for start in range(0, len(rows), size):
+    order, size = placed.sorted(), _rows_of(placed.rows, window_bytes)
+    for start in range(0, len(order), size):
         yield placed.take(order[start : start + size])
+
+
+def _rows_of(rows: Rows, window_bytes: int) -> int:
+    """How many of these rows make a window."""
+    return max(1, min(WINDOW_ROWS, len(rows) * window_bytes // max(1, rows.size_bytes)))
+
+
+def _joined(parts: Sequence[_Placed]) -> _Placed:
+    if len(parts) == 1:
+        return parts[0]
+    places = np.concatenate([part.places for part in parts])
+    return _Placed(concat([part.rows for part in parts]), places, parts[0].order)
+
+
+def _in_order(placed: _Placed) -> bool:
+    """Whether rows whose places are in order are sorted."""
+    strings = placed.order(placed.rows)
+    numbers = heads(strings.data, strings.starts, strings.lengths)
+    if (numbers[1:] < numbers[:-1]).any():
+        return False
+    if ((numbers[1:] > numbers[:-1]) | ((numbers[1:] & LOWEST) != LONGER)).all():
+        return True
+    order = strings.order()
+    return bool((order[1:] > order[:-1]).all())
+
+
+class _Pack:
+    """A pack that is merged: cut again and again at what rows are sorted by."""
+
+    def __init__(self, placed: _Placed, stride: int) -> None:
+        self._placed, self._stride = placed, stride
+        self._strings = placed.order(placed.rows)
+        self.samples = [self._bound(row) for row in range(0, len(placed.rows), stride)]
+        self._start = 0
+
+    def _bound(self, row: int) -> _Bound:
+        return self._strings.one(row), int(self._placed.places[row])
+
+    def to(self, bound: _Bound | None) -> Iterator[_Placed]:
+        """Take the rows before ``bound``, if there are some; all, if there is no bound."""
+        start, self._start = self._start, self._cut(bound)
+        if start < self._start:
+            yield self._placed.slice(start, self._start)
+
+    def _cut(self, bound: _Bound | None) -> int:
+        size = len(self._placed.rows)
+        if bound is None:
+            return size
+        near = bisect.bisect_left(self.samples, bound) * self._stride
+        low, high = max(0, near - self._stride), min(near, size)
+        return bisect.bisect_left(range(size), bound, low, high, key=self._bound)
+
+
+def _merge_packs(
+    packs: Sequence[_Placed], merge_bytes: int, window_bytes: int
+) -> Iterator[_Placed]:
+    """Merge packs that are each in order: those rows of all that lie between two bounds at once.
+
+    The bounds are rows themselves, by a sample of each pack.
+    """
+    count = sum(len(pack.rows) for pack in packs)
+    size = sum(pack.rows.size_bytes for pack in packs)
+    rows = max(1, count * merge_bytes // max(1, size))
+    stride = max(1, rows // min(max(len(packs), SAMPLES), MOST_SAMPLES))
+    # In the order of their places: then equal keys mostly are in it too.
+    sources = [_Pack(pack, stride) for pack in sorted(packs, key=lambda pack: int(pack.places[0]))]
+    samples = sorted(bound for source in sources for bound in source.samples)
+    each = max(1, rows // stride)
+    for bound in [*samples[each::each], None]:
+        parts = [part for source in sources for part in source.to(bound)]
+        if len(parts) == 1:
+            (part,) = parts
+            step = _rows_of(part.rows, window_bytes)
+            for start in range(0, len(part.rows), step):
+                yield part.slice(start, min(start + step, len(part.rows)))
+        elif parts:
+            yield from _windows(_joined(parts), window_bytes)
 
 
 class _Source:
@@ -231,6 +339,4 @@ def _merge(streams: Sequence[Iterator[_Placed]], window_bytes: int) -> Iterator[
         if len(taken) == 1:
             yield taken[0]
         elif taken:
-            rows = concat([part.rows for part in taken])
-            places = np.concatenate([part.places for part in taken])
-            yield from _windows(_Placed(rows, places, taken[0].order), window_bytes)
+            yield from _windows(_joined(taken), window_bytes)
