@@ -312,16 +312,21 @@ class Loop:
         for ident, running in list(self._running.items()):
             if running.spoke and now - running.heard > SILENT_S:
                 self._engine.cancel(ident)
-                self._lost(ident, WorkerLost(f"{ident} said nothing for {SILENT_S:.0f} s"))
+                self._lost(ident, self._silent(str(ident)))
         for number, made in list(self._reducers.items()):
             waiting = made.busy or (made.finishing and not self._is_done(made))
             if waiting and now - made.heard > SILENT_S:
-                self._failed_reducer(
-                    number, WorkerLost(f"a reducer said nothing for {SILENT_S:.0f} s")
-                )
+                self._failed_reducer(number, self._silent("a reducer"))
         self._check_placed(now)
         self._tell_news()
         self.check_deadline()
+
+    def _silent(self, who: str) -> RayMrError:
+        told = WorkerLost(
+            f"{who} said nothing for {SILENT_S:.0f} s",
+            "its machine is away, or a disk there is full",
+        )
+        return self._engine.stuck() or told
 
     def check_deadline(self) -> None:
         """Look whether the run may go on.

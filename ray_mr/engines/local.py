@@ -128,6 +128,10 @@ class LocalEngine:
             messages.close()
             self._cancelled.pop(ident, None)
 
+    def stuck(self) -> RayMrError | None:
+        """See ``Engine``: threads raise, they do not fall silent."""
+        return None
+
     def hold(self, data: bytes) -> Ref:
         """See ``Engine``."""
         return self._hold(data)

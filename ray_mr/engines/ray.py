@@ -36,7 +36,7 @@ from ray_mr.engines import (
     cluster,
     fit,
 )
-from ray_mr.errors import EngineError, NoCapacity, OutOfMemory, RayMrError, WorkerLost
+from ray_mr.errors import EngineError, NoCapacity, OutOfMemory, RayMrError, StoreError, WorkerLost
 from ray_mr.model import FIRST_TERMS, AttemptEnd, BlockMeta, Progress, ReducerEnd
 from ray_mr.tasks.mapper import Block, MapTask, map_split
 from ray_mr.tasks.reducer import Due, Piece, Reducer, ReduceTask
@@ -56,6 +56,8 @@ SWEEP_S = 10.0
 CLEAN_TRIES = 20
 READ_S = 120.0
 """A block that does not come in this time is lost: Ray itself can wait for ever."""
+FULL_BYTES = 100 << 20
+"""With less than this Ray, which spills so much at once, may have failed to."""
 KEEPALIVE = {
     "RAY_grpc_client_keepalive_time_ms": "10000",
     "RAY_grpc_client_keepalive_timeout_ms": "3000",
@@ -286,6 +288,16 @@ class RayEngine:
             self.drop_reducer(number)
             yield ReducerFailed(number, error)
 
+    def stuck(self) -> RayMrError | None:
+        """See ``Engine``: with a full spill disk Ray waits for ever, and raises nothing."""
+        folder = self._runtime.spill
+        if folder and shutil.disk_usage(folder).free < FULL_BYTES:
+            return StoreError(
+                f"disk full: {folder}, where Ray puts what memory does not hold",
+                "free some space or set TMPDIR to a larger disk",
+            )
+        return None
+
     def hold(self, data: bytes) -> Ref:
         """See ``Engine``."""
         with _translated():
@@ -454,6 +466,8 @@ class _Runtime:
     def __init__(self) -> None:
         self.started = False
         """It is ours alone, and ends with the run."""
+        self.spill = ""
+        """Where it puts what memory does not hold, if it is ours."""
         self._ready = threading.Event()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -473,7 +487,7 @@ class _Runtime:
         # The thread that calls init must live on: when it ends, Ray's processes die.
         with contextlib.ExitStack() as stack:
             try:
-                _init(stack)
+                self.spill = _init(stack)
             except BaseException as error:  # noqa: BLE001 - told to whoever joins
                 self._error = error
             self._ready.set()
@@ -508,14 +522,19 @@ class _Runtime:
             self._thread = None
 
 
-def _init(stack: contextlib.ExitStack) -> None:
-    """Join or start Ray; what the runtime needs as long as it lives is put on the stack."""
+def _init(stack: contextlib.ExitStack) -> str:
+    """Join or start Ray; what the runtime needs as long as it lives is put on the stack.
+
+    Returns:
+        The folder that a Ray of ours spills to.
+    """
     quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
     if address := os.environ.get("RAY_ADDRESS"):
         cluster.reach(address)
         ray.init(**quiet)
-        return
+        return ""
     fit.give_token(os.environ)
     options = stack.enter_context(fit.options(fit.sizes_here()))
     # "local", and not the cluster that somebody has started on this machine.
     ray.init("local", include_dashboard=False, **options, **quiet)
+    return str(options["object_spilling_directory"])
