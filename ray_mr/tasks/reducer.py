@@ -342,7 +342,7 @@ class _Partition:
         child = children.PlainChild(replace(setting, env={**words, **setting.env}))
         lines = itertools.chain.from_iterable(
             batches.counted_lines(window, tabs=task.job.tabs_in_keys)
-            for window in rows.sorter.sorted()
+            for window in rows.sorted()
         )
         with contextlib.closing(children.run_lines(child, lines)) as output:
             for data in output:
