@@ -96,6 +96,7 @@ def test_job_files_with_any_values(tmp_path: Path) -> None:
 
 
 DEEP = [b"[" * 900, b"{a: " * 900, b"- " * 3000, b"? " * 3000, b"&a [*a]", b"&a {x: *a}",
+        b"{[a]: b}", b"{{a: b}: c}",
         b"!!set {x}", b"!!python/object:os.system x", b"!<tag:yaml.org,2002:int> 1", b"1" * 70_000,
         b"'" + b"x" * 70_000 + b"'", b"|2\n" + b"   x\n" * 9000, b"2001-01-01", b"0x1F", b".inf",
         b"~", b"*nowhere", b"!!binary aGVsbG8="]  # fmt: skip

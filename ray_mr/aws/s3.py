@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import os
 import re
 import threading
@@ -118,8 +119,12 @@ class S3Store:
                 yield obj
             return
         every = Catalog(found)
-        names = [name_bytes(obj.key) for obj in every]
-        yield from (every[at] for at in sorted(range(len(every)), key=names.__getitem__))
+        names = (name_bytes(obj.key) for obj in every)
+        if all(one < other for one, other in itertools.pairwise(names)):
+            yield from every  # in order all the same: the names need not be held
+            return
+        held = [name_bytes(obj.key) for obj in every]
+        yield from (every[at] for at in sorted(range(len(every)), key=held.__getitem__))
 
     def _list(self, uri: str, bucket: str, prefix: str) -> Iterator[dict[str, Any]]:
         with self.calling(uri) as client:
