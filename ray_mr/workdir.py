@@ -30,6 +30,8 @@ _LONGEST_PATH = 4096 - 64
 _REMOVE_TRIES = 5
 _OWNED = ".driver"
 """A file in a run's folder, locked as long as the run's driver lives."""
+_USED = ".users"
+"""The same on machines without the driver: locked by each process that works in the folder."""
 SMALL_DISK_BYTES = 1 << 30
 """A temporary folder on less than this is somebody's limit, not meant for data."""
 
@@ -273,17 +275,41 @@ def own(run_id: str) -> IO[bytes]:
     return file
 
 
-def dead_runs() -> list[Path]:
-    """Folders of runs that were begun on this machine and are dead for sure."""
+@contextlib.contextmanager
+def used(run_id: str) -> Iterator[Path]:
+    """The run's folder, which no sweep removes while we are in here, or until we are dead.
+
+    Raises:
+        StoreError: The file system refused.
+    """
+    file = None
+    while file is None:
+        folder = run_folder(run_id)
+        with disk_errors(folder):
+            file = _entered(folder / _USED)
+    with file:
+        yield folder
+
+
+def _entered(mark: Path) -> IO[bytes] | None:
+    """The file, locked as one of many; ``None`` if it was swept away before we had it."""
+    with contextlib.suppress(FileNotFoundError), contextlib.ExitStack() as stack:
+        file = stack.enter_context(mark.open("ab"))
+        fcntl.flock(file, fcntl.LOCK_SH)
+        if mark.stat().st_ino == os.fstat(file.fileno()).st_ino:
+            stack.pop_all()
+            return file
+    return None
+
+
+def dead_runs() -> Iterator[Path]:
+    """Folders of runs on this machine that are dead for sure; nobody enters one meanwhile."""
     with contextlib.suppress(OSError):
-        return [folder for folder in _all_runs().iterdir() if _is_dead(folder)]
-    return []
-
-
-def _is_dead(folder: Path) -> bool:
-    try:
-        with (folder / _OWNED).open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-    except OSError:
-        return False
+        for folder in list(_all_runs().iterdir()):
+            mark = folder / _OWNED
+            with (
+                contextlib.suppress(OSError),
+                (mark if mark.exists() else folder / _USED).open("rb") as file,
+            ):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                yield folder

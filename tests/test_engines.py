@@ -21,6 +21,7 @@ import pytest
 
 from jobs import MAPPER, PLATFORMS, job, make_pings, script
 from ray_mr.driver.run import plan as plan_of
+from ray_mr.driver.run import run
 from ray_mr.engines import (
     ENGINES,
     Engine,
@@ -48,7 +49,7 @@ from ray_mr.shuffle.blocks import checksum
 from ray_mr.shuffle.partition import partition_of
 from ray_mr.tasks.mapper import MapTask
 from ray_mr.tasks.reducer import Due, ReduceTask
-from ray_mr.workdir import run_folder
+from ray_mr.workdir import run_folder, used
 from samples import PATIENCE_S, wait_until
 
 if TYPE_CHECKING:
@@ -884,3 +885,15 @@ def test_shares_of_this_machine() -> None:
     assert order == ["small", "big"]
     with slots.taken(2):
         order.append("free again")
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_runtime")
+def test_nodes_are_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run sweeps all nodes of a cluster that it joins, not the driver's machine alone."""
+    make_pings(tmp_path / "in", files=1)
+    monkeypatch.setattr("ray_mr.driver.run.sweep", lambda: None)
+    with used("of-a-driver-elsewhere") as folder:
+        pass
+    assert run(job(tmp_path), engine="ray").ok
+    wait_until(lambda: not folder.exists())

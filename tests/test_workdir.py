@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
 
 import pytest
 
+from ray_mr.child.sweep import sweep
 from ray_mr.errors import StoreError, UnsafeKey
-from ray_mr.workdir import WorkDir, arriving, run_folder, safe_path
+from ray_mr.workdir import WorkDir, arriving, dead_runs, run_folder, safe_path, used
 
 
 @pytest.mark.parametrize(
@@ -152,3 +156,65 @@ def test_run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         os.chown(folder, 65534, 65534)
         with pytest.raises(StoreError, match="not a folder of this user"):
             run_folder("run-1")
+
+
+USER = """
+import contextlib, sys, tempfile
+from ray_mr.workdir import own, used
+tempfile.tempdir = sys.argv[1]
+with contextlib.ExitStack() as stack:
+    kept = own("run") if sys.argv[2] == "driver" else stack.enter_context(used("run"))
+    print("in", flush=True)
+    input()
+"""
+
+
+@pytest.mark.parametrize("who", ["driver", "worker"])
+def test_folder_of_the_dead_is_swept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, who: str
+) -> None:
+    """A run's folder goes when its driver is dead, on other machines when nobody works in it."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    argv = [sys.executable, "-c", USER, str(tmp_path), who]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as living:
+        assert living.stdout is not None
+        assert living.stdout.readline() == b"in\n"
+        folder = run_folder("run")
+        if who == "driver":  # what a killed one left there
+            with used("run"):
+                pass
+        sweep()
+        assert folder.exists()
+        living.kill()
+    sweep()
+    assert not folder.exists()
+    with used("run") as entered:
+        assert entered.exists()
+        sweep()
+        assert entered.exists()
+    sweep()
+    assert not folder.exists()
+
+
+def test_folder_is_entered_while_it_is_swept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who enters a folder that is being swept away waits, and then has a new one."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with used("run"):
+        pass
+    entered = threading.Event()
+
+    def enter() -> None:
+        with used("run") as folder:
+            (folder / "mine").touch()
+            entered.set()
+
+    for folder in dead_runs():
+        thread = threading.Thread(target=enter)
+        thread.start()
+        time.sleep(0.2)  # if it came in too early, it would now
+        assert not entered.is_set()
+        shutil.rmtree(folder)
+    thread.join()
+    assert [path.name for path in sorted(run_folder("run").iterdir())] == [".users", "mine"]

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ray_mr.child.process import in_words
+from ray_mr.child.sweep import sweep
 from ray_mr.cli.screen import say
 from ray_mr.cli.stopping import SIGNALS
 from ray_mr.driver.journal import Journal
@@ -73,7 +74,6 @@ def _wait_for(child: int, journal: Journal) -> None:
         # Of a signal at the very end, 128 and its number, as shells have it.
         raise click.exceptions.Exit(code if code >= 0 else 128 - code)
     from ray_mr.driver.aftermath import Past
-    from ray_mr.driver.sweep import sweep
 
     sweep()
     past = Past.of(journal)

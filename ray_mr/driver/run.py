@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ray_mr import access, machine
 from ray_mr.child.process import kill_marked
+from ray_mr.child.sweep import sweep
 from ray_mr.driver.checkpoint import Checkpoint, Wish
 from ray_mr.driver.commit import backoff
 from ray_mr.driver.ledger import Ledger
@@ -20,7 +21,6 @@ from ray_mr.driver.listing import objects_of
 from ray_mr.driver.loop import Loop
 from ray_mr.driver.report import Report
 from ray_mr.driver.skew import Shares
-from ray_mr.driver.sweep import sweep
 from ray_mr.engines import engine_named
 from ray_mr.errors import Interrupted, JobError, RayMrError, StoreError
 from ray_mr.events import Notice, Stage

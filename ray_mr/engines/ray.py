@@ -22,6 +22,7 @@ import ray
 from ray import exceptions as rex
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from ray_mr.child.sweep import sweep
 from ray_mr.engines import (
     BlockLost,
     Capacity,
@@ -41,7 +42,7 @@ from ray_mr.model import FIRST_TERMS, AttemptEnd, BlockMeta, Progress, ReducerEn
 from ray_mr.tasks.mapper import Block, MapTask, map_split
 from ray_mr.tasks.reducer import Due, Piece, Reducer, ReduceTask
 from ray_mr.units import count, format_bytes
-from ray_mr.workdir import run_folder
+from ray_mr.workdir import run_folder, used
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -76,9 +77,11 @@ class _Here:
 @ray.remote(max_retries=0, num_returns="streaming", num_cpus=1)
 def _attempt(task: MapTask, split: Split, ident: AttemptId, terms: Terms) -> Iterator[Any]:
     yield _Here(ray.get_runtime_context().get_node_id(), os.getpid())
-    root = run_folder(task.run_id)
-    marks = [root / STOP_ALL, root / f"{ident}{STOP_SUFFIX}"]
-    with contextlib.closing(map_split(task, split, ident, root, terms)) as messages:
+    with (
+        used(task.run_id) as root,
+        contextlib.closing(map_split(task, split, ident, root, terms)) as messages,
+    ):
+        marks = [root / STOP_ALL, root / f"{ident}{STOP_SUFFIX}"]
         for message in messages:
             if any(mark.exists() for mark in marks):
                 return
@@ -91,7 +94,8 @@ def _attempt(task: MapTask, split: Split, ident: AttemptId, terms: Terms) -> Ite
 
 class _ReducerActor:
     def __init__(self, task: ReduceTask, partitions: Sequence[int], name: str) -> None:
-        self._reducer = Reducer(task, partitions, run_folder(task.run_id), name)
+        self._used = used(task.run_id)  # until the actor ends
+        self._reducer = Reducer(task, partitions, self._used.__enter__(), name)
 
     def add(self, meta: BlockMeta, data: Any) -> None:
         self._reducer.add(meta, data)
@@ -137,6 +141,11 @@ def _clean(run_id: str, name: str) -> None:
         time.sleep(0.05)
 
 
+@ray.remote(num_cpus=0, max_retries=0)
+def _sweep() -> None:
+    sweep()
+
+
 class RayEngine:
     """Runs attempts as tasks of a Ray cluster; see ``Engine``."""
 
@@ -158,6 +167,7 @@ class RayEngine:
         self._runtime.join()
         if not self._runtime.started:
             _check_workers()
+            self._ending += self._everywhere(_sweep)
         self._run_id = map_task.run_id
         self._map_task = ray.put(map_task)
         self._reduce_task = ray.put(reduce_task)
@@ -189,7 +199,7 @@ class RayEngine:
         if stream is None:
             return
         if stream.here is None:
-            self._ending += self._everywhere(_stop, f"{ident}{STOP_SUFFIX}")
+            self._ending += self._everywhere(_stop, self._run_id, f"{ident}{STOP_SUFFIX}")
             return
         on = NodeAffinitySchedulingStrategy(stream.here.node, soft=False)
         end = _end.options(scheduling_strategy=on)
@@ -205,7 +215,7 @@ class RayEngine:
         if made := self._reducers.pop(reducer, None):
             with contextlib.suppress(Exception):
                 ray.kill(made.actor)
-                self._ending += self._everywhere(_clean, f"reducer-{reducer}")
+                self._ending += self._everywhere(_clean, self._run_id, f"reducer-{reducer}")
 
     def add(self, reducer: int, meta: BlockMeta, ref: Ref) -> None:
         """See ``Engine``."""
@@ -321,7 +331,7 @@ class RayEngine:
         for number in list(self._reducers):
             self.drop_reducer(number)
         if self._attempts:
-            ray.get(self._everywhere(_stop, STOP_ALL), timeout=SWEEP_S)
+            ray.get(self._everywhere(_stop, self._run_id, STOP_ALL), timeout=SWEEP_S)
         deadline = time.monotonic() + SWEEP_S
         while self._attempts and time.monotonic() < deadline:
             self.wait(0.2)
@@ -329,16 +339,16 @@ class RayEngine:
             self.cancel(ident)
         if self._ending:
             ray.wait(self._ending, num_returns=len(self._ending), timeout=SWEEP_S)
-        ray.get(self._everywhere(_clean, ""), timeout=SWEEP_S)
+        ray.get(self._everywhere(_clean, self._run_id, ""), timeout=SWEEP_S)
 
-    def _everywhere(self, task: Any, name: str) -> list[Any]:
-        """Run a task of (run, name) on every node."""
+    def _everywhere(self, task: Any, *words: str) -> list[Any]:
+        """Run a task of these words on every node."""
         on = [
             NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
             for node in ray.nodes()
             if node["Alive"]
         ]
-        return [task.options(scheduling_strategy=one).remote(self._run_id, name) for one in on]
+        return [task.options(scheduling_strategy=one).remote(*words) for one in on]
 
 
 def _check_workers() -> None:
