@@ -151,8 +151,12 @@ class Sink:
         self._store.require_writable(name_of(self._output, 0))
         for uri in self._old:
             self._store.delete(uri)
+        # What it says is not so any more; a run that is killed from here on leaves none.
+        report = report_uri(self._output)
+        self._store.delete(report)
         parts = range(self._parts) if is_numbered(self._output) else ()
-        for uri in [name_of(self._output, part) for part in parts] or [self._output]:
+        names = [name_of(self._output, part) for part in parts] or [self._output]
+        for uri in [*names, report]:
             self._store.abandon(uri)
         # The first part is opened here, so that a folder that cannot be written is told at once.
         self._file(0)

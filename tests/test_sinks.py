@@ -153,12 +153,18 @@ def test_refused_if_there_is_a_result(place: Place) -> None:
 
 
 def test_force_replaces(place: Place) -> None:
-    """With force the old result is gone from the start, so that no half of two can be read."""
+    """With force the old result is gone from the start, so that no half of two can be read.
+
+    Its report is too: a run that is killed leaves none that speaks of a result.
+    """
     publish(place, TEXT, TEXT, TEXT)
+    write_whole(report_uri(place.output), b"{}")
+    store_for(place.output).stage(report_uri(place.output)).write(b"what a killed run was writing")
     sink = Sink(place.output, 2, force=True)
     assert result(place) == TEXT * 3
     sink.open()
     assert place.visible() == []
+    assert not any("report" in name for name in place.files())
     sink.write(0, b"new\n")
     sink.publish()
     assert result(place) == b"new\n"
@@ -246,11 +252,8 @@ def test_force_removes_stale_parts(prefix: Place) -> None:
     """Parts of a larger result before are gone, what else is in the folder is not."""
     publish(prefix, TEXT, TEXT, TEXT)
     prefix.put("notes.txt", b"mine")
-    prefix.put("report.json", b"{}")
     publish(prefix, b"new\n", force=True)
-    assert sorted(prefix.files()) == [
-        "_SUCCESS", "manifest.json", "notes.txt", "part-00000", "report.json",
-    ]  # fmt: skip
+    assert sorted(prefix.files()) == ["_SUCCESS", "manifest.json", "notes.txt", "part-00000"]
 
 
 def test_force_removes_parts_only(prefix: Place) -> None:
