@@ -106,6 +106,9 @@ def test_no_room(tmp_path: Path) -> None:
         assert Past.of(journal).notices == ["one"]
         os.dup2(os.open("/dev/full", os.O_RDWR), file.fileno())
         assert run(job(tmp_path), engine="local", journal=journal).ok
+        assert not journal.has_ended()
+        journal.end()
+        assert journal.has_ended(), "a run that went well is none that died, whatever the disk"
 
 
 @contextlib.contextmanager

@@ -44,7 +44,10 @@ def guarded(run: Callable[[Journal | None], Report]) -> Report:
     """
     if click.get_current_context().find_root().obj != OWN_PROCESS:
         return run(None)
-    journal, parent = Journal(), os.getpid()
+    try:
+        journal, parent = Journal(), os.getpid()
+    except OSError:  # where there is no room at all, the run itself says it best
+        return run(None)
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     child = os.fork()
     if child:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ray_mr.driver.journal import END
 from ray_mr.driver.ledger import Ledger
 from ray_mr.driver.report import Report
 from ray_mr.errors import EngineError, RayMrError
@@ -51,7 +50,7 @@ class Past:
             self.error = values[0]
         elif name in ("publishing", "published"):
             setattr(self, name, True)
-        elif self.ledger is not None and name != END:
+        elif self.ledger is not None:
             getattr(self.ledger, name)(*values)
 
     def died(self, how: str) -> RayMrError:

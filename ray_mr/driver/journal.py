@@ -7,7 +7,7 @@ heavy is imported here, for it would be twice in memory; see ``cli/guard.py``.
 from __future__ import annotations
 
 import contextlib
-import io
+import os
 import pickle
 import tempfile
 from dataclasses import replace
@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     from ray_mr.model import AttemptEnd, Trouble
     from ray_mr.plan import Plan
 
-END = "end"
-"""Name of the last entry of a driver that had nothing left to do but to end."""
-
 
 class Journal:
     """Written by a driver, read by its parent when it is gone."""
@@ -32,6 +29,7 @@ class Journal:
     def __init__(self) -> None:
         self._file = tempfile.TemporaryFile(prefix="ray_mr-")  # noqa: SIM115 - lives as long as we
         self._full = False
+        self._heard, self._said = os.pipe()
 
     def put(self, *entry: Any) -> None:
         """Add an entry.  A journal without room ends here: the run is worth more than it."""
@@ -44,16 +42,16 @@ class Journal:
             self._full = True
 
     def end(self) -> None:
-        """Write that all is told, and nothing is left to do but to end."""
-        self.put(END)
+        """Say that all is told, and nothing is left to do but to end; a full disk matters not."""
+        os.write(self._said, b".")
 
     def has_ended(self) -> bool:
-        """Whether that is its last entry."""
-        last = pickle.dumps((END,))
-        if self._file.seek(0, io.SEEK_END) < len(last):
+        """Whether that was said since we asked last."""
+        os.set_blocking(self._heard, False)
+        try:
+            return bool(os.read(self._heard, 1))
+        except BlockingIOError:
             return False
-        self._file.seek(-len(last), io.SEEK_END)
-        return self._file.read() == last
 
     def ledger(self, plan: Plan) -> Ledger:
         """A ledger of this plan, of which every entry is written down."""
