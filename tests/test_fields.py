@@ -103,6 +103,21 @@ def test_numbers(texts: list[bytes], low: int) -> None:
             assert one == other or not other.startswith(one)
 
 
+WHOLE = st.integers(-(10**17) + 1, 10**18 - 1).map(str) | st.from_regex("-?0{0,9}[0-9]{1,8}")
+
+
+@given(st.lists(WHOLE.map(lambda text: text.strip().encode()), max_size=20), st.integers(0, 2))
+def test_whole_numbers(texts: list[bytes], low: int) -> None:
+    """Whole numbers that fit into 64 bits have the strings that they have beside any others."""
+    array = pa.array(texts, pa.large_binary()).slice(low)
+    alone = numbers.ordered(array).to_pylist()
+    other = pa.concat_arrays([array, pa.array([b"x"], pa.large_binary())])
+    assert numbers.ordered(other).to_pylist()[:-1] == alone
+    assert sorted(texts[low:], key=number) == [
+        text for _, text in sorted(zip(alone, texts[low:], strict=True), key=lambda item: item[0])
+    ]
+
+
 @given(LINES, st.sampled_from(SORTS), st.integers(1, 4))
 def test_sorted(lines: list[bytes], sort: str, fields: int) -> None:
     """Terms of the key, the key, terms of the value; then as the rows came."""
