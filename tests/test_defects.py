@@ -438,7 +438,10 @@ def test_bounded_memory_and_many_reducers(tmp_path: Path, engine: str) -> None:
         (tmp_path / "in" / f"{number}.txt").write_text(text)
     source = "def mapper(file, line): k, n, x = line.split(' '); return k, n + x\n"
     digest = (
-        "import hashlib\ndef reduce(key, values):\n"
+        "import hashlib, os, sys\n"
+        "runs = [name for _, _, names in os.walk('..') for name in names if name[:4] == 'run-']\n"
+        "print(f'reporter:counter:disk,runs,{len(runs)}', file=sys.stderr)\n"
+        "def reduce(key, values):\n"
         "    assert len(values) == 6\n"
         "    return key + ' ' + hashlib.sha256(','.join(values).encode()).hexdigest()\n"
     )
@@ -447,10 +450,14 @@ def test_bounded_memory_and_many_reducers(tmp_path: Path, engine: str) -> None:
         "mapper": {"script": script(tmp_path, "m.py", source)},
         "reducer": {"script": script(tmp_path, "r.py", digest)},
     }  # fmt: skip
-    assert run_told(job(tmp_path, **options))[0].ok
+    report, _ = run_told(job(tmp_path, **options))
+    assert report.ok
+    assert not report.counters.get("disk,runs")
     roomy = result(tmp_path)
     assert len(roomy.splitlines()) == 5000
-    assert run_told(job(tmp_path, memory="96KiB", **options), engine=engine)[0].ok
+    report, _ = run_told(job(tmp_path, memory="96KiB", **options), engine=engine)
+    assert report.ok
+    assert report.counters["disk,runs"] > 3, "more than its memory goes to the disk, in each part"
     assert result(tmp_path) == roomy
 
 
