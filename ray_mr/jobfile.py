@@ -93,7 +93,7 @@ def read(path: str | os.PathLike[str]) -> Document:
     try:
         text = Path(name).read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
-        raise JobError(f"{name}: no such job file") from None
+        raise JobError(f"{name}: no such job file", "ray-mr init NAME makes one") from None
     except OSError as error:
         raise JobError(f"{name}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:

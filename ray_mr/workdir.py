@@ -84,7 +84,12 @@ def disk_errors(path: Path | str) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StoreError(f"disk full: {path}", "free some space or use a larger disk") from None
-        raise StoreError(f"{path}: {error.strerror or error}") from None
+        hint = (
+            "see its permissions and those of its folder"
+            if error.errno in (errno.EACCES, errno.EPERM)
+            else ""
+        )
+        raise StoreError(f"{path}: {error.strerror or error}", hint) from None
 
 
 @contextlib.contextmanager

@@ -30,9 +30,9 @@ _LONGEST_TEXT = 300
 _CREDENTIAL_CODES = {
     "SignatureDoesNotMatch": "the secret key is wrong",
     "InvalidAccessKeyId": "the access key is unknown, or has been withdrawn or has expired",
-    "ExpiredToken": "the session token has expired",
-    "ExpiredTokenException": "the session token has expired",
-    "TokenRefreshRequired": "the session token has expired",
+    "ExpiredToken": "the session token has expired: get a new one",
+    "ExpiredTokenException": "the session token has expired: get a new one",
+    "TokenRefreshRequired": "the session token has expired: get a new one",
     "InvalidToken": "the session token is wrong",
     "InvalidClientTokenId": "the access key is unknown",
     "UnrecognizedClientException": "the access key is unknown",
@@ -133,7 +133,9 @@ def _of_answer(uri: str, error: boto.ClientError, endpoint: str, *, listed: bool
         return kind(f"{uri}: {where} refused the credentials ({code})", _CREDENTIAL_CODES[code])
     if code == "NoSuchBucket":
         bucket = uri.removeprefix("s3://").partition("/")[0]
-        return StoreError(f"{uri}: there is no bucket {bucket} at {where}")
+        return StoreError(
+            f"{uri}: there is no bucket {bucket} at {where}", "are its name and the endpoint right?"
+        )
     if status == 412 or (status == 404 and listed):
         return ObjectChanged(f"{uri} changed (or was deleted) since it was listed")
     if code in _BUSY_CODES or status == 429 or status >= 500:

@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 RESULT_NAME = "result.txt"
 SPOOL_NAME = ".stdout"
 SPOOL_READ_BYTES = 1 << 20
+MODULES = "`python` chooses an interpreter or virtual environment, `files` brings modules along"
+"""Advice on a module that a script does not find."""
 _BAD_INPUT: dict[str, type[DataError]] = {"corrupt": CorruptObject, "refused": RefusedObject}
 
 
@@ -253,7 +255,8 @@ class HarnessChild:
             raise ValueError(kind)
         script = self._setting.name
         if kind == "load":
-            raise ChildNotStarted(f"{script} does not load: {message}\n{trace}".rstrip())
+            hint = MODULES if message.startswith("ModuleNotFoundError") else ""
+            raise ChildNotStarted(f"{script} does not load: {message}\n{trace}".rstrip(), hint)
         if kind == "final":
             raise ChildRaised(f"{script} raised {message}\n{trace}".rstrip())
         if kind in _BAD_INPUT:
@@ -290,9 +293,7 @@ def map_records(child: HarnessChild, deliveries: Iterable[Delivery]) -> Iterator
     return child.run(feed())
 
 
-def debug_records(
-    setting: Setting, records: str, paths: Sequence[str], stop_at: int | None
-) -> int:
+def debug_records(setting: Setting, records: str, paths: Sequence[str], stop_at: int | None) -> int:
     """Call a Python mapper in the terminal for the records of decoded files, under its debugger.
 
     Args:
