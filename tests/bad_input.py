@@ -266,7 +266,7 @@ def as_process(user: User, case: Case, *, before: Sequence[str] = ()) -> Told:
     """The command as a process of its own; ``before`` are words before its own."""
     done = subprocess.run(
         [*before, *command(user, case)], capture_output=True, stdin=subprocess.DEVNULL, text=True,
-        timeout=PATIENCE_S, check=False,
+        timeout=2 * PATIENCE_S, check=False,
     )  # fmt: skip
     return Told(done.returncode, done.stdout + done.stderr)
 
