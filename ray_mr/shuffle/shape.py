@@ -53,6 +53,8 @@ class Shaper:
         self._condenses = condenses and sort
         self._folds = built_in is not None
         self._decided = False
+        self._first: tuple[Rows, tuple[Rows, int]] | None = None
+        """The first piece, condensed, and what it was folded to."""
         self._raw: list[Rows] = []
         self._raw_bytes = 0
         self._runs: list[Rows] = []
@@ -91,7 +93,8 @@ class Shaper:
         run = self._condensed(piece)
         self._condenses = self._condenses and len(run) * PAYS <= run.total
         if self._built_in is not None:
-            folded, _ = self._built_in.to_state(run)
+            folded, bad = self._built_in.to_state(run)
+            self._first = run, (folded, bad)
             self._folds = len(folded) * PAYS <= run.total
         return run
 
@@ -104,7 +107,11 @@ class Shaper:
     def _state(self, run: Rows) -> Rows:
         if self._built_in is None or (self._built_in.raw_is_state and not self._folds):
             return run
-        state, bad = self._built_in.to_state(run)
+        first, self._first = self._first, None
+        if first is not None and first[0] is run:
+            state, bad = first[1]
+        else:
+            state, bad = self._built_in.to_state(run)
         self.bad += bad
         return state
 
