@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+os.environ.pop("PYTHONUNBUFFERED", None)
+"""ray_mr does not hand it on to programs that write lines; peers' programs are not to suffer."""
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 ROLES = {
     "ray_mr_harness": "harness children",
