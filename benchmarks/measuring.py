@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 os.environ.pop("PYTHONUNBUFFERED", None)
 """ray_mr does not hand it on to programs that write lines; peers' programs are not to suffer."""
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 ROLES = {
     "ray_mr_harness": "harness children",
     "mapper.py": "map programs",
@@ -43,6 +44,8 @@ class Watch(threading.Thread):
         self._ended = threading.Event()
         self._memory = memory
         self._seen: dict[tuple[int, str], float] = {}
+        self.most = dict.fromkeys([*ROLES.values(), "others"], 0)
+        """The most memory that one process of a role had in RAM, in bytes."""
         self.samples: list[int] = []
         """Bytes of memory: what the processes have for themselves, and the store, once."""
         self.start()
@@ -62,6 +65,7 @@ class Watch(threading.Thread):
             fields = _fields(pid)
             # A worker changes its name with its task: one process, one role, the last reading.
             self._seen[pid, role] = (int(fields[11]) + int(fields[12])) / TICKS_PER_S
+            self.most[role] = max(self.most[role], int(fields[21]) * PAGE_BYTES)
             return _pss(entry) if self._memory else 0
         except OSError:
             return 0
