@@ -11,17 +11,19 @@ import functools
 import json
 import os
 import signal
+import subprocess
 import sys
 import traceback
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import ray
 
-import ray_mr.engines.ray  # noqa: F401 - imported before the forks
 from ray_mr import sinks
 from ray_mr.driver.ledger import Ledger
 from ray_mr.driver.loop import Loop
 from ray_mr.driver.run import run
+from ray_mr.engines import ray as engine
 from ray_mr.job import Job
 from ray_mr.model import AttemptEnd
 from ray_mr.sinks import Sink
@@ -91,6 +93,30 @@ def _after_first_part(sink: Any, strike: Callable[[tuple[Any, ...]], None]) -> N
     staged.complete = completed
 
 
+@contextlib.contextmanager
+def sent_to(address: str) -> Iterator[None]:
+    """Have attempts and reducers be on the living node of an address, as long as there is one."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    opened = engine.RayEngine.open
+
+    def opening(self: engine.RayEngine, *args: Any) -> Any:
+        answer = opened(self, *args)
+        node = next(
+            n["NodeID"] for n in ray.nodes() if n["Alive"] and n["NodeManagerAddress"] == address
+        )
+        there = NodeAffinitySchedulingStrategy(node, soft=True)
+        for what in ("_attempt", "_Actor"):
+            task = getattr(engine, what)
+            patch.setattr(engine, what, task.options(scheduling_strategy=there))
+        return answer
+
+    with pytest.MonkeyPatch.context() as patch:
+        if address:
+            patch.setattr(engine.RayEngine, "open", opening)
+        yield
+
+
 def main() -> None:
     """Run a driver for each line of stdin, in a fork; tell its process id and how it ended."""
     for line in sys.stdin:
@@ -106,16 +132,23 @@ def _tell(number: int) -> None:
     sys.stdout.flush()
 
 
-def _drive(job: dict[str, Any], moment: str, environ: dict[str, str], said: str) -> int:
-    def die(_start: int | None) -> None:
-        os.kill(os.getpid(), signal.SIGKILL)
+def _drive(
+    job: dict[str, Any], moment: str, environ: dict[str, str], said: str, *,
+    command: str = "", on: str = "",
+) -> int:  # fmt: skip
+    """Run a job; at the moment die, or run a command of the shell; send all tasks to an address."""
+
+    def act(_start: int | None) -> None:
+        if not command:
+            os.kill(os.getpid(), signal.SIGKILL)
+        subprocess.run(["/bin/sh", "-ec", command], check=True)
 
     os.environ.update(environ)
     with open(said, "w") as file:  # noqa: PTH123 - nothing is made before the output is turned
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     try:
-        with at(moment, die) if moment else contextlib.nullcontext():
+        with at(moment, act) if moment else contextlib.nullcontext(), sent_to(on):
             return run(Job(**job), engine="ray").exit_code
     except BaseException:  # noqa: BLE001 - the test shows it
         traceback.print_exc()

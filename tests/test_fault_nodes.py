@@ -50,7 +50,7 @@ def second_node() -> Iterator[tuple[str, int]]:
         tempfile.TemporaryDirectory(prefix="rmn-", dir="/tmp", ignore_cleanup_errors=True) as name,
         Path(name, "log").open("wb") as log,
     ):
-        options = Namespace(cpus=2, store_mib=100)
+        options = Namespace(cpus=2, store_mib=100, apart=False)
         command = local_cluster.node_command(1, address, Path(name), options)
         child = subprocess.Popen(
             command, env=environ, stdin=subprocess.DEVNULL, stdout=log, stderr=log,

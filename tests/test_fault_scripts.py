@@ -7,20 +7,16 @@ must come out are the bytes of an undisturbed run, or an exit code and a report 
 
 from __future__ import annotations
 
-import json
 import os
-import select
 import signal
-import subprocess
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from fault_driver import Driver
 from fault_moments import at
 from fault_proxy import fault_proxy
-from fault_world import FILES, PARTS, PATIENCE_S, World, check_whole, end, undisturbed_bytes
+from fault_world import FILES, PARTS, World, check_whole, end, undisturbed_bytes
 from jobs import run_told
 from ray_mr.driver.run import run
 from ray_mr.errors import JobError, WorkerLost
@@ -28,6 +24,7 @@ from ray_mr.sinks import SUCCESS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from s3_server import S3Server
 
@@ -157,48 +154,12 @@ def test_kill_that_cannot_be_mended(world: World) -> None:
 # ---------------------------------------------------------------- the driver
 
 
-class Driver:
-    """Runs drivers in processes of their own, on the Ray of the session."""
-
-    def __init__(self) -> None:
-        import ray
-
-        environ = os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
-        program = Path(__file__).with_name("fault_moments.py")
-        self._maker = subprocess.Popen(
-            [sys.executable, str(program)], env=environ, stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )  # fmt: skip
-        self.pid = 0
-
-    def start(self, world: World, moment: str = "", **environ: str) -> None:
-        """Start one, which dies at this moment."""
-        assert self._maker.stdin is not None
-        wanted = json.loads(world.job.model_dump_json(exclude_unset=True))
-        self.said = world.folder / "said"
-        order = {"job": wanted, "moment": moment, "environ": environ, "said": str(self.said)}
-        self._maker.stdin.write(json.dumps(order).encode() + b"\n")
-        self._maker.stdin.flush()
-        self.pid = self._told()
-
-    def wait(self) -> int:
-        """How it ended."""
-        return self._told()
-
-    def _told(self) -> int:
-        assert self._maker.stdout is not None
-        assert select.select([self._maker.stdout], [], [], 2 * PATIENCE_S)[0], "no driver ended"
-        return int(os.read(self._maker.stdout.fileno(), 32).split()[0])
-
-    def close(self) -> None:
-        self._maker.kill()
-        self._maker.communicate()
-
-
 @pytest.fixture(scope="module")
 def driver(request: pytest.FixtureRequest) -> Iterator[Driver]:
     request.getfixturevalue("ray_runtime")
-    made = Driver()
+    import ray
+
+    made = Driver({"RAY_ADDRESS": ray.get_runtime_context().gcs_address})
     yield made
     made.close()
 

@@ -1,0 +1,61 @@
+"""Drivers that are killed, or that harm others, at a moment: the side of the test."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fault_world import PATIENCE_S
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from fault_world import World
+
+
+class Driver:
+    """Runs drivers in processes of their own.
+
+    Args:
+        environ: What they have beside our own environment: the address of a Ray.
+        within: A command that runs the command after it somewhere else.
+    """
+
+    def __init__(self, environ: dict[str, str], within: Sequence[str] = ()) -> None:
+        program = Path(__file__).with_name("fault_moments.py")
+        self._maker = subprocess.Popen(
+            [*within, sys.executable, str(program)], env=os.environ | environ,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        )  # fmt: skip
+        self.pid = 0
+
+    def start(
+        self, world: World, moment: str = "", *, command: str = "", on: str = "", **environ: str
+    ) -> None:
+        """Start one, which at this moment runs a command, or dies; see ``fault_moments``."""
+        assert self._maker.stdin is not None
+        wanted = json.loads(world.job.model_dump_json(exclude_unset=True))
+        self.said = world.folder / "said"
+        order = {"job": wanted, "moment": moment, "environ": environ, "said": str(self.said)}
+        order |= {"command": command, "on": on}
+        self._maker.stdin.write(json.dumps(order).encode() + b"\n")
+        self._maker.stdin.flush()
+        self.pid = self._told()
+
+    def wait(self) -> int:
+        """How it ended."""
+        return self._told()
+
+    def _told(self) -> int:
+        assert self._maker.stdout is not None
+        assert select.select([self._maker.stdout], [], [], 2 * PATIENCE_S)[0], "no driver ended"
+        return int(os.read(self._maker.stdout.fileno(), 32).split()[0])
+
+    def close(self) -> None:
+        self._maker.kill()
+        self._maker.communicate()
