@@ -51,7 +51,9 @@ class FakeReport:
         return "done: 1 input" if self.ok else "not published: 1 input failed"
 
 
-PLAINLY = {"engine": "ray", "force": False, "resume": False, "only_failed": False}
+PLAINLY = {
+    "engine": "ray", "force": False, "resume": False, "only_failed": False, "journal": None,
+}  # fmt: skip
 """How a job is run without a word about it."""
 
 
