@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 os.environ.pop("PYTHONUNBUFFERED", None)
 """ray_mr does not hand it on to programs that write lines; peers' programs are not to suffer."""
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
-PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 ROLES = {
     "ray_mr_harness": "harness children",
     "mapper.py": "map programs",
@@ -45,7 +44,7 @@ class Watch(threading.Thread):
         self._memory = memory
         self._seen: dict[tuple[int, str], float] = {}
         self.most = dict.fromkeys([*ROLES.values(), "others"], 0)
-        """The most memory that one process of a role had in RAM, in bytes."""
+        """The most memory that one process of a role had for itself, in bytes; not the store."""
         self.samples: list[int] = []
         """Bytes of memory: what the processes have for themselves, and the store, once."""
         self.start()
@@ -65,7 +64,7 @@ class Watch(threading.Thread):
             fields = _fields(pid)
             # A worker changes its name with its task: one process, one role, the last reading.
             self._seen[pid, role] = (int(fields[11]) + int(fields[12])) / TICKS_PER_S
-            self.most[role] = max(self.most[role], int(fields[21]) * PAGE_BYTES)
+            self.most[role] = max(self.most[role], _own(entry))
             return _pss(entry) if self._memory else 0
         except OSError:
             return 0
@@ -95,6 +94,14 @@ def _tree(root: int) -> list[int]:
     for pid in found:
         found += [child for child, parent in parents.items() if parent == pid]
     return found
+
+
+def _own(entry: Path) -> int:
+    """Memory of a process in bytes that is no file's and not shared."""
+    for line in (entry / "status").read_text(errors="replace").splitlines():
+        if line.startswith("RssAnon:"):
+            return int(line.split()[1]) << 10
+    return 0
 
 
 def _pss(entry: Path) -> int:
