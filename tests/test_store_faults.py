@@ -135,6 +135,15 @@ def test_transient_fault_of_one_object(bucket: Bucket, serve: Serve, fate: str) 
     assert {row["attempts"] for row in report.inputs} == {1}
 
 
+def test_small_object_that_breaks_off(bucket: Bucket, serve: Serve) -> None:
+    """What is read as a stream, as the state of a run, goes on where it broke off."""
+    bucket.server.client.put_object(Bucket=bucket.name, Key="state", Body=bytes(range(256)) * 9000)
+    proxy = serve({("GET", "state"): ["truncate", "truncate"]})
+    with stores.store_for("s3://").open(f"s3://{bucket.name}/state") as stream:
+        assert stream.read() == bytes(range(256)) * 9000
+    assert proxy.fired == {("truncate", "GET"): 2}
+
+
 def test_waits_and_causes_are_in_the_report(bucket: Bucket, serve: Serve) -> None:
     """An object that was refused again and again: how long was waited, and why, stands beside it.
 

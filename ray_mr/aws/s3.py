@@ -12,6 +12,7 @@ import itertools
 import os
 import re
 import threading
+import time
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, cast
 from urllib.parse import urlsplit
 
@@ -219,16 +220,9 @@ class S3Store:
         """See ``Store``: a copy of one version stays what it is."""
 
     def open(self, uri: str) -> BinaryIO:
-        """See ``Store``."""
-        bucket, key = split_uri(uri)
-        with self.calling(uri) as client:
-            body = client.get_object(Bucket=bucket, Key=key)["Body"]
-
-        def read(size: int) -> bytes:
-            with translated(uri):
-                return cast("bytes", body.read(size))
-
-        return stream_of(read, body.close)
+        """See ``Store``; where it breaks off it is gone on with, a few times."""
+        reading = _Reading(self, uri)
+        return stream_of(reading.read, reading.close)
 
     def exists(self, uri: str) -> bool:
         """See ``Store``."""
@@ -275,6 +269,44 @@ class S3Store:
             for upload in left:
                 abort_upload(client, Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"])
         return len(left)
+
+
+class _Reading:
+    """An object that is read from its beginning; it is asked for at once."""
+
+    def __init__(self, store: S3Store, uri: str) -> None:
+        self._store, self._uri = store, uri
+        self._at, self._etag = 0, ""
+        self._body = self._ask()
+
+    def _ask(self) -> Any:
+        bucket, key = split_uri(self._uri)
+        rest = {"Range": f"bytes={self._at}-", "IfMatch": self._etag} if self._at else {}
+        with self._store.calling(self._uri, listed=bool(self._at)) as client:
+            answer = client.get_object(Bucket=bucket, Key=key, **rest)
+        self._etag = answer["ETag"]
+        return answer["Body"]
+
+    def read(self, size: int) -> bytes:
+        """The next bytes, as of a file."""
+        for tried in range(1, _BODY_TRIES + 1):
+            try:
+                with translated(self._uri):
+                    data = cast("bytes", self._body.read(size))
+            except StoreUnavailable:
+                if tried == _BODY_TRIES:
+                    raise
+                self.close()
+                time.sleep(_BACKOFF_S * 2**tried)
+                self._body = self._ask()
+            else:
+                break
+        self._at += len(data)
+        return data
+
+    def close(self) -> None:
+        """Let go of the answer."""
+        self._body.close()
 
 
 def _delete(client: Any, bucket: str, keys: list[str]) -> None:

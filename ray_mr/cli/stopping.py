@@ -84,13 +84,15 @@ def _timer(seconds: float, do: Callable[[], None]) -> threading.Timer:
 
 def leave() -> None:
     """End this process, all that it has started, and all that it has made for a time."""
-    kill_descendants()
-    _clean_up()
-    if sys.stderr.isatty():
-        with contextlib.suppress(OSError):
-            os.write(sys.stderr.fileno(), _SHOW_CURSOR.encode())
-    say("ray-mr: interrupted")
-    end()
+    try:
+        kill_descendants()
+        _clean_up()
+        if sys.stderr.isatty():
+            with contextlib.suppress(OSError):
+                os.write(sys.stderr.fileno(), _SHOW_CURSOR.encode())
+        say("ray-mr: interrupted")
+    finally:
+        end()
 
 
 def end() -> None:
