@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 MAX_CAUSES = 8
 MAX_CAUSE_CHARS = 300
-SEE_ALL = "see report.json for all; allow them with --max-failed-inputs"
+SEE_ALL = "the report names all; allow them with --max-failed-inputs"
 
 
 @dataclass(frozen=True, slots=True)
