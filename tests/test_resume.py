@@ -18,8 +18,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fault_proxy import fault_proxy
 from jobs import MAPPER, REDUCER, job, make_pings, ping_line, result, script
-from ray_mr import machine
+from ray_mr import machine, stores
 from ray_mr.driver.checkpoint import Checkpoint
 from ray_mr.driver.kept import State, state_uri
 from ray_mr.driver.resume import fingerprint
@@ -546,6 +547,37 @@ def test_state_in_s3(s3: S3Server, tmp_path: Path, engine: str) -> None:
     assert names() == {"part-00000", "manifest.json", "_SUCCESS", "report.json"}
     part = s3.client.get_object(Bucket=bucket, Key="out/part-00000")["Body"].read()
     assert part == b"Android 10\nDarwin 10\nLinux 10\nWINNT 10\n"
+
+
+@pytest.mark.parametrize("fate", ["truncate", "corrupt", "reset"])
+def test_state_that_arrives_badly(
+    s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fate: str
+) -> None:
+    """State that breaks off or is damaged on the way is asked for again: all of it counts."""
+    bucket = s3.bucket()
+    for index in range(3):
+        body = b"".join(map(ping_line, range(index * 10, index * 10 + 10)))
+        s3.client.put_object(Bucket=bucket, Key=f"in/pings-{index}", Body=body)
+    s3.client.put_object(Bucket=bucket, Key="in/pings-3", Body=b"\xfd7zXZ\x00 no xz")
+    wanted = job(
+        tmp_path, inputs=[f"s3://{bucket}/in/"], output=f"s3://{bucket}/out/", split_bytes=1
+    )
+    assert not go(wanted)[0].ok
+    struck: set[str] = set()
+
+    def first(method: str, path: str, before: int) -> str:
+        if method == "GET" and "/_ray_mr_state/" in path and "?" not in path and not before:
+            struck.add(path)
+            return fate
+        return ""
+
+    with fault_proxy(s3.endpoint, first) as proxy, monkeypatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        stores._s3_of.cache_clear()
+        report, _ = go(wanted, resume=True)
+    stores._s3_of.cache_clear()
+    assert len(struck) == 6  # run.json, mapped, three pieces, a failure
+    assert [row["attempts"] for row in report.inputs] == [0, 0, 0, 0]
 
 
 def test_mapper_source_is_the_usual_one() -> None:

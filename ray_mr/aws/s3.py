@@ -290,11 +290,16 @@ class _Reading:
     def read(self, size: int) -> bytes:
         """The next bytes, as of a file."""
         for tried in range(1, _BODY_TRIES + 1):
+            damaged = False
             try:
                 with translated(self._uri):
-                    data = cast("bytes", self._body.read(size))
+                    try:
+                        data = cast("bytes", self._body.read(size))
+                    except boto.FlexibleChecksumError:
+                        damaged = self._at > 0  # and what is damaged may have been given away
+                        raise
             except StoreUnavailable:
-                if tried == _BODY_TRIES:
+                if damaged or tried == _BODY_TRIES:
                     raise
                 self.close()
                 time.sleep(_BACKOFF_S * 2**tried)

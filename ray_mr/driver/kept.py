@@ -8,11 +8,10 @@ checksum is wrong is no piece, and nothing is unpickled.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 from dataclasses import asdict, dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ray_mr import errors, machine
 from ray_mr.errors import CorruptObject, JobError, RayMrError
@@ -33,6 +32,7 @@ HASH_BYTES = 8
 DIGEST_BYTES = hashlib.sha256().digest_size
 MAX_HEAD_BYTES = 256 << 20
 READ_BYTES = 1 << 20
+T = TypeVar("T")
 _NOT_KEPT = {"failed", "error", "suspect", "troubles", "poison", "usage"}
 """Fields of an ``AttemptEnd`` that say nothing of one that was committed."""
 
@@ -101,16 +101,20 @@ class Piece:
             CorruptObject: It is not what was written.
             StoreError: It cannot be read.
         """
-        with store_for(self.uri).open(self.uri) as stream:
-            sha = hashlib.sha256(_head_bytes(stream, self.uri))
-            held = []
-            for _, size in self.blocks:
-                data = _exactly(stream, size, self.uri)
-                sha.update(data)
-                held.append(hold(data))
-            if stream.read(DIGEST_BYTES + 1) != sha.digest():
-                raise CorruptObject(f"{self.uri} is damaged")
-        return held
+
+        def held(uri: str) -> list[Any]:
+            with store_for(uri).open(uri) as stream:
+                sha = hashlib.sha256(_head_bytes(stream, uri))
+                made = []
+                for _, size in self.blocks:
+                    data = _exactly(stream, size, uri)
+                    sha.update(data)
+                    made.append(hold(data))
+                if stream.read(DIGEST_BYTES + 1) != sha.digest():
+                    raise CorruptObject(f"{uri} is damaged")
+            return made
+
+        return _twice(held, self.uri)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,12 +192,11 @@ class State:
     def _read_run(self) -> dict[str, Any] | None:
         if not self.is_there():
             return None
-        with self._store.open(self.uri + RUN) as stream:
-            data = stream.read(MAX_HEAD_BYTES)
-        with contextlib.suppress(ValueError):
-            run = json.loads(data)
-            return run if isinstance(run, dict) else None
-        return None
+        try:
+            run = _twice(_run, self.uri + RUN)
+        except CorruptObject:
+            return None
+        return run if isinstance(run, dict) else None
 
     def forget_failures(self, earlier: Earlier) -> None:
         """What has failed runs again: another word on it is to come."""
@@ -276,11 +279,11 @@ class State:
             name = obj.uri.rpartition("/")[2]
             try:
                 if name == MAPPED:
-                    mapped = _names(obj.uri)
+                    mapped = _twice(_names, obj.uri)
                 elif name.startswith("piece-"):
-                    pieces.append(_piece(obj.uri, basis))
+                    pieces.append(_twice(_piece, obj.uri, basis))
                 elif name.startswith("failed-"):
-                    failure = _failure(obj.uri, basis)
+                    failure = _twice(_failure, obj.uri, basis)
                     failures[failure.version.uri] = failure
             except CorruptObject:
                 damaged += 1
@@ -299,6 +302,23 @@ def basis_of(facts: Mapping[str, str]) -> str:
 def name_hash(uri: str) -> bytes:
     """Eight bytes that stand for a name."""
     return hashlib.sha256(uri.encode("utf-8", "surrogateescape")).digest()[:HASH_BYTES]
+
+
+def _twice(read: Callable[..., T], uri: str, *words: str) -> T:
+    """What is read; once more if it is damaged, for that may have happened on the way."""
+    try:
+        return read(uri, *words)
+    except CorruptObject:
+        return read(uri, *words)
+
+
+def _run(uri: str) -> Any:
+    with store_for(uri).open(uri) as stream:
+        data = stream.read(MAX_HEAD_BYTES)
+    try:
+        return json.loads(data)
+    except ValueError:
+        raise CorruptObject(f"{uri} is damaged") from None
 
 
 def _names(uri: str) -> frozenset[bytes]:
