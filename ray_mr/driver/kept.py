@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ray_mr import errors, machine
-from ray_mr.errors import CorruptObject, JobError, RayMrError
+from ray_mr.errors import CorruptObject, JobError, RayMrError, StoreUnavailable
 from ray_mr.model import AttemptEnd, AttemptId, BlockMeta, FileCounts
 from ray_mr.sinks import is_prefix, write_whole
 from ray_mr.stores import store_for
@@ -305,10 +305,10 @@ def name_hash(uri: str) -> bytes:
 
 
 def _twice(read: Callable[..., T], uri: str, *words: str) -> T:
-    """What is read; once more if it is damaged, for that may have happened on the way."""
+    """What is read; once more if it is damaged, or was on the way."""
     try:
         return read(uri, *words)
-    except CorruptObject:
+    except (CorruptObject, StoreUnavailable):
         return read(uri, *words)
 
 
