@@ -26,13 +26,18 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.ray
 
-# Little memory and little patience: that Ray waits for ever takes long to see.
+# Little memory and little patience: that Ray waits for ever takes long to see.  What is spilled has
+# the small disk for itself, or it would be chance who finds it full.
 DRIVER = """
-import sys
+import os, sys, tempfile
 from ray_mr.driver import loop
 from ray_mr.engines import fit
 loop.SILENT_S = 15.0
 fit.sizes_here = lambda: fit.Sizes(2, 4 << 30, 80 << 20, True)
+make = tempfile.TemporaryDirectory
+def on_the_small_disk(prefix="", **how):
+    return make(prefix=prefix, **how, dir=os.environ["SMALL"] if "spill" in prefix else None)
+tempfile.TemporaryDirectory = on_the_small_disk
 sys.argv = ["ray-mr", "run", "job.json"]
 from ray_mr.__main__ import main
 main()
@@ -79,7 +84,8 @@ def test_full_spill_disk(short: Path, mount: Mount) -> None:
 
     The report says of every input whether it counts.
     """
-    mount(short / "t", "48m")
+    mount(short / "small", "48m")
+    (short / "t").mkdir()
     make_pings(short / "in", files=10, pings=100)
     mapper = {"script": script(short, "wide.py", WIDE)}
     reducer = {"script": script(short, "first.py", "def reduce(key, values):\n    return key")}
@@ -89,11 +95,12 @@ def test_full_spill_disk(short: Path, mount: Mount) -> None:
     }))  # fmt: skip
     environ = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
     done = subprocess.run(
-        [sys.executable, "-c", DRIVER], cwd=short, env=environ | {"TMPDIR": str(short / "t")},
+        [sys.executable, "-c", DRIVER], cwd=short,
+        env=environ | {"TMPDIR": str(short / "t"), "SMALL": str(short / "small")},
         capture_output=True, text=True, check=False, timeout=280,
     )  # fmt: skip
     assert done.returncode == 4, done.stderr[-3000:]
-    assert f"disk full: {short}/t/ray_mr-spill-" in done.stderr
+    assert f"disk full: {short}/small/ray_mr-spill-" in done.stderr
     assert not (short / "out" / "result.txt").exists()
     report = json.loads((short / "out" / "report.json").read_text())
     assert (report["ok"], report["exit_code"]) == (False, 4)
