@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 FAULTS = ["throttle", "busy", "gateway", "reset", "truncate", "corrupt", "lose-answer"]
 SLOW_FAULTS = ["stall"]
-"""Each costs a read time-out: in long runs only."""
+"""Each costs a read time-out of a minute: in long runs only, and one where others are ten."""
 FAULT_SHARE = 0.02
 CHILD_EVERY_S = 5.0
 WORKER_EVERY_S = 20.0
@@ -151,7 +151,7 @@ class Soak:
         number = int.from_bytes(hashlib.blake2b(words, digest_size=8).digest(), "big")
         if number % 10_000 >= FAULT_SHARE * 10_000 or before > 3:
             return ""
-        kinds = FAULTS + (SLOW_FAULTS if self.limit_s >= LONG_S else [])
+        kinds = 10 * FAULTS + (SLOW_FAULTS if self.limit_s >= LONG_S else [])
         return kinds[number // 10_000 % len(kinds)]
 
     def processes(self, part: str = "") -> list[int]:
