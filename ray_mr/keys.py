@@ -18,6 +18,7 @@ MAX_FIELDS = 1_000
 _FIELDS = re.compile(r"-k([0-9]+)([nr]*)(?:,([0-9]+)([nr]*))?")
 _OPTIONS = re.compile(r"-([nr]+)")
 _SORTS = "a sort is `-k1,1 -k2,2nr`, `key -n` or `key, value -nr`: fields, n and r"
+_DIVISIONS = "a partition is `hash`, `range`, or fields of the key such as `-k1,2`"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,7 @@ def fields_of(text: str, key_fields: int) -> tuple[Term, ...]:
     Raises:
         ValueError: They are no fields of the key.
     """
-    found = list(_terms(text))
+    found = list(_terms(text, _DIVISIONS))
     for word, term in found:
         if not word.startswith("-k") or term.numeric or term.reverse:
             raise ValueError(f"{word!r} is no field of the key, such as -k1,2")
@@ -96,8 +97,11 @@ def fields_of(text: str, key_fields: int) -> tuple[Term, ...]:
     return tuple(_within(word, term, key_fields) for word, term in found)
 
 
-def _terms(text: str) -> Iterator[tuple[str, Term]]:
-    """Each term with its word; options that stand alone are told to those that have none."""
+def _terms(text: str, known: str = _SORTS) -> Iterator[tuple[str, Term]]:
+    """Each term with its word; options that stand alone are told to those that have none.
+
+    ``known`` says what is understood.
+    """
     found: list[tuple[str, Term]] = []
     common, of_word = "", False
     for word in re.sub(r"(^|\s)-k\s+", r"\1-k", text).replace(", ", " ").split():
@@ -113,9 +117,9 @@ def _terms(text: str) -> Iterator[tuple[str, Term]]:
             found.append((word, _of_fields(word, fields)))
             of_word = False
         else:
-            raise ValueError(f"{word!r} is not understood: {_SORTS}")
+            raise ValueError(f"{word!r} is not understood: {known}")
     if not found and not common:
-        raise ValueError(f"is empty: {_SORTS}")
+        raise ValueError(f"is empty: {known}")
     for name, term in found or [("key", Term())]:
         own = term.numeric or term.reverse
         yield name, term if own else term.but(common)
