@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jobs import job, make_pings
@@ -19,7 +20,6 @@ from ray_mr.model import AttemptEnd, AttemptId, FileCounts, Trouble
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
     from typing import BinaryIO
 
 SECRET = "hunter2-hunter2"
@@ -56,6 +56,9 @@ def test_same_ledger_and_no_secret(tmp_path: Path) -> None:
         "ok", "ok", "failed", "unknown",
     ]  # fmt: skip
     assert SECRET.encode() not in pickle.dumps(list(journal.entries()))
+    # Addresses with passwords are in it, so it is on no disk.
+    place = Path(f"/proc/self/fd/{journal._file.fileno()}").readlink()
+    assert str(place).startswith("/memfd:")
 
 
 def test_child_that_ends_at_once(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
-"""What a driver has done so far, in a file that outlives its process.
+"""What a driver has done so far, in memory that outlives its process.
 
-``aftermath`` makes a report of it.  The file has no name: it is gone with its last reader.  Nothing
-heavy is imported here, for it would be twice in memory; see ``cli/guard.py``.
+``aftermath`` makes a report of it.  It is gone with its last reader, and never on a disk: addresses
+of inputs may hold passwords.  Nothing heavy is imported here, for it would be twice in memory; see
+``cli/guard.py``.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
-import tempfile
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,7 @@ class Journal:
     """Written by a driver, read by its parent when it is gone."""
 
     def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile(prefix="ray_mr-")  # noqa: SIM115 - lives as long as we
+        self._file = os.fdopen(os.memfd_create("ray_mr-journal"), "w+b")
         self._full = False
         self._heard, self._said = os.pipe()
 
