@@ -126,11 +126,10 @@ def is_at_work(mark: str) -> bool:
 
 
 def _where() -> tuple[str, str]:
-    boot = " ".join(_words(Path("/proc/sys/kernel/random/boot_id")))
     try:
-        return boot, Path("/proc/self/ns/pid").readlink().name
+        return boot(), Path("/proc/self/ns/pid").readlink().name
     except OSError:
-        return boot, ""
+        return boot(), ""
 
 
 def _begun(pid: int) -> str:

@@ -262,7 +262,7 @@ def test_files_of_the_tools(file: Callable[..., Path], tool: str) -> None:
     """What the format's own program writes, at its strongest, is read."""
     program = shutil.which(tool)
     if program is None:
-        pytest.skip(f"{tool} is not installed")
+        pytest.skip(f"NOT TESTED: {tool} is not installed")
     data = text(100_000)
     for options in (["-c"], ["-c", "-9"]):
         done = subprocess.run([program, *options], input=data, capture_output=True, check=True)
