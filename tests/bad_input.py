@@ -172,7 +172,8 @@ class User:
         assert told.exit_code == case.exit_code, told.output
         for part in case.says:
             assert part in message, told.output
-        assert "Traceback (most recent call last):\n" not in message.partition("ray-mr: error:")[0]
+        before_it = message.partition("ray-mr: error:")[0]
+        assert "Traceback (most recent call last):\n" not in before_it, told.output
         assert "a defect" not in message, told.output
         self._check_folder(before, case)
         self.check_nothing_is_left()

@@ -16,6 +16,8 @@ from collections import Counter
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
+from quiet_server import QuietServer
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -70,7 +72,7 @@ class FaultProxy:
         class Handler(_Handler):
             proxy = outer
 
-        self._server = _Server(("127.0.0.1", 0), Handler)
+        self._server = QuietServer(("127.0.0.1", 0), Handler)
         self.endpoint = f"http://127.0.0.1:{self._server.server_address[1]}"
         self._thread = threading.Thread(
             target=self._server.serve_forever, args=(0.05,), name="fault-proxy", daemon=True
@@ -97,15 +99,6 @@ class FaultProxy:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
-
-
-class _Server(http.server.ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 128
-    block_on_close = False
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """A client that went away is no news here."""
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):

@@ -8,10 +8,12 @@ from __future__ import annotations
 import contextlib
 import threading
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, quote, unquote_to_bytes, urlsplit
 from xml.sax.saxutils import escape
+
+from quiet_server import QuietServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,7 +38,7 @@ class OddS3:
 @contextlib.contextmanager
 def odd_s3() -> Iterator[OddS3]:
     """Run a server."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), _Handler) as server:
+    with QuietServer(("127.0.0.1", 0), _Handler) as server:
         odd = server.odd = OddS3()  # type: ignore[attr-defined]
         odd.endpoint = f"http://127.0.0.1:{server.server_address[1]}"
         thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
