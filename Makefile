@@ -29,6 +29,7 @@ test: check  ## check, then all tests
 
 check: $(STAMP)  ## ruff and mypy
 	@$(BIN)/python -m ruff check
+	@$(BIN)/python -m ruff format --check --quiet
 	@$(BIN)/python -m mypy
 
 errors-page: $(STAMP)  ## docs/errors.md anew, from the tests of bad input

@@ -79,7 +79,7 @@ def web_log(folder: Path, rng: random.Random) -> None:
             status = 403 if page == "/admin" else rng.choices([200, 304, 500], [90, 8, 3])[0]
             size = "-" if status == 304 else rng.randrange(200, 9000)
             lines.append(
-                f'10.0.0.{rng.randrange(9)} - - [{when:%d/%b/%Y:%H:%M:%S +0000}] '
+                f"10.0.0.{rng.randrange(9)} - - [{when:%d/%b/%Y:%H:%M:%S +0000}] "
                 f'"GET {page} HTTP/1.1" {status} {size} "-" "{rng.choice(AGENTS)}"\n'
             )
         (folder / f"{server}.log.bz2").write_bytes(bz2.compress("".join(lines).encode()))

@@ -169,7 +169,7 @@ def _separator(value: str) -> str:
     if named in SEPARATORS or (len(named) == 1 and named.isascii() and named != "\n"):
         return named
     raise ValueError(
-        f"must be {', '.join(SEPARATORS)} or one ASCII character, such as \",\""
+        f'must be {", ".join(SEPARATORS)} or one ASCII character, such as ","'
         + jobfile.nearest(value, SEPARATORS)
     )
 
@@ -593,9 +593,7 @@ def _as_run(data: dict[str, Any], _: dict[str, Any], __: jobfile.Document) -> di
     return data
 
 
-def _as_map(
-    data: dict[str, Any], flags: dict[str, Any], _: jobfile.Document
-) -> dict[str, Any]:
+def _as_map(data: dict[str, Any], flags: dict[str, Any], _: jobfile.Document) -> dict[str, Any]:
     kept = {key: value for key, value in data.items() if key not in {"reducer", "output"}}
     several = str(flags.get("reducers") or data.get("reducers") or 1).strip() != "1"
     return ({"output": PARTS} if several else {}) | kept
@@ -610,9 +608,7 @@ def _as_reduce(
         JobError: There is no reducer.
     """
     if not (flags.get("reducer") or data.get("reducer")):
-        raise JobError(
-            f"{document.path}: there is no reducer", "a map-only job has no reduce task"
-        )
+        raise JobError(f"{document.path}: there is no reducer", "a map-only job has no reduce task")
     kept = {key: value for key, value in data.items() if key not in _MAP_SIDE}
     mapper = data.get("mapper")
     lines = isinstance(mapper, dict) and mapper.get("feed") == "lines"

@@ -92,8 +92,11 @@ def payload_faults(payload: dict[str, Any]) -> list[str]:
     if max(sizes) > MAX_ARG_BYTES or sum(sizes) > 2 << 20:
         found.append("argv and env are too large")
     if native:
-        found += [f"artifact {row}" for row in payload["artifacts"]
-                  if row["type"] not in {"file", "directory"} or row["path"].startswith("/")]
+        found += [
+            f"artifact {row}"
+            for row in payload["artifacts"]
+            if row["type"] not in {"file", "directory"} or row["path"].startswith("/")
+        ]
         found += payload.keys() - _NATIVE
         return found
     if not payload.get("image"):

@@ -170,7 +170,6 @@ class TestRun:
         assert result.stderr.splitlines()[:2] == ["map: 3 splits", "split 1 runs again"]
         assert result.stdout == ""
 
-
     def test_quiet(self, driver: FakeDriver) -> None:
         """``--quiet`` says nothing of a good run, and of another what went wrong."""
         driver.events = (Stage("map", "3 splits"), Notice("split 1 runs again"))
@@ -412,7 +411,6 @@ class TestHelp:
         words = [sys.executable, "-m", "ray_mr", "--help"]
         done = subprocess.run(words, capture_output=True, check=True)
         assert done.stdout.startswith(b"Usage: ray-mr ")
-
 
     def test_alone(self) -> None:
         """Without a command there is the help, and an exit code that no script takes for done."""

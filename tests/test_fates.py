@@ -134,9 +134,7 @@ class FateEngine(LocalEngine):
             self.done.add(reducer)
             gone = WorkerLost("an actor is gone")
             failed = fate == "fails when fed"
-            self.extra.append(
-                ReducerFailed(reducer, gone) if failed else BlockLost(reducer, meta)
-            )
+            self.extra.append(ReducerFailed(reducer, gone) if failed else BlockLost(reducer, meta))
             return
         super().add(reducer, meta, ref)
 

@@ -73,9 +73,7 @@ def mount(request: pytest.FixtureRequest) -> Mount:
 @pytest.fixture
 def short() -> Iterator[Path]:
     """A folder with a short name: Ray's sockets have room for no more."""
-    with tempfile.TemporaryDirectory(
-        prefix="rmd-", dir="/tmp", ignore_cleanup_errors=True
-    ) as name:
+    with tempfile.TemporaryDirectory(prefix="rmd-", dir="/tmp", ignore_cleanup_errors=True) as name:
         yield Path(name)
 
 

@@ -110,9 +110,7 @@ def victims(world: World, who: str, start: int | None, actors: list[Any]) -> lis
 
 
 @pytest.mark.parametrize(("who", "moment", "output"), KILLS, indirect=["output"])
-def test_kill(
-    world: World, undisturbed: bytes, actors: list[Any], who: str, moment: str
-) -> None:
+def test_kill(world: World, undisturbed: bytes, actors: list[Any], who: str, moment: str) -> None:
     """Whoever is killed, and when: the bytes of an undisturbed run, and the loss is told."""
 
     def act(start: int | None) -> None:

@@ -140,9 +140,7 @@ class Cluster:
 def cluster(net: Net) -> Iterator[Cluster]:
     with (
         pytest.MonkeyPatch.context() as patch,
-        tempfile.TemporaryDirectory(
-            prefix="rms-", dir="/tmp", ignore_cleanup_errors=True
-        ) as name,
+        tempfile.TemporaryDirectory(prefix="rms-", dir="/tmp", ignore_cleanup_errors=True) as name,
     ):
         patch.setitem(ENVIRON, "RAY_AUTH_TOKEN", secrets.token_hex(32))
         folder, address = Path(name), f"{HERE}:{local_cluster.free_ports(1)[0]}"

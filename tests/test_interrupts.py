@@ -179,9 +179,7 @@ def test_next_start_cleans_up(started: Run) -> None:
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("started", [pytest.param("ray", marks=pytest.mark.ray)], indirect=True)
 @pytest.mark.parametrize("what", [b"raylet/raylet", b"gcs/gcs_server"])
-def test_ray_itself_is_killed(
-    started: Run, what: bytes, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ray_itself_is_killed(started: Run, what: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """SIGKILL of Ray's own processes: exit code 7, and the report has every input.
 
     Ray then ends the run's process itself, without a word; its parent is still there.  Nothing is

@@ -37,17 +37,13 @@ def map_(folder: Path, engine: str = "local", source: str = MAPPER, **options: A
 
 
 def lines(folder: Path) -> dict[str, list[str]]:
-    return {
-        path.name: path.read_text().splitlines() for path in sorted(folder.glob("out/*.txt"))
-    }
+    return {path.name: path.read_text().splitlines() for path in sorted(folder.glob("out/*.txt"))}
 
 
 def test_one_result(tmp_path: Path, engine: str) -> None:
     """One reduce task: result.txt has the mapper's lines in the order of files."""
     assert map_(tmp_path, engine).ok
-    assert lines(tmp_path) == {
-        "result.txt": [f"{PLATFORMS[number % 4]} 1" for number in range(80)]
-    }
+    assert lines(tmp_path) == {"result.txt": [f"{PLATFORMS[number % 4]} 1" for number in range(80)]}
 
 
 def test_a_file_for_each_reduce_task(tmp_path: Path, engine: str) -> None:

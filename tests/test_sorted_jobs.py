@@ -86,9 +86,7 @@ def reduced(splits: list[list[tuple[bytes, bytes]]], name: str, sort: str | None
 
 
 @given(SPLITS, st.sampled_from(sorted(BUILT_INS)), st.booleans())
-def test_built_ins(
-    splits: list[list[tuple[bytes, bytes]]], name: str, reverse: bool
-) -> None:
+def test_built_ins(splits: list[list[tuple[bytes, bytes]]], name: str, reverse: bool) -> None:
     """Each key's result is what it is without a sort; keys come as numbers, alike ones apart."""
     plain = reduced(splits, name, None)
     found = reduced(splits, name, "key -nr" if reverse else "-n")

@@ -43,9 +43,7 @@ class Bucket:
         for index in range(FILES):
             body = b"".join(map(ping_line, range(index * 10, index * 10 + 10)))
             more = {"ChecksumAlgorithm": "CRC32"} if index % 2 else {}
-            server.client.put_object(
-                Bucket=self.name, Key=f"in/pings-{index}", Body=body, **more
-            )
+            server.client.put_object(Bucket=self.name, Key=f"in/pings-{index}", Body=body, **more)
 
     def job(self, **options: Any) -> Job:
         settings: dict[str, Any] = {
@@ -211,9 +209,7 @@ def test_renewed_keys(
     proxy = serve({})
 
     def write(access: str, secret: str) -> None:
-        file.write_text(
-            f"[default]\naws_access_key_id={access}\naws_secret_access_key={secret}\n"
-        )
+        file.write_text(f"[default]\naws_access_key_id={access}\naws_secret_access_key={secret}\n")
 
     def fate(_method: str, _path: str, before: int) -> str:
         if before:

@@ -260,9 +260,7 @@ class TestSubmit:
         assert "combiner: does not go with key_fields" in told.stderr
         assert not queue.posted
 
-    def test_maps_first_and_resumed(
-        self, s3: S3Server, queue: QueueServer, tmp_path: Path
-    ) -> None:
+    def test_maps_first_and_resumed(self, s3: S3Server, queue: QueueServer, tmp_path: Path) -> None:
         """A graph posted in part is completed; one that is there is left alone."""
         path = job_file(tmp_path, s3)
         queue.refuse_after = 2
@@ -373,7 +371,5 @@ def test_five_real_pings_from_an_envelope_of_2014(
     })  # fmt: skip
     queue.tasks[task] = Task({}, [run])
     command(reduces, "reduce", INPUT_TASK_IDS=task)
-    counts = dict(
-        line.rsplit(" ", 1) for line in (reduces / "result.txt").read_text().splitlines()
-    )
+    counts = dict(line.rsplit(" ", 1) for line in (reduces / "result.txt").read_text().splitlines())
     assert sum(map(int, counts.values())) == 5

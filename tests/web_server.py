@@ -63,9 +63,7 @@ class WebServer:
     def __init__(self) -> None:
         self.pages: dict[str, Page] = {}
         self.asked: list[Asked] = []
-        self._server = QuietServer(
-            ("127.0.0.1", 0), type("Handler", (_Handler,), {"web": self})
-        )
+        self._server = QuietServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"web": self}))
         self.base = f"http://127.0.0.1:{self._server.server_port}"
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
 

@@ -100,9 +100,7 @@ def reduce_(
         raise JobError(
             "no TASKs: there is nothing to reduce", f"give ids, --tasks-from, or {TASKS}"
         )
-    name = artifact or (
-        "public/result.txt" if part is None else f"public/result-{part:05d}.txt"
-    )
+    name = artifact or ("public/result.txt" if part is None else f"public/result-{part:05d}.txt")
     uris = [f"taskcluster://{each}/{name}" for each in ids]
     job = Job.from_file(job_file or _found(), role="reduce", inputs=uris, overrides=fields)
     run_and_show(job, how)

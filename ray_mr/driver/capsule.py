@@ -72,9 +72,7 @@ class Capsules:
             "run": self._run_id,
             "attempt": asdict(ident),
             "terms": asdict(terms),
-            "inputs": [
-                {"position": item.position} | _object(item.object) for item in split.inputs
-            ],
+            "inputs": [{"position": item.position} | _object(item.object) for item in split.inputs],
             "suspect": end.poison.position if end.poison else end.suspect,
             "line": end.poison.line if end.poison else None,
             "error": _error(end.error),
@@ -126,9 +124,7 @@ def read(uri: str) -> Capsule:
         data = stream.read(MAX_BYTES + 1)
     try:
         facts = json.loads(data)
-        inputs = [
-            Input(item.pop("position"), StoredObject(**item)) for item in facts["inputs"]
-        ]
+        inputs = [Input(item.pop("position"), StoredObject(**item)) for item in facts["inputs"]]
         at_fault = _at_fault(facts, inputs)
         careful = facts["terms"]["careful"]
         terms = Terms(careful=None if careful is None else tuple(map(int, careful)))

@@ -47,9 +47,7 @@ class Checkpoint:
         tell: Called with notices, from the thread that calls us.
     """
 
-    def __init__(
-        self, job: Job, wish: Wish, engine: Engine, tell: Callable[[Event], None]
-    ) -> None:
+    def __init__(self, job: Job, wish: Wish, engine: Engine, tell: Callable[[Event], None]) -> None:
         self._job, self._wish, self._engine, self._tell = job, wish, engine, tell
         self._state = State(job.output)
         self._resumed: Resumed | None = None
@@ -132,9 +130,7 @@ class Checkpoint:
         if self._tried_again is not None:
             self._state.forget_failures(self._tried_again)
         self._state.begin(run_id, fingerprint(made))
-        self.keeper = Keeper(
-            self._state, self._engine, self._job.checkpoint, limits(self._job)
-        )
+        self.keeper = Keeper(self._state, self._engine, self._job.checkpoint, limits(self._job))
 
     def adopt(self, loop: Loop) -> None:
         """Give the loop what an earlier run has done."""

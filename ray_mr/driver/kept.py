@@ -84,9 +84,7 @@ class Piece:
 
     def placed(self, split: Split, ident: AttemptId) -> tuple[AttemptEnd, list[BlockMeta]]:
         """Its counts and blocks as those of an attempt of this split of another plan."""
-        moved = dict(
-            zip(self._positions(), (item.position for item in split.inputs), strict=True)
-        )
+        moved = dict(zip(self._positions(), (item.position for item in split.inputs), strict=True))
         files = tuple(replace(one, position=moved[one.position]) for one in self.end.files)
         metas = [replace(meta, id=ident) for meta, _ in self.blocks]
         return replace(self.end, id=ident, files=files), metas

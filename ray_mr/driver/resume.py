@@ -43,9 +43,7 @@ def fingerprint(plan: Plan) -> dict[str, str]:
     """What decides map output, in words a user knows, each with a digest."""
     job = plan.job.model_dump(mode="json")
     secret = job.pop("env")
-    facts = {
-        name: _digest(value) for name, value in sorted(job.items()) if name not in FREE
-    }
+    facts = {name: _digest(value) for name, value in sorted(job.items()) if name not in FREE}
     if secret:
         facts["env"] = _slow_digest(secret, plan.job.output)
     # Another reduce script is no reason to map again; another kind of reducer is.

@@ -307,9 +307,7 @@ class _Run:
 
     # ------------------------------------------------------------ the report
 
-    def _report(
-        self, error: RayMrError | None, results: Sequence[dict[str, Any]] = ()
-    ) -> Report:
+    def _report(self, error: RayMrError | None, results: Sequence[dict[str, Any]] = ()) -> Report:
         ledger = self._ledger
         self._seconds["total"] = time.monotonic() - self._began
         return Report(

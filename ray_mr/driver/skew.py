@@ -47,9 +47,7 @@ class Shares:
         """The keys with the most rows, the most first."""
         every = [(end.partition, *each) for end in self.parts for each in end.hot_keys]
         every.sort(key=lambda each: (-each[2], each[1]))
-        return [
-            {"key": shown(key), "rows": rows, "part": part} for part, key, rows in every[:MOST]
-        ]
+        return [{"key": shown(key), "rows": rows, "part": part} for part, key, rows in every[:MOST]]
 
     def warning(self) -> str:
         """A few words, if one of more than two parts had more than half of the work."""

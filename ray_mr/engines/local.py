@@ -107,9 +107,7 @@ class LocalEngine:
         stop = self._cancelled[ident] = threading.Event()
         self._pool.submit(self._attempt, split, ident, terms, stop)
 
-    def _attempt(
-        self, split: Split, ident: AttemptId, terms: Terms, stop: threading.Event
-    ) -> None:
+    def _attempt(self, split: Split, ident: AttemptId, terms: Terms, stop: threading.Event) -> None:
         messages = map_split(self._map_task, split, ident, self._root, terms)
         try:
             with self._slots.taken(terms.shares):

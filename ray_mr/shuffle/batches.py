@@ -83,9 +83,7 @@ def _between(marks: Any, starts: Any, ends: Any) -> bool:
     return len(marks) == len(ends) and bool(((starts <= marks) & (marks < ends)).all())
 
 
-def _separators(
-    data: Any, starts: Any, ends: Any, separator: str, fields: int
-) -> tuple[Any, Any]:
+def _separators(data: Any, starts: Any, ends: Any, separator: str, fields: int) -> tuple[Any, Any]:
     """Where the key of each line ends, and whether it has the separator that ends it.
 
     It is the ``fields``th; for ``tab-or-space`` the first TAB, else the last space.
@@ -112,9 +110,7 @@ def _separators(
     return at, found
 
 
-def parse_lines(
-    text: bytes, separator: str, fields: int = 1, *, whole: bool = False
-) -> Rows:
+def parse_lines(text: bytes, separator: str, fields: int = 1, *, whole: bool = False) -> Rows:
     """Rows of text that ends with a newline.
 
     Args:

@@ -24,9 +24,7 @@ def partition_of(key: bytes, partitions: int) -> int:
     return xxhash.xxh3_64_intdigest(key) % partitions
 
 
-def divide(
-    rows: Rows, partitions: int, part: Callable[[Rows], Any] = Rows.keys
-) -> list[Rows]:
+def divide(rows: Rows, partitions: int, part: Callable[[Rows], Any] = Rows.keys) -> list[Rows]:
     """The rows of each partition, in their order.
 
     It is quick where equal keys are neighbours, as they are in sorted rows.
@@ -67,9 +65,7 @@ def divide_sorted(rows: Rows, partitions: int, bounds: Sequence[bytes]) -> list[
     return [rows.slice(low, high) for low, high in itertools.pairwise([0, *edges])]
 
 
-def divide_ranges(
-    rows: Rows, partitions: int, bounds: Sequence[bytes], order: Order
-) -> list[Rows]:
+def divide_ranges(rows: Rows, partitions: int, bounds: Sequence[bytes], order: Order) -> list[Rows]:
     """As ``divide_sorted``, of rows in any order; they stay in it.
 
     Args:

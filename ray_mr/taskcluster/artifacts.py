@@ -268,9 +268,7 @@ class _BrokenError(Exception):
     """A body did not come whole; another try may bring it."""
 
 
-def _body(
-    what: str, url: str, hashes: dict[str, str], stop: threading.Event
-) -> Iterator[bytes]:
+def _body(what: str, url: str, hashes: dict[str, str], stop: threading.Event) -> Iterator[bytes]:
     import requests
 
     digest, size = hashlib.sha256(), 0

@@ -151,9 +151,7 @@ def make_graph(
     """
     said = asdict(settings)
     said["env"] = {name: value for name, value in settings.env.items() if name != SEALED}
-    seed = _digest(
-        [job_digest, said, [[(o.uri, o.size_bytes, o.etag) for o in g] for g in groups]]
-    )
+    seed = _digest([job_digest, said, [[(o.uri, o.size_bytes, o.etag) for o in g] for g in groups]])
     made = _Definitions(settings, seed, now)
     maps = [
         (stable_id(seed, "map", number), made.map(number, len(groups), [*map(argument, group)]))
@@ -264,9 +262,7 @@ class _Definitions:
             "extra": extra,
         }  # fmt: skip
 
-    def _payload(
-        self, command: list[str], files: list[str], env: dict[str, str]
-    ) -> dict[str, Any]:
+    def _payload(self, command: list[str], files: list[str], env: dict[str, str]) -> dict[str, Any]:
         shared = {
             "env": env,
             "maxRunTime": self._settings.max_run_s,

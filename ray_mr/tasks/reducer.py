@@ -341,8 +341,7 @@ class _Partition:
         words = streaming.environment(task.job, task.run_id, self._folder, place)
         child = children.PlainChild(replace(setting, env={**words, **setting.env}))
         lines = itertools.chain.from_iterable(
-            batches.counted_lines(window, tabs=task.job.tabs_in_keys)
-            for window in rows.sorted()
+            batches.counted_lines(window, tabs=task.job.tabs_in_keys) for window in rows.sorted()
         )
         with contextlib.closing(children.run_lines(child, lines)) as output:
             for data in output:
