@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from bad_input import User
+from ray_mr.credentials import generate_key
 from s3_server import S3Server, s3_server
 
 if TYPE_CHECKING:
@@ -86,6 +87,12 @@ def node() -> str:
     if found is None:
         pytest.skip("NOT TESTED: there is no node; the dev extra has one")
     return found
+
+
+@pytest.fixture(scope="session")
+def key_pair() -> tuple[bytes, bytes]:
+    """A private and a public key."""
+    return generate_key(2048)
 
 
 @pytest.fixture(scope="session")

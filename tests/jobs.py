@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 PLATFORMS = ["WINNT", "Darwin", "Linux", "Android"]
 
+CAT = {"language": "binary", "script": "cat", "feed": "lines"}
+"""Lines as they are: a mapper, or a reducer."""
+
 MAPPER = """
 def mapper(uuid, file, js):
     return js['info']['OS'] + ' 1\\n'
@@ -68,6 +71,16 @@ def job(folder: Path, **options: Any) -> Job:
     return Job(**{**settings, **options})
 
 
+def cat_job(folder: Path, **options: Any) -> Job:
+    """Lines of ``folder/in`` through cat and cat."""
+    (folder / "out").mkdir(exist_ok=True)
+    settings: dict[str, Any] = {
+        "inputs": [f"{folder}/in/"], "mapper": CAT, "reducer": CAT,
+        "output": f"{folder}/out/result.txt",
+    }  # fmt: skip
+    return Job(**{**settings, **options})
+
+
 def result(folder: Path) -> bytes:
     """The published result."""
     return (folder / "out" / "result.txt").read_bytes()
@@ -86,3 +99,11 @@ def run_told(
             on_event(event)
 
     return run(wanted, engine=engine, force=True, on_event=listen), notices
+
+
+def undisturbed(folder: Path, **options: Any) -> bytes:
+    """The result of :func:`job` when nothing goes wrong, and nothing is told."""
+    report, notices = run_told(job(folder, **options))
+    assert report.ok
+    assert notices == []
+    return result(folder)

@@ -35,18 +35,13 @@ if TYPE_CHECKING:
 _OWN = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 
 
-@pytest.fixture(scope="module")
-def pair() -> tuple[bytes, bytes]:
-    return sealed.generate_key(2048)
-
-
 @pytest.fixture
 def key_file(
-    key_of_workers: Path, pair: tuple[bytes, bytes], monkeypatch: pytest.MonkeyPatch
+    key_of_workers: Path, key_pair: tuple[bytes, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Path]:
     """The key in a file that the environment names, and nothing else that opens a bucket."""
     path = key_of_workers
-    path.write_bytes(pair[0])
+    path.write_bytes(key_pair[0])
     for name in ("CREDENTIALS", "RAY_MR_KEY_SECRET", "RAY_MR_ALLOW_2014", "RAY_MR_RENEW"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("RAY_MR_KEY_FILE", str(path))
@@ -59,7 +54,7 @@ def key_file(
 
 @pytest.fixture
 def only_sealed(
-    s3: S3Server, key_file: Path, pair: tuple[bytes, bytes], monkeypatch: pytest.MonkeyPatch
+    s3: S3Server, key_file: Path, key_pair: tuple[bytes, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., str]:
     """Seals credentials into CREDENTIALS and takes those of the environment away."""
     assert key_file
@@ -67,7 +62,7 @@ def only_sealed(
     def put(found: Credentials, form: sealed.Format = "new") -> str:
         for name in _OWN:
             monkeypatch.delenv(name, raising=False)
-        text = sealed.seal(found, pair[1], "pub", form=form)
+        text = sealed.seal(found, key_pair[1], "pub", form=form)
         monkeypatch.setenv("CREDENTIALS", text)
         return text
 
@@ -317,16 +312,16 @@ def mapper(uuid, file, js):
 
 @pytest.mark.parametrize("engine", ["local", pytest.param("ray", marks=pytest.mark.ray)])
 def test_plaintext_is_nowhere(
-    s3: S3Server, tmp_path: Path, pair: tuple[bytes, bytes], monkeypatch: pytest.MonkeyPatch,
+    s3: S3Server, tmp_path: Path, key_pair: tuple[bytes, bytes], monkeypatch: pytest.MonkeyPatch,
     engine: str,
 ) -> None:  # fmt: skip
     """The secret is in no environment, command line, file, log or report of a run as a command."""
     import subprocess
 
     job = pings_job(tmp_path, s3)
-    (tmp_path / "key.pem").write_bytes(pair[0])
+    (tmp_path / "key.pem").write_bytes(key_pair[0])
     token = federate(map(str, job.inputs), seconds=900)
-    text = sealed.seal(token, pair[1], "pub")
+    text = sealed.seal(token, key_pair[1], "pub")
     work = tmp_path / "work"
     work.mkdir()
     temporary = Path(tempfile.mkdtemp(prefix="t"))  # a short name, so that Ray's files are there

@@ -25,20 +25,14 @@ FOUND = Credentials("AKIAIOSFODNN7EXAMPLE", SECRET, TOKEN, "eu-west-1", NOW + dt
 VECTORS = ["ascii", "long_session_token", "modern_cryptojs4"]
 
 
-@pytest.fixture(scope="module")
-def pair() -> tuple[bytes, bytes]:
-    """A private and a public key."""
-    return sealed.generate_key(2048)
-
-
 @pytest.fixture
-def files(tmp_path: Path, pair: tuple[bytes, bytes], monkeypatch: pytest.MonkeyPatch) -> Path:
+def files(tmp_path: Path, key_pair: tuple[bytes, bytes], monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working directory with both keys, and an environment without any."""
     monkeypatch.chdir(tmp_path)
     for name in ("CREDENTIALS", "RAY_MR_KEY_FILE", "RAY_MR_KEY_SECRET", "RAY_MR_ALLOW_2014"):
         monkeypatch.delenv(name, raising=False)
-    Path("w.key.pem").write_bytes(pair[0])
-    Path("w.pub.pem").write_bytes(pair[1])
+    Path("w.key.pem").write_bytes(key_pair[0])
+    Path("w.pub.pem").write_bytes(key_pair[1])
     return tmp_path
 
 
@@ -59,18 +53,18 @@ class TestEnvelopes:
     """Sealing and opening."""
 
     @pytest.mark.parametrize("form", ["new", "2014"])
-    def test_round_trip(self, pair: tuple[bytes, bytes], form: sealed.Format) -> None:
+    def test_round_trip(self, key_pair: tuple[bytes, bytes], form: sealed.Format) -> None:
         """What is sealed opens to the same; the expiry only in the new form."""
-        text = sealed.seal(FOUND, pair[1], "pub", form=form)
-        found = sealed.open_sealed(text, Key(pair[0], "key", allow_2014=True))
+        text = sealed.seal(FOUND, key_pair[1], "pub", form=form)
+        found = sealed.open_sealed(text, Key(key_pair[0], "key", allow_2014=True))
         expected = FOUND.expiry if form == "new" else None
         assert found == Credentials(FOUND.access_key_id, SECRET, TOKEN, "eu-west-1", expected)
         assert sealed.kind_of(text) == form
         assert SECRET not in base64.b64decode(text).decode()
 
-    def test_sealed_twice_differs(self, pair: tuple[bytes, bytes]) -> None:
+    def test_sealed_twice_differs(self, key_pair: tuple[bytes, bytes]) -> None:
         """No two envelopes share what would tell that they hold the same."""
-        first, second = (unpacked(sealed.seal(FOUND, pair[1], "pub")) for _ in range(2))
+        first, second = (unpacked(sealed.seal(FOUND, key_pair[1], "pub")) for _ in range(2))
         assert all(first[name] != second[name] for name in ("key", "nonce", "data"))
 
     @pytest.mark.parametrize("name", VECTORS)
@@ -84,23 +78,23 @@ class TestEnvelopes:
             **json.loads(vector["plaintext"]), "expiry": None,
         }  # fmt: skip
 
-    def test_2014_needs_leave(self, pair: tuple[bytes, bytes]) -> None:
+    def test_2014_needs_leave(self, key_pair: tuple[bytes, bytes]) -> None:
         """Nothing authenticates an envelope of 2014: a key that does not say so opens none."""
-        text = sealed.seal(FOUND, pair[1], "pub", form="2014")
+        text = sealed.seal(FOUND, key_pair[1], "pub", form="2014")
         with pytest.raises(CredentialsError, match="RAY_MR_ALLOW_2014"):
-            sealed.open_sealed(text, Key(pair[0], "key"))
+            sealed.open_sealed(text, Key(key_pair[0], "key"))
 
     @pytest.mark.parametrize("part", ["key", "nonce", "data"])
-    def test_every_changed_byte_is_seen(self, pair: tuple[bytes, bytes], part: str) -> None:
+    def test_every_changed_byte_is_seen(self, key_pair: tuple[bytes, bytes], part: str) -> None:
         """A flipped bit anywhere in a new envelope is an error, and no plaintext is in it."""
-        envelope = unpacked(sealed.seal(FOUND, pair[1], "pub"))
+        envelope = unpacked(sealed.seal(FOUND, key_pair[1], "pub"))
         whole = base64.b64decode(envelope[part])
         for at in range(0, len(whole), max(1, len(whole) // 24)):
             changed = bytearray(whole)
             changed[at] ^= 1
             text = packed({**envelope, part: base64.b64encode(changed).decode()})
             with pytest.raises(CredentialsError) as caught:
-                sealed.open_sealed(text, Key(pair[0], "key"))
+                sealed.open_sealed(text, Key(key_pair[0], "key"))
             assert "AKIA" not in str(caught.value)
             assert SECRET not in str(caught.value)
 
@@ -117,12 +111,12 @@ class TestEnvelopes:
         ],
     )
     def test_changed_head(
-        self, pair: tuple[bytes, bytes], change: dict[str, object], told: str
+        self, key_pair: tuple[bytes, bytes], change: dict[str, object], told: str
     ) -> None:
         """Version and expiry are authenticated; a missing part is named."""
-        envelope = unpacked(sealed.seal(FOUND, pair[1], "pub")) | change
+        envelope = unpacked(sealed.seal(FOUND, key_pair[1], "pub")) | change
         with pytest.raises(CredentialsError, match=told):
-            sealed.open_sealed(packed(envelope), Key(pair[0], "key"))
+            sealed.open_sealed(packed(envelope), Key(key_pair[0], "key"))
 
     @pytest.mark.parametrize(
         ("text", "told"),
@@ -138,32 +132,32 @@ class TestEnvelopes:
             (base64.b64encode(b"[" * 20_000).decode(), "no JSON object"),
         ],
     )
-    def test_no_envelope(self, pair: tuple[bytes, bytes], text: str, told: str) -> None:
+    def test_no_envelope(self, key_pair: tuple[bytes, bytes], text: str, told: str) -> None:
         """Whatever is no envelope is named for what it lacks."""
         with pytest.raises(CredentialsError, match=told):
-            sealed.open_sealed(text, Key(pair[0], "key", allow_2014=True))
+            sealed.open_sealed(text, Key(key_pair[0], "key", allow_2014=True))
 
-    def test_changed_2014(self, pair: tuple[bytes, bytes]) -> None:
+    def test_changed_2014(self, key_pair: tuple[bytes, bytes]) -> None:
         """A changed envelope of 2014 either opens to its own bytes or is an error without them."""
-        envelope = unpacked(sealed.seal(FOUND, pair[1], "pub", form="2014"))
+        envelope = unpacked(sealed.seal(FOUND, key_pair[1], "pub", form="2014"))
         inner = json.loads(envelope["credentials"])
         data = bytearray(base64.b64decode(inner["ct"]))
         for changed in (data[:-16], data[:-1] + bytes([data[-1] ^ 1]), data[:5]):
             inner["ct"] = base64.b64encode(changed).decode()
             text = packed({**envelope, "credentials": json.dumps(inner)})
             with pytest.raises(CredentialsError) as caught:
-                sealed.open_sealed(text, Key(pair[0], "key", allow_2014=True))
+                sealed.open_sealed(text, Key(key_pair[0], "key", allow_2014=True))
             assert "AKIA" not in str(caught.value)
 
-    def test_other_key(self, pair: tuple[bytes, bytes]) -> None:
+    def test_other_key(self, key_pair: tuple[bytes, bytes]) -> None:
         """An envelope for another key says so."""
         text = sealed.seal(FOUND, sealed.generate_key(2048)[1], "pub")
         with pytest.raises(CredentialsError, match="not for the key of mine"):
-            sealed.open_sealed(text, Key(pair[0], "mine"))
+            sealed.open_sealed(text, Key(key_pair[0], "mine"))
 
-    def test_expired(self, pair: tuple[bytes, bytes]) -> None:
+    def test_expired(self, key_pair: tuple[bytes, bytes]) -> None:
         """Credentials are refused from the second on at which they expire."""
-        text, key = sealed.seal(FOUND, pair[1], "pub"), Key(pair[0], "key")
+        text, key = sealed.seal(FOUND, key_pair[1], "pub"), Key(key_pair[0], "key")
         assert sealed.open_checked(text, lambda: key, NOW).seconds_left(NOW) == 7200
         with pytest.raises(CredentialsError, match="expired: 2026-11-24T14:00:00Z"):
             sealed.open_checked(text, lambda: key, NOW + dt.timedelta(hours=2))

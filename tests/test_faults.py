@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from jobs import MAPPER, job, make_pings, result, run_told, script
+from jobs import MAPPER, job, make_pings, result, run_told, script, undisturbed
 from ray_mr.engines import BlockLost, EngineEvent, Lost, Reduced, ReducerFailed, Ref
 from ray_mr.engines.local import LocalEngine
 from ray_mr.errors import EngineError, WorkerLost
@@ -29,13 +29,6 @@ def once(folder: Path) -> str:
     marks = folder / "marks"
     marks.mkdir(exist_ok=True)
     return ONCE.format(marks=str(marks))
-
-
-def undisturbed(folder: Path, **options: Any) -> bytes:
-    report, notices = run_told(job(folder, **options))
-    assert report.ok
-    assert notices == []
-    return result(folder)
 
 
 @pytest.fixture

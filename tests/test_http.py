@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from urllib3 import exceptions as broken
 
-from jobs import job, result, run_told
+from jobs import CAT, job, result, run_told
 from ray_mr.addresses import shown
 from ray_mr.errors import (
     CredentialsError,
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
     from ray_mr.model import StoredObject
 
-CAT = {"language": "binary", "script": "cat", "feed": "lines"}
 DATA = bytes(range(256)) * 10_000
 
 

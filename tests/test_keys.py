@@ -8,25 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from jobs import result, run_told, script
+from jobs import CAT, cat_job, result, run_told, script
 from ray_mr.errors import DataError, JobError
 from ray_mr.job import Job
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-CAT = {"language": "binary", "script": "cat", "feed": "lines"}
 MARKS = {"tab": b"\t", ",": b",", "|": b"|", "\x01": b"\x01"}
-
-
-def job(folder: Path, **options: Any) -> Job:
-    """Lines of ``folder/in`` through cat and a reducer."""
-    (folder / "out").mkdir(exist_ok=True)
-    settings: dict[str, Any] = {
-        "inputs": [f"{folder}/in/"], "mapper": CAT, "reducer": CAT,
-        "output": f"{folder}/out/result.txt",
-    }  # fmt: skip
-    return Job(**{**settings, **options})
 
 
 def write(folder: Path, mark: bytes) -> list[bytes]:
@@ -51,7 +40,7 @@ def test_lines(tmp_path: Path, separator: str, fields: int) -> None:
     """A reducer fed lines gets ``key TAB value``, sorted by the whole key."""
     mark = MARKS[separator]
     pairs = [pair(line, mark, fields) for line in write(tmp_path, mark)]
-    report, _ = run_told(job(tmp_path, separator=separator, key_fields=fields))
+    report, _ = run_told(cat_job(tmp_path, separator=separator, key_fields=fields))
     assert report.ok
     pairs.sort(key=lambda each: each[0])
     assert result(tmp_path) == b"".join(b"%b\t%b\n" % each for each in pairs)
@@ -66,7 +55,7 @@ def test_functions_and_built_ins(tmp_path: Path, separator: str) -> None:
     function = {"script": script(tmp_path, "r.py", source)}
     for reducer in ("count", function):
         options: dict[str, Any] = {"separator": separator, "key_fields": 2, "reducer": reducer}
-        report, _ = run_told(job(tmp_path, **options))
+        report, _ = run_told(cat_job(tmp_path, **options))
         assert report.ok
         lines = [b"%b\t%d\n" % item for item in sorted(counts.items())]
         assert result(tmp_path) == b"".join(lines)
@@ -78,7 +67,8 @@ def test_table(tmp_path: Path) -> None:
     for separator, mark in (("tab", "\t"), (",", ",")):
         (tmp_path / "in" / "a").write_text(f"a{mark}b{mark}1\na{mark}b{mark}2\n")
         for reducer, value in (("sum", "3"), (None, None)):
-            report, _ = run_told(job(tmp_path, separator=separator, key_fields=2, reducer=reducer))
+            wanted = cat_job(tmp_path, separator=separator, key_fields=2, reducer=reducer)
+            report, _ = run_told(wanted)
             table = report.table().to_pydict()
             assert set(table["key"]) == {f"a{mark}b"}
             assert table["value"] == ([value] if value else ["1", "2"])
@@ -96,11 +86,11 @@ def test_pairs(tmp_path: Path) -> None:
         (CAT, b"a\tb\t1\n" * 2),
         (None, b"a\tb\t1\n" * 2),
     ):
-        report, _ = run_told(job(tmp_path, key_fields=2, reducer=reducer, **options))
+        report, _ = run_told(cat_job(tmp_path, key_fields=2, reducer=reducer, **options))
         assert report.ok
         assert result(tmp_path) == expected
     with pytest.raises(DataError, match="a key holds"):
-        run_told(job(tmp_path, reducer="sum", **options))[0].raise_if_failed()
+        run_told(cat_job(tmp_path, reducer="sum", **options))[0].raise_if_failed()
 
 
 def test_files(tmp_path: Path) -> None:
@@ -111,7 +101,7 @@ def test_files(tmp_path: Path) -> None:
         "language": "binary",
         "script": script(tmp_path, "r.sh", "#!/bin/sh\nxargs cat\necho end\n"),
     }
-    report, _ = run_told(job(tmp_path, separator=",", key_fields=2, reducer=files, reducers=3))
+    report, _ = run_told(cat_job(tmp_path, separator=",", key_fields=2, reducer=files, reducers=3))
     assert report.ok
     parts = [part.splitlines() for part in result(tmp_path).split(b"end\n")[:-1]]
     assert sorted(line for part in parts for line in part) == sorted(lines)
@@ -124,18 +114,18 @@ def test_files(tmp_path: Path) -> None:
 def test_not_a_separator(tmp_path: Path, separator: str) -> None:
     """A separator is one of the words or one character that is one byte."""
     with pytest.raises(JobError, match="separator: must be auto, tab, tab-or-space or one ASCII"):
-        job(tmp_path, separator=separator)
+        cat_job(tmp_path, separator=separator)
 
 
 def test_no_last_space(tmp_path: Path) -> None:
     """Several fields and the last space do not go together; ``auto`` is TAB then."""
     with pytest.raises(JobError, match="key_fields: needs a separator"):
-        job(tmp_path, separator="tab-or-space", key_fields=2)
+        cat_job(tmp_path, separator="tab-or-space", key_fields=2)
     mapper = {"script": script(tmp_path, "m.py", "def mapper(file, line): pass\n")}
-    made = job(tmp_path, mapper=mapper, records="text", key_fields=2)
+    made = cat_job(tmp_path, mapper=mapper, records="text", key_fields=2)
     assert made.key_end == "tab"
-    assert job(tmp_path, mapper=mapper, records="text").key_end == "tab-or-space"
-    assert job(tmp_path, separator="\t").key_end == "tab"
+    assert cat_job(tmp_path, mapper=mapper, records="text").key_end == "tab-or-space"
+    assert cat_job(tmp_path, separator="\t").key_end == "tab"
 
 
 def test_map_and_reduce_tasks(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from jobs import MAPPER, job, make_pings, result, run_told, script
+from jobs import MAPPER, job, make_pings, result, run_told, script, undisturbed
 from ray_mr.driver import loop as loop_module
 from ray_mr.engines import (
     BlockLost,
@@ -98,13 +98,6 @@ def use(monkeypatch: pytest.MonkeyPatch) -> Callable[[LocalEngine], None]:
         monkeypatch.setattr("ray_mr.driver.run.engine_named", lambda _: engine)
 
     return used
-
-
-def undisturbed(folder: Path, **options: Any) -> bytes:
-    report, notices = run_told(job(folder, **options))
-    assert report.ok
-    assert notices == []
-    return result(folder)
 
 
 # ---------------------------------------------------------------- silence

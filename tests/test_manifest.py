@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import ray_mr
-from jobs import job, result, run_told
+from jobs import CAT, job, result, run_told
 from ray_mr import manifest
 from ray_mr.driver.listing import ASKED, LISTINGS, objects_of
 from ray_mr.errors import JobError, RayMrError, StoreError
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
     from ray_mr.model import StoredObject
     from s3_server import S3Server
-
-CAT = {"language": "binary", "script": "cat", "feed": "lines"}
 
 
 def read(*lines: bytes, bucket: str | None = None) -> list[Named]:

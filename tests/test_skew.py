@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs import result, run_told
+from jobs import CAT, result, run_told
 from ray_mr.driver.skew import KEY_CHARS, Shares, shown
 from ray_mr.job import Job
 from ray_mr.model import ReducerEnd
@@ -27,7 +27,6 @@ from ray_mr.shuffle.shape import Shaper
 from ray_mr.shuffle.sort import Sorter
 from samples import rows
 
-CAT = {"language": "binary", "script": "cat", "feed": "lines"}
 SIZES = st.lists(st.integers(1, 60), min_size=1, max_size=40)
 FOLDED = [name for name, built_in in BUILT_INS.items() if built_in.raw_is_state]
 

@@ -7,13 +7,12 @@ import tempfile
 from fractions import Fraction
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs import result, run_told, script
+from jobs import CAT, cat_job, result, run_told, script
 from ray_mr.errors import JobError
 from ray_mr.job import Job
 from ray_mr.shuffle import sort as sorting
@@ -25,20 +24,9 @@ from ray_mr.shuffle.shape import Shaper
 from ray_mr.shuffle.sort import Sorter
 from samples import rows
 
-CAT = {"language": "binary", "script": "cat", "feed": "lines"}
 KEYS = st.sampled_from([b"1", b"01", b"10", b"9", b"-2", b"", b"x", b"1.0"])
 VALUES = st.sampled_from([b"1", b"2", b"0.1", b"1e300", b"1" + b"0" * 30, b"-7", b"bad"])
 SPLITS = st.lists(st.lists(st.tuples(KEYS, VALUES), max_size=12), max_size=4)
-
-
-def job(folder: Path, **options: Any) -> Job:
-    """Lines of ``folder/in`` through cat and a reducer."""
-    (folder / "out").mkdir(exist_ok=True)
-    settings: dict[str, Any] = {
-        "inputs": [f"{folder}/in/"], "mapper": CAT, "reducer": CAT,
-        "output": f"{folder}/out/result.txt",
-    }  # fmt: skip
-    return Job(**{**settings, **options})
 
 
 def write(folder: Path, files: int = 4, mark: bytes = b"\t") -> list[tuple[bytes, bytes, bytes]]:
@@ -100,7 +88,7 @@ def test_secondary_sort_of_values(tmp_path: Path, engine: str) -> None:
     every = write(tmp_path)
     source = "def reduce(key, values):\n    yield key, ' '.join(v.split()[0] for v in values)\n"
     function = {"script": script(tmp_path, "r.py", source)}
-    wanted = job(tmp_path, reducer=function, sort="key, value -nr", split_bytes="10KiB")
+    wanted = cat_job(tmp_path, reducer=function, sort="key, value -nr", split_bytes="10KiB")
     assert run_told(wanted, engine=engine)[0].ok
     expected = []
     for key in sorted({key for key, _, _ in every}):
@@ -113,7 +101,7 @@ def test_secondary_sort_of_values(tmp_path: Path, engine: str) -> None:
 def test_as_hadoop_does(tmp_path: Path, separator: str) -> None:
     """Keys of two fields, divided by the first, sorted by both: each part is as sort gives it."""
     every = write(tmp_path, mark=b"\t" if separator == "tab" else b",")
-    wanted = job(
+    wanted = cat_job(
         tmp_path, key_fields=2, separator=separator, partition="-k1,1", sort="-k1,1 -k2,2nr",
         reducers=3, split_bytes="10KiB",
     )  # fmt: skip
@@ -134,7 +122,7 @@ def test_as_hadoop_does(tmp_path: Path, separator: str) -> None:
 def test_ranges(tmp_path: Path, sort: str, sign: int) -> None:
     """Parts by ranges are in the job's order, one after the other, and of about the same size."""
     every = write(tmp_path)
-    wanted = job(
+    wanted = cat_job(
         tmp_path, key_fields=2, partition="range", sort=sort, reducers=4, split_bytes="10KiB"
     )
     report, _ = run_told(wanted)
@@ -148,7 +136,7 @@ def test_numbers_on_top(tmp_path: Path) -> None:
     every = write(tmp_path)
     swapped = "def mapper(file, line):\n    yield line.split('\\t')[1], 1\n"
     mapper = {"script": script(tmp_path, "m.py", swapped)}
-    wanted = job(tmp_path, mapper=mapper, records="text", reducer="sum", sort="-n")
+    wanted = cat_job(tmp_path, mapper=mapper, records="text", reducer="sum", sort="-n")
     assert run_told(wanted)[0].ok
     numbers = [int(number) for _, number, _ in every]
     lines = [b"%d\t%d\n" % (n, numbers.count(n)) for n in sorted(set(numbers))]
@@ -158,14 +146,14 @@ def test_numbers_on_top(tmp_path: Path) -> None:
 def test_top_20(tmp_path: Path) -> None:
     """The number of values is part of the reducer's name."""
     every = write(tmp_path)
-    assert run_told(job(tmp_path, reducer="top 20", sort="key -r"))[0].ok
+    assert run_told(cat_job(tmp_path, reducer="top 20", sort="key -r"))[0].ok
     lines = result(tmp_path).splitlines()
     assert [line.split(b"\t")[0] for line in lines] == [
         key for key in sorted({key for key, _, _ in every}, reverse=True) for _ in range(20)
     ]
     for word in ("top 0", "top ten", "top 100000", "top  5", "tops"):
         with pytest.raises(JobError, match="reducer: 'top"):
-            job(tmp_path, reducer=word)
+            cat_job(tmp_path, reducer=word)
 
 
 def test_map_and_reduce_tasks(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from house import House
+from jobs import CAT
 from ray_mr.engines import Yielded, engine_named
 from ray_mr.model import AttemptEnd, AttemptId
 from ray_mr.tasks.mapper import MapTask
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 PARTITIONS = 64
 SMALL_BYTES = 100_000
 """Ray keeps what is smaller in the driver's memory: data there would grow with the input."""
-CAT = {"language": "binary", "script": "cat", "feed": "lines"}
 
 
 @pytest.fixture
