@@ -15,6 +15,7 @@ import pytest
 from bad_input import User
 from ray_mr.credentials import generate_key
 from s3_server import S3Server, s3_server
+from speaker import Speaker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -139,3 +140,10 @@ def user(
     made = User(tmp_path / "user" / "job", monkeypatch, request)
     yield made
     made.end_processes()
+
+
+@pytest.fixture(params=["python", "javascript"])
+def speaker(request: pytest.FixtureRequest, tmp_path: Path, node: str) -> Speaker:
+    """Each language in turn."""
+    assert node
+    return Speaker(request.param, tmp_path)

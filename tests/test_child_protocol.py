@@ -18,7 +18,7 @@ from ray_mr.errors import ChildCrashed, ChildError, ChildNotStarted, ChildProtoc
 from ray_mr.model import FileCounts
 from ray_mr.shuffle.batches import pack_pairs, unpack_pairs
 from samples import SUFFIXES, ident, pairs_of, python, rows, setting
-from test_conversations import Speaker, failures, finished, rows_of, text_of
+from speaker import Speaker, failures, finished, rows_of, text_of
 
 PAGE = (Path(__file__).parents[1] / "docs" / "child-protocol.md").read_text()
 PERL = Path(__file__).parent / "harness" / "perl.pl"

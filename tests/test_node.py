@@ -15,7 +15,7 @@ from ray_mr.errors import ChildRaised
 from ray_mr.program import ProgramFile
 from ray_mr.shuffle.batches import pack_pairs
 from samples import COMPRESS, function_of, rows, setting
-from test_conversations import Speaker, failures, finished
+from speaker import Speaker, failures, finished
 
 if TYPE_CHECKING:
     from pathlib import Path
