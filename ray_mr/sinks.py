@@ -20,13 +20,14 @@ from ray_mr.errors import JobError
 from ray_mr.stores import store_for
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from typing import BinaryIO
 
     from ray_mr.model import Receipt
     from ray_mr.stores import Place, Staged
 
 PLACES_AT_ONCE = 8
+READ_BYTES = 1 << 20
 SUCCESS = "_SUCCESS"
 MANIFEST = "manifest.json"
 REPORT = "report.json"
@@ -149,11 +150,10 @@ class Sink:
             StoreError: It cannot be written there.
         """
         self._store.require_writable(name_of(self._output, 0))
-        for uri in self._old:
-            self._store.delete(uri)
-        # What it says is not so any more; a run that is killed from here on leaves none.
+        # First the report, which must not speak of what is gone.
         report = report_uri(self._output)
-        self._store.delete(report)
+        for uri in [report, *self._old]:
+            self._store.delete(uri)
         parts = range(self._parts) if is_numbered(self._output) else ()
         names = [name_of(self._output, part) for part in parts] or [self._output]
         for uri in [*names, report]:
@@ -283,6 +283,28 @@ class Sink:
         with ExitStack() as stack:  # each whatever becomes of the others
             for staged in [*self._staged.values(), *self._lent.values()]:
                 stack.callback(staged.abort)
+
+
+def is_whole(output: str, results: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a result is there as the rows of ``Sink.results`` tell it, byte for byte.
+
+    Raises:
+        StoreError: The store cannot say.
+    """
+    store = store_for(output)
+    if not results or (is_prefix(output) and not store.exists(output + SUCCESS)):
+        return False
+    for part, row in enumerate(results):
+        uri = name_of(output, part)
+        if not store.exists(uri):
+            return False
+        digest = hashlib.sha256()
+        with store.open(uri) as stream:
+            while data := stream.read(READ_BYTES):
+                digest.update(data)
+        if digest.hexdigest() != row["sha256"]:
+            return False
+    return True
 
 
 def read_result(output: str) -> Iterator[BinaryIO]:

@@ -8,14 +8,24 @@ import select
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from fault_world import PATIENCE_S
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from fault_world import World
+    from ray_mr.job import Job
+
+
+class Work(Protocol):
+    """A job, and a folder for what the driver says."""
+
+    folder: Path
+
+    @property
+    def job(self) -> Job:
+        """What the driver runs."""
 
 
 class Driver:
@@ -35,14 +45,18 @@ class Driver:
         self.pid = 0
 
     def start(
-        self, world: World, moment: str = "", *, command: str = "", on: str = "", **environ: str
-    ) -> None:
-        """Start one, which at this moment runs a command, or dies; see ``fault_moments``."""
+        self, world: Work, moment: str = "", *, command: str = "", on: str = "",
+        how: dict[str, Any] | None = None, **environ: str,
+    ) -> None:  # fmt: skip
+        """Start one, which at this moment runs a command, or dies; see ``fault_moments``.
+
+        ``how``: arguments of ``run``.
+        """
         assert self._maker.stdin is not None
         wanted = json.loads(world.job.model_dump_json(exclude_unset=True))
         self.said = world.folder / "said"
         order = {"job": wanted, "moment": moment, "environ": environ, "said": str(self.said)}
-        order |= {"command": command, "on": on}
+        order |= {"command": command, "on": on, "how": how or {"engine": "ray"}}
         self._maker.stdin.write(json.dumps(order).encode() + b"\n")
         self._maker.stdin.flush()
         self.pid = self._told()

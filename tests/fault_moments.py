@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import json
 import os
 import signal
@@ -20,6 +21,8 @@ import pytest
 import ray
 
 from ray_mr import sinks
+from ray_mr.aws.s3 import S3Store
+from ray_mr.aws.upload import Upload
 from ray_mr.driver.ledger import Ledger
 from ray_mr.driver.loop import Loop
 from ray_mr.driver.run import run
@@ -27,6 +30,7 @@ from ray_mr.engines import ray as engine
 from ray_mr.job import Job
 from ray_mr.model import AttemptEnd
 from ray_mr.sinks import Sink
+from ray_mr.stores.local import LocalStore, StagedFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -51,6 +55,36 @@ STEPS: dict[str, tuple[Any, str, bool]] = {
 
 In the commit: the ledger has the split, no reducer was told.  After it: reducers have its blocks.
 """
+
+
+WRITES = [
+    (LocalStore, "delete"), (StagedFile, "complete"), (S3Store, "delete"), (Upload, "complete"),
+]  # fmt: skip
+"""What changes what is to be seen at an output."""
+WRITE = "before write "
+
+
+@contextlib.contextmanager
+def at_write(moment: str, act: Act) -> Iterator[list[str]]:
+    """As ``at``, before one of all that is changed at the output: ``before write 3``, from 0."""
+    struck: list[str] = []
+    left = itertools.count(-int(moment.removeprefix(WRITE)))
+
+    def counted(original: Any) -> Any:
+        @functools.wraps(original)
+        def change(self: Any, *args: Any) -> Any:
+            name = str(args[0] if args else getattr(self, "_uri", "") or self._path)
+            if "ray-mr-state" not in name and "_ray_mr_state" not in name and not next(left):
+                struck.append(name)
+                act(None)
+            return original(self, *args)
+
+        return change
+
+    with pytest.MonkeyPatch.context() as patch:
+        for owner, name in WRITES:
+            patch.setattr(owner, name, counted(getattr(owner, name)))
+        yield struck
 
 
 @contextlib.contextmanager
@@ -134,9 +168,12 @@ def _tell(number: int) -> None:
 
 def _drive(
     job: dict[str, Any], moment: str, environ: dict[str, str], said: str, *,
-    command: str = "", on: str = "",
+    command: str = "", on: str = "", how: dict[str, Any],
 ) -> int:  # fmt: skip
-    """Run a job; at the moment die, or run a command of the shell; send all tasks to an address."""
+    """Run a job; at the moment die, or run a command of the shell; send all tasks to an address.
+
+    ``how``: arguments of ``run``.
+    """
 
     def act(_start: int | None) -> None:
         if not command:
@@ -148,8 +185,9 @@ def _drive(
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     try:
-        with at(moment, act) if moment else contextlib.nullcontext(), sent_to(on):
-            return run(Job(**job), engine="ray").exit_code
+        fault = (at_write if moment.startswith(WRITE) else at)(moment, act) if moment else None
+        with fault or contextlib.nullcontext(), sent_to(on):
+            return run(Job(**job), **how).exit_code
     except BaseException:  # noqa: BLE001 - the test shows it
         traceback.print_exc()
         return 1

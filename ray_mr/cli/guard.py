@@ -80,7 +80,7 @@ def _wait_for(child: int, journal: Journal) -> None:
 
     sweep()
     past = Past.of(journal)
-    if past.published:
+    if past.has_published():
         say(f"done; the process of this run {in_words(code)} when it had published the result")
         raise click.exceptions.Exit(0)
     raise past.error or past.died(in_words(code))

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ray_mr.driver.ledger import Ledger
+from ray_mr.driver.publish import settle
 from ray_mr.driver.report import Report
 from ray_mr.errors import EngineError, RayMrError
 from ray_mr.sinks import report_uri, write_whole
@@ -52,6 +53,15 @@ class Past:
             setattr(self, name, True)
         elif self.ledger is not None:
             getattr(self.ledger, name)(*values)
+
+    def has_published(self) -> bool:
+        """Whether its result is there; the report says so then, where that can be written."""
+        if self.plan is None or not self.publishing or self.error is not None:
+            return False
+        try:
+            return settle(self.plan.job.output) or self.published
+        except RayMrError:
+            return self.published
 
     def died(self, how: str) -> RayMrError:
         """The error of a driver that ended without a last word; its report is written here.

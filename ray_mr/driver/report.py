@@ -27,6 +27,8 @@ TOTALS_SHOWN = (
 FAILED_SHOWN = 10
 """Failed inputs in a notebook; the report has them all."""
 READ_BYTES = 1 << 22
+INPUTS = b',\n "inputs": ['
+"""What follows the facts where a report is kept; no string in JSON has a newline of its own."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -56,6 +58,14 @@ class Report:
     """What each reducer had to do."""
     error: RayMrError | None = None
     """Why nothing was published."""
+    publishing: bool = False
+    """It is kept before the result is there; see ``driver.publish``."""
+
+    @property
+    def state(self) -> str:
+        """``published``, ``publishing`` or ``failed``."""
+        done = "published" if self.ok else "failed"
+        return "publishing" if self.publishing else done
 
     @property
     def ok(self) -> bool:
@@ -105,6 +115,7 @@ class Report:
         """The report as plain values, less the row for each input."""
         return {
             "ok": self.ok,
+            "state": self.state,
             "exit_code": self.exit_code,
             "error": str(self.error) if self.error else "",
             "name": self.name,
@@ -125,10 +136,9 @@ class Report:
     def json_pieces(self) -> Iterator[bytes]:
         """The report as it is kept, in pieces: of inputs there may be millions."""
         head = json.dumps(self.facts(), indent=1)
-        yield head.removesuffix("\n}").encode() + b',\n "inputs": ['
+        yield head.removesuffix("\n}").encode() + INPUTS
         between = "\n  "
         for row in self.inputs:
-            # No string in JSON has a newline of its own.
             yield (between + json.dumps(row, indent=1).replace("\n", "\n  ")).encode()
             between = ",\n  "
         yield b"]\n}\n" if between == "\n  " else b"\n ]\n}\n"

@@ -7,7 +7,7 @@ import os
 import shutil
 import time
 import uuid
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from ray_mr.driver.commit import backoff
 from ray_mr.driver.ledger import Ledger
 from ray_mr.driver.listing import objects_of
 from ray_mr.driver.loop import Loop
+from ray_mr.driver.publish import Announcement, settle
 from ray_mr.driver.report import Report
 from ray_mr.driver.skew import Shares
 from ray_mr.engines import engine_named
@@ -154,7 +155,7 @@ class _Run:
         self._seconds: dict[str, float] = {}
         self._notices: list[str] = []
         self._ledger: Ledger | None = None
-        self._publishing = False
+        self._publishing = self._published = False
         self._wish = wish
         self._journal = journal
         self._checkpoint = Checkpoint(self._job, wish, engine, self._tell)
@@ -190,7 +191,7 @@ class _Run:
 
     def _run(self) -> Report:
         sink: Sink | None = None
-        wish, checkpoint, published = self._wish, self._checkpoint, False
+        wish, checkpoint = self._wish, self._checkpoint
         temporary(run_folder(self._id))
         sweep()
         owned = own(self._id)
@@ -198,7 +199,7 @@ class _Run:
             self._engine.prepare()
             with self._stage("list", count(len(self._job.inputs), "pattern")):
                 left = wish.resume and checkpoint.is_there()
-                sink = Sink(self._job.output, self._job.reducers, force=wish.force, cut_off=left)
+                sink = self._sink(cut_off=left)
                 checkpoint.check()
                 made = self._with_bounds(plan(self._job))
                 _check_inputs(made, self._job.output)
@@ -207,25 +208,13 @@ class _Run:
                 checkpoint.begin(made, self._id)
             self._ledger = self._ledger_of(resumed.plan)
             error = self._work(made, resumed.plan, self._ledger, sink)
-            report = self._report(error, sink.results() if error is None else [])
-            self._keep(report)
             if error is None:
-                self._publishing = True
-                self._note("publishing")
-                with self._stage("publish", self._job.output):
-                    sink.publish()
-                published = True
-                self._note("published")
-            else:
-                self._note("error", error)
+                return self._publish(sink)
+            report = self._report(error)
+            self._keep(report)
+            self._note("error", error)
         except KeyboardInterrupt:
-            stopped = Interrupted(
-                f"interrupted while publishing: do not rely on {self._job.output}"
-                if self._publishing
-                else "interrupted: nothing was published"
-            )
-            self._keep_if_started(stopped)
-            raise stopped from None
+            raise self._stopped() from None
         except RayMrError as error:
             self._keep_if_started(error)
             raise
@@ -234,7 +223,7 @@ class _Run:
         finally:
             failures = bool(self._ledger and self._ledger.failures)
             with ExitStack() as stack:  # the last first, and each whatever becomes of the others
-                stack.callback(checkpoint.leave, published=published, failures=failures)
+                stack.callback(checkpoint.leave, published=self._published, failures=failures)
                 stack.callback(owned.close)
                 stack.callback(remove_run_folder, self._id)
                 stack.callback(kill_marked, f"{run_folder(self._id)}/")
@@ -242,6 +231,49 @@ class _Run:
                 if sink is not None:
                     stack.callback(sink.abort)
                 stack.callback(checkpoint.close)
+
+    def _sink(self, *, cut_off: bool) -> Sink:
+        """Where the result goes.
+
+        Raises:
+            JobError: There is one, and may stay.
+        """
+        output = self._job.output
+        try:
+            return Sink(output, self._job.reducers, force=self._wish.force, cut_off=cut_off)
+        except JobError:
+            with suppress(RayMrError):
+                if settle(output):
+                    self._tell(Notice(f"{output} is whole; its report says so now"))
+            raise
+
+    def _publish(self, sink: Sink) -> Report:
+        """The last act of a good run; for the order see ``driver.publish``."""
+        report = self._report(None, sink.results())
+        with Announcement(report) as announced:
+            self._publishing = True
+            self._note("publishing")
+            with self._stage("publish", self._job.output):
+                sink.publish()
+            self._published = True
+            self._note("published")
+            announced.confirm()
+        return report
+
+    def _stopped(self) -> Interrupted:
+        """What to say of an interrupt; the report says it too."""
+        output = self._job.output
+        if self._published:
+            with suppress(RayMrError):
+                settle(output)
+            return Interrupted(f"interrupted when {output} was published: it is whole")
+        stopped = Interrupted(
+            f"interrupted while publishing: do not rely on {output}"
+            if self._publishing
+            else "interrupted: nothing was published"
+        )
+        self._keep_if_started(stopped)
+        return stopped
 
     def _with_bounds(self, made: Plan) -> Plan:
         """The plan with the ranges of its parts, where it wants them."""
@@ -333,6 +365,9 @@ class _Run:
 
     def _keep_if_started(self, error: RayMrError) -> None:
         """Leave a report of a run that failed, where there is something to tell."""
+        if self._published:
+            self._tell(Notice(f"{self._job.output} is published, but its report cannot say so"))
+            return
         try:
             if self._ledger is not None:
                 self._keep(self._report(error))

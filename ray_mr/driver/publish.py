@@ -1,0 +1,123 @@
+"""The order in which a result and its report come to be there, so that the report never lies.
+
+A report that says ``publishing`` comes first, then the result, then the report that says ``ok``:
+whoever reads while a run is at it, or after it was killed, is told of no result that is not there.
+What a run could not say any more, ``settle`` says in its place.
+"""
+
+from __future__ import annotations
+
+import json
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from ray_mr.driver.report import INPUTS, READ_BYTES
+from ray_mr.errors import Interrupted
+from ray_mr.sinks import SUCCESS, is_prefix, is_whole, report_uri
+from ray_mr.stores import store_for
+
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Self
+
+    from ray_mr.driver.report import Report
+
+
+class Announcement:
+    """The two reports of a result that is about to be there; within ``with``.
+
+    Both are written before the result is, so that a disk that is full is found out in time.
+
+    Args:
+        report: The one that is right when the result is there.
+    """
+
+    def __init__(self, report: Report) -> None:
+        uri = report_uri(report.output)
+        store = store_for(uri)
+        early = replace(report, error=_unfinished(report.output), publishing=True)
+        with ExitStack() as stack:
+            before = store.stage(uri)
+            stack.callback(before.abort)
+            self._after = store.stage(uri)
+            stack.callback(self._after.abort)
+            pieces = report.json_pieces()
+            self._after.write(next(pieces))
+            before.write(next(early.json_pieces()))
+            for piece in pieces:
+                self._after.write(piece)
+                before.write(piece)
+            self._after.seal()
+            before.complete()
+            self._stack = stack.pop_all()
+
+    def confirm(self) -> None:
+        """The result is there.
+
+        Raises:
+            StoreError: The report still says ``publishing``.
+        """
+        self._after.complete()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.close()
+
+
+def _unfinished(output: str) -> Interrupted:
+    sign = f"{SUCCESS} is there" if is_prefix(output) else "its bytes are those told in results"
+    return Interrupted(
+        f"a run is publishing {output}, or was stopped at it: rely on the result only if {sign}",
+        "if no run is at it any more, --resume makes the result, or has the report say it is there",
+    )
+
+
+def settle(output: str) -> bool:
+    """Where a run was ended after its result was there, have the report say that it is.
+
+    Returns:
+        Whether it says so now.
+
+    Raises:
+        RayMrError: The store cannot say, or refuses.
+    """
+    uri = report_uri(output)
+    store = store_for(uri)
+    if not store.exists(uri):
+        return False
+    with store.open(uri) as stream:
+        facts, rest = _cut(stream)
+        if facts.get("state") != "publishing" or not is_whole(output, facts["results"]):
+            return False
+        facts |= {"ok": True, "state": "published", "exit_code": 0, "error": ""}
+        staged = store.stage(uri)
+        try:
+            staged.write(json.dumps(facts, indent=1).removesuffix("\n}").encode())
+            while rest:
+                staged.write(rest)
+                rest = stream.read(READ_BYTES)
+            staged.complete()
+        finally:
+            staged.abort()
+    return True
+
+
+def _cut(stream: BinaryIO) -> tuple[dict[str, Any], bytes]:
+    """The facts of a report, and what was read after them; no facts of what is no report."""
+    data = b""
+    while INPUTS not in data and (more := stream.read(READ_BYTES)):
+        data += more
+    head, mark, rest = data.partition(INPUTS)
+    try:
+        facts = json.loads(head + b"\n}")
+    except ValueError:
+        return {}, b""
+    return facts, mark + rest
