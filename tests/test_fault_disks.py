@@ -1,4 +1,4 @@
-"""Fault scripts for disks that are full while Ray runs: Ray's own, and that of the reducers.
+"""Fault scripts for disks that are full while Ray runs: of blocks, and of what reducers sort.
 
 The disks are real ones of a few megabytes; where the machine cannot mount one, the test is skipped.
 """
@@ -26,22 +26,6 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.ray
 
-# Little memory and little patience: that Ray waits for ever takes long to see.  What is spilled has
-# the small disk for itself, or it would be chance who finds it full.
-DRIVER = """
-import os, sys, tempfile
-from ray_mr.driver import loop
-from ray_mr.engines import fit
-loop.SILENT_S = 15.0
-fit.sizes_here = lambda: fit.Sizes(2, 4 << 30, 80 << 20, True)
-make = tempfile.TemporaryDirectory
-def on_the_small_disk(prefix="", **how):
-    return make(prefix=prefix, **how, dir=os.environ["SMALL"] if "spill" in prefix else None)
-tempfile.TemporaryDirectory = on_the_small_disk
-sys.argv = ["ray-mr", "run", "job.json"]
-from ray_mr.__main__ import main
-main()
-"""
 WIDE = """
 def mapper(uuid, file, js):
     return [('%d-%d' % (js['n'], i), 'v' * 20000) for i in range(10)]
@@ -60,7 +44,7 @@ def mount(request: pytest.FixtureRequest) -> Mount:
     """Mounts a disk of a size on a folder."""
 
     def mounted(place: Path, size: str) -> None:
-        place.mkdir(mode=0o700, exist_ok=True)
+        place.mkdir(mode=0o700, parents=True, exist_ok=True)
         command = ["mount", "-t", "tmpfs", "-o", f"size={size},mode=700", "none", str(place)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
@@ -77,13 +61,12 @@ def short() -> Iterator[Path]:
         yield Path(name)
 
 
-def test_full_spill_disk(short: Path, mount: Mount) -> None:
-    """A full disk behind Ray's store, at which Ray waits for ever: exit 4, and the disk is named.
+def test_full_disk_of_blocks(short: Path, mount: Mount) -> None:
+    """A full disk behind what mappers put out, on a Ray of our own: exit 4, the path is named.
 
     The report says of every input whether it counts.
     """
-    mount(short / "small", "48m")
-    (short / "t").mkdir()
+    mount(short / "t" / f"ray_mr-{os.getuid()}", "48m")
     make_pings(short / "in", files=10, pings=100)
     mapper = {"script": script(short, "wide.py", WIDE)}
     reducer = {"script": script(short, "first.py", "def reduce(key, values):\n    return key")}
@@ -93,12 +76,12 @@ def test_full_spill_disk(short: Path, mount: Mount) -> None:
     }))  # fmt: skip
     environ = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
     done = subprocess.run(
-        [sys.executable, "-c", DRIVER], cwd=short,
-        env=environ | {"TMPDIR": str(short / "t"), "SMALL": str(short / "small")},
+        [sys.executable, "-m", "ray_mr", "run", "job.json"], cwd=short,
+        env=environ | {"TMPDIR": str(short / "t")},
         capture_output=True, text=True, check=False, timeout=280,
     )  # fmt: skip
     assert done.returncode == 4, done.stderr[-3000:]
-    assert f"disk full: {short}/small/ray_mr-spill-" in done.stderr
+    assert f"disk full: {short}/t/ray_mr-" in done.stderr
     assert not (short / "out" / "result.txt").exists()
     report = json.loads((short / "out" / "report.json").read_text())
     assert (report["ok"], report["exit_code"]) == (False, 4)

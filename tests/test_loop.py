@@ -23,7 +23,7 @@ from ray_mr.engines import (
     Yielded,
 )
 from ray_mr.engines.local import LocalEngine
-from ray_mr.errors import EngineError, RayMrError, StoreError, WorkerLost
+from ray_mr.errors import EngineError, RayMrError, WorkerLost
 from ray_mr.events import Event, Notice
 from ray_mr.model import FIRST_TERMS, AttemptEnd, AttemptId, ReducerEnd
 
@@ -138,23 +138,6 @@ def test_silent_reducers(
     assert result(folder) == plain
     assert 1 in engine.dropped
     assert any("a reducer is replaced: a reducer said nothing" in notice for notice in notices)
-
-
-def test_silence_that_the_engine_explains(
-    folder: Path, use: Use, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """An engine that sees why all is silent ends the run with that at once."""
-
-    class StuckEngine(MuteEngine):
-        def stuck(self) -> RayMrError | None:
-            return StoreError("disk full: where it spills to")
-
-    engine = StuckEngine()
-    engine.mute_attempts = {1, 2}
-    use(engine)
-    monkeypatch.setattr(loop_module, "SILENT_S", 1.0)
-    with pytest.raises(StoreError, match="disk full: where it spills to"):
-        run_told(job(folder, split_bytes=1))
 
 
 def test_reducer_silent_in_its_output(

@@ -100,9 +100,9 @@ def test_no_limits(tmp_path: Path) -> None:
         (0, 64 << 30, 80 * MIB),
         (64 * MIB, 64 << 30, 80 * MIB),
         (100 * MIB, 64 << 30, 80 * MIB),
-        (1 << 30, 64 << 30, (1 << 30) * 8 // 10),
-        (32 << 30, 10 << 30, 3 << 30),
-        (64 << 30, 512 << 30, 8 << 30),
+        (200 * MIB, 64 << 30, 160 * MIB),
+        (32 << 30, 2000 * MIB, 200 * MIB),
+        (64 << 30, 512 << 30, 256 * MIB),
     ],
 )
 def test_store_fits_the_machine(shm: int, memory: int, store: int) -> None:

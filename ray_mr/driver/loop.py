@@ -321,12 +321,12 @@ class Loop:
         self._tell_news()
         self.check_deadline()
 
-    def _silent(self, who: str) -> RayMrError:
-        told = WorkerLost(
+    @staticmethod
+    def _silent(who: str) -> RayMrError:
+        return WorkerLost(
             f"{who} said nothing for {SILENT_S:.0f} s",
             "its machine is away, or a disk there is full",
         )
-        return self._engine.stuck() or told
 
     def check_deadline(self) -> None:
         """Look whether the run may go on.

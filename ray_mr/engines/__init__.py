@@ -136,9 +136,6 @@ class Engine(Protocol):
     def wait(self, timeout_s: float) -> list[EngineEvent]:
         """What happened, in order; empty after ``timeout_s`` of silence."""
 
-    def stuck(self) -> RayMrError | None:
-        """Why what should speak is silent, if the engine itself is at fault and sees how."""
-
     def hold(self, data: bytes) -> Ref:
         """Make a block of bytes that the driver has."""
 

@@ -25,7 +25,8 @@ SHM = "/dev/shm"  # noqa: S108 - where Ray keeps its store
 SMALL_SHM_BYTES = 100 << 20
 SMALL_STORE_BYTES = 80 << 20
 """Below 75 MiB Ray refuses to start."""
-MAX_STORE_BYTES = 8 << 30
+STORE_BYTES = 256 << 20
+"""Blocks are files (``shelf``); the store has programs and their files, and takes what it holds."""
 OWN_BYTES = 500 << 20
 """What Ray's processes and the driver use before there is any work."""
 TASK_BYTES = 256 << 20
@@ -58,7 +59,7 @@ def sizes(cpus: int, memory: int, shm: int) -> Sizes:
         shm: Free bytes of ``/dev/shm``; what is in it counts as memory.
     """
     roomy = shm >= SMALL_SHM_BYTES
-    store = min(int(shm * 0.8), int(memory * 0.3), MAX_STORE_BYTES) if roomy else 0
+    store = min(int(shm * 0.8), memory // 10, STORE_BYTES) if roomy else 0
     store = max(store, SMALL_STORE_BYTES)
     left = memory - OWN_BYTES - store
     return Sizes(min(cpus, max(1, left // TASK_BYTES)), max(left, TASK_BYTES), store, roomy)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import mmap
 import queue
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from ray_mr import machine
 from ray_mr.engines import (
+    BlockLost,
     Capacity,
     EngineEvent,
     Lost,
@@ -24,37 +24,18 @@ from ray_mr.engines import (
     Ref,
     Said,
     Yielded,
+    shelf,
 )
 from ray_mr.errors import RayMrError, WorkerLost
 from ray_mr.model import FIRST_TERMS, ReducerEnd
 from ray_mr.tasks.mapper import Block, MapTask, map_split
 from ray_mr.tasks.reducer import Due, Piece, Reducer, ReduceTask
-from ray_mr.workdir import WorkDir, disk_errors, run_folder
+from ray_mr.workdir import WorkDir, run_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
-    from pathlib import Path
 
     from ray_mr.model import AttemptId, BlockMeta, Split, Terms
-
-KEPT_BYTES = 64 << 10
-"""Smaller blocks stay in memory."""
-
-
-class _File:
-    """A block on disk; removed with its last reference."""
-
-    def __init__(self, path: Path, data: Any) -> None:
-        self._path = path
-        with disk_errors(path):
-            path.write_bytes(memoryview(data))
-
-    def read(self) -> memoryview:
-        with self._path.open("rb") as file:
-            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-
-    def __del__(self) -> None:
-        self._path.unlink(missing_ok=True)
 
 
 class _Slots:
@@ -126,18 +107,12 @@ class LocalEngine:
             messages.close()
             self._cancelled.pop(ident, None)
 
-    def stuck(self) -> RayMrError | None:
-        """See ``Engine``: threads raise, they do not fall silent."""
-        return None
-
     def hold(self, data: bytes) -> Ref:
         """See ``Engine``."""
         return self._hold(data)
 
     def _hold(self, data: Any) -> Ref:
-        if len(memoryview(data)) < KEPT_BYTES:
-            return memoryview(data)
-        return _File(self._root / f"block-{next(self._names)}", data)
+        return shelf.Shelved(shelf.put(self._root / f"block-{next(self._names)}", data))
 
     def cancel(self, ident: AttemptId) -> None:
         """See ``Engine``."""
@@ -159,7 +134,15 @@ class LocalEngine:
     def add(self, reducer: int, meta: BlockMeta, ref: Ref) -> None:
         """See ``Engine``."""
         if known := self._reducers.get(reducer):
-            known.call(lambda made: made.add(meta, self.read(ref)))
+            known.call(lambda made: self._add(reducer, made, meta, ref))
+
+    def _add(self, reducer: int, made: Reducer, meta: BlockMeta, ref: Ref) -> None:
+        try:
+            data = self.read(ref)
+        except WorkerLost:
+            self._events.put(BlockLost(reducer, meta))
+        else:
+            made.add(meta, data)
 
     def finish(self, reducer: int, due: Mapping[int, Due]) -> None:
         """See ``Engine``."""
@@ -178,7 +161,7 @@ class LocalEngine:
 
     def read(self, ref: Ref) -> memoryview:
         """See ``Engine``."""
-        return ref.read() if isinstance(ref, _File) else ref
+        return shelf.read(ref.where)
 
     def close(self) -> None:
         """See ``Engine``."""

@@ -2,7 +2,8 @@
 
 Ray retries nothing here (``max_retries=0``, ``max_restarts=0``): its own retry of a streaming task
 mixes two attempts, and a restarted actor is silently empty.  The driver owns every block: blocks
-are the yields of its own tasks, and outlive the worker that made them.
+are the yields of its own tasks, and outlive the worker that made them.  On a Ray of our own, which
+is one machine, they are files (``shelf``): its store would hold or spill all that is shuffled.
 """
 
 from __future__ import annotations
@@ -36,8 +37,10 @@ from ray_mr.engines import (
     Yielded,
     cluster,
     fit,
+    shelf,
 )
-from ray_mr.errors import EngineError, NoCapacity, OutOfMemory, RayMrError, StoreError, WorkerLost
+from ray_mr.engines.delivery import Delivery
+from ray_mr.errors import EngineError, NoCapacity, OutOfMemory, RayMrError, WorkerLost
 from ray_mr.model import FIRST_TERMS, AttemptEnd, BlockMeta, Progress, ReducerEnd
 from ray_mr.tasks.mapper import Block, MapTask, map_split
 from ray_mr.tasks.reducer import Due, Piece, Reducer, ReduceTask
@@ -46,7 +49,9 @@ from ray_mr.workdir import run_folder, used
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
 
+    from ray_mr.engines.delivery import Given
     from ray_mr.model import AttemptId, Split, Terms
 
 STOP_ALL = "all.stop"
@@ -57,8 +62,6 @@ SWEEP_S = 10.0
 CLEAN_TRIES = 20
 READ_S = 120.0
 """A block that does not come in this time is lost: Ray itself can wait for ever."""
-FULL_BYTES = 100 << 20
-"""With less than this Ray, which spills so much at once, may have failed to."""
 KEEPALIVE = {
     "RAY_grpc_client_keepalive_time_ms": "10000",
     "RAY_grpc_client_keepalive_timeout_ms": "3000",
@@ -74,8 +77,33 @@ class _Here:
     pid: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Filed:
+    """A block that is not in the store."""
+
+    what: BlockMeta | int
+    """What is known of it, or whose output it is."""
+    where: str | bytes
+    """See ``shelf.put``."""
+
+
+def _sent(what: BlockMeta | int, data: Any, path: Path | None) -> Iterator[Any]:
+    """A block for the driver: in the store, or in a file."""
+    if path is not None:
+        yield _Filed(what, shelf.put(path, data))
+    else:
+        yield what
+        yield np.frombuffer(data, np.uint8)
+
+
 @ray.remote(max_retries=0, num_returns="streaming", num_cpus=1)
-def _attempt(task: MapTask, split: Split, ident: AttemptId, terms: Terms) -> Iterator[Any]:
+def _attempt(
+    task: MapTask,
+    split: Split,
+    ident: AttemptId,
+    terms: Terms,
+    alone: bool,  # noqa: FBT001 - Ray's types know no keywords
+) -> Iterator[Any]:
     yield _Here(ray.get_runtime_context().get_node_id(), os.getpid())
     with (
         used(task.run_id) as root,
@@ -86,25 +114,37 @@ def _attempt(task: MapTask, split: Split, ident: AttemptId, terms: Terms) -> Ite
             if any(mark.exists() for mark in marks):
                 return
             if isinstance(message, Block):
-                yield message.meta
-                yield np.frombuffer(message.data, np.uint8)
+                name = f"block-{ident}-{message.meta.sequence}"
+                yield from _sent(message.meta, message.data, root / name if alone else None)
             else:
                 yield message
 
 
 class _ReducerActor:
-    def __init__(self, task: ReduceTask, partitions: Sequence[int], name: str) -> None:
+    def __init__(
+        self, task: ReduceTask, partitions: Sequence[int], name: str, *, alone: bool
+    ) -> None:
         self._used = used(task.run_id)  # until the actor ends
-        self._reducer = Reducer(task, partitions, self._used.__enter__(), name)
+        self._root, self._name, self._alone = self._used.__enter__(), name, alone
+        self._reducer = Reducer(task, partitions, self._root, name)
 
-    def add(self, meta: BlockMeta, data: Any) -> None:
-        self._reducer.add(meta, data)
+    def add(self, metas: Sequence[BlockMeta], *blocks: Any) -> list[int]:
+        """Take blocks in order; which of them are lost, by their place."""
+        lost = []
+        for number, (meta, block) in enumerate(zip(metas, blocks, strict=True)):
+            try:
+                data = shelf.read(block) if isinstance(block, str | bytes) else block
+            except WorkerLost:
+                lost.append(number)
+            else:
+                self._reducer.add(meta, data)
+        return lost
 
     def finish(self, due: Mapping[int, Due]) -> Iterator[Any]:
-        for message in self._reducer.finish(due):
+        for number, message in enumerate(self._reducer.finish(due)):
             if isinstance(message, Piece):
-                yield message.partition
-                yield np.frombuffer(message.data, np.uint8)
+                path = self._root / f"block-{self._name}-{number}"
+                yield from _sent(message.partition, message.data, path if self._alone else None)
             else:
                 yield message
 
@@ -154,6 +194,8 @@ class RayEngine:
     def __init__(self) -> None:
         self._runtime = _Runtime()
         self._run_id = ""
+        self._alone = False
+        self._held = 0
         self._attempts: dict[AttemptId, _Stream] = {}
         self._reducers: dict[int, _RayReducer] = {}
         self._ending: list[Any] = []
@@ -169,6 +211,7 @@ class RayEngine:
             _check_workers()
             self._ending += self._everywhere(_sweep)
         self._run_id = map_task.run_id
+        self._alone = self._runtime.started
         self._map_task = ray.put(map_task)
         self._reduce_task = ray.put(reduce_task)
         has = ray.cluster_resources()
@@ -190,7 +233,9 @@ class RayEngine:
         task: Any = _attempt
         if terms.shares > 1:
             task = task.options(num_cpus=min(terms.shares, self._node_slots))
-        self._attempts[ident] = _Stream(task.remote(self._map_task, split, ident, terms))
+        self._attempts[ident] = _Stream(
+            task.remote(self._map_task, split, ident, terms, self._alone)
+        )
 
     def cancel(self, ident: AttemptId) -> None:
         """See ``Engine``."""
@@ -207,7 +252,8 @@ class RayEngine:
 
     def make_reducer(self, reducer: int, partitions: Sequence[int]) -> None:
         """See ``Engine``."""
-        actor = _Actor.remote(self._reduce_task, partitions, f"reducer-{reducer}")
+        name = f"reducer-{reducer}"
+        actor = _Actor.remote(self._reduce_task, partitions, name, alone=self._alone)
         self._reducers[reducer] = _RayReducer(actor)
 
     def drop_reducer(self, reducer: int) -> None:
@@ -222,13 +268,15 @@ class RayEngine:
         made = self._reducers.get(reducer)
         if made is None:  # it was dropped while events were gathered: ReducerFailed is among them
             return
-        made.adding[made.actor.add.remote(meta, ref)] = meta
+        made.delivery.put(meta, ref)
+        made.delivery.send(gather=bool(self._attempts))
 
     def finish(self, reducer: int, due: Mapping[int, Due]) -> None:
         """See ``Engine``."""
         made = self._reducers.get(reducer)
         if made is None:  # as in add
             return
+        made.delivery.send_all()
         generator = made.actor.finish.options(num_returns="streaming").remote(dict(due))
         made.output = _Stream(generator)
 
@@ -236,7 +284,8 @@ class RayEngine:
         """See ``Engine``."""
         waiting: list[Any] = [stream.generator for stream in self._attempts.values()]
         for made in self._reducers.values():
-            waiting += made.adding
+            made.delivery.send(gather=bool(self._attempts))
+            waiting += made.delivery.calls
             if made.output is not None:
                 waiting.append(made.output.generator)
         if not waiting:
@@ -276,14 +325,8 @@ class RayEngine:
         self, number: int, made: _RayReducer, found: set[Any]
     ) -> Iterator[EngineEvent]:
         try:
-            for ref in [ref for ref in made.adding if ref in found]:
-                meta = made.adding.pop(ref)
-                try:
-                    with _translated():
-                        ray.get(ref)
-                    yield ReducerAlive(number)
-                except _GoneError:
-                    yield BlockLost(number, meta)
+            for ref in [ref for ref in made.delivery.calls if ref in found]:
+                yield from self._answered(number, made, ref)
             if made.output is not None and made.output.generator in found:
                 for message, ref in made.output.news():
                     if isinstance(message, Progress):
@@ -298,23 +341,28 @@ class RayEngine:
             self.drop_reducer(number)
             yield ReducerFailed(number, error)
 
-    def stuck(self) -> RayMrError | None:
-        """See ``Engine``: with a full spill disk Ray waits for ever, and raises nothing."""
-        folder = self._runtime.spill
-        if folder and shutil.disk_usage(folder).free < FULL_BYTES:
-            return StoreError(
-                f"disk full: {folder}, where Ray puts what memory does not hold",
-                "free some space or set TMPDIR to a larger disk",
-            )
-        return None
+    def _answered(self, number: int, made: _RayReducer, ref: Any) -> Iterator[EngineEvent]:
+        """A call has brought its blocks, or not."""
+        lost: set[int] | None = None
+        with contextlib.suppress(_GoneError), _translated():
+            lost = set(ray.get(ref))
+        for meta, is_lost in made.delivery.answered(ref, lost):
+            yield BlockLost(number, meta) if is_lost else ReducerAlive(number)
 
     def hold(self, data: bytes) -> Ref:
         """See ``Engine``."""
+        if self._alone:
+            self._held += 1
+            return shelf.Shelved(
+                shelf.put(run_folder(self._run_id) / f"block-held-{self._held}", data)
+            )
         with _translated():
             return ray.put(np.frombuffer(data, np.uint8))
 
     def read(self, ref: Ref) -> memoryview:
         """See ``Engine``."""
+        if isinstance(ref, shelf.Shelved):
+            return shelf.read(ref.where)
         with _translated():
             data: Any = ray.get(ref, timeout=READ_S)
         return memoryview(data)
@@ -384,8 +432,12 @@ class _RayReducer:
 
     def __init__(self, actor: Any) -> None:
         self.actor = actor
-        self.adding: dict[Any, BlockMeta] = {}
+        self.delivery = Delivery(self._add)
         self.output: _Stream | None = None
+
+    def _add(self, given: Sequence[Given]) -> Any:
+        blocks = [ref.where if isinstance(ref, shelf.Shelved) else ref for _, ref in given]
+        return self.actor.add.remote([meta for meta, _ in given], *blocks)
 
 
 class _Stream:
@@ -422,7 +474,9 @@ class _Stream:
                 continue
             with _translated():
                 message = ray.get(ref)
-            if isinstance(message, BlockMeta | int):
+            if isinstance(message, _Filed):
+                yield message.what, shelf.Shelved(message.where)
+            elif isinstance(message, BlockMeta | int):
                 self._announced = message
             else:
                 yield message, None
@@ -476,8 +530,6 @@ class _Runtime:
     def __init__(self) -> None:
         self.started = False
         """It is ours alone, and ends with the run."""
-        self.spill = ""
-        """Where it puts what memory does not hold, if it is ours."""
         self._ready = threading.Event()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -497,7 +549,7 @@ class _Runtime:
         # The thread that calls init must live on: when it ends, Ray's processes die.
         with contextlib.ExitStack() as stack:
             try:
-                self.spill = _init(stack)
+                _init(stack)
             except BaseException as error:  # noqa: BLE001 - told to whoever joins
                 self._error = error
             self._ready.set()
@@ -532,19 +584,14 @@ class _Runtime:
             self._thread = None
 
 
-def _init(stack: contextlib.ExitStack) -> str:
-    """Join or start Ray; what the runtime needs as long as it lives is put on the stack.
-
-    Returns:
-        The folder that a Ray of ours spills to.
-    """
+def _init(stack: contextlib.ExitStack) -> None:
+    """Join or start Ray; what the runtime needs as long as it lives is put on the stack."""
     quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
     if address := os.environ.get("RAY_ADDRESS"):
         cluster.reach(address)
         ray.init(**quiet)
-        return ""
+        return
     fit.give_token(os.environ)
     options = stack.enter_context(fit.options(fit.sizes_here()))
     # "local", and not the cluster that somebody has started on this machine.
     ray.init("local", include_dashboard=False, **options, **quiet)
-    return str(options["object_spilling_directory"])
