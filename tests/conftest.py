@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shutil
 import signal
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from bad_input import User
+from engine_run import Run
+from jobs import job, make_pings
 from ray_mr.credentials import generate_key
+from ray_mr.engines import engine_named
 from s3_server import S3Server, s3_server
 from speaker import Speaker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from engine_run import Begin
 
 _FOREIGN = (
     "AWS_PROFILE",
@@ -147,3 +153,25 @@ def speaker(request: pytest.FixtureRequest, tmp_path: Path, node: str) -> Speake
     """Each language in turn."""
     assert node
     return Speaker(request.param, tmp_path)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with 80 pings in four files below ``in``; a module may have another of its own."""
+    make_pings(tmp_path / "in", files=4)
+    return tmp_path
+
+
+@pytest.fixture
+def begin(engine: str, folder: Path) -> Iterator[Begin]:
+    """Begins runs, and ends what they leave."""
+    with contextlib.ExitStack() as stack:
+
+        def begun(**options: Any) -> Run:
+            made = engine_named(engine)
+            stack.callback(made.close)
+            run = Run(made, job(folder, **{"split_bytes": 1} | options))
+            stack.callback(run.events.clear)
+            return run
+
+        yield begun

@@ -30,6 +30,23 @@ class S3Server:
         self.client.create_bucket(Bucket=name)
         return name
 
+    def put(self, bucket: str, objects: dict[str, bytes]) -> None:
+        for key, body in objects.items():
+            self.client.put_object(Bucket=bucket, Key=key, Body=body)
+
+    def keys(self, bucket: str, prefix: str = "") -> list[str]:
+        """Keys of the first thousand objects."""
+        found = self.client.list_objects_v2(Bucket=bucket, Prefix=prefix).get("Contents", [])
+        return [item["Key"] for item in found]
+
+    def body(self, bucket: str, key: str) -> bytes:
+        return bytes(self.client.get_object(Bucket=bucket, Key=key)["Body"].read())
+
+    def uploads(self, bucket: str) -> list[str]:
+        """Keys of multipart uploads that are neither completed nor aborted."""
+        found = self.client.list_multipart_uploads(Bucket=bucket)
+        return [item["Key"] for item in found.get("Uploads", [])]
+
 
 @contextlib.contextmanager
 def s3_server() -> Iterator[S3Server]:

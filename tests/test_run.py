@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import lzma
 import os
 import subprocess
@@ -15,55 +14,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import ray_mr
-from jobs import MAPPER, REDUCER, job, make_pings, result, run_told, script
+from jobs import MAPPER, REDUCER, SUM_OF_80, job, make_pings, report_of, result, run_told, script
 from ray_mr.driver import run as driver
-from ray_mr.errors import JobError, ObjectChanged, StoreError, TooManyBadRecords
-from ray_mr.events import Advanced, Event, Stage
 from samples import PATIENCE_S, wait_until
 from shared import real_pings
 
 if TYPE_CHECKING:
     from s3_server import S3Server
 
-SUM_OF_80 = b"Android 20\nDarwin 20\nLinux 20\nWINNT 20\n"
-"""What the job of 2014 gives on 80 pings."""
+
 THREE_KEYS = "language: python\nscript: mapper.py\narguments: []\n"
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """80 pings in 4 files."""
-    make_pings(tmp_path / "in", files=4)
-    return tmp_path
-
-
-def put(s3: S3Server, bucket: str, objects: dict[str, bytes]) -> None:
-    for key, body in objects.items():
-        s3.client.put_object(Bucket=bucket, Key=key, Body=body)
-
-
-def keys(s3: S3Server, bucket: str, prefix: str = "") -> list[str]:
-    found = s3.client.list_objects_v2(Bucket=bucket, Prefix=prefix).get("Contents", [])
-    return [item["Key"] for item in found]
-
-
-def body(s3: S3Server, bucket: str, key: str) -> bytes:
-    return bytes(s3.client.get_object(Bucket=bucket, Key=key)["Body"].read())
-
-
-def uploads(s3: S3Server, bucket: str) -> list[str]:
-    """Keys of multipart uploads that are neither completed nor aborted."""
-    found = s3.client.list_multipart_uploads(Bucket=bucket)
-    return [item["Key"] for item in found.get("Uploads", [])]
-
-
-def lines_sorted(data: bytes) -> list[bytes]:
-    return sorted(data.splitlines())
-
-
-def report_of(folder: Path) -> dict[str, Any]:
-    report: dict[str, Any] = json.loads((folder / "out" / "report.json").read_bytes())
-    return report
 
 
 def marked(mark: str) -> list[int]:
@@ -111,7 +71,7 @@ def test_map_with_the_three_key_file(tmp_path: Path, s3: S3Server, engine: str) 
     """``ray-mr map`` runs a three-key job over keys of a bucket; it leaves no process behind."""
     bucket = s3.bucket()
     pings = {path.name: path.read_bytes() for path in real_pings()}
-    put(s3, bucket, pings)
+    s3.put(bucket, pings)
     script(tmp_path, "mapper.py", MAPPER)
     (tmp_path / "analysis-tools.yml").write_text(THREE_KEYS)
     mark = uuid.uuid4().hex
@@ -135,223 +95,8 @@ def test_keys_from_stdin(tmp_path: Path) -> None:
     assert (tmp_path / "result.txt").read_bytes() == b"2\n1\n0\n"
 
 
-# ---------------------------------------------------------------- inputs from S3
-
-ODD_KEYS = [
-    "a b.txt", "a+b.txt", "a%20b.txt", "a%2Fb.txt", "é/ü.txt", "日本/語.txt", "~'()&=@;.txt",
-]  # fmt: skip
-NAMES = "def mapper(file, line): return file + '\\t' + line + '\\n'\n"
-
-
-def test_odd_keys(tmp_path: Path, s3: S3Server, engine: str) -> None:
-    """Keys are taken letter by letter, as a whole prefix and one by one; the mapper sees them."""
-    bucket = s3.bucket()
-    put(s3, bucket, {f"in/{key}": f"{number}".encode() for number, key in enumerate(ODD_KEYS)})
-    options: dict[str, Any] = {
-        "records": "text", "reducer": None, "mapper": {"script": script(tmp_path, "n.py", NAMES)},
-    }  # fmt: skip
-    expected = [f"./s3/in/{key}\t{number}" for number, key in enumerate(ODD_KEYS)]
-    inputs = [f"s3://{bucket}/in/{key}" for key in ODD_KEYS]
-    report, _ = run_told(job(tmp_path, inputs=inputs, **options), engine=engine)
-    assert report.ok
-    assert result(tmp_path).decode().splitlines() == expected
-    report, _ = run_told(job(tmp_path, inputs=[f"s3://{bucket}/in/"], **options), engine=engine)
-    assert report.ok
-    in_order = sorted(expected, key=lambda line: line.partition("\t")[0].encode())
-    assert result(tmp_path).decode().splitlines() == in_order
-
-
-@pytest.mark.parametrize(
-    ("pattern", "expected"),
-    [
-        ("x/", ["x/1.gz", "x/2.xz", "x/y/1.gz", "x/y/z/1.gz"]),
-        ("x/**", ["x/1.gz", "x/2.xz", "x/y/1.gz", "x/y/z/1.gz"]),
-        ("x/*", ["x/1.gz", "x/2.xz"]),
-        ("x/**/*.gz", ["x/1.gz", "x/y/1.gz", "x/y/z/1.gz"]),
-        ("**/1.gz", ["x/1.gz", "x/y/1.gz", "x/y/z/1.gz", "xx/1.gz"]),
-        ("x/[12].*", ["x/1.gz", "x/2.xz"]),
-        ("x*/?.gz", ["x/1.gz", "xx/1.gz"]),
-        ("x/2.xz", ["x/2.xz"]),
-    ],
-)
-def test_patterns(tmp_path: Path, s3: S3Server, pattern: str, expected: list[str]) -> None:
-    """The public plan lists a prefix, an exact key and globs, in the order of their bytes."""
-    bucket = s3.bucket()
-    every = ["x/1.gz", "x/2.xz", "x/y/1.gz", "x/y/z/1.gz", "xx/1.gz"]
-    put(s3, bucket, dict.fromkeys(every, b"data"))
-    plan = ray_mr.plan(job(tmp_path, inputs=[f"s3://{bucket}/{pattern}"]))
-    assert [item.object.key for split in plan.splits for item in split.inputs] == expected
-
-
-def test_no_input_is_an_error(tmp_path: Path, s3: S3Server) -> None:
-    """A pattern that matches nothing ends with exit 2 and names itself; nothing is published."""
-    wanted = job(tmp_path, inputs=[f"s3://{s3.bucket()}/none/**"])
-    with pytest.raises(JobError, match="none/") as caught:
-        driver.run(wanted, engine="local")
-    assert caught.value.exit_code == 2
-    assert list((tmp_path / "out").iterdir()) == []
-
-
-# ---------------------------------------------------------------- the store says no
-
-
-def test_missing_bucket(tmp_path: Path, s3: S3Server) -> None:
-    """A bucket that is not there ends with exit 4 and its name."""
-    assert s3.endpoint
-    with pytest.raises(StoreError, match="no-such-bucket") as caught:
-        ray_mr.run(job(tmp_path, inputs=["s3://no-such-bucket/x/**"]), engine="local")
-    assert caught.value.exit_code == 4
-
-
-def test_access_denied_is_no_bad_file(tmp_path: Path, s3: S3Server, engine: str) -> None:
-    """No permission to read ends the run with exit 4, whatever number of inputs may fail."""
-    bucket = s3.bucket()
-    put(s3, bucket, {"in/1.txt": b"x\n", "in/2.txt": b"y\n"})
-    deny = {
-        "Effect": "Deny", "Principal": "*", "Action": "s3:GetObject",
-        "Resource": f"arn:aws:s3:::{bucket}/in/2.txt",
-    }  # fmt: skip
-    policy = {"Version": "2012-10-17", "Statement": [deny]}
-    s3.client.put_bucket_policy(Bucket=bucket, Policy=json.dumps(policy))
-    wanted = job(
-        tmp_path, inputs=[f"s3://{bucket}/in/"], records="text", max_failed_inputs=100,
-        mapper={"script": script(tmp_path, "n.py", NAMES)}, reducer=None,
-    )  # fmt: skip
-    with pytest.raises(StoreError, match="access denied") as caught:
-        driver.run(wanted, engine=engine)
-    assert caught.value.exit_code == 4
-    assert "in/2.txt" in str(caught.value)
-    assert not (tmp_path / "out" / "result.txt").exists()
-
-
-def test_changed_since_listing(tmp_path: Path, s3: S3Server, engine: str) -> None:
-    """An object overwritten between listing and download has failed: exit 5 names it."""
-    bucket = s3.bucket()
-    pings = make_pings(tmp_path / "pings", files=3)
-    put(s3, bucket, {path.name: path.read_bytes() for path in pings})
-    changed = pings[1].name
-
-    def overwrite(event: Event) -> None:
-        if isinstance(event, Stage) and event.name == "map":
-            put(s3, bucket, {changed: pings[1].read_bytes() + pings[0].read_bytes()})
-
-    inputs = [f"s3://{bucket}/**"]
-    report, _ = run_told(job(tmp_path, inputs=inputs), engine=engine, on_event=overwrite)
-    assert report.exit_code == 5
-    assert [uri for uri, _ in report.failed] == [f"s3://{bucket}/{changed}"]
-    assert changed in report.summary()
-    assert not (tmp_path / "out" / "result.txt").exists()
-    put(s3, bucket, {changed: pings[1].read_bytes()})
-    with pytest.raises(ObjectChanged, match=changed):
-        ray_mr.run(job(tmp_path, inputs=inputs), engine=engine, on_event=overwrite)
-    put(s3, bucket, {changed: pings[1].read_bytes()})
-    allowed = job(tmp_path, inputs=inputs, max_failed_inputs=1)
-    report, _ = run_told(allowed, engine=engine, on_event=overwrite)
-    assert report.ok
-    assert result(tmp_path) == b"Android 10\nDarwin 10\nLinux 10\nWINNT 10\n"
-
-
-# ---------------------------------------------------------------- output to S3
-
-
-@pytest.mark.parametrize("reducers", [1, 4])
-def test_output_to_s3(folder: Path, s3: S3Server, engine: str, reducers: int) -> None:
-    """Parts, manifest.json, _SUCCESS, report.json, nothing else; the parts are the result."""
-    bucket = s3.bucket()
-    run_told(job(folder, reducers=reducers))
-    wanted = job(folder, reducers=reducers, output=f"s3://{bucket}/to/here/")
-    report = driver.run(wanted, engine=engine)
-    assert report.ok
-    parts = [f"to/here/part-{number:05d}" for number in range(reducers)]
-    expected = [*parts, "to/here/manifest.json", "to/here/_SUCCESS", "to/here/report.json"]
-    assert keys(s3, bucket) == sorted(expected)
-    bodies = [body(s3, bucket, part) for part in parts]
-    assert b"".join(bodies) == result(folder)
-    listed = json.loads(body(s3, bucket, "to/here/manifest.json"))["parts"]
-    assert listed == [
-        {"name": part.rpartition("/")[2], "size_bytes": len(data)}
-        for part, data in zip(parts, bodies, strict=True)
-    ]
-    assert json.loads(body(s3, bucket, "to/here/report.json"))["ok"]
-    assert uploads(s3, bucket) == []
-    table = report.table()
-    assert table.num_rows == 4
-
-
-BIG = """
-def mapper(file, line):
-    for number in range(9000):
-        yield '%01000d' % number, 1
-    yield 'bad', 'no number'
-"""
-
-
-def test_nothing_is_visible_beyond_a_limit(tmp_path: Path, s3: S3Server, engine: str) -> None:
-    """A run that ends beyond its limits after writing leaves its report, and not one upload."""
-    bucket = s3.bucket()
-    put(s3, bucket, {"in/1.txt": b"one line\n"})
-    options: dict[str, Any] = {
-        "inputs": [f"s3://{bucket}/in/"], "output": f"s3://{bucket}/to/", "records": "text",
-        "mapper": {"script": script(tmp_path, "big.py", BIG)}, "reducer": "sum",
-    }  # fmt: skip
-    report, _ = run_told(job(tmp_path, **options), engine=engine)
-    assert report.exit_code == 5
-    assert keys(s3, bucket, "to/") == ["to/report.json"]
-    assert uploads(s3, bucket) == []
-    with pytest.raises(TooManyBadRecords):
-        report.table()
-    report, _ = run_told(job(tmp_path, max_bad_records=1, **options), engine=engine)
-    assert report.ok
-    head = s3.client.head_object(Bucket=bucket, Key="to/part-00000")
-    assert head["ETag"].endswith('-2"'), "the same output, as a multipart upload"
-
-
-def test_uploads_of_a_killed_run_are_aborted(folder: Path, s3: S3Server) -> None:
-    """The next run removes the uploads that a killed one has left under its prefix, no others."""
-    bucket = s3.bucket()
-    for key in ("to/part-00000", "other/part-00000"):
-        s3.client.create_multipart_upload(Bucket=bucket, Key=key)
-    assert driver.run(job(folder, output=f"s3://{bucket}/to/"), engine="local").ok
-    assert uploads(s3, bucket) == ["other/part-00000"]
-
-
-def test_output_that_exists(folder: Path) -> None:
-    """A result is not written over but with force; the refusal is exit 2 and changes nothing."""
-    (folder / "out").mkdir()
-    (folder / "out" / "result.txt").write_bytes(b"precious")
-    with pytest.raises(JobError, match="already"):
-        driver.run(job(folder), engine="local")
-    assert result(folder) == b"precious"
-    assert driver.run(job(folder), engine="local", force=True).ok
-    assert result(folder) == SUM_OF_80
-
-
-def test_s3_output_that_exists(folder: Path, s3: S3Server) -> None:
-    """The same below a prefix; with force no part of the former result stays."""
-    bucket = s3.bucket()
-    output = f"s3://{bucket}/to/"
-    assert driver.run(job(folder, output=output, reducers=4), engine="local").ok
-    before = keys(s3, bucket)
-    with pytest.raises(JobError, match="already"):
-        driver.run(job(folder, output=output), engine="local")
-    assert keys(s3, bucket) == before
-    assert driver.run(job(folder, output=output), engine="local", force=True).ok
-    names = ["to/_SUCCESS", "to/manifest.json", "to/part-00000", "to/report.json"]
-    assert keys(s3, bucket) == names
-    assert body(s3, bucket, "to/part-00000") == SUM_OF_80
-
-
-def test_a_failed_run_with_force_leaves_no_old_result(folder: Path, s3: S3Server) -> None:
-    """Once a forced run has begun, the former result does not count any more."""
-    bucket = s3.bucket()
-    output = f"s3://{bucket}/to/"
-    assert driver.run(job(folder, output=output), engine="local").ok
-    (folder / "in" / "pings-0000.xz").write_bytes(b"\xfd7zXZ\x00broken")
-    assert not driver.run(job(folder, output=output), engine="local", force=True).ok
-    assert "to/_SUCCESS" not in keys(s3, bucket)
-
-
 # ---------------------------------------------------------------- the same bytes
+
 
 EACH = "def mapper(uuid, file, js): return '%s %d\\n' % (js['n'] % 97, js['n'])\n"
 VALUES = "def reduce(key, values): return key + ':' + ','.join(values)\n"
@@ -375,7 +120,7 @@ def test_same_bytes_from_many_splits(
         results.append(result(tmp_path))
     assert results[0] == results[1]
     expected = [f"{k}:" + ",".join(map(str, range(k, 400, 97))) for k in range(97)]
-    assert lines_sorted(results[0]) == sorted(line.encode() for line in expected)
+    assert sorted(results[0].splitlines()) == sorted(line.encode() for line in expected)
     if reducers == 1:
         assert results[0].splitlines() == sorted(
             (line.encode() for line in expected), key=lambda line: line.partition(b":")[0]
@@ -604,133 +349,7 @@ def test_initialised_ray_is_left_up(folder: Path) -> None:
     assert ray.get_runtime_context().get_node_id() == node
 
 
-# ---------------------------------------------------------------- the ledger
-
-COUNTING = """
-import sys
-def mapper(uuid, file, js):
-    sys.stderr.write('reporter:counter:pings,seen,1\\n')
-    sys.stderr.write('reporter:counter:pings,bytes,10\\n')
-    print('a stray word')
-    return js['info']['OS'] + ' 1\\n'
-"""
-COUNTING_REDUCER = """
-import sys
-def reduce(key, values):
-    sys.stderr.write('reporter:counter:keys,seen,1\\n')
-    return key + ' ' + str(sum(map(int, values)))
-"""
-
-
-def test_reports_of_two_runs_in_a_folder(folder: Path) -> None:
-    """Each run keeps its own; one that fails leaves the other's as it is."""
-    out = folder / "out"
-    for name in ("a.txt", "b.txt"):
-        run_told(job(folder, output=str(out / name)))
-    reports = ["a.txt.report.json", "b.txt.report.json"]
-    assert sorted(path.name for path in out.iterdir()) == sorted(["a.txt", "b.txt", *reports])
-    kept = (out / "b.txt.report.json").read_bytes()
-    (folder / "in" / "pings-0002.xz").write_bytes(b"\xfd7zXZ\0damaged")
-    assert not driver.run(job(folder, output=str(out / "a.txt")), engine="local", force=True).ok
-    assert json.loads((out / "a.txt.report.json").read_bytes())["exit_code"] == 5
-    assert (out / "b.txt.report.json").read_bytes() == kept
-
-
-def test_report(folder: Path, engine: str) -> None:
-    """report.json: every object with fate, bytes, records, attempts and cause; times; totals."""
-    whole = (folder / "in" / "pings-0002.xz").read_bytes()
-    (folder / "in" / "pings-0002.xz").write_bytes(whole[:-30])
-    with lzma.open(folder / "in" / "pings-0003.xz", "ab") as file:
-        file.write(b"no record\n")
-    report, _ = run_told(job(folder, max_failed_inputs=1, max_bad_records=1), engine=engine)
-    assert report.ok
-    told = report_of(folder)
-    assert (told["ok"], told["exit_code"], told["error"]) == (True, 0, "")
-    assert told["output"] == str(folder / "out" / "result.txt")
-    rows = {Path(row["uri"]).name: row for row in told["inputs"]}
-    assert list(rows) == [f"pings-{number:04d}.xz" for number in range(4)]
-    first, failed, last = (rows[f"pings-{number:04d}.xz"] for number in (0, 2, 3))
-    path = folder / "in" / "pings-0000.xz"
-    plain = len(lzma.decompress(path.read_bytes()))
-    assert (first["fate"], first["cause"], first["attempts"]) == ("ok", "", 2)
-    assert (first["size_bytes"], first["decoded_bytes"]) == (path.stat().st_size, plain)
-    assert (first["records"], first["mapped"], first["bad_records"]) == (20, 20, 0)
-    assert (failed["fate"], failed["attempts"], failed["records"]) == ("failed", 1, 0)
-    assert "truncated" in failed["cause"]
-    assert (last["records"], last["mapped"], last["bad_records"]) == (21, 20, 1)
-    assert last["bad_sample"].startswith("line 21")
-    totals = told["totals"]
-    assert totals == report.totals
-    assert (totals["inputs"], totals["ok"], totals["failed"], totals["skipped"]) == (4, 3, 1, 0)
-    assert (totals["records"], totals["mapped"], totals["bad_records"]) == (61, 60, 1)
-    assert (totals["mapped_rows"], totals["shuffled_rows"], totals["keys"]) == (60, 60, 4)
-    assert {"list", "start", "map", "reduce", "steady", "total"} <= set(told["seconds"])
-    assert told["seconds"]["total"] >= told["seconds"]["map"] > 0
-    assert "61" not in report.summary()
-    assert "60 records mapped, 1 set aside" in report.summary()
-
-
-def test_skipped_inputs_are_told(tmp_path: Path, s3: S3Server) -> None:
-    """Folder markers and keys listed twice are skipped, with the reason; the ledger has them."""
-    bucket = s3.bucket()
-    put(s3, bucket, {"in/": b"", "in/1.txt": b"x\n"})
-    wanted = job(
-        tmp_path, inputs=[f"s3://{bucket}/in/", f"s3://{bucket}/in/1.txt"], records="text",
-        mapper={"script": script(tmp_path, "n.py", NAMES)}, reducer=None,
-    )  # fmt: skip
-    report, _ = run_told(wanted)
-    assert report.ok
-    causes = [(row["fate"], row["cause"]) for row in report_of(tmp_path)["inputs"]]
-    assert causes == [("ok", ""), ("skipped", "folder marker"), ("skipped", "listed twice")]
-    assert report.totals["skipped"] == 2
-
-
-def test_counters(folder: Path, engine: str) -> None:
-    """Counters of mapper and reducer on stderr are added up; stray prints corrupt nothing."""
-    wanted = job(
-        folder, split_bytes=1, mapper={"script": script(folder, "m.py", COUNTING)},
-        reducer={"script": script(folder, "r.py", COUNTING_REDUCER)}, reducers=2,
-    )  # fmt: skip
-    report, _ = run_told(wanted, engine=engine)
-    assert report.ok
-    assert lines_sorted(result(folder)) == SUM_OF_80.splitlines()
-    expected = {"keys,seen": 4, "pings,bytes": 800, "pings,seen": 80}
-    assert report.counters == expected
-    assert report_of(folder)["counters"] == expected
-
-
-def test_counters_of_a_program_that_reads_names(folder: Path) -> None:
-    """A program fed file names counts too."""
-    source = "#!/bin/sh\nwhile read f; do echo reporter:counter:my,files,1 >&2; done\n"
-    mapper = {"language": "binary", "script": script(folder, "m.sh", source)}
-    report, _ = run_told(job(folder, mapper=mapper, records=None, reducer=None))
-    assert report.ok
-    assert report.counters == {"my,files": 4}
-
-
-def test_nothing_of_a_failed_attempt_counts(folder: Path) -> None:
-    """Counters and records of an attempt that was thrown away are in no total."""
-    (folder / "in" / "pings-0003.xz").write_bytes(
-        (folder / "in" / "pings-0003.xz").read_bytes()[:-30]
-    )
-    mapper = {"script": script(folder, "m.py", COUNTING)}
-    report, _ = run_told(job(folder, mapper=mapper, max_failed_inputs=1))
-    assert report.ok
-    assert report.counters == {"pings,bytes": 600, "pings,seen": 60}
-    assert report.totals["mapped_rows"] == 60
-
-
-def test_progress_reaches_the_total(folder: Path, engine: str) -> None:
-    """Progress counts stored bytes, never passes the total, and ends with it; stages in order."""
-    events: list[Event] = []
-    report, _ = run_told(job(folder, split_bytes=1), engine=engine, on_event=events.append)
-    assert report.ok
-    advanced = [event for event in events if isinstance(event, Advanced)]
-    size = sum(path.stat().st_size for path in (folder / "in").iterdir())
-    assert {event.total_bytes for event in advanced} == {size}
-    assert max(event.done_bytes for event in advanced) == advanced[-1].done_bytes == size
-    stages = [event.name for event in events if isinstance(event, Stage)]
-    assert stages == ["list", "start", "map", "reduce", "publish"]
+# ---------------------------------------------------------------- where files are, and whole files
 
 
 def test_a_relative_output_is_in_the_working_directory(

@@ -100,7 +100,7 @@ EngineEvent = Said | Yielded | Lost | Reduced | ReducerAlive | ReducerFailed | B
 
 
 class Engine(Protocol):
-    """The contract that ``tests/test_engines.py`` holds every engine to."""
+    """The contract that ``tests/test_engines.py`` holds every engine to, and that of reducers."""
 
     name: str
     """For people."""
