@@ -123,6 +123,7 @@ def make(top: Path = TOP) -> None:
     web_log(top / "web-log" / "data", random.Random(1))
     machine_logs(top / "sort" / "data", random.Random(2))
     shop(top / "join" / "data", random.Random(3))
+    web_log(top / "aggregate" / "data", random.Random(4))
 
 
 if __name__ == "__main__":

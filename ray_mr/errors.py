@@ -27,8 +27,8 @@
       Interrupted                 130
         DeadlinePassed            130
 
-Nothing but exception classes lives here.  They cross processes: each is rebuilt from its
-``args`` alone, and its message never holds a secret or a whole record.
+Nothing but exception classes and words of theirs lives here.  They cross processes: each is rebuilt
+from its ``args`` alone, and its message never holds a secret or a whole record.
 """
 
 from __future__ import annotations
@@ -63,6 +63,12 @@ class RayMrError(Exception):
         return [f"{type(self).__name__}: {self}"]
 
 
+PATHS = "a job file's paths are relative to its folder, a command's to where it is given"
+"""Advice on a path at which nothing is."""
+PERMISSIONS = "see its permissions and those of its folder"
+"""Advice on a path that the system refuses."""
+AT_REST = "run again when nobody writes to it"
+"""Advice on an input that changes."""
 LAST_WORDS = "; its last words:"
 """Ends the first line of a message whose other lines are the end of a program's stderr."""
 

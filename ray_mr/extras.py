@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ray_mr.errors import JobError
+from ray_mr.errors import PATHS, PERMISSIONS, JobError
 from ray_mr.jobfile import is_there
 from ray_mr.program import ProgramFile
 from ray_mr.units import format_bytes
@@ -20,6 +20,7 @@ MAX_EXTRA_BYTES = 256 * 2**20
 """They are written out for every child: data belongs into the inputs."""
 RESERVED = frozenset({"s3", "mapperOutput", "result.txt"})
 """Names in a child's folder that have a meaning; those that begin with a dot and ours, too."""
+_RENAME = "give it another name there: path#name"
 
 
 def pack_extras(paths: Iterable[str]) -> Files:
@@ -36,13 +37,15 @@ def pack_extras(paths: Iterable[str]) -> Files:
     for text in paths:
         top, title = _named(text)
         if not is_there(str(top)):
-            raise JobError(f"files: {text}: no such file or folder")
+            raise JobError(f"files: {text}: no such file or folder", PATHS)
         if _reserved(title):
-            raise JobError(f"files: {text}: the name {title!r} is taken in a program's folder")
+            raise JobError(
+                f"files: {text}: the name {title!r} is taken in a program's folder", _RENAME
+            )
         for path in _below(top) if top.is_dir() else (top,):
             name = str(Path(title, path.relative_to(top)))
             if found.setdefault(name, path) != path:
-                raise JobError(f"files: {found[name]} and {path} have the same name")
+                raise JobError(f"files: {found[name]} and {path} have the same name", _RENAME)
             size += path.stat().st_size
             if size > MAX_EXTRA_BYTES:
                 raise JobError(
@@ -75,7 +78,9 @@ def joined(title: str, own: Files, extras: Files) -> Files:
     names = {file.name: file for file in own}
     for file in extras:
         if names.setdefault(file.name, file).content != file.content:
-            raise JobError(f"files: {file.name} is also a file of {title}, with other content")
+            raise JobError(
+                f"files: {file.name} is also a file of {title}, with other content", _RENAME
+            )
     return tuple(names.values())
 
 
@@ -85,7 +90,9 @@ def _reserved(name: str) -> bool:
 
 def _below(folder: Path) -> Iterator[Path]:
     def refuse(error: OSError) -> None:
-        raise JobError(f"files: {error.filename}: cannot be read: {error.strerror}") from error
+        raise JobError(
+            f"files: {error.filename}: cannot be read: {error.strerror}", PERMISSIONS
+        ) from error
 
     for where, folders, names in os.walk(folder, onerror=refuse):
         folders.sort()
@@ -103,4 +110,4 @@ def _read(name: str, path: Path) -> ProgramFile:
     try:
         return ProgramFile(name, path.read_bytes(), bool(path.stat().st_mode & 0o111))
     except OSError as error:
-        raise JobError(f"files: {path}: cannot be read: {error.strerror}") from error
+        raise JobError(f"files: {path}: cannot be read: {error.strerror}", PERMISSIONS) from error

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ray_mr.errors import JobError
+from ray_mr.errors import PATHS, PERMISSIONS, JobError
 
 _UNSAFE = re.compile(r"[^a-zA-Z0-9_/.]")
 _FROM_THE_NAME = 2
@@ -77,7 +77,8 @@ def load(path: str) -> Filter:
         text = Path(path).read_bytes().decode("utf-8-sig")
         document = json.loads(text)
     except OSError as error:
-        raise JobError(f"filter {path}: {error.strerror}") from None
+        hint = PATHS if isinstance(error, FileNotFoundError) else PERMISSIONS
+        raise JobError(f"filter {path}: cannot be read: {error.strerror}", hint) from None
     except UnicodeDecodeError:
         raise JobError(f"filter {path}: not UTF-8 text") from None
     except (ValueError, RecursionError) as error:

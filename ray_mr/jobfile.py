@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from ray_mr.errors import JobError
+from ray_mr.errors import PERMISSIONS, JobError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -94,10 +94,14 @@ def read(path: str | os.PathLike[str]) -> Document:
         text = Path(name).read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
         raise JobError(f"{name}: no such job file", "ray-mr init NAME makes one") from None
+    except IsADirectoryError:
+        hint = f"name the job file in it, such as {Path(name, 'job.yml')}"
+        raise JobError(f"{name}: a folder, not a job file", hint) from None
     except OSError as error:
-        raise JobError(f"{name}: cannot be read: {error.strerror}") from error
+        raise JobError(f"{name}: cannot be read: {error.strerror}", PERMISSIONS) from error
     except UnicodeDecodeError as error:
-        raise JobError(f"{name}: not UTF-8 text, at byte {error.start}") from error
+        message = f"{name}: not UTF-8 text, at byte {error.start}"
+        raise JobError(message, "a job file is YAML, saved as UTF-8") from error
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:

@@ -76,7 +76,7 @@ def read(lines: Iterable[bytes], *, name: str, bucket: str | None, folder: str) 
         facts = _facts(where, text) if text.startswith(b"{") else {"key": _decoded(text)}
         yield _named(where, facts, bucket, folder)
     if not found:
-        raise JobError(f"no inputs in {name}")
+        raise JobError(f"no inputs in {name}", "it has a line for each: a name, or JSON")
 
 
 def _decoded(text: bytes) -> str:

@@ -210,7 +210,7 @@ def make_plan(job: Job, objects: Iterable[StoredObject]) -> Plan:
     )
     chosen, skipped = _choose(objects, skip_reason(job))
     if not chosen:
-        raise JobError(_no_input(job, skipped))
+        raise JobError(_no_input(job, skipped), NOTHING)
     good, refused = _sound(_distinct(chosen), archives=job.decompress != "auto")
     if mapper == WHOLE:
         _check_one_folder(good)
@@ -231,6 +231,8 @@ def _hand_on(combiner: Program | str | None, reducer: Program | str | None) -> P
 
 
 _SHOWN = 5
+NOTHING = "see the names, capitals too: * is any part of a name, ** any number of folders"
+"""Advice where patterns fit nothing."""
 
 
 def _no_input(job: Job, skipped: Sequence[tuple[StoredObject, str]]) -> str:

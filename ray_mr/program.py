@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import cloudpickle
 
-from ray_mr.errors import JobError
+from ray_mr.errors import PATHS, PERMISSIONS, JobError
 from ray_mr.jobfile import is_there
 from ray_mr.units import format_bytes
 
@@ -105,7 +105,11 @@ def pack(script: Script) -> Program:
         bare = script.language == "binary" and "/" not in str(script.script)
         if bare and not is_there(str(path)):
             if shutil.which(str(script.script)) is None:
-                raise JobError(f"{path}: no such script, and no such program on PATH")
+                raise JobError(
+                    f"{path}: no such script, and no such program on PATH",
+                    "look for a typing error, or give its path; "
+                    "a script's is relative to the job file's folder",
+                )
         else:
             files = _with_siblings(path, script.language)
     size = sum(len(file.content) for file in files)
@@ -135,9 +139,9 @@ def _named(function: object) -> str:
 
 def _with_siblings(path: Path, language: str) -> tuple[ProgramFile, ...]:
     if not is_there(str(path)):
-        raise JobError(f"{path}: no such script")
+        raise JobError(f"{path}: no such script", PATHS)
     if not path.is_file():
-        raise JobError(f"{path}: not a file, so no script")
+        raise JobError(f"{path}: not a file, so no script", "name the script in it")
     if language == "binary" and not path.stat().st_mode & 0o111:
         raise JobError(f"{path}: not executable", f"allow it with: chmod +x {path}")
     try:
@@ -155,7 +159,8 @@ def _with_siblings(path: Path, language: str) -> tuple[ProgramFile, ...]:
             for each in paths
         )
     except OSError as error:
-        raise JobError(f"{error.filename or path}: cannot be read: {error.strerror}") from error
+        message = f"{error.filename or path}: cannot be read: {error.strerror}"
+        raise JobError(message, PERMISSIONS) from error
 
 
 def _pickled(function: Callable[..., Any]) -> bytes:

@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, BinaryIO, Self
 
-from ray_mr.errors import StoreError, UnsafeKey
+from ray_mr.errors import PERMISSIONS, StoreError, UnsafeKey
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -84,11 +84,7 @@ def disk_errors(path: Path | str) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StoreError(f"disk full: {path}", "free some space or use a larger disk") from None
-        hint = (
-            "see its permissions and those of its folder"
-            if error.errno in (errno.EACCES, errno.EPERM)
-            else ""
-        )
+        hint = PERMISSIONS if error.errno in (errno.EACCES, errno.EPERM) else ""
         raise StoreError(f"{path}: {error.strerror or error}", hint) from None
 
 

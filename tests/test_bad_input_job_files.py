@@ -50,7 +50,7 @@ CASES = [
         "The job file is a folder",
         "ray-mr run in/ --engine local",
         2,
-        ("in/: cannot be read",),
+        ("in/: a folder, not a job file", "in/job.yml"),
         files={"in/x": ""},
     ),
     wrong("The job file is empty", "", "job.yml: the file is empty"),
@@ -220,7 +220,7 @@ CASES = [
         "The list of inputs is not there",
         "ray-mr map --keys-from keys --engine local",
         2,
-        ("keys", "No such file"),
+        ("--keys-from keys: no such file", "stdin"),
         files={"analysis-tools.yml": "language: binary\nscript: cat\n"},
     ),
 ]

@@ -136,7 +136,7 @@ CASES = [
         "A file that is not there",
         "no-such-file.txt",
         4,
-        "/home/me/job/no-such-file.txt: No such file or directory",
+        "/home/me/job/no-such-file.txt: no such file",
     ),
     store(
         "A folder without a slash at its end",

@@ -16,6 +16,7 @@ from click.testing import CliRunner, Result
 
 from ray_mr import errors
 from ray_mr.cli import main, stopping, taskcluster
+from ray_mr.errors import ChildCrashed, RayMrError
 from ray_mr.events import Event, Notice, Stage
 from ray_mr.job import Job, Manifest
 from ray_mr.model import StoredObject
@@ -43,6 +44,7 @@ class FakeReport:
     exit_code: int = 0
     output: str = "result.txt"
     failed: list[tuple[str, str]] = field(default_factory=list)
+    error: RayMrError | None = None
 
     def facts(self) -> dict[str, object]:
         return {"ok": self.ok, "exit_code": self.exit_code}
@@ -155,6 +157,18 @@ class TestRun:
         assert "s3://b/20" not in result.stderr
         assert "5 more" in result.stderr
         assert result.stderr.splitlines()[-1] == "ray-mr: error: not published: 1 input failed"
+
+    def test_attempts_that_were_kept(self, driver: FakeDriver, folder: Path) -> None:
+        """Where a program failed, the last line says where its attempts are; not if none is."""
+        failed, error = [("s3://b/1", "m.py died")], ChildCrashed("m.py died")
+        driver.report = FakeReport(ok=False, exit_code=6, failed=failed, error=error)
+        driver.report.output = str(folder / "result.txt")
+        assert "replay" not in call("run", "job.yml").stderr
+        (folder / "result.txt.failed-attempts").mkdir()
+        assert "in result.txt.failed-attempts/" in call("run", "job.yml").stderr.splitlines()[-1]
+        assert "replay" not in call("run", "job.yml", "--quiet").stderr
+        driver.report.output = "s3://b/out/"
+        assert "in s3://b/out/failed-attempts/" in call("run", "job.yml").stderr.splitlines()[-1]
 
     def test_failures_within_the_limit(self, driver: FakeDriver) -> None:
         """A good run still names what failed, before its last line."""

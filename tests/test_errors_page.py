@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,24 @@ def test_every_case_has_its_entry() -> None:
     assert len(set(names)) == len(names)
     assert list(errors_page.entries()) == names
     assert errors_page.PAGE.read_text() == errors_page.rendered(errors_page.entries())
+
+
+WITH_A_PLACE = re.compile(r"\w\.yml:\d+: |--[a-z-]+: .*; did you mean |, such as |interrupted: ")
+"""What says by itself where to look and what is allowed there."""
+
+
+def test_every_error_has_advice() -> None:
+    """Where a command ends with an error, its message has lines that say what to do.
+
+    Where a program of the user's ends it, its last words or its traceback may stand there.
+    """
+    without = []
+    for name, text in errors_page.entries().items():
+        _, mark, message = text.partition("    ray-mr: error: ")
+        lines = message.rstrip().splitlines()
+        if mark and len(lines) == 1 and not WITH_A_PLACE.search(lines[0]):
+            without.append((name, lines))
+    assert without == []
 
 
 def test_every_subject_is_listed() -> None:

@@ -292,7 +292,7 @@ class TestFaults:
         """A missing file, a folder and bytes that are no text are told apart."""
         with pytest.raises(JobError, match=r"none\.yml: no such job file"):
             Job.from_file(tmp_path / "none.yml")
-        with pytest.raises(JobError, match="cannot be read"):
+        with pytest.raises(JobError, match="a folder, not a job file"):
             Job.from_file(tmp_path)
         (tmp_path / "job.yml").write_bytes(b"name: \xff\n")
         with pytest.raises(JobError, match="not UTF-8 text, at byte 6"):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import runpy
 import subprocess
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -14,11 +17,8 @@ from ray_mr.child.process import IGNORED_EXITS
 from ray_mr.cli import main
 from ray_mr.errors import ChildCrashed, ChildError, JobError
 from ray_mr.extras import pack_extras
-from ray_mr.job import Job
+from ray_mr.job import Job, Script
 from ray_mr.shuffle import shape
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 SPLIT = "tr -s ' ' '\\n' | sed '/^$/d; s/$/\\t1/'"
 """Words of lines, with a 1 each."""
@@ -289,3 +289,77 @@ def test_as_hadoop(tmp_path: Path, steps: tuple[str, ...], mapper: str) -> None:
     assert done.exit_code == 0, done.stderr
     expected = hadoop({step: str(tmp_path / f"{step}.sh") for step in steps}, TEXT)
     assert (tmp_path / "out.txt").read_bytes() == expected
+
+
+TOP = Path(__file__).parents[1]
+PAGE = (TOP / "docs" / "hadoop.md").read_text()
+OPTIONS = """
+-input -output -mapper -combiner -reducer -numReduceTasks -file -files -archives -cacheFile
+-cacheArchive -cmdenv -jobconf -D -partitioner -inputformat -outputformat -inputreader -lazyOutput
+-verbose -background -info -io -mapdebug -reducedebug aggregate NONE
+stream.map.output.field.separator stream.num.map.output.key.fields
+stream.reduce.output.field.separator stream.num.reduce.output.key.fields
+stream.non.zero.exit.is.failure KeyFieldBasedPartitioner KeyFieldBasedComparator
+TotalOrderPartitioner NLineInputFormat mapreduce.job.reduces mapreduce.job.name
+"""
+"""Those of Hadoop's own page on Streaming, and of its command's `-info`."""
+
+
+class TestPageOfHadoop:
+    """docs/hadoop.md."""
+
+    def test_every_option(self) -> None:
+        """Each option of Hadoop Streaming is told of; what is said to be a job's key is one."""
+        assert [
+            each for each in OPTIONS.split() if not re.search(rf"(?<![-\w]){each}\b", PAGE)
+        ] == []
+        rows = re.findall(r"^\| (?!Hadoop|---)(.+?) \| (.+) \|$", PAGE, re.MULTILINE)
+        named = {key for _, here in rows for key in re.findall(r"`(\w+): ", here)}
+        assert named - set(Script.model_fields) <= set(Job.model_fields)
+        assert len(rows) > 30
+
+    def test_its_job(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Its job file runs, and its parts hold the lines that Hadoop's rules give."""
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "texts" / "more").mkdir(parents=True)
+        (tmp_path / "texts" / "a").write_text("to be or not\n")
+        (tmp_path / "texts" / "more" / ".b").write_text("to be\n")
+        (tmp_path / "map.sh").write_text("#!/bin/sh\ntr ' ' '\\n' | sed 's/$/\\t1/'\n")
+        (tmp_path / "map.sh").chmod(0o755)
+        (tmp_path / "reduce.py").write_text(
+            "import sys, itertools\n"
+            "lines = (line.rstrip('\\n').split('\\t') for line in sys.stdin)\n"
+            "for key, rows in itertools.groupby(lines, lambda row: row[0]):\n"
+            "    print(key, sum(int(row[1]) for row in rows), *sys.argv[1:], sep='\\t')\n"
+        )
+        (tmp_path / "job.yml").write_text(PAGE.split("```yaml\n")[1].split("```")[0])
+        done = CliRunner().invoke(main, ["run", "job.yml", "--engine", "local"])
+        assert done.exit_code == 0, done.stderr
+        names = sorted(path.name for path in (tmp_path / "counts").glob("part-*"))
+        assert names == [f"part-0000{number}" for number in range(4)]
+        assert (tmp_path / "counts" / "_SUCCESS").exists()
+        parts = [(tmp_path / "counts" / name).read_text().splitlines() for name in names]
+        assert all(part == sorted(part) for part in parts)
+        lines = sorted(line for part in parts for line in part)
+        assert lines == ["be\t2\t--all", "not\t1\t--all", "or\t1\t--all", "to\t2\t--all"]
+
+    @pytest.mark.parametrize(("kind", "values", "whole"), [
+        ("LongValueSum", ["1", "-3", "99999999999999999999"], "99999999999999999997"),
+        ("longvaluemax", ["9", "10", "-11"], "10"),
+        ("LongValueMin", ["9", "10", "-11"], "-11"),
+        ("StringValueMax", ["9", "10", "a", ""], "a"),
+        ("StringValueMin", ["9", "10", "a"], "10"),
+        ("DoubleValueSum", ["0.1"] * 10, "1.0"),
+        ("UniqValueCount", ["a", "b", "a"], "2"),
+        ("ValueHistogram", ["a", "b", "a", "c\t4", "b\t5"], "3\t2\t4\t6\t4.0\t1.632993161855452"),
+    ])  # fmt: skip
+    def test_aggregate(self, kind: str, values: list[str], whole: str) -> None:
+        """examples/aggregate/aggregate.py has the types of Hadoop's `aggregate`."""
+        script = runpy.run_path(str(TOP / "examples" / "aggregate" / "aggregate.py"))
+        key = f"{kind}:a:b"
+        assert script["reduce"](key, values) == f"a:b\t{whole}"
+        parts = [list(script["combine"](key, part)) for part in (values[:2], values[2:])]
+        again = [str(value) for part in parts for _, value in part]
+        assert script["reduce"](key, again) == f"a:b\t{whole}"
+        with pytest.raises(ValueError, match="is not TYPE:NAME"):
+            script["reduce"]("Longs:a", values)

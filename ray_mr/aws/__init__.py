@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from botocore import exceptions as boto
 
 from ray_mr.errors import (
+    AT_REST,
     CredentialsError,
     CredentialsExpired,
     JobError,
@@ -137,7 +138,7 @@ def _of_answer(uri: str, error: boto.ClientError, endpoint: str, *, listed: bool
             f"{uri}: there is no bucket {bucket} at {where}", "are its name and the endpoint right?"
         )
     if status == 412 or (status == 404 and listed):
-        return ObjectChanged(f"{uri} changed (or was deleted) since it was listed")
+        return ObjectChanged(f"{uri} changed (or was deleted) since it was listed", AT_REST)
     if code in _BUSY_CODES or status == 429 or status >= 500:
         return StoreUnavailable(f"{uri}: {where} does not answer properly ({code or status})", said)
     if status == 403:

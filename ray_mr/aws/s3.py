@@ -24,6 +24,7 @@ from ray_mr.aws import code_and_status, split_uri, translated
 from ray_mr.aws.upload import Upload, abort_upload
 from ray_mr.catalog import Catalog
 from ray_mr.errors import (
+    AT_REST,
     CredentialsExpired,
     Interrupted,
     ObjectChanged,
@@ -143,7 +144,9 @@ class S3Store:
         bucket, key = split_uri(uri)
         with self.calling(uri) as client:
             below = client.list_objects_v2(Bucket=bucket, Prefix=f"{key}/", MaxKeys=1)
-        hint = "a '/' or '/**' at its end means all below it" if below["KeyCount"] else ""
+        hint = "a '/' or '/**' at its end means all below it"
+        if not below["KeyCount"]:
+            hint = "is the key right, capitals too? wildcards are * and **"
         raise StoreError(f"{uri} does not exist", hint)
 
     def known(self, named: Named) -> StoredObject | None:
@@ -203,7 +206,9 @@ class S3Store:
             answer = client.get_object(Bucket=bucket, Key=key, IfMatch=obj.etag, **which)
         with contextlib.closing(answer["Body"]) as body:
             if answer["ContentLength"] != obj.size_bytes:
-                raise ObjectChanged(f"{obj.uri} changed (or was deleted) since it was listed")
+                raise ObjectChanged(
+                    f"{obj.uri} changed (or was deleted) since it was listed", AT_REST
+                )
             digest, size = hashlib.md5(usedforsecurity=False), 0
             expected = _md5(bucket, answer)
             while chunk := _read(body):

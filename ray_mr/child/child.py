@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import queue
+import re
 import threading
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -43,6 +44,15 @@ SPOOL_NAME = ".stdout"
 SPOOL_READ_BYTES = 1 << 20
 MODULES = "`python` chooses an interpreter or virtual environment, `files` brings modules along"
 """Advice on a module that a script does not find."""
+CALLS = {
+    "uuid-json": "mapper(uuid, file, js)",
+    "json": "mapper(file, js)",
+    "text": "mapper(file, line)",
+}
+"""How a mapper is called, by the job's record format."""
+_NOT_CALLABLE = re.compile(
+    r"(?:has|exports) no function |^TypeError: \w+\(\) (?:takes|missing) .*argument"
+)
 _BAD_INPUT: dict[str, type[DataError]] = {"corrupt": CorruptObject, "refused": RefusedObject}
 
 
@@ -241,6 +251,7 @@ class HarnessChild:
             case "hello":
                 self._codecs = frozenset(facts["codecs"])
                 self._hello.set()
+                self.process.rest()  # its start is no part of its first input's time
                 return None
             case "done":
                 self.process.rest()
@@ -255,7 +266,11 @@ class HarnessChild:
             raise ValueError(kind)
         script = self._setting.name
         if kind == "load":
-            hint = MODULES if message.startswith("ModuleNotFoundError") else ""
+            hint = (
+                MODULES
+                if message.startswith("ModuleNotFoundError")
+                else self._called(message, trace)
+            )
             raise ChildNotStarted(f"{script} does not load: {message}\n{trace}".rstrip(), hint)
         if kind == "final":
             raise ChildRaised(f"{script} raised {message}\n{trace}".rstrip())
@@ -267,7 +282,16 @@ class HarnessChild:
                 f"{script}: {message} need more memory than the job's {limit}",
                 "take them one by one with `stream: true` beside the script, or raise `memory`",
             )
-        return Failure(position, ChildRaised(f"{script} raised {message}\n{trace}".rstrip()))
+        told = f"{script} raised {message}\n{trace}".rstrip()
+        return Failure(position, ChildRaised(told, self._called(message, trace)))
+
+    def _called(self, message: str, trace: str) -> str:
+        """How the function is called, as advice where the call itself has failed."""
+        if 'File "' in trace or _NOT_CALLABLE.search(message) is None:
+            return ""
+        role = self.begin["role"]
+        words = CALLS[self.begin["records"]] if role == "map" else f"{role}(key, values)"
+        return f"it is called as {words}"
 
 
 def _counts(counts: FileCounts) -> FileCounts:

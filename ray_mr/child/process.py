@@ -61,6 +61,7 @@ MALFORMED = "ray_mr,malformed counter lines"
 IGNORED_EXITS = "ray_mr,ignored exit codes"
 """The counter of children that ended with an exit code which the job ignores."""
 _KILL_TRIES = 100
+_SPEECHLESS = "it said nothing on stderr: let it say there why it ends"
 _COUNTER = re.compile(rb"reporter:counter:([^,]*),([^,]*),([+-]?\d{1,18})\s*")
 _ANY_COUNTER = re.compile(rb"reporter:counter:.*")
 _STATUS = re.compile(rb"reporter:status:(.*)")
@@ -311,7 +312,9 @@ class Process:
             self.counters[IGNORED_EXITS] += 1
         elif code:
             kind = ChildKilled if code == -signal.SIGKILL else ChildCrashed
-            raise kind(f"{self.name} {in_words(code)}{self.last_words()}")
+            words = self.last_words()
+            hint = "" if words or kind is ChildKilled else _SPEECHLESS
+            raise kind(f"{self.name} {in_words(code)}{words}", hint)
         self.input_closed_early = not self._fed_all or _unread_bytes(self._stdin_read) > 0
 
     def _join(self) -> None:

@@ -158,6 +158,6 @@ def gathered(given: Sequence[str], keys_from: str | None) -> list[str | Manifest
         return list(given)
     if keys_from != "-" and "://" not in keys_from:
         if not Path(keys_from).exists():
-            raise JobError(f"--keys-from {keys_from}: No such file")
+            raise JobError(f"--keys-from {keys_from}: no such file", "- reads the list from stdin")
         keys_from = str(Path(keys_from).absolute())
     return [*given, Manifest(manifest=keys_from)]

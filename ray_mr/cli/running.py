@@ -9,13 +9,14 @@ import functools
 import json
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from ray_mr.cli.guard import guarded
 from ray_mr.cli.screen import put, say
-from ray_mr.errors import headline, one_line
+from ray_mr.errors import ChildError, headline, one_line
 from ray_mr.views import watcher
 
 if TYPE_CHECKING:
@@ -45,9 +46,23 @@ def run_and_show(job: Job, how: RunOptions) -> None:
         say(f"failed: {len(more):,} more, all in the report")
     if not report.ok:
         say(f"ray-mr: error: {report.summary()}")
+        if not how.quiet and (kept := _kept(report)):
+            say(f"  ray-mr replay runs a failed attempt again here: they are in {kept}")
         raise click.exceptions.Exit(report.exit_code)
     if not how.quiet:
         say(report.summary())
+
+
+def _kept(report: Report) -> str:
+    """Where the attempts stand in which a program failed, if there are any."""
+    from ray_mr.driver.capsule import folder_uri
+
+    if not report.failed or not isinstance(report.error, ChildError):
+        return ""
+    folder = folder_uri(report.output)
+    if "://" in folder:
+        return folder
+    return os.path.relpath(folder) + "/" if Path(folder).is_dir() else ""
 
 
 def _run(job: Job, how: RunOptions, journal: Journal | None = None) -> Report:

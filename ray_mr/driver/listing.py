@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ray_mr import manifest
-from ray_mr.errors import JobError
+from ray_mr.errors import PATHS, PERMISSIONS, JobError
 from ray_mr.job import Manifest
 from ray_mr.stores import store_for
 
@@ -119,7 +119,8 @@ def _opened(name: str) -> BinaryIO:
     try:
         return Path(name).open("rb")
     except OSError as error:
-        raise JobError(f"the manifest {name} cannot be read: {error.strerror}") from None
+        hint = PATHS if isinstance(error, FileNotFoundError) else PERMISSIONS
+        raise JobError(f"the manifest {name} cannot be read: {error.strerror}", hint) from None
 
 
 def _look_up(names: list[Named], source: str, base: str) -> Iterator[StoredObject]:

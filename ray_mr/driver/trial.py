@@ -13,7 +13,7 @@ from ray_mr.driver.ledger import Ledger
 from ray_mr.driver.listing import objects_of
 from ray_mr.errors import JobError, RayMrError
 from ray_mr.model import AttemptEnd, AttemptId
-from ray_mr.plan import make_plan, skip_reason
+from ray_mr.plan import NOTHING, make_plan, skip_reason
 from ray_mr.tasks.mapper import Block, MapTask, map_split
 from ray_mr.units import count, format_bytes
 from ray_mr.workdir import remove_run_folder, run_folder, temporary
@@ -105,7 +105,7 @@ def first_input(job: Job) -> StoredObject:
             if not reason(obj):
                 return obj
     names = ", ".join(shown(str(item)) for item in job.inputs[:5])
-    raise JobError(f"no input: nothing is in {names}")
+    raise JobError(f"no input: nothing is in {names}", NOTHING)
 
 
 def _ended(obj: StoredObject, ledger: Ledger, end: AttemptEnd | None) -> Trial:

@@ -18,7 +18,15 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 from urllib.parse import unquote
 
 from ray_mr import machine
-from ray_mr.errors import Interrupted, JobError, ObjectChanged, StoreError
+from ray_mr.errors import (
+    AT_REST,
+    PATHS,
+    PERMISSIONS,
+    Interrupted,
+    JobError,
+    ObjectChanged,
+    StoreError,
+)
 from ray_mr.model import StoredObject
 from ray_mr.stores import is_glob, literal_prefix, matcher, name_bytes
 from ray_mr.workdir import arriving, disk_errors, settled, temporary
@@ -64,7 +72,10 @@ class LocalStore:
 
     def _exact(self, path: str) -> StoredObject:
         with disk_errors(path):
-            found = Path(path).stat()
+            try:
+                found = Path(path).stat()
+            except (FileNotFoundError, NotADirectoryError):
+                raise StoreError(f"{path}: no such file", PATHS) from None
         if stat.S_ISDIR(found.st_mode):
             raise StoreError(f"{path} is a folder", "a '/' or '/**' at its end means all below it")
         if not stat.S_ISREG(found.st_mode):
@@ -98,7 +109,7 @@ class LocalStore:
                 return None
         except OSError:
             pass
-        return ObjectChanged(f"{obj.uri} changed while it was read")
+        return ObjectChanged(f"{obj.uri} changed while it was read", AT_REST)
 
     def open(self, uri: str) -> BinaryIO:
         """See ``Store``."""
@@ -162,7 +173,9 @@ class StagedFile:
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
             except (FileExistsError, NotADirectoryError):
-                raise StoreError(f"{path}: a part of its path is a file, not a folder") from None
+                raise StoreError(
+                    f"{path}: a part of its path is a file, not a folder", "choose another --output"
+                ) from None
             temporary(self._part)
             self._file: BinaryIO = self._part.open("xb")
 
@@ -384,9 +397,9 @@ def _opened(obj: StoredObject) -> Iterator[BinaryIO]:
     try:
         source = Path(obj.uri).open("rb")  # noqa: SIM115 - closed below
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-        raise ObjectChanged(f"{obj.uri} was deleted since it was listed") from None
+        raise ObjectChanged(f"{obj.uri} was deleted since it was listed", AT_REST) from None
     except OSError as error:
-        raise StoreError(f"{obj.uri} cannot be read: {error.strerror}") from None
+        raise StoreError(f"{obj.uri} cannot be read: {error.strerror}", PERMISSIONS) from None
     with source:
         _check(obj, source.fileno())
         yield cast("BinaryIO", source)
@@ -394,7 +407,7 @@ def _opened(obj: StoredObject) -> Iterator[BinaryIO]:
 
 def _check(obj: StoredObject, descriptor: int) -> None:
     if _etag(os.fstat(descriptor)) != obj.etag:
-        raise ObjectChanged(f"{obj.uri} changed since it was listed")
+        raise ObjectChanged(f"{obj.uri} changed since it was listed", AT_REST)
 
 
 def _copy(source: BinaryIO, target: BinaryIO, stop: threading.Event | None) -> None:

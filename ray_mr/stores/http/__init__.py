@@ -14,9 +14,17 @@ import threading
 from typing import TYPE_CHECKING, BinaryIO
 
 from ray_mr.addresses import shown
-from ray_mr.errors import Interrupted, JobError, ObjectChanged, StoreError, StoreUnavailable
+from ray_mr.errors import (
+    AT_REST,
+    Interrupted,
+    JobError,
+    ObjectChanged,
+    StoreError,
+    StoreUnavailable,
+)
 from ray_mr.stores.http.address import Address
 from ray_mr.stores.http.asking import (
+    NOT_THERE,
     Busy,
     Pause,
     asked,
@@ -66,7 +74,7 @@ class HttpStore:
             raise JobError(f"{shown(uri)}: web servers have no versions")
         found = self._look(Address.of(uri))
         if found is None:
-            raise StoreError(f"{shown(uri)} does not exist")
+            raise StoreError(f"{shown(uri)} does not exist", NOT_THERE)
         return found
 
     def known(self, named: Named) -> StoredObject | None:
@@ -238,4 +246,4 @@ class _Body:
             raise Busy(StoreUnavailable(f"{self._obj.uri}: another part than asked for came"))
 
     def _changed(self) -> ObjectChanged:
-        return ObjectChanged(f"{self._obj.uri} {_CHANGED}")
+        return ObjectChanged(f"{self._obj.uri} {_CHANGED}", AT_REST)

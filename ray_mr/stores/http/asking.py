@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     Answer = urllib3.BaseHTTPResponse
 
+NOT_THERE = "is the URL right, capitals too?"
+"""Advice on a page that is not there."""
 _TRIES = 4
 """Tries without a byte between them."""
 _BACKOFF_S = 0.3
@@ -197,7 +199,7 @@ def refuse(address: Address, answer: Answer) -> NoReturn:
             "is it open to you? the signature of a signed URL may have expired",
         )
     if status in (404, 410):
-        raise StoreError(f"{uri} does not exist")
+        raise StoreError(f"{uri} does not exist", NOT_THERE)
     raise StoreError(f"{uri}: the server refused ({status})")
 
 
