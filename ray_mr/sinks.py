@@ -20,7 +20,7 @@ from ray_mr.errors import JobError
 from ray_mr.stores import store_for
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from typing import BinaryIO
 
     from ray_mr.model import Receipt
@@ -101,6 +101,7 @@ class Sink:
     def __init__(self, output: str, parts: int, *, force: bool, cut_off: bool = False) -> None:
         self._output = output
         self._parts = parts
+        self._force = force
         self._store = store_for(output)
         self._staged: dict[int, Staged] = {}
         self._lent: dict[int, Staged] = {}
@@ -148,11 +149,17 @@ class Sink:
 
         Raises:
             StoreError: It cannot be written there.
+            JobError: Another run has published meanwhile, and no ``force``.
         """
         self._store.require_writable(name_of(self._output, 0))
+        there = list(self._there())
+        if not (self._force or set(there) <= set(self._old)):
+            raise JobError(
+                f"{self._output}: another run has published meanwhile", "replace it with --force"
+            )
         # First the report, which must not speak of what is gone.
         report = report_uri(self._output)
-        for uri in [report, *self._old]:
+        for uri in [report, *there]:
             self._store.delete(uri)
         parts = range(self._parts) if is_numbered(self._output) else ()
         names = [name_of(self._output, part) for part in parts] or [self._output]
@@ -263,19 +270,33 @@ class Sink:
             for part, size in enumerate(sizes)
         ]
 
-    def publish(self) -> None:
-        """Make the result be there; the last act of a good run."""
+    def is_there(self) -> bool:
+        """Whether there is a result, or a part of one."""
+        return next(self._there(), None) is not None
+
+    def publish(self, check: Callable[[], None] = lambda: None) -> None:
+        """Make the result be there; the last act of a good run.
+
+        Args:
+            check: Called before each object that is made to be there, and at the end; may raise.
+        """
         self.end()
         self.withdraw(list(self._lent))
         for part in range(self._parts):
             self._file(part)
+        check()
+        for uri in self._there():  # another run's, which did not know in time of ours
+            self._store.delete(uri)
         for _, staged in sorted(self._staged.items()):
+            check()
             staged.complete()
-        if not is_prefix(self._output):
-            return
-        listing = [{"name": part_name(i), "size_bytes": size} for i, size in enumerate(self.sizes)]
-        write_whole(self._output + MANIFEST, json.dumps({"parts": listing}, indent=1).encode())
-        write_whole(self._output + SUCCESS, b"")
+        if is_prefix(self._output):
+            rows = [{"name": part_name(i), "size_bytes": size} for i, size in enumerate(self.sizes)]
+            manifest = json.dumps({"parts": rows}, indent=1).encode()
+            for name, data in ((MANIFEST, manifest), (SUCCESS, b"")):
+                check()
+                write_whole(self._output + name, data)
+        check()
 
     def abort(self) -> None:
         """Leave nothing behind; no effect after ``publish``."""

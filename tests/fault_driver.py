@@ -46,17 +46,17 @@ class Driver:
 
     def start(
         self, world: Work, moment: str = "", *, command: str = "", on: str = "",
-        how: dict[str, Any] | None = None, **environ: str,
+        how: dict[str, Any] | None = None, machine: str = "", **environ: str,
     ) -> None:  # fmt: skip
         """Start one, which at this moment runs a command, or dies; see ``fault_moments``.
 
-        ``how``: arguments of ``run``.
+        ``how``: arguments of ``run``; ``machine``: the name of another machine than this.
         """
         assert self._maker.stdin is not None
         wanted = json.loads(world.job.model_dump_json(exclude_unset=True))
         self.said = world.folder / "said"
         order = {"job": wanted, "moment": moment, "environ": environ, "said": str(self.said)}
-        order |= {"command": command, "on": on, "how": how or {"engine": "ray"}}
+        order |= {"command": command, "on": on, "how": how or {"engine": "ray"}, "machine": machine}
         self._maker.stdin.write(json.dumps(order).encode() + b"\n")
         self._maker.stdin.flush()
         self.pid = self._told()

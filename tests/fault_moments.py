@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import ray
 
+import ray_mr.machine
 from ray_mr import sinks
 from ray_mr.aws.s3 import S3Store
 from ray_mr.aws.upload import Upload
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
 FIRST_PART = "first part published"
 STEPS: dict[str, tuple[Any, str, bool]] = {
+    "listed": (Sink, "open", True),
     "before the commit": (Loop, "_commit", True),
     "in the commit": (Ledger, "committed", False),
     "after the commit": (Loop, "_commit", False),
@@ -168,11 +170,11 @@ def _tell(number: int) -> None:
 
 def _drive(
     job: dict[str, Any], moment: str, environ: dict[str, str], said: str, *,
-    command: str = "", on: str = "", how: dict[str, Any],
+    command: str = "", on: str = "", how: dict[str, Any], machine: str = "",
 ) -> int:  # fmt: skip
     """Run a job; at the moment die, or run a command of the shell; send all tasks to an address.
 
-    ``how``: arguments of ``run``.
+    ``how``: arguments of ``run``; ``machine``: whose driver it takes itself for.
     """
 
     def act(_start: int | None) -> None:
@@ -181,6 +183,8 @@ def _drive(
         subprocess.run(["/bin/sh", "-ec", command], check=True)
 
     os.environ.update(environ)
+    if machine:
+        setattr(ray_mr.machine, "boot", lambda: machine)  # noqa: B010
     with open(said, "w") as file:  # noqa: PTH123 - nothing is made before the output is turned
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)

@@ -13,6 +13,7 @@ from ray_mr.driver.publish import settle
 from ray_mr.driver.report import Report
 from ray_mr.errors import EngineError, RayMrError
 from ray_mr.sinks import report_uri, write_whole
+from ray_mr.stores import store_for
 
 if TYPE_CHECKING:
     from ray_mr.driver.journal import Journal
@@ -89,7 +90,9 @@ class Past:
             error=error,
         )
         try:
-            write_whole(report_uri(where), more=report.json_pieces())
+            # That driver had removed all reports: one that is there is another run's, or its last.
+            if self.publishing or not store_for(where).exists(report_uri(where)):
+                write_whole(report_uri(where), more=report.json_pieces())
         except RayMrError as refused:
             return EngineError(f"{error.message}; no report: {refused.message}", error.hint)
         return error

@@ -132,6 +132,27 @@ class Checkpoint:
         self._state.begin(run_id, fingerprint(made))
         self.keeper = Keeper(self._state, self._engine, self._job.checkpoint, limits(self._job))
 
+    def claim(self) -> None:
+        """The state was removed, and nobody has published: it is ours all the same.
+
+        Raises:
+            StoreError: The store refuses.
+        """
+        self._state.claim()
+
+    def lost(self) -> JobError | None:
+        """What to say where another run has begun at our output, which is its own since.
+
+        Raises:
+            StoreError: The store cannot say.
+        """
+        if self.keeper is None or self._state.is_ours():
+            return None
+        return JobError(
+            f"another run has begun with {self._job.output} since: nothing of this one counts",
+            "wait for its end, or choose another --output",
+        )
+
     def adopt(self, loop: Loop) -> None:
         """Give the loop what an earlier run has done."""
         if self._resumed is None:
@@ -175,6 +196,10 @@ class Checkpoint:
         if keeper is None:
             return
         try:
+            if self.lost() is not None:
+                if not self._state.is_there():  # it has ended, before we wrote the last of ours
+                    self._state.clear()
+                return
             if keeper.trouble is not None:
                 self._tell(Notice(f"finished work could not be kept: {keeper.trouble.message}"))
             worth = failures if published else self._adopted + keeper.kept > 0

@@ -187,6 +187,24 @@ class State:
                 "wait for its end, end it, or choose another --output",
             )
 
+    def is_ours(self) -> bool:
+        """Whether no other run has begun since ``begin``.
+
+        Raises:
+            StoreError: The store cannot say.
+        """
+        run = self._read_run() or {}
+        return bool(run.get("run_id") == self._run["run_id"])
+
+    def claim(self) -> None:
+        """Say once more what ``begin`` said, where nobody says anything any more.
+
+        Raises:
+            StoreError: It cannot be written there.
+        """
+        if not self.is_there():
+            self._write_run(machine.process_mark())
+
     def _read_run(self) -> dict[str, Any] | None:
         if not self.is_there():
             return None

@@ -216,6 +216,9 @@ class _Run:
         except KeyboardInterrupt:
             raise self._stopped() from None
         except RayMrError as error:
+            if (lost := self._lost()) is not None:
+                self._note("error", lost)
+                raise lost from error
             self._keep_if_started(error)
             raise
         else:
@@ -249,16 +252,35 @@ class _Run:
 
     def _publish(self, sink: Sink) -> Report:
         """The last act of a good run; for the order see ``driver.publish``."""
+        if not sink.is_there():
+            self._checkpoint.claim()
+        self._check_ours()
         report = self._report(None, sink.results())
         with Announcement(report) as announced:
             self._publishing = True
             self._note("publishing")
             with self._stage("publish", self._job.output):
-                sink.publish()
+                sink.publish(self._check_ours)
             self._published = True
             self._note("published")
+            self._check_ours()
             announced.confirm()
         return report
+
+    def _check_ours(self) -> None:
+        """Look whether no other run has begun at our output.
+
+        Raises:
+            JobError: One has.
+        """
+        if (lost := self._checkpoint.lost()) is not None:
+            raise lost
+
+    def _lost(self) -> RayMrError | None:
+        try:
+            return self._checkpoint.lost()
+        except RayMrError:
+            return None
 
     def _stopped(self) -> Interrupted:
         """What to say of an interrupt; the report says it too."""
@@ -365,6 +387,8 @@ class _Run:
 
     def _keep_if_started(self, error: RayMrError) -> None:
         """Leave a report of a run that failed, where there is something to tell."""
+        if self._lost() is not None:  # the report is another run's
+            return
         if self._published:
             self._tell(Notice(f"{self._job.output} is published, but its report cannot say so"))
             return
