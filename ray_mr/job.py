@@ -28,8 +28,7 @@ from pydantic import (
 from pydantic.json_schema import SkipJsonSchema  # noqa: TC002 - pydantic reads annotations
 from pydantic_core import PydanticCustomError
 
-from ray_mr import jobfile
-from ray_mr.errors import JobError
+from ray_mr import forms, jobfile
 from ray_mr.keys import MAX_FIELDS, Sort, Term, fields_of, sort_of
 from ray_mr.units import parse_bytes, parse_seconds
 
@@ -37,15 +36,11 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Mapping, Sequence
 
-SYSTEM_FOLDER = "/etc"
-"""A job file here belongs to an image: its paths are relative to the working directory."""
-
 MAX_EXPANSION = 2_000
 """Decoded bytes of a stored byte, by default.  gzip gives 1,032 at most; what xz and zstd make of
 real logs stays far below; zeros alone, or one line over and over, are beyond."""
 
 Feed = Literal["files", "records", "lines"]
-Role = Literal["run", "map", "reduce"]
 
 
 class _Value(BaseModel):
@@ -126,7 +121,7 @@ class Script(_Value):
     @field_validator("feed", mode="before")
     @classmethod
     def _feed_or_default(cls, value: object) -> object:
-        return _none(value)
+        return forms.given(value)
 
     @field_validator("arguments", mode="before")
     @classmethod
@@ -157,11 +152,6 @@ class Script(_Value):
     def fed(self) -> Feed:
         """The feed, with the language's default applied."""
         return self.feed or ("records" if self.language == "python" else "files")
-
-
-def _none(value: object) -> object:
-    """``none`` in words is no value."""
-    return None if isinstance(value, str) and value.lower() in {"none", ""} else value
 
 
 def _separator(value: str) -> str:
@@ -218,7 +208,7 @@ def _identity_or_program(value: object) -> str:
 
 
 def _tidy_step(value: object) -> object:
-    return _none(_program(value))
+    return forms.given(_program(value))
 
 
 def _bytes(value: object) -> object:
@@ -230,7 +220,7 @@ def _seconds(value: object) -> object:
 
 
 def _seconds_or_none(value: object) -> object:
-    return _seconds(_none(value))
+    return _seconds(forms.given(value))
 
 
 def _empty_mapping(value: object) -> object:
@@ -239,7 +229,7 @@ def _empty_mapping(value: object) -> object:
 
 Size = Annotated[int, BeforeValidator(_bytes, json_schema_input_type=int | str), Field(ge=1)]
 _Step = BeforeValidator(_tidy_step)
-_Optional = BeforeValidator(_none)
+_Optional = BeforeValidator(forms.given)
 
 
 class Job(_Value):
@@ -528,7 +518,7 @@ class Job(_Value):
         cls,
         path: str | os.PathLike[str],
         *,
-        role: Role = "run",
+        role: forms.Role = "run",
         inputs: Sequence[str | Manifest] = (),
         overrides: Mapping[str, object] | None = None,
     ) -> Self:
@@ -547,11 +537,12 @@ class Job(_Value):
         """
         document = jobfile.read(path)
         flags = {key: value for key, value in (overrides or {}).items() if value is not None}
-        data = _ROLES[role](_long_form(document, role), flags, document)
+        options = {*cls.model_fields, *Script.model_fields}
+        data = forms.for_role(role, forms.long_form(document, role, options), flags, document)
         keys = (flags.get("bucket") or data.get("bucket")) is not None
         if inputs:
-            flags["inputs"] = _inputs(list(inputs), str(Path.cwd()), keys=keys)
-        data = {"inputs": []} | _anchored(data, _base(document.path), keys=keys) | flags
+            flags["inputs"] = forms.whole_inputs(list(inputs), str(Path.cwd()), keys=keys)
+        data = {"inputs": []} | forms.anchored(data, forms.base(document.path), keys=keys) | flags
         try:
             return cls.model_validate(data, context=role)
         except ValidationError as error:
@@ -561,7 +552,7 @@ class Job(_Value):
     def placed(self) -> Self:
         """The job with local inputs made absolute; relative ones are from the working directory."""
         values = [item if isinstance(item, str) else item.model_dump() for item in self.inputs]
-        found = _inputs(values, str(Path.cwd()), keys=bool(self.bucket))
+        found = forms.whole_inputs(values, str(Path.cwd()), keys=bool(self.bucket))
         inputs = tuple(item if isinstance(item, str) else Manifest(**item) for item in found)
         return self.model_copy(update={"inputs": inputs})
 
@@ -569,58 +560,10 @@ class Job(_Value):
         """The job without its functions, which travel as programs: it pickles anywhere."""
         steps = {
             key: step.model_copy(update={"function": None})
-            for key in _STEPS
+            for key in forms.STEPS
             if isinstance(step := getattr(self, key), Script)
         }
         return self.model_copy(update=steps)
-
-
-_STEPS = ("mapper", "combiner", "reducer")
-THREE = ("language", "script", "arguments")
-"""The keys of the form of 2014."""
-PARTS = "result-*.txt"
-"""The result of a map task for several reduce tasks: a file for each."""
-REDUCE_DOWNLOADS = 20
-"""Results of map tasks that a reduce task downloads at once, as in 2014."""
-_MAP_SIDE = (
-    "bucket", "inputs", "filter", "mapper", "combiner", "reducers", "output", "records",
-    "decompress", "max_expansion", "max_failed_inputs",
-)  # fmt: skip
-"""What of a job is for its map tasks alone."""
-
-
-def _as_run(data: dict[str, Any], _: dict[str, Any], __: jobfile.Document) -> dict[str, Any]:
-    return data
-
-
-def _as_map(data: dict[str, Any], flags: dict[str, Any], _: jobfile.Document) -> dict[str, Any]:
-    kept = {key: value for key, value in data.items() if key not in {"reducer", "output"}}
-    several = str(flags.get("reducers") or data.get("reducers") or 1).strip() != "1"
-    return ({"output": PARTS} if several else {}) | kept
-
-
-def _as_reduce(
-    data: dict[str, Any], flags: dict[str, Any], document: jobfile.Document
-) -> dict[str, Any]:
-    """The job of a reduce task: no mapper, and no input that may be missing.
-
-    Raises:
-        JobError: There is no reducer.
-    """
-    if not (flags.get("reducer") or data.get("reducer")):
-        raise JobError(f"{document.path}: there is no reducer", "a map-only job has no reduce task")
-    kept = {key: value for key, value in data.items() if key not in _MAP_SIDE}
-    mapper = data.get("mapper")
-    lines = isinstance(mapper, dict) and mapper.get("feed") == "lines"
-    if lines and kept.get("separator", "auto") in {"auto", None}:
-        kept["separator"] = "tab"
-    kept.setdefault("downloads", REDUCE_DOWNLOADS)
-    return kept | {"mapper": "identity", "decompress": "none", "max_failed_inputs": 0}
-
-
-_ROLES: dict[Role, Callable[..., dict[str, Any]]] = {
-    "run": _as_run, "map": _as_map, "reduce": _as_reduce
-}  # fmt: skip
 
 
 def _known(loc: jobfile.Loc) -> list[str]:
@@ -629,12 +572,12 @@ def _known(loc: jobfile.Loc) -> list[str]:
         return list(Manifest.model_fields)
     if len(loc) > 1:
         return [name for name in Script.model_fields if name != "function"]
-    return [*Job.model_fields, *THREE]
+    return [*Job.model_fields, *forms.THREE]
 
 
 def _head(document: jobfile.Document, flags: frozenset[str]) -> Callable[[jobfile.Loc], str]:
     """How a fault's line begins: the flag, or file, line and field as the file has it."""
-    short = any(key in document.data for key in THREE)
+    short = any(key in document.data for key in forms.THREE)
 
     def head(loc: jobfile.Loc) -> str:
         if loc and loc[0] in flags:
@@ -645,92 +588,3 @@ def _head(document: jobfile.Document, flags: frozenset[str]) -> Callable[[jobfil
         return f"{place}: {jobfile.dotted(loc)}" if loc else place
 
     return head
-
-
-def _long_form(document: jobfile.Document, role: Role) -> dict[str, Any]:
-    """The file's values as the long form has them.
-
-    Raises:
-        JobError: The forms are mixed.
-    """
-    data = document.data
-    if not any(key in data for key in THREE):
-        return dict(data)
-    for key in data:
-        if key in THREE:
-            continue
-        place = f"{document.where((key,))}: {key}"
-        if key in Job.model_fields or key in Script.model_fields:
-            raise JobError(
-                f"{place}: does not go with the three-key form (language, script, arguments)",
-                "put these three keys under `mapper:` to use the other options",
-            )
-        raise JobError(f"{place}: unknown key{jobfile.nearest(key, THREE)}")
-    for key in ("language", "script"):
-        if data.get(key) is None:
-            raise JobError(f"{document.where((key,))}: {key}: is missing")
-    if role == "reduce":
-        return {"reducer": dict(data), "max_bad_records": None}
-    python = data["language"] == "python"
-    return {
-        "mapper": dict(data),
-        "records": "uuid-json" if python else None,
-        "decompress": "auto" if python else "none",
-        "max_bad_records": None,
-    }
-
-
-def _base(path: str) -> str:
-    """The folder that paths in the job file are relative to."""
-    folder = Path(path).absolute().parent
-    return str(Path.cwd() if folder == Path(SYSTEM_FOLDER) else folder)
-
-
-def _anchored(data: dict[str, Any], folder: str, *, keys: bool) -> dict[str, Any]:
-    """The job with the paths of its scripts, filter and local inputs made absolute.
-
-    Args:
-        data: The job's values.
-        folder: What they are relative to.
-        keys: Inputs without a scheme are keys of a bucket, and no paths.
-    """
-    result = dict(data)
-    for key in _STEPS:
-        step = data.get(key)
-        if isinstance(step, dict) and isinstance(step.get("script"), str):
-            result[key] = step | {"script": _script_path(step, folder)}
-    if isinstance(data.get("inputs"), list):
-        result["inputs"] = _inputs(data["inputs"], folder, keys=keys)
-    if _none(data.get("filter")):
-        result["filter"] = jobfile.anchored(str(data["filter"]), folder)
-    if isinstance(data.get("files"), list):
-        result["files"] = _inputs(data["files"], folder, keys=False)
-    for key in ("python", "node"):
-        value = data.get(key)
-        if isinstance(value, str) and value and ("/" in value or jobfile.is_there(value, folder)):
-            result[key] = jobfile.anchored(value, folder)
-    return result
-
-
-def _inputs(items: list[Any], folder: str, *, keys: bool) -> list[Any]:
-    """Inputs, and manifests among them, with their paths made absolute."""
-    result: list[Any] = []
-    for item in items:
-        if isinstance(item, str) and item:
-            result.append(item if keys else jobfile.anchored(item, folder))
-        elif isinstance(item, dict) and isinstance(name := item.get("manifest"), str) and name:
-            below = jobfile.anchored(str(item.get("folder") or "."), folder)
-            whole = name if name == "-" else jobfile.anchored(name, folder)
-            result.append(item | {"manifest": whole, "folder": below})
-        else:
-            result.append(item)
-    return result
-
-
-def _script_path(step: dict[str, Any], folder: str) -> str:
-    """The script's absolute path, unless it names a program on PATH."""
-    script = str(step["script"])
-    bare = step.get("language") == "binary" and "/" not in script
-    if not script or (bare and not jobfile.is_there(script, folder)):
-        return script
-    return jobfile.anchored(script, folder)

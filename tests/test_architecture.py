@@ -21,6 +21,7 @@ FLOORS = [
         "credentials",
         "job",
         "jobfile",
+        "forms",
         "keys",
         "program",
         "extras",

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from ray_mr import job as job_module
+from ray_mr import forms
 from ray_mr.errors import JobError
 from ray_mr.job import Job, Script
 from ray_mr.program import MAX_PROGRAM_BYTES, Program, pack
@@ -167,7 +167,7 @@ class TestPaths:
         etc.mkdir()
         work.mkdir()
         path = write(etc, LONG.replace("[s3:", "[data/, s3:"))
-        monkeypatch.setattr(job_module, "SYSTEM_FOLDER", str(etc))
+        monkeypatch.setattr(forms, "SYSTEM_FOLDER", str(etc))
         monkeypatch.chdir(work)
         job = Job.from_file(path)
         assert program(job).script == str(work / "mapper.py")
