@@ -8,30 +8,19 @@ import numpy as np
 import pyarrow.compute as pc
 
 from ray_mr.shuffle.order import by_number, key_order
-from ray_mr.shuffle.rows import Rows, binary, contents, groups, numbers_of, truths
+from ray_mr.shuffle.rows import Rows, groups, numbers_of, truths
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-NEWLINE = b"\n"[0]
-
-
-def condense_text(text: bytes, parse: Callable[[bytes], Rows], *, in_order: bool) -> Rows:
-    """Rows of whole lines in key order, equal neighbours counted; only distinct lines are parsed.
-
-    Args:
-        text: Whole lines.
-        parse: One row for each line of a text.
-        in_order: The values of a key stay in order; else equal rows become one wherever they are.
-    """
-    ends = np.flatnonzero(np.frombuffer(text, np.uint8) == NEWLINE)
-    coded = binary(np.concatenate([[0], ends + 1]), text).dictionary_encode()
-    rows = parse(contents(coded.dictionary))
-    return _counted(rows, numbers_of(coded.indices), None, in_order=in_order)
-
 
 def condense(rows: Rows, *, in_order: bool) -> Rows:
-    """As ``condense_text``, of rows in any order and with counts."""
+    """Rows in key order, equal neighbours counted.
+
+    Args:
+        rows: In any order, with counts.
+        in_order: The values of a key stay in order; else equal rows become one wherever they are.
+    """
     if not len(rows):
         return rows
     coded = rows.lines.dictionary_encode()
@@ -43,34 +32,38 @@ def condense(rows: Rows, *, in_order: bool) -> Rows:
         return rows.take(key_order(rows))
     distinct = Rows(coded.dictionary, key_bytes, np.ones(len(first), np.int64))
     counts = None if int(rows.counts.max()) == 1 else rows.counts
-    return _counted(distinct, codes, counts, in_order=in_order)
+    totals = _totals(codes, counts, len(distinct))
+    return counted(distinct, totals, lambda: codes, counts, in_order=in_order)
 
 
-def _counted(distinct: Rows, codes: Any, counts: Any, *, in_order: bool) -> Rows:
+def counted(
+    distinct: Rows, totals: Any, codes: Callable[[], Any], counts: Any = None, *, in_order: bool
+) -> Rows:
     """Rows in key order.
 
     Args:
         distinct: Each row once.
-        codes: Which of these each row is.
+        totals: How often each of these is there.
+        codes: Which of these each row is; asked for where the order of values matters.
         counts: How often each row is there; ``None``: once.
-        in_order: As ``condense_text``.
+        in_order: As for ``condense``.
     """
     order = key_order(distinct)
     distinct = distinct.take(order)
-    place = np.empty(len(order), np.int64)
-    place[order] = np.arange(len(order))
     heads = groups(distinct)
     if not in_order or len(heads) == len(distinct):
-        return Rows(distinct.lines, distinct.key_bytes, _totals(codes, counts, len(order))[order])
+        return Rows(distinct.lines, distinct.key_bytes, totals[order])
+    place = np.empty(len(order), np.int64)
+    place[order] = np.arange(len(order))
     key = np.zeros(len(order), np.int64)
     key[heads[1:]] = 1
-    found = place[codes]
-    sequence = by_number(np.cumsum(key)[found], np.arange(len(codes))).astype(np.int64)
+    found = place[codes()]
+    sequence = by_number(np.cumsum(key)[found], np.arange(len(found))).astype(np.int64)
     found = found[sequence]
     starts = np.concatenate([[0], np.flatnonzero(found[1:] != found[:-1]) + 1])
     rows = distinct.take(found[starts])
     if counts is None:
-        sizes = np.diff(np.concatenate([starts, [len(codes)]]))
+        sizes = np.diff(np.concatenate([starts, [len(found)]]))
     else:
         sizes = np.add.reduceat(counts[sequence], starts)
     return Rows(rows.lines, rows.key_bytes, sizes)

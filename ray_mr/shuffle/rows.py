@@ -61,16 +61,16 @@ class Rows:
     def keys(self) -> Any:
         """Large binary array of the keys."""
         edges = self.edges
-        return _cut(self.lines, edges[:-1], edges[:-1] + self.key_bytes)
+        return self.pieces(edges[:-1], edges[:-1] + self.key_bytes)
 
     def values(self) -> Any:
         """Large binary array of the values."""
         edges = self.edges
-        return _cut(self.lines, edges[:-1] + self.key_bytes + 1, edges[1:] - 1)
+        return self.pieces(edges[:-1] + self.key_bytes + 1, edges[1:] - 1)
 
     def pieces(self, starts: Any, ends: Any) -> Any:
         """Large binary array of a piece of each line, from one place in ``data`` to another."""
-        return _cut(self.lines, starts, ends)
+        return cut(self.data, starts, ends)
 
     def text(self) -> bytes:
         """The lines one after the other; counts are not looked at."""
@@ -182,14 +182,14 @@ def scalar(item: bytes) -> Any:
 EMPTY = scalar(b"")
 
 
-def _cut(lines: Any, starts: Any, ends: Any) -> Any:
-    """A piece of each line; the pieces are in order and do not overlap."""
-    if not len(lines):
+def cut(data: Any, starts: Any, ends: Any) -> Any:
+    """Large binary array of pieces of a buffer; they are in order and do not overlap."""
+    if not len(starts):
         return strings([])
     edges = np.empty(2 * len(starts) + 1, np.int64)
     edges[0:-1:2], edges[1::2] = starts, ends
     edges[-1] = ends[-1]
-    return binary(edges, lines.buffers()[2]).take(integers(np.arange(0, 2 * len(starts), 2)))
+    return binary(edges, data).take(integers(np.arange(0, 2 * len(starts), 2)))
 
 
 def of_columns(keys: Any, values: Any, counts: Any = None) -> Rows:

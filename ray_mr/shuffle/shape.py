@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ray_mr.shuffle.condense import condense, condense_text
+from ray_mr.shuffle.condense import condense
 from ray_mr.shuffle.order import key_order
 from ray_mr.shuffle.rows import Rows, concat, groups
+from ray_mr.shuffle.tally import Tally
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -53,8 +54,8 @@ class Shaper:
         self._condenses = condenses and sort
         self._folds = built_in is not None
         self._decided = False
-        self._first: tuple[Rows, tuple[Rows, int]] | None = None
-        """The first piece, condensed, and what it was folded to."""
+        in_order = built_in is None
+        self._tally = Tally(parse, in_order=in_order, size_bytes=self._pack_bytes)
         self._raw: list[Rows] = []
         self._raw_bytes = 0
         self._runs: list[Rows] = []
@@ -66,11 +67,13 @@ class Shaper:
 
     def add(self, piece: bytes | Rows) -> Iterator[Rows]:
         """Packs that are complete with this piece."""
-        first = None if self._decided else self._decide(piece)
+        first, self._decided = not self._decided, True
+        if first:
+            self._decide(piece)
         if self._condenses:
-            run = self._condensed(piece) if first is None else first
-            self.rows += run.total
-            yield from self._add_run(self._state(run))
+            if not (first or isinstance(piece, Rows)):
+                self._tally.add(piece)
+            yield from self._add_condensed(piece)
             return
         rows = piece if isinstance(piece, Rows) else self._parse(piece)
         self.rows += rows.total
@@ -82,36 +85,45 @@ class Shaper:
     def close(self) -> Iterator[Rows]:
         """The last pack."""
         yield from self._end_raw()
+        yield from self._end_tally()
         if self._runs:
             yield self._merged()
 
-    def _decide(self, piece: bytes | Rows) -> Rows | None:
-        """Look at the first piece: does it pay?  Returns it condensed, if that was needed."""
-        self._decided = True
+    def _decide(self, piece: bytes | Rows) -> None:
+        """Look at the first piece: does it pay?  If it is text, it is in the tally then."""
         if not (self._condenses or self._folds):
-            return None
-        run = self._condensed(piece)
-        self._condenses = self._condenses and len(run) * PAYS <= run.total
-        if self._built_in is not None:
-            folded, bad = self._built_in.to_state(run)
-            self._first = run, (folded, bad)
-            self._folds = len(folded) * PAYS <= run.total
-        return run
-
-    def _condensed(self, piece: bytes | Rows) -> Rows:
-        in_order = self._built_in is None
+            return
         if isinstance(piece, Rows):
-            return condense(piece, in_order=in_order)
-        return condense_text(piece, self._parse, in_order=in_order)
+            run = condense(piece, in_order=self._built_in is None)
+        else:
+            self._tally.add(piece)
+            run = self._tally.rows_so_far()
+        self._condenses = self._condenses and len(run) * PAYS <= run.total
+        if not self._condenses:
+            self._tally.clear()
+        if self._built_in is not None:
+            folded, _ = self._built_in.to_state(run)
+            self._folds = len(folded) * PAYS <= run.total
+
+    def _add_condensed(self, piece: bytes | Rows) -> Iterator[Rows]:
+        """Add a run of rows, or of the tally, if that is full."""
+        if isinstance(piece, Rows):
+            yield from self._end_tally()
+            run = condense(piece, in_order=self._built_in is None)
+            self.rows += run.total
+            yield from self._add_run(self._state(run))
+        elif self._tally.full:
+            yield from self._end_tally()
+
+    def _end_tally(self) -> Iterator[Rows]:
+        if self._tally.rows:
+            self.rows += self._tally.rows
+            yield from self._add_run(self._state(self._tally.take()))
 
     def _state(self, run: Rows) -> Rows:
         if self._built_in is None or (self._built_in.raw_is_state and not self._folds):
             return run
-        first, self._first = self._first, None
-        if first is not None and first[0] is run:
-            state, bad = first[1]
-        else:
-            state, bad = self._built_in.to_state(run)
+        state, bad = self._built_in.to_state(run)
         self.bad += bad
         return state
 

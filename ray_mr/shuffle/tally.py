@@ -1,0 +1,189 @@
+"""How often each line of a text is there, over many pieces of it; no loop over rows.
+
+A line of up to 16 bytes with its newline is two 64-bit numbers, which have a place in a table: the
+first that is free, or theirs already, of ``ROUNDS`` places from a hash of both on.  All rows of a
+window look at once.  Longer lines, and those that find no place, are told apart by Arrow.
+
+Places depend on the lines before alone, and none is freed: a line that finds none will never.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from ray_mr.shuffle.condense import counted
+from ray_mr.shuffle.rows import ROW_BYTES, Rows, contents, cut, numbers_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SHORT_BYTES = 16
+"""A line of so many bytes, its newline among them, may have a place in the table."""
+SLOT_BITS = 20
+SLOTS = 1 << SLOT_BITS
+FULL = SLOTS // 2
+"""Places that may be in use; about, as a window is not cut."""
+ROUNDS = 16
+WINDOW_ROWS = 1 << 14
+"""Rows that are looked for at once: so many stay in the cache."""
+MOST_ROWS = 1 << 23
+"""Rows whose order is kept, in four bytes each."""
+NEWLINE = b"\n"[0]
+_PADDING = bytes(SHORT_BYTES)
+_KEEP = [
+    np.array(
+        [(1 << (8 * min(max(size - skip, 0), 8))) - 1 for size in range(SHORT_BYTES + 1)], "<u8"
+    )
+    for skip in (0, 8)
+]
+"""By the size of a line: what of eight bytes, and of the eight after these, belongs to it."""
+_MIX = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F)
+_SHIFT = np.uint64(64 - SLOT_BITS)
+
+
+class Tally:
+    """Counts equal lines.
+
+    Args:
+        parse: One row for each line of a text.
+        in_order: The values of a key stay in order; else equal rows become one wherever they are.
+        size_bytes: It is full when its rows take about so much.
+    """
+
+    def __init__(self, parse: Callable[[bytes], Rows], *, in_order: bool, size_bytes: int) -> None:
+        self._parse, self._in_order, self._size_bytes = parse, in_order, size_bytes
+        self.clear()
+
+    def clear(self) -> None:
+        """It is empty."""
+        self._table: Any = None
+        """The two numbers of each place, both 0 where it is free."""
+        self._used = 0
+        self._codes: list[Any] = []
+        """The place of each row, or ``SLOTS`` and a number among the lines of ``_long``."""
+        self._long: list[Any] = []
+        """Lines without a place, each once a piece."""
+        self._longs = self._long_bytes = 0
+        self.rows = 0
+        """Lines that it holds."""
+
+    @property
+    def full(self) -> bool:
+        """Its rows are to be taken."""
+        held_bytes = self._used * (ROW_BYTES + SHORT_BYTES // 2) + self._long_bytes
+        return held_bytes >= self._size_bytes or self._used >= FULL or self.rows >= MOST_ROWS
+
+    def add(self, text: bytes) -> None:
+        """Count the lines of a text of whole lines."""
+        data = np.frombuffer(text + _PADDING, np.uint8)
+        ends = np.flatnonzero(data[: len(text)] == NEWLINE) + 1
+        edges = np.concatenate([[0], ends])
+        codes = np.empty(len(ends), np.int32)
+        for low in range(0, len(ends), WINDOW_ROWS):
+            codes[low : low + WINDOW_ROWS] = self._places(data, edges[low : low + WINDOW_ROWS + 1])
+        without = np.flatnonzero(codes < 0)
+        if len(without):
+            codes[without] = self._numbers(data, edges[without], ends[without])
+        self._codes.append(codes)
+        self.rows += len(codes)
+
+    def rows_so_far(self) -> Rows:
+        """Its rows in key order, counted."""
+        if not self.rows:
+            return self._parse(b"")
+        codes = np.concatenate(self._codes)
+        often = np.bincount(codes, minlength=SLOTS + self._longs)
+        used = np.flatnonzero(often[:SLOTS])
+        number = np.zeros(len(often), np.int32)
+        number[used] = np.arange(len(used))
+        text, often_short = self._short_lines(used), often[used]
+        if self._long:
+            coded = pa.concat_arrays(self._long).dictionary_encode()
+            text += contents(coded.dictionary)
+            number[SLOTS:] = numbers_of(coded.indices) + len(used)
+            totals = np.zeros(len(used) + len(coded.dictionary), np.int64)
+            totals[: len(used)] = often_short
+            np.add.at(totals, number[SLOTS:], often[SLOTS:])
+        else:
+            totals = often_short
+        distinct = self._parse(text)
+        return counted(distinct, totals, lambda: number[codes], in_order=self._in_order)
+
+    def take(self) -> Rows:
+        """As ``rows_so_far``; it is empty then."""
+        rows = self.rows_so_far()
+        self.clear()
+        return rows
+
+    def _short_lines(self, used: Any) -> bytes:
+        """The lines of these places, one after the other."""
+        if self._table is None:
+            return b""
+        both = self._table[used].view(np.uint8)
+        last = np.argmax(both == NEWLINE, axis=1)
+        text: bytes = both[np.arange(SHORT_BYTES) <= last[:, None]].tobytes()
+        return text
+
+    def _numbers(self, data: Any, starts: Any, ends: Any) -> Any:
+        """Numbers of lines that have no place."""
+        coded = cut(data, starts, ends).dictionary_encode()
+        numbers = numbers_of(coded.indices) + (SLOTS + self._longs)
+        self._long.append(coded.dictionary)
+        self._longs += len(coded.dictionary)
+        self._long_bytes += coded.dictionary.nbytes + ROW_BYTES * len(coded.dictionary)
+        return numbers
+
+    def _places(self, data: Any, edges: Any) -> Any:
+        """The place of each line, or -1."""
+        starts, sizes = edges[:-1], np.diff(edges)
+        if int(sizes.max()) <= SHORT_BYTES:
+            return self._find(data, starts, sizes)
+        codes = np.full(len(starts), -1, np.int32)
+        short = np.flatnonzero(sizes <= SHORT_BYTES)
+        if len(short):
+            codes[short] = self._find(data, starts[short], sizes[short])
+        return codes
+
+    def _find(self, data: Any, starts: Any, sizes: Any) -> Any:
+        """As ``_places``, of short lines."""
+        words = np.ndarray((len(data) - 7,), "<u8", data, strides=(1,))
+        one, two = words[starts], words[starts + 8]
+        one &= _KEEP[0].take(sizes)
+        two &= _KEEP[1].take(sizes)
+        mixed = one * _MIX[0]
+        mixed += two * _MIX[1]
+        at = (mixed >> _SHIFT).view(np.int64)
+        if self._table is None:
+            self._table = np.zeros((SLOTS, 2), "<u8")
+        places = at.astype(np.int32)
+        left = np.flatnonzero(~self._are(at, one, two))
+        at, one, two = at[left], one[left], two[left]
+        for _ in range(ROUNDS):
+            if not len(left):
+                break
+            if self._used < FULL:
+                free = np.flatnonzero(~self._table[at].any(axis=1))
+                taken = at[free]
+                self._table[taken] = np.stack([one[free], two[free]], axis=1)  # the last one's
+                self._used += _distinct(taken)
+            same = self._are(at, one, two)
+            places[left[same]] = at[same]
+            left, one, two = left[~same], one[~same], two[~same]
+            at = (at[~same] + 1) & (SLOTS - 1)
+        places[left] = -1
+        return places
+
+    def _are(self, at: Any, one: Any, two: Any) -> Any:
+        """Whether these are the numbers at these places."""
+        pairs = self._table.view(np.complex128).ravel()  # 16 bytes that are fetched at once
+        found = pairs.take(at).view("<u8").reshape(-1, 2)
+        return (found[:, 0] == one) & (found[:, 1] == two)
+
+
+def _distinct(numbers: Any) -> int:
+    """How many different ones there are."""
+    numbers = np.sort(numbers)
+    return min(1, len(numbers)) + int(np.count_nonzero(numbers[1:] != numbers[:-1]))
