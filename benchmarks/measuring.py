@@ -21,10 +21,12 @@ if TYPE_CHECKING:
 os.environ.pop("PYTHONUNBUFFERED", None)
 """ray_mr does not hand it on to programs that write lines; peers' programs are not to suffer."""
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+SETTLE_S = 10.0
 ROLES = {
     "ray_mr_harness": "harness children",
     "mapper.py": "map programs",
     "reducer.py": "reduce programs",
+    "ray::_ReducerActor": "reducers",
     "ray::": "Ray workers",
     "raylet": "raylet",
     "gcs_server": "gcs",
@@ -46,17 +48,24 @@ class Watch(threading.Thread):
         self.most = dict.fromkeys([*ROLES.values(), "others"], 0)
         """The most memory that one process of a role had for itself, in bytes; not the store."""
         self.samples: list[int] = []
-        """Bytes of memory: what the processes have for themselves, and the store, once."""
+        """Bytes of memory of all: what processes share, the store too, counts once (PSS)."""
+        self.peak: dict[str, list[int]] = {}
+        """The same of each process by role, when all together had the most."""
         self.start()
 
     def run(self) -> None:
         """Look until the end."""
         while not self._ended.wait(0.5):
-            total = sum(map(self._look, _tree(self._pid)))
+            now: dict[str, list[int]] = {}
+            for pid in _tree(self._pid):
+                role, size = self._look(pid)
+                now.setdefault(role, []).append(size)
+            total = sum(map(sum, now.values()))
             if self._memory and total:
+                self.peak = now if total >= max(self.samples, default=0) else self.peak
                 self.samples.append(total)
 
-    def _look(self, pid: int) -> int:
+    def _look(self, pid: int) -> tuple[str, int]:
         entry = Path(f"/proc/{pid}")
         try:
             line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
@@ -65,9 +74,9 @@ class Watch(threading.Thread):
             # A worker changes its name with its task: one process, one role, the last reading.
             self._seen[pid, role] = (int(fields[11]) + int(fields[12])) / TICKS_PER_S
             self.most[role] = max(self.most[role], _own(entry))
-            return _pss(entry) if self._memory else 0
+            return role, _pss(entry) if self._memory else 0
         except OSError:
-            return 0
+            return "others", 0
 
     def end(self) -> dict[str, float]:
         """CPU seconds by role."""
@@ -133,6 +142,40 @@ def ray_mr(
         raise SystemExit((folder / "log.txt").read_text())
     report = json.loads((folder / "report.json").read_text())
     return {"whole": whole, **report["seconds"]}, watch
+
+
+IDLE = """
+import sys, time, ray
+from ray_mr.engines import fit
+with fit.options(fit.sizes_here()) as options:
+    quiet = {"logging_level": "ERROR", "log_to_driver": False}
+    ray.init("local", include_dashboard=False, **options, **quiet)
+    print(flush=True)
+    sys.stdin.read()
+    ray.shutdown()
+"""
+
+
+def idle_ray() -> int:
+    """Bytes that a Ray as ray_mr starts it takes with nothing to do: workers, driver, all."""
+    argv, pipe = [sys.executable, "-c", IDLE], subprocess.PIPE
+    with subprocess.Popen(argv, stdin=pipe, stdout=pipe) as process:
+        if process.stdout is not None:
+            process.stdout.readline()
+        time.sleep(SETTLE_S)
+        return sum(_pss(Path(f"/proc/{pid}")) for pid in _tree(process.pid))
+
+
+def print_memory(watch: Watch, idle_bytes: int) -> None:
+    """The most memory of all processes at once, beyond an idle Ray, and by role at that time."""
+    most = max(watch.samples, default=0)
+    print(
+        f"  memory: at most {most / 1e6:.0f} MB, {(most - idle_bytes) / 1e6:.0f} beyond "
+        f"an idle Ray's {idle_bytes / 1e6:.0f}; then, each process:"
+    )
+    for role, sizes in sorted(watch.peak.items(), key=lambda item: -sum(item[1])):
+        each = " ".join(f"{size / 1e6:.0f}" for size in sorted(sizes, reverse=True))
+        print(f"    {role:20} {sum(sizes) / 1e6:6.0f} MB: {each}")
 
 
 def run_peer(command: str, files: Sequence[str], data: Path, output: Path) -> float:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measuring import print_profile, ray_mr, run_peer, told
+from measuring import idle_ray, print_memory, print_profile, ray_mr, run_peer, told
 
 RECORD_BYTES = 99
 KEY_BYTES = 10
@@ -106,6 +106,7 @@ def measure(args: argparse.Namespace, folder: Path) -> None:
     peers = dict(text.split("=", 1) for text in args.peer)
     times: dict[str, list[float]] = {name: [] for name in peers}
     profiles = []
+    idle = idle_ray() if args.watch_memory else 0
     for number in range(args.rounds):
         for name, command in peers.items():
             took = run_peer(command, files, data, folder / "peer.txt")
@@ -118,7 +119,7 @@ def measure(args: argparse.Namespace, folder: Path) -> None:
         profiles.append(watch.end())
         print("  ray_mr: " + ", ".join(f"{k} {v:.1f}" for k, v in seconds.items()))
         if watch.samples:
-            print(f"  memory: at most {max(watch.samples) / 1e6:.0f} MB, Ray's own included")
+            print_memory(watch, idle)
         latest = ", ".join(f"{name} {each[-1]:.1f}" for name, each in times.items())
         print(f"round {number + 1}: {latest}", flush=True)
     base = statistics.median(next(iter(times.values())))

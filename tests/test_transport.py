@@ -50,6 +50,17 @@ def test_only_the_last_pack_is_small(house: House, reducer: str) -> None:
     assert min(sizes[:-1]) >= SMALL_BYTES
 
 
+@pytest.mark.parametrize(("memory", "largest"), [("16MiB", 1 << 20), ("96MiB", 3 << 20)])
+def test_little_memory_means_small_objects(house: House, memory: str, largest: int) -> None:
+    """``memory`` bounds blocks too, and so what an attempt holds; by default they are 16 MiB."""
+    house.inputs([records(150_000)])
+    plan = house.plan(CAT, records=None, reducers=4, reducer=CAT, memory=memory)
+    blocks, end = house.attempt(plan)
+    assert end.mapped_rows == 150_000
+    assert max(block.meta.size_bytes for block in blocks) < 2 * largest
+    assert min(block.meta.size_bytes for block in blocks[:-1]) >= largest // 2
+
+
 def test_a_small_split_is_one_object(house: House) -> None:
     """However many reducers there are, a small split is one object."""
     house.inputs([records(100)])

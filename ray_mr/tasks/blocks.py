@@ -8,10 +8,10 @@ import pyarrow as pa
 
 from ray_mr.child import child as children
 from ray_mr.model import FileCounts
-from ray_mr.shuffle import batches, blocks, fields, partition
+from ray_mr.shuffle import batches, blocks, fields, partition, shape
 from ray_mr.shuffle.builtins import built_in
 from ray_mr.shuffle.order import by_key
-from ray_mr.shuffle.shape import PACK_BYTES, Shaper
+from ray_mr.shuffle.shape import Shaper
 from ray_mr.tasks.combiner import combiner
 
 if TYPE_CHECKING:
@@ -30,6 +30,14 @@ if TYPE_CHECKING:
 
 SAMPLE_BYTES = 512 << 10
 """Output that a sample is taken of."""
+SHARE = 32
+"""A block is at most this part of ``memory``: an attempt holds some times as much."""
+MIN_PACK_BYTES = 1 << 20
+
+
+def pack_bytes(memory_bytes: int) -> int:
+    """How large the blocks are in a job of this ``memory``."""
+    return min(shape.PACK_BYTES, max(MIN_PACK_BYTES, memory_bytes // SHARE))
 
 
 class Attempt(Protocol):
@@ -57,6 +65,7 @@ class TextBlocks:
 
     def __init__(self, attempt: Attempt) -> None:
         self._attempt = attempt
+        self._pack_bytes = pack_bytes(attempt.task.job.memory)
         self._cutter = batches.TextCutter()
         self._pieces: list[bytes] = []
 
@@ -73,7 +82,7 @@ class TextBlocks:
                 self._pieces += self._cutter.feed(lines)
             elif isinstance(item, FileCounts):
                 self._pieces += self._cutter.close()
-            if sum(map(len, self._pieces)) >= PACK_BYTES:
+            if sum(map(len, self._pieces)) >= self._pack_bytes:
                 yield self._block()
         self._pieces += self._cutter.close()
         if self._pieces:
@@ -98,14 +107,16 @@ class RowBlocks:
     def __init__(self, attempt: Attempt, folder: Path) -> None:
         self._attempt = attempt
         self._task = task = attempt.task
-        self._pieces = batches.Pieces(SAMPLE_BYTES if task.sample else None)
+        self._pack_bytes = pack_bytes(task.job.memory)
+        self._piece_bytes = min(batches.TEXT_BYTES, self._pack_bytes)
+        self._pieces = batches.Pieces(SAMPLE_BYTES if task.sample else self._piece_bytes)
         self._program: Combiner | None = None
         self._shaper = Shaper(
             self._parse,
             sort=task.sorted,
             condenses=task.combiner is None or isinstance(task.combiner, str),
             built_in=built_in(task.built_in),
-            pack_bytes=1 if task.sample else None,
+            pack_bytes=1 if task.sample else self._pack_bytes,
         )
         if task.combiner is not None and not isinstance(task.combiner, str):
             place = folder / ".combiner"
@@ -113,7 +124,7 @@ class RowBlocks:
             self._program = combiner(
                 attempt.setting(task.combiner, place), tabs=task.job.tabs_in_keys
             )
-            self._combined = Shaper(self._parse_combined)
+            self._combined = Shaper(self._parse_combined, pack_bytes=self._pack_bytes)
 
     def _parse(self, text: bytes) -> Rows:
         job = self._task.job
@@ -161,7 +172,7 @@ class RowBlocks:
             if self._program is None:
                 yield self._block(rows)
                 continue
-            gathered = batches.Pieces()
+            gathered = batches.Pieces(self._piece_bytes)
             for item in self._program.combine(rows):
                 yield from self._attempt.progress(None)
                 for piece in self._into(gathered, item):
