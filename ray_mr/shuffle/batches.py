@@ -21,7 +21,9 @@ from ray_mr.shuffle.rows import (
     concat,
     contents,
     edges_of,
+    integers,
     of_columns,
+    truths,
 )
 
 if TYPE_CHECKING:
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 TEXT_BYTES = 4 << 20
 PAYS = 4
 """To write a line many times is quicker than to write rows, if there are as many for each."""
+REPEAT_STEP = 16
+"""One of so many rows is compared with the next, to see whether neighbours are equal."""
 NEWLINE, TAB, SPACE = b"\n"[0], b"\t"[0], b" "[0]
 NAMED = {"tab": TAB, "tab-or-space": TAB}
 """Separators that have names; any other is its own character."""
@@ -179,13 +183,15 @@ def to_lines(rows: Rows, *, tabs: bool = False) -> bytes:
     text = rows.text()
     data = np.frombuffer(text, np.uint8)
     starts = rows.edges[:-1] - rows.edges[0]
+    at = starts + rows.key_bytes
+    if np.count_nonzero(data <= NEWLINE) == 2 * len(rows) and (data[at] == TAB).all():
+        return text  # the ends of lines and of keys, and nothing else
     if np.count_nonzero(data == NEWLINE) != len(rows):
         newline_in_key = pc.any(pc.match_substring(rows.keys(), "\n")).as_py()
         raise _not_a_line("key" if newline_in_key else "value", "\n")
     if tabs:
         return text
     first = np.flatnonzero(data == TAB)
-    at = starts + rows.key_bytes
     if len(first) != len(rows):
         first = first[np.searchsorted(first, starts)]
     if (first != at).any():
@@ -199,7 +205,7 @@ def counted_lines(rows: Rows, *, tabs: bool = False) -> Iterator[bytes]:
     Equal lines that are neighbours are looked at once: a text of millions of rows is often that of
     a few, many times.
     """
-    few = neighbours(rows)
+    few = neighbours(rows) if _repeats(rows) else rows
     if few.total < PAYS * len(few):
         for piece in rows.expanded():
             yield to_lines(piece, tabs=tabs)
@@ -221,6 +227,15 @@ def counted_lines(rows: Rows, *, tabs: bool = False) -> Iterator[bytes]:
                 pieces, held = [], 0
     if pieces:
         yield b"".join(pieces)
+
+
+def _repeats(rows: Rows) -> bool:
+    """Whether most neighbours may be equal, by a look at some of them."""
+    some = np.arange(0, len(rows) - 1, REPEAT_STEP)
+    if not len(some) or int(rows.counts.max()) > 1:
+        return True
+    same = pc.equal(rows.lines.take(integers(some)), rows.lines.take(integers(some + 1)))
+    return bool(2 * np.count_nonzero(truths(same)) >= len(some))
 
 
 def _not_a_line(name: str, mark: str) -> DataError:

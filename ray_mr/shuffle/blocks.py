@@ -80,7 +80,7 @@ def unpack(block: Any, offsets: Sequence[int], partition: int) -> Rows | None:
         if width:
             numbers = np.frombuffer(own, f"<u{width}", count, at).astype(np.int64)
         else:
-            numbers = np.full(count, shared, np.int64)
+            numbers = np.broadcast_to(np.int64(shared), count)  # it takes no memory
         columns.append(numbers)
         at += width * count
     edges = np.empty(count + 1, np.int64)

@@ -8,10 +8,11 @@ fewer than two steps between the rows looked at: 1 in 500 of a window.
 from __future__ import annotations
 
 import bisect
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ray_mr.shuffle import order
 from ray_mr.shuffle.order import by_key
 from ray_mr.shuffle.rows import groups
 
@@ -67,7 +68,7 @@ class Hottest:
             return [(keys.one(int(heads[at])), int(sizes[at])) for at in sorted(chosen)]
         self._least = max(self._least, 2 * step)
         at = np.append(np.arange(0, len(window) - 1, step), len(window) - 1)
-        heads = groups(window.take(at))
+        heads = _groups_at(window, at)
         sizes = np.diff(np.append(heads, len(at)))
         limit = self._found[-1][1] if len(self._found) == MOST else 0
         some = (sizes > 1) & ((sizes + 1) * step > limit)
@@ -84,6 +85,15 @@ class Hottest:
             return key, after.start + end - before.start - begin
 
         return list(map(counted, heads[some].tolist(), sizes[some].tolist()))
+
+
+def _groups_at(window: Rows, at: Any) -> Any:
+    """``groups`` of these rows of a window."""
+    keys = by_key(window)
+    numbers = order.heads(keys.data, keys.starts[at], keys.lengths[at])
+    if (numbers[1:] != numbers[:-1]).all():
+        return np.arange(len(at))
+    return groups(window.take(at))
 
 
 def _most(found: list[tuple[bytes, int]]) -> list[tuple[bytes, int]]:
