@@ -88,7 +88,7 @@ class Run:
         self.id = uuid.uuid4().hex[:12]
         self.events: list[EngineEvent] = []
         reduce_task = None if self.plan.reducer is None else ReduceTask.of(self.plan, self.id)
-        engine.prepare()
+        engine.prepare(wanted)
         self.capacity = engine.open(MapTask.of(self.plan, self.id), reduce_task)
         self._attempts = 0
 

@@ -17,6 +17,7 @@ from ray_mr.driver.run import plan as plan_of
 from ray_mr.engines import ENGINES, Lost, Said, engine_named
 from ray_mr.engines.local import _Slots
 from ray_mr.errors import CorruptObject, JobError
+from ray_mr.job import Job
 from ray_mr.model import AttemptEnd, Progress
 from ray_mr.shuffle.blocks import checksum
 from ray_mr.tasks.mapper import MapTask
@@ -60,7 +61,7 @@ def test_wait_ends_after_its_timeout(begin: Begin) -> None:
 def test_close_without_open(engine: str) -> None:
     """A run that ends before it was opened (no input) closes like any other."""
     made = engine_named(engine)
-    made.prepare()
+    made.prepare(Job(inputs=["x"], mapper="identity", reducers=4, reducer="sum"))
     made.close()
 
 

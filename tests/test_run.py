@@ -317,9 +317,10 @@ def test_plain_python_session(folder: Path) -> None:
 
 
 LONG = """
+from ray_mr import Job
 from ray_mr.engines.ray import RayEngine
 engine = RayEngine()
-engine.prepare()
+engine.prepare(Job(inputs=["x"], mapper="identity", reducer="sum"))
 engine._runtime.join()
 engine.close()
 """

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from ray_mr.driver import commit
 from ray_mr.driver.keepsakes import Keepsakes
 from ray_mr.engines import (
+    REDUCERS_PER_SLOT,
     BlockLost,
     Lost,
     Reduced,
@@ -52,7 +53,6 @@ PLACE_S = 30.0
 """After this time without a first word from any attempt, the user is told why."""
 WINDOW = 2
 """Attempts given to the engine for each slot, so that none waits for the driver."""
-REDUCERS_PER_SLOT = 2
 PLACED_BYTES = 1 << 20
 """A part of so many bytes of rows is written by its reducer; what is smaller comes in pieces."""
 

@@ -196,7 +196,7 @@ class _Run:
         sweep()
         owned = own(self._id)
         try:
-            self._engine.prepare()
+            self._engine.prepare(self._job)
             with self._stage("list", count(len(self._job.inputs), "pattern")):
                 left = wish.resume and checkpoint.is_there()
                 sink = self._sink(cut_off=left)

@@ -16,10 +16,13 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from ray_mr.errors import RayMrError
+    from ray_mr.job import Job
     from ray_mr.model import AttemptEnd, AttemptId, BlockMeta, Progress, ReducerEnd, Split, Terms
     from ray_mr.tasks.mapper import MapTask
     from ray_mr.tasks.reducer import Due, ReduceTask
 
+REDUCERS_PER_SLOT = 2
+"""More would only wait for each other."""
 Ref = Any
 """A block held by an engine; dropping the last reference frees it."""
 
@@ -105,8 +108,8 @@ class Engine(Protocol):
     name: str
     """For people."""
 
-    def prepare(self) -> None:
-        """Begin to get ready, while the driver lists and plans."""
+    def prepare(self, job: Job) -> None:
+        """Begin to get ready for a run of this job, while the driver lists and plans."""
 
     def open(self, map_task: MapTask, reduce_task: ReduceTask | None) -> Capacity:
         """Get ready for one run.

@@ -35,6 +35,7 @@ from ray_mr.workdir import WorkDir, run_folder
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from ray_mr.job import Job
     from ray_mr.model import AttemptId, BlockMeta, Split, Terms
 
 
@@ -70,7 +71,7 @@ class LocalEngine:
         self._names = itertools.count()
         self._work: WorkDir | None = None
 
-    def prepare(self) -> None:
+    def prepare(self, job: Job) -> None:
         """See ``Engine``; there is nothing to prepare."""
 
     def open(self, map_task: MapTask, reduce_task: ReduceTask | None) -> Capacity:

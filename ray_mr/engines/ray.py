@@ -25,6 +25,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ray_mr.child.sweep import sweep
 from ray_mr.engines import (
+    REDUCERS_PER_SLOT,
     BlockLost,
     Capacity,
     EngineEvent,
@@ -48,10 +49,11 @@ from ray_mr.units import count, format_bytes
 from ray_mr.workdir import run_folder, used
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from ray_mr.engines.delivery import Given
+    from ray_mr.job import Job
     from ray_mr.model import AttemptId, Split, Terms
 
 STOP_ALL = "all.stop"
@@ -121,7 +123,9 @@ def _attempt(
 
 
 class _ReducerActor:
-    def __init__(
+    """A reducer, or a process that waits to be one: it has imported all that one needs."""
+
+    def begin(
         self, task: ReduceTask, partitions: Sequence[int], name: str, *, alone: bool
     ) -> None:
         self._used = used(task.run_id)  # until the actor ends
@@ -150,6 +154,11 @@ class _ReducerActor:
 
 
 _Actor: Any = ray.remote(num_cpus=0, max_restarts=0, max_task_retries=0)(_ReducerActor)
+
+
+@ray.remote(max_retries=0, num_cpus=1)
+def _warm() -> None:
+    """Have a worker import this module before there is work for it."""
 
 
 @ray.remote(num_cpus=0, max_retries=0)
@@ -198,11 +207,21 @@ class RayEngine:
         self._held = 0
         self._attempts: dict[AttemptId, _Stream] = {}
         self._reducers: dict[int, _RayReducer] = {}
+        self._spare: list[Any] = []
         self._ending: list[Any] = []
 
-    def prepare(self) -> None:
-        """See ``Engine``."""
-        self._runtime.start()
+    def prepare(self, job: Job) -> None:
+        """See ``Engine``; workers of a Ray of our own start while inputs are listed."""
+        self._runtime.start(lambda: self._warm_up(job))
+
+    def _warm_up(self, job: Job) -> None:
+        has = ray.cluster_resources()
+        slots = int(has.get("CPU", 0))
+        for _ in range(slots):
+            _warm.remote()
+        wanted = 0 if job.reducer is None else job.reducers
+        room = min(_reducers_in(has, job), REDUCERS_PER_SLOT * slots)
+        self._spare = [_Actor.remote() for _ in range(min(wanted, room))]
 
     def open(self, map_task: MapTask, reduce_task: ReduceTask | None) -> Capacity:
         """See ``Engine``."""
@@ -223,9 +242,9 @@ class RayEngine:
             raise NoCapacity(f"a map task asks for 1 CPU; the cluster has {text}")
         here = ray.util.get_node_ip_address()
         elsewhere = any(n["NodeManagerAddress"] != here for n in ray.nodes() if n["Alive"])
-        reducers = max(1, memory // 2 // map_task.job.memory)
         sizes = [int(n["Resources"].get("CPU", 0)) for n in ray.nodes() if n["Alive"]]
         self._node_slots = max(1, *sizes)
+        reducers = _reducers_in(has, map_task.job)
         return Capacity(slots, reducers, text, self._node_slots, elsewhere)
 
     def start(self, split: Split, ident: AttemptId, terms: Terms = FIRST_TERMS) -> None:
@@ -252,8 +271,9 @@ class RayEngine:
 
     def make_reducer(self, reducer: int, partitions: Sequence[int]) -> None:
         """See ``Engine``."""
+        actor = self._spare.pop() if self._spare else _Actor.remote()
         name = f"reducer-{reducer}"
-        actor = _Actor.remote(self._reduce_task, partitions, name, alone=self._alone)
+        actor.begin.remote(self._reduce_task, partitions, name, alone=self._alone)
         self._reducers[reducer] = _RayReducer(actor)
 
     def drop_reducer(self, reducer: int) -> None:
@@ -399,6 +419,11 @@ class RayEngine:
         return [task.options(scheduling_strategy=one).remote(*words) for one in on]
 
 
+def _reducers_in(has: Mapping[str, float], job: Job) -> int:
+    """How many reducers fit into the memory of a cluster."""
+    return max(1, int(has.get("memory", 0)) // 2 // job.memory)
+
+
 def _check_workers() -> None:
     """Refuse a cluster whose workers have another Python or ray_mr than this process.
 
@@ -535,21 +560,25 @@ class _Runtime:
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
 
-    def start(self) -> None:
-        """Begin to make ``ray`` usable, while others work."""
+    def start(self, then: Callable[[], None] = lambda: None) -> None:
+        """Begin to make ``ray`` usable, while others work; of a Ray of ours, do this ``then``."""
         if ray.is_initialized() or self._thread is not None:
             return
         for name, value in KEEPALIVE.items():
             os.environ.setdefault(name, value)
         self.started = not os.environ.get("RAY_ADDRESS")
-        self._thread = threading.Thread(target=self._park, name="ray-runtime", daemon=True)
+        self._thread = threading.Thread(
+            target=self._park, args=(then,), name="ray-runtime", daemon=True
+        )
         self._thread.start()
 
-    def _park(self) -> None:
+    def _park(self, then: Callable[[], None]) -> None:
         # The thread that calls init must live on: when it ends, Ray's processes die.
         with contextlib.ExitStack() as stack:
             try:
                 _init(stack)
+                if self.started:
+                    then()
             except BaseException as error:  # noqa: BLE001 - told to whoever joins
                 self._error = error
             self._ready.set()
