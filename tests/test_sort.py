@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ray_mr.shuffle import sort
+from ray_mr.shuffle.order import Order, by_key, by_key_and_value
 from ray_mr.shuffle.sort import Sorter
 from samples import open_files, pairs_of, rows
 
@@ -22,11 +23,13 @@ BATCHES = st.lists(st.lists(KEYS, max_size=6), max_size=14)
 Arrival = list[tuple[int, list[tuple[bytes, bytes]]]]
 
 
-def sort_rows(arrival: Arrival, memory_bytes: int, folder: Path) -> list[tuple[bytes, bytes]]:
+def sort_rows(
+    arrival: Arrival, memory_bytes: int, folder: Path, order: Order = by_key
+) -> list[tuple[bytes, bytes]]:
     """What the sorter makes of batches that come in this order."""
-    sorter = Sorter(folder, memory_bytes)
-    for order, pairs in arrival:
-        sorter.add(rows(pairs), order)
+    sorter = Sorter(folder, memory_bytes, order)
+    for place, pairs in arrival:
+        sorter.add(rows(pairs), place)
     assert sorter.rows == sum(len(pairs) for _, pairs in arrival)
     got: list[tuple[bytes, bytes]] = []
     for window in sorter.sorted():
@@ -137,6 +140,29 @@ def test_packs_in_order(
         patch.setattr(sort, "MERGE_BYTES", merge)
         patch.setattr(sort, "PACK_BYTES", pack)
         assert sort_rows(arrival, 10**9, Path(folder)) == expected
+
+
+@given(
+    st.lists(st.lists(LONG, max_size=9), max_size=14),
+    st.sampled_from([1, 300, 1500, 10**9]),
+    st.sampled_from([1, 16]),
+    st.booleans(),
+    st.randoms(use_true_random=False),
+)
+def test_where_heads_do_not_tell(
+    batches: list[list[bytes]], memory: int, look: int, by_value: bool, rng: random.Random
+) -> None:
+    """Keys that begin alike and keys that do not, in packs and in runs, by key and by value."""
+    arrival, expected = placed(batches)
+    rng.shuffle(arrival)
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sort, "LOOK_STEP", look)
+        patch.setattr(sort, "WINDOW_ROWS", 3)
+        patch.setattr(sort, "MERGE_BYTES", 200)
+        patch.setattr(sort, "FAN_IN", 3)
+        order = by_key_and_value if by_value else by_key
+        got = sort_rows(arrival, memory, Path(folder), order)
+    assert got == (sorted(expected) if by_value else expected)
 
 
 @pytest.mark.parametrize("keys", [1, 1 << 30])

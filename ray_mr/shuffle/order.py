@@ -76,21 +76,35 @@ def order_of(data: Any, starts: Any, lengths: Any) -> Any:
         return np.arange(len(starts))
     shared = _common(data, starts, lengths)
     numbers = heads(data, starts + shared, lengths - shared)
-    order = np.argsort(numbers)
-    numbers = numbers[order]
-    same = numbers[1:] == numbers[:-1]
-    if not same.any():
-        return order
-    alike = np.concatenate([same, [False]]) | np.concatenate([[False], same])
-    slots = np.flatnonzero(alike)
-    group = np.concatenate([[0], np.cumsum(~same)])[slots]
-    order[slots] = by_number(group, order[slots])
-    long = slots[(numbers[slots] & _BYTE) == LONGER]
+    order, long = by_heads(numbers)
     if len(long):
         rows = order[long]
         rank, _ = ranks(take(data, starts[rows], lengths[rows]))
         order[long] = rows[by_number(rank, np.arange(len(rows))).astype(np.int64)]
     return order
+
+
+def by_heads(numbers: Any) -> tuple[Any, Any]:
+    """The order of some ``heads``; equal ones keep their order.
+
+    Returns:
+        Row numbers, and the places among them of rows whose heads are alike and do not tell all.
+    """
+    order = np.argsort(numbers)
+    numbers = numbers[order]
+    same = numbers[1:] == numbers[:-1]
+    if not same.any():
+        return order, np.empty(0, np.int64)
+    alike = np.concatenate([same, [False]]) | np.concatenate([[False], same])
+    slots = np.flatnonzero(alike)
+    group = np.concatenate([[0], np.cumsum(~same)])[slots]
+    order[slots] = by_number(group, order[slots])
+    return order, slots[longer(numbers[slots])]
+
+
+def longer(numbers: Any) -> Any:
+    """Whether there is more of a string than its head tells, of each."""
+    return (numbers & _BYTE) == LONGER
 
 
 def by_number(numbers: Any, rows: Any) -> Any:
@@ -133,6 +147,10 @@ class Strings:
         if first is None:
             return order_of(self.data, self.starts, self.lengths)
         return first[order_of(self.data, self.starts[first], self.lengths[first])]
+
+    def heads(self) -> Any:
+        """Their ``heads``."""
+        return heads(self.data, self.starts, self.lengths)
 
     def one(self, number: int) -> bytes:
         """One of them."""

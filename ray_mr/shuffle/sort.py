@@ -4,23 +4,28 @@ Rows are held, as packs each of which is in order, until a budget is full; then 
 and written to disk as a run.  Packs and runs are merged in bounded memory, a window at a time: no
 second copy of what is held is ever made.  Keys compare as bytes; rows of equal keys come in the
 order of the plan, however they arrived.
+
+What a row is sorted by is looked at as a whole only where its head (``order.heads``) does not
+tell it from another: heads are made once, and cut and merged as numbers.
 """
 
 from __future__ import annotations
 
 import bisect
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
 
-from ray_mr.shuffle.order import LONGER, Order, by_key, heads
+from ray_mr.shuffle.order import Order, by_heads, by_key, longer
 from ray_mr.shuffle.rows import Rows, concat, integers, numbers_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
+
+    from ray_mr.shuffle.order import Strings
 
 WINDOW_ROWS = 1 << 16
 """Rows in a batch of a run; what the merge holds of each run (fewer where rows are large)."""
@@ -35,16 +40,17 @@ MERGE_BYTES = 4 << 20
 SAMPLES = 8
 """Of each pack, for every window: it is seldom much larger than it should be."""
 MOST_SAMPLES = 64
-PLACE_BYTES = 8
-"""What a row takes that is held, beside the row."""
+HELD_BYTES = 16
+"""What a row takes that is held, beside the row: its place and its head."""
+LOOK_STEP = 16
+"""One of so many rows is looked at, to see whether heads tell rows from each other."""
 COMPRESSION = "lz4"
 _SCHEMA = pa.schema([
     ("line", pa.large_binary()), ("key_bytes", pa.int64()), ("count", pa.int64()),
-    ("place", pa.int64()),
+    ("place", pa.int64()), ("head", pa.int64()),
 ])  # fmt: skip
 
 
-LOWEST = np.uint64(0xFF)
 _Bound = tuple[bytes, int]
 """What a row is sorted by: its key and its place."""
 
@@ -56,14 +62,22 @@ class _Placed:
     rows: Rows
     places: Any
     """int64 array."""
+    heads: Any
+    """uint64 array: those of what they are sorted by."""
     order: Order
     """What they are sorted by."""
 
     def slice(self, start: int, stop: int) -> _Placed:
-        return replace(self, rows=self.rows.slice(start, stop), places=self.places[start:stop])
+        return replace(
+            self, rows=self.rows.slice(start, stop), places=self.places[start:stop],
+            heads=self.heads[start:stop],
+        )  # fmt: skip
 
     def take(self, indices: Any) -> _Placed:
-        return replace(self, rows=self.rows.take(indices), places=self.places[indices])
+        return replace(
+            self, rows=self.rows.take(indices), places=self.places[indices],
+            heads=self.heads[indices],
+        )  # fmt: skip
 
     @property
     def in_places(self) -> bool:
@@ -73,7 +87,31 @@ class _Placed:
     def sorted(self) -> Any:
         """Row numbers in order."""
         first = None if self.in_places else np.argsort(self.places)
-        return self.order(self.rows).order(first)
+        if self._alike():
+            return self.order(self.rows).order(first)
+        order, long = by_heads(self.heads if first is None else self.heads[first])
+        if first is not None:
+            order = first[order]
+        if len(long):
+            rows = order[long]
+            order[long] = rows[self.order(self.rows.take(rows)).order()]
+        return order
+
+    def _alike(self) -> bool:
+        """Whether many heads are alike and do not tell all: long keys that begin alike."""
+        some = np.sort(self.heads[::LOOK_STEP])
+        same = (some[1:] == some[:-1]) & longer(some[1:])
+        return bool(4 * np.count_nonzero(same) > len(some))
+
+    def in_order(self) -> bool:
+        """Whether rows whose places are in order are sorted."""
+        heads = self.heads
+        if (heads[1:] < heads[:-1]).any():
+            return False
+        if ((heads[1:] > heads[:-1]) | ~longer(heads[1:])).all():
+            return True
+        order = self.order(self.rows).order()
+        return bool((order[1:] > order[:-1]).all())
 
     def bound(self, row: int) -> _Bound:
         """What a row is sorted by."""
@@ -108,8 +146,9 @@ class Sorter:
         """Take rows whose places in the order of all begin at ``place``."""
         if not len(rows):
             return
-        self._loose.append(_Placed(rows, np.arange(place, place + len(rows)), self._order))
-        size = rows.size_bytes + PLACE_BYTES * len(rows)
+        places = np.arange(place, place + len(rows))
+        self._loose.append(_Placed(rows, places, self._order(rows).heads(), self._order))
+        size = rows.size_bytes + HELD_BYTES * len(rows)
         self._bytes += size
         self._loose_bytes += size
         self.rows += rows.total
@@ -124,7 +163,7 @@ class Sorter:
         if not loose:
             return
         whole = _joined(loose)
-        if len(loose) > 1 or not _in_order(whole):
+        if len(loose) > 1 or not whole.in_order():
             whole = whole.take(whole.sorted())
         self._packs.append(whole)
 
@@ -149,7 +188,8 @@ class Sorter:
         ):
             for each in windows:
                 rows = each.rows
-                columns = [rows.lines, *map(integers, (rows.key_bytes, rows.counts, each.places))]
+                numbers = (rows.key_bytes, rows.counts, each.places, each.heads.view(np.int64))
+                columns = [rows.lines, *map(integers, numbers)]
                 writer.write_batch(pa.record_batch(columns, _SCHEMA))
                 yield rows.slice(0, 0)
         self._runs.append(path)
@@ -158,8 +198,9 @@ class Sorter:
         with pa.OSFile(str(path), "rb") as source, pa.ipc.open_stream(source) as reader:
             for batch in reader:
                 line, *others = batch.columns
-                key_bytes, counts, places = map(numbers_of, others)
-                yield _Placed(Rows(line, key_bytes, counts), places, self._order)
+                key_bytes, counts, places, heads = map(numbers_of, others)
+                rows = Rows(line, key_bytes, counts)
+                yield _Placed(rows, places, heads.view(np.uint64), self._order)
 
     def sorted(self) -> Iterator[Rows]:
         """All rows, sorted, in windows.  Once only.
@@ -194,46 +235,51 @@ def _joined(parts: Sequence[_Placed]) -> _Placed:
     if len(parts) == 1:
         return parts[0]
     places = np.concatenate([part.places for part in parts])
-    return _Placed(concat([part.rows for part in parts]), places, parts[0].order)
-
-
-def _in_order(placed: _Placed) -> bool:
-    """Whether rows whose places are in order are sorted."""
-    strings = placed.order(placed.rows)
-    numbers = heads(strings.data, strings.starts, strings.lengths)
-    if (numbers[1:] < numbers[:-1]).any():
-        return False
-    if ((numbers[1:] > numbers[:-1]) | ((numbers[1:] & LOWEST) != LONGER)).all():
-        return True
-    order = strings.order()
-    return bool((order[1:] > order[:-1]).all())
+    heads = np.concatenate([part.heads for part in parts])
+    return _Placed(concat([part.rows for part in parts]), places, heads, parts[0].order)
 
 
 class _Pack:
-    """A pack that is merged: cut again and again at what rows are sorted by."""
+    """A pack that is merged: cut at what rows are sorted by."""
 
     def __init__(self, placed: _Placed, stride: int) -> None:
         self._placed, self._stride = placed, stride
-        self._strings = placed.order(placed.rows)
-        self.samples = [self._bound(row) for row in range(0, len(placed.rows), stride)]
-        self._start = 0
+        self._strings: Strings | None = None
+        at = np.arange(0, len(placed.rows), stride)
+        strings = placed.order(placed.rows.take(at))
+        keys = map(strings.one, range(len(at)))
+        self.samples = list(zip(keys, placed.places[at].tolist(), strict=True))
+        self.heads = placed.heads[at]
 
     def _bound(self, row: int) -> _Bound:
+        if self._strings is None:
+            self._strings = self._placed.order(self._placed.rows)
         return self._strings.one(row), int(self._placed.places[row])
 
-    def to(self, bound: _Bound | None) -> Iterator[_Placed]:
-        """Take the rows before ``bound``, if there are some; all, if there is no bound."""
-        start, self._start = self._start, self._cut(bound)
-        if start < self._start:
-            yield self._placed.slice(start, self._start)
+    def between(self, bounds: Sequence[_Bound], heads: Any) -> Iterator[_Placed | None]:
+        """Its rows up to each bound in turn, and those after the last; ``None`` for no rows.
 
-    def _cut(self, bound: _Bound | None) -> int:
+        Args:
+            bounds: In order.
+            heads: Those of the bounds.
+        """
+        sides = [np.searchsorted(self._placed.heads, heads, side).tolist() for side in _SIDES]
+        start = 0
+        for bound, low, high in zip(bounds, *sides, strict=True):
+            stop = low if low == high else self._cut(bound, low, high)
+            yield self._placed.slice(start, stop) if start < stop else None
+            start = stop
         size = len(self._placed.rows)
-        if bound is None:
-            return size
+        yield self._placed.slice(start, size) if start < size else None
+
+    def _cut(self, bound: _Bound, low: int, high: int) -> int:
+        """Rows before a bound; those from ``low`` to ``high`` have its head."""
         near = bisect.bisect_left(self.samples, bound) * self._stride
-        low, high = max(0, near - self._stride), min(near, size)
-        return bisect.bisect_left(range(size), bound, low, high, key=self._bound)
+        low, high = max(low, near - self._stride), min(high, near)
+        return bisect.bisect_left(range(high), bound, low, high, key=self._bound)
+
+
+_SIDES: tuple[Literal["left"], Literal["right"]] = ("left", "right")
 
 
 def _merge_packs(
@@ -249,10 +295,17 @@ def _merge_packs(
     stride = max(1, rows // min(max(len(packs), SAMPLES), MOST_SAMPLES))
     # In the order of their places: then equal keys mostly are in it too.
     sources = [_Pack(pack, stride) for pack in sorted(packs, key=lambda pack: int(pack.places[0]))]
-    samples = sorted(bound for source in sources for bound in source.samples)
+    samples = [
+        (*bound, head)
+        for source in sources
+        for bound, head in zip(source.samples, source.heads.tolist(), strict=True)
+    ]
     each = max(1, rows // stride)
-    for bound in [*samples[each::each], None]:
-        parts = [part for source in sources for part in source.to(bound)]
+    chosen = sorted(samples)[each::each]
+    bounds, heads = [(key, place) for key, place, _ in chosen], [head for _, _, head in chosen]
+    cut = [source.between(bounds, np.array(heads, np.uint64)) for source in sources]
+    for pieces in zip(*cut, strict=True):
+        parts = [part for part in pieces if part is not None]
         if len(parts) == 1:
             (part,) = parts
             step = _rows_of(part.rows, window_bytes)
@@ -280,24 +333,24 @@ class _Source:
                 self._loaded.append(following)
 
     @property
-    def last(self) -> _Bound | None:
-        """The last row that is loaded, if there is more to come after it."""
+    def last(self) -> tuple[_Bound, Any] | None:
+        """The last row that is loaded and its head, if there is more to come after it."""
         if not self._more:
             return None
         final = self._loaded[-1]
-        return final.bound(len(final.rows) - 1)
+        return final.bound(len(final.rows) - 1), final.heads[-1]
 
     @property
     def open(self) -> bool:
         """Whether there are rows left."""
         return bool(self._loaded)
 
-    def to(self, bound: _Bound | None) -> list[_Placed]:
-        """Take the loaded rows at or before ``bound``; all, if there is none."""
+    def to(self, last: tuple[_Bound, Any] | None) -> list[_Placed]:
+        """Take the loaded rows at or before a ``last``; all, if there is none."""
         taken = []
         while self._loaded:
             first = self._loaded[0]
-            count = len(first.rows) if bound is None else _count_to(first, bound)
+            count = len(first.rows) if last is None else _count_to(first, *last)
             if count:
                 taken.append(first.slice(0, count))
             if count < len(first.rows):
@@ -308,18 +361,12 @@ class _Source:
         return taken
 
 
-def _count_to(window: _Placed, bound: _Bound) -> int:
-    """How many rows of a sorted window are at or before ``bound``."""
-    low, high = 0, len(window.rows)
-    if window.bound(high - 1) <= bound:
+def _count_to(window: _Placed, bound: _Bound, head: Any) -> int:
+    """How many rows of a sorted window are at or before ``bound``, which has this head."""
+    low, high = (int(np.searchsorted(window.heads, head, side)) for side in _SIDES)
+    if low < high and window.bound(high - 1) <= bound:
         return high
-    while low < high:
-        middle = (low + high) // 2
-        if window.bound(middle) <= bound:
-            low = middle + 1
-        else:
-            high = middle
-    return low
+    return bisect.bisect_right(range(high), bound, low, high, key=window.bound)
 
 
 def _merge(streams: Sequence[Iterator[_Placed]], window_bytes: int) -> Iterator[_Placed]:
@@ -333,8 +380,8 @@ def _merge(streams: Sequence[Iterator[_Placed]], window_bytes: int) -> Iterator[
         return
     sources = [_Source(stream) for stream in streams]
     while sources:
-        bound = min((last for source in sources if (last := source.last)), default=None)
-        taken = [part for source in sources for part in source.to(bound)]
+        least = min((last for source in sources if (last := source.last)), default=None)
+        taken = [part for source in sources for part in source.to(least)]
         sources = [source for source in sources if source.open]
         if len(taken) == 1:
             yield taken[0]
