@@ -166,16 +166,20 @@ def _separator(value: str) -> str:
 
 REDUCERS = ("sum", "count", "min", "max", "mean", "distinct", "top", "histogram")
 _TOP = r"top ([1-9][0-9]{0,4})"
-_REDUCER_SCHEMA = WithJsonSchema(
-    {"type": "string", "anyOf": [{"enum": list(REDUCERS)}, {"pattern": f"^{_TOP}$"}]}
-)
+_HISTOGRAM = r"histogram (?=[0-9.]*[1-9])[0-9]{1,18}(\.[0-9]{1,18})?"
+_REDUCER_SCHEMA = WithJsonSchema({
+    "type": "string",
+    "anyOf": [{"enum": list(REDUCERS)}, {"pattern": f"^{_TOP}$"}, {"pattern": f"^{_HISTOGRAM}$"}],
+})  # fmt: skip
 
 
 def _reducer(value: str) -> str:
-    if value in REDUCERS or re.fullmatch(_TOP, value):
+    if value in REDUCERS or re.fullmatch(f"{_TOP}|{_HISTOGRAM}", value):
         return value
     if value.startswith("top "):
         raise ValueError(f"{value!r} is no number of values from 1 to 99999, such as top 20")
+    if value.startswith("histogram "):
+        raise ValueError(f"{value!r} is no width of bins above 0, such as histogram 10 or 0.5")
     near = jobfile.nearest(value, REDUCERS)
     raise ValueError(f"{value!r} is none of {', '.join(REDUCERS)}{near}")
 
@@ -276,7 +280,8 @@ class Job(_Value):
         | None,
         _Step,
     ] = Field(None, description="Makes each key's values into the result: sum, count, min, max, "
-              "mean, distinct, top (top 20), histogram, a program, or none.")  # fmt: skip
+              "mean, distinct, top (top 20), histogram (histogram 10), a program, "
+              "or none.")  # fmt: skip
     reducers: int = Field(
         1, ge=1, le=65536, description="Parts of the result; another number is another job."
     )

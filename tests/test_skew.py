@@ -165,6 +165,7 @@ def test_report(tmp_path: Path, engine: str) -> None:
     assert sum(part["output_bytes"] for part in facts["parts"]) == written
     assert all(part["input_bytes"] > 0 <= part["seconds"] for part in facts["parts"])
     assert f"uneven: part {home} of 4 had 8" in report.summary()
+    assert f"part {home} of 4 had 8" in report._repr_html_()
     assert "its key 'hot' 80 %" in report.summary()
 
 

@@ -105,6 +105,8 @@ class Report:
         rows += [(name, f"{number:,}") for name, number in self.counters.items()]
         if "total" in self.seconds:
             rows.append(("time", format_seconds(self.seconds["total"])))
+        if self.ok and (uneven := self.shares.warning()):
+            rows.append(("uneven", uneven))
         failed = [f"{uri}: {headline(why)}" for uri, why in self.failed[:FAILED_SHOWN]]
         if more := self.failed[FAILED_SHOWN:]:
             failed.append(f"and {len(more):,} more in the report")

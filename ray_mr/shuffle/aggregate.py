@@ -112,6 +112,11 @@ def _to_int64(values: Any) -> Any:
     return numbers_of(pc.cast(text, pa.int64()))
 
 
+def is_number(values: Any) -> Any:
+    """Whether each value is decimal text of a number."""
+    return _is(values, _NUMBER)
+
+
 def _is(values: Any, pattern: str) -> Any:
     return truths(pc.match_substring_regex(values, pattern))
 
@@ -145,7 +150,7 @@ def combine(rows: Rows, fold: Fold) -> tuple[Rows, int]:
     done = None if numbers is None else _fold_small(rows, numbers, fold)
     if done is not None:
         return done, 0
-    good = _is(values, _NUMBER)
+    good = is_number(values)
     bad = int(rows.counts[~good].sum())
     small, whole = good & _is(values, _SMALL), good & _is(values, _INTEGER)
     floats, infinite = _finite(rows.take(np.flatnonzero(good & ~whole)), fold)

@@ -7,7 +7,7 @@ values, once, and from there on there is nothing else.  It is the row itself:
 * count: the value is empty; the row's count is the number.
 * mean: a sum as text; the row's count is how many values are in it.
 * distinct: each value once.
-* histogram, top: each value with its count.
+* histogram, top: each value with its count; of a histogram with a width, each bin.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ray_mr.shuffle import aggregate
+from ray_mr.shuffle import aggregate, bins
 from ray_mr.shuffle.condense import condense, neighbours
 from ray_mr.shuffle.order import ranks
 from ray_mr.shuffle.rows import (
@@ -56,6 +56,8 @@ class BuiltIn:
     """Rows of state in order to results, rows set aside, and how many keys are done."""
     by_value: bool = False
     """``finish`` needs the values of a key in byte order."""
+    by_number: bool = False
+    """It needs them in the order of their numbers; alike numbers are the same text."""
     raw_is_state: bool = True
     """Rows as the mapper puts them out may stay as they are."""
 
@@ -199,6 +201,13 @@ def _top_of(size: int) -> BuiltIn:
     return BuiltIn(_counted, _counted, lambda windows: _top(windows, size), by_value=True)
 
 
+def _bins_of(width: str) -> BuiltIn:
+    return BuiltIn(
+        lambda rows: bins.binned(rows, width), _counted, _histogram,
+        by_number=True, raw_is_state=False,
+    )  # fmt: skip
+
+
 BUILT_INS = {
     "sum": _folded(aggregate.SUM, aggregate.SUM),
     "min": _folded(aggregate.MIN, aggregate.MIN),
@@ -215,4 +224,6 @@ BUILT_INS = {
 def built_in(word: str) -> BuiltIn | None:
     """The reducer of a word of the job file, ``top 20`` for one; ``None``: there is none."""
     name, _, size = word.partition(" ")
-    return _top_of(int(size)) if size else BUILT_INS.get(name)
+    if not size:
+        return BUILT_INS.get(name)
+    return _top_of(int(size)) if name == "top" else _bins_of(size)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow.compute as pc
 
+from ray_mr.keys import Term
 from ray_mr.shuffle import numbers
 from ray_mr.shuffle.batches import byte_of
 from ray_mr.shuffle.order import Strings, by_key, by_key_and_value, closed, of_array
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ray_mr.job import Job
-    from ray_mr.keys import Term
     from ray_mr.shuffle.order import Order
 
 
@@ -103,11 +103,18 @@ def key_order_of(job: Job) -> Order:
     return _arranged(job, terms, ())
 
 
-def order_of(job: Job, *, by_value: bool = False) -> Order:
-    """The order of rows that a job asks for; see ``Arranged.by_value``."""
-    if job.order is None:
-        return by_key_and_value if by_value else by_key
-    return _arranged(job, job.order.key, job.order.value, by_value=by_value)
+def order_of(job: Job, *, by_value: bool = False, by_number: bool = False) -> Order:
+    """The order of rows that a job asks for; see ``Arranged.by_value``.
+
+    Args:
+        job: May ask for one.
+        by_value: Of equal keys, the lesser value comes first.
+        by_number: Of equal keys, the lesser number comes first.
+    """
+    key, value = ((), ()) if job.order is None else (job.order.key, job.order.value)
+    if by_number:
+        value = (*value, Term(numeric=True))
+    return _arranged(job, key, value, by_value=by_value)
 
 
 def _arranged(

@@ -97,7 +97,9 @@ class ReduceTask:
     def order(self) -> Order:
         """What rows are sorted by."""
         ours = built_in(self.program) if isinstance(self.program, str) else None
-        return order_of(self.job, by_value=ours is not None and ours.by_value)
+        if ours is None:
+            return order_of(self.job)
+        return order_of(self.job, by_value=ours.by_value, by_number=ours.by_number)
 
     def lines(self, rows: Rows) -> bytes:
         """Rows as text; see ``batches.to_lines``."""
