@@ -125,9 +125,7 @@ def _attempt(
 class _ReducerActor:
     """A reducer, or a process that waits to be one: it has imported all that one needs."""
 
-    def begin(
-        self, task: ReduceTask, partitions: Sequence[int], name: str, *, alone: bool
-    ) -> None:
+    def begin(self, task: ReduceTask, partitions: Sequence[int], name: str, *, alone: bool) -> None:
         self._used = used(task.run_id)  # until the actor ends
         self._root, self._name, self._alone = self._used.__enter__(), name, alone
         self._reducer = Reducer(task, partitions, self._root, name)
