@@ -61,7 +61,7 @@ class TestEnds:
         """An exit code or the name of a signal, as a ChildCrashed."""
         with pytest.raises(ChildCrashed) as caught:
             output(sh(tmp_path, source))
-        assert str(caught.value) == words
+        assert caught.value.message == words
 
     def test_well(self, tmp_path: Path) -> None:
         """Exit code 0 is no error, and every byte of output came."""
