@@ -2,7 +2,8 @@
 
 A table says what becomes of each attempt of each split, of each reducer and of each reading, and
 when the driver is stopped, in a commit or in publishing too, and has to go on; the engine of this
-process runs the attempts with real programs.  ``RAY_MR_FATES`` is how many tables.
+process runs the attempts, of one kind with real programs.  Three hundred tables are followed, or
+``RAY_MR_FATES`` of each kind.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from fault_moments import STEPS, at
@@ -43,7 +44,8 @@ if TYPE_CHECKING:
 
     from ray_mr.tasks.reducer import Due
 
-EXAMPLES = int(os.environ.get("RAY_MR_FATES", "40"))
+TABLES = {"reduce": 150, "map only": 110, "programs": 40}
+"""How many of each kind: without a program, an attempt costs half."""
 FILES = 4
 ATTEMPT_FATES = {
     "never begins": WorkerLost("a node is gone"),
@@ -82,6 +84,10 @@ SCRIPTS = st.builds(
     st.frozensets(st.integers(0, 3), max_size=2),
     st.sampled_from(["", *STEPS]),
 )
+
+
+HOPELESS = Script({(0, tries): "never begins" for tries in range(4)}, {}, frozenset())
+STOPPED = Script({}, {}, frozenset(), "before the commit")
 
 
 @dataclass
@@ -166,19 +172,23 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def wanted(folder: Path, kind: str) -> Job:
-    reducer = {"reducer": "sum", "reducers": 2} if kind == "reduce" else {}
+    reducer = {} if kind == "map only" else {"reducer": "sum", "reducers": 2}
+    program = {"language": "binary", "script": f"{folder}/m.sh"}
     return Job(
-        inputs=[f"{folder}/in/"], mapper={"language": "binary", "script": f"{folder}/m.sh"},
+        inputs=[f"{folder}/in/"], mapper=program if kind == "programs" else "identity",
         split_bytes=1, output=f"{folder}/out/result.txt", checkpoint="none", **reducer,
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", ["reduce", "map only"])
+@pytest.mark.parametrize("kind", TABLES)
 @pytest.mark.timeout(900)
 def test_any_script(folder: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The bytes of an undisturbed run; or a non-zero exit, no result, a report of what lacks."""
     job, output = wanted(folder, kind), folder / "out" / "result.txt"
     monkeypatch.setattr("ray_mr.driver.commit.PAUSE_S", 0.001)
+    monkeypatch.setattr("ray_mr.driver.loop.WAIT_S", 0.01)
+    monkeypatch.setattr("os.fsync", lambda _: None)  # no table has a machine that fails
+    tables = int(os.environ.get("RAY_MR_FATES", TABLES[kind]))
     assert run(job, engine="local", force=True).ok
     expected = output.read_bytes()
 
@@ -191,10 +201,12 @@ def test_any_script(folder: Path, kind: str, monkeypatch: pytest.MonkeyPatch) ->
         return output.read_bytes()
 
     @settings(
-        max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck),
+        max_examples=tables, deadline=None, suppress_health_check=list(HealthCheck),
         derandomize=True, database=None,
     )  # fmt: skip
     @given(SCRIPTS)
+    @example(HOPELESS)
+    @example(STOPPED)
     def follow(script: Script) -> None:
         monkeypatch.setattr("ray_mr.driver.run.engine_named", lambda _: FateEngine(script))
         stopped = at(script.stop, interrupt) if script.stop else nullcontext()

@@ -166,15 +166,30 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return undisturbed_bytes(tmp_path_factory.mktemp("undisturbed"))
 
 
-@pytest.mark.parametrize("moment", ["in the commit", "all committed", "a piece written"])
-def test_silent_node(cluster: Cluster, undisturbed: bytes, moment: str) -> None:
-    """A node with all attempts and reducers goes silent: the bytes of an undisturbed run."""
+SILENCES = [
+    ("before the commit", "result.txt"),
+    ("in the commit", "result.txt"),
+    ("after the commit", "result.txt"),
+    ("all committed", "result.txt"),
+    ("a piece written", "result.txt"),
+    ("before publishing", ""),
+    ("first part published", ""),
+    ("after publishing", ""),
+]
+
+
+@pytest.mark.parametrize(("moment", "name"), SILENCES)
+def test_silent_node(cluster: Cluster, undisturbed: bytes, moment: str, name: str) -> None:
+    """A node with all attempts and reducers goes silent: the bytes of an undisturbed run.
+
+    Where it was still needed the loss is told.
+    """
     folder = cluster.folder / secrets.token_hex(4)
     (folder / "out").mkdir(parents=True)
-    world = World(folder, f"{folder}/out/result.txt")
+    world = World(folder, f"{folder}/out/{name}")
     base = f"http://{HERE}:{PORT}/{folder.name}/in"
     world.options = {"inputs": [f"{base}/pings-{n:04d}.xz" for n in range(FILES)]}
-    if moment != "in the commit":
+    if not moment.endswith("the commit"):
         world.open_gate()
     cluster.net.up()
     cut = f"ip link set {cluster.net.link} down; touch {world.marks}/gate {folder}/cut"
@@ -184,5 +199,5 @@ def test_silent_node(cluster: Cluster, undisturbed: bytes, moment: str) -> None:
     assert code == 0, cluster.driver.said.read_text()[-3000:]
     assert (folder / "cut").exists()
     check_whole(world, undisturbed)
-    if moment != "a piece written":  # then the rest may have been on its way already
+    if "commit" in moment:  # later the rest may have been on its way already
         assert any(" lost" in told or "gone" in told for told in world.report()["notices"])
