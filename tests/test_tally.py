@@ -81,6 +81,34 @@ def test_few_places(texts: list[list[bytes]], bits: int, rounds: int, full: int)
     assert (len(few), few.counts.tolist()) == (len(many), many.counts.tolist())
 
 
+@given(TEXTS, st.booleans(), st.integers(1, 30), st.booleans())
+def test_settled(texts: list[list[bytes]], alike: bool, most: int, in_order: bool) -> None:
+    """Where the order of many rows need not be kept it is not, and nothing else comes out."""
+    if alike:  # one value for all keys of the first pieces: only then does it not matter
+        texts = [[line.partition(b"\t")[0] + b"\t1" for line in lines] for lines in texts] + texts
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tally, "MOST_ROWS", most)
+        settled = filled(texts, in_order=in_order)
+        few = settled.take()
+    many = filled(texts, in_order=in_order)
+    assert len(many) == len(few)
+    assert pairs_of(few) == pairs_of(many.take())
+
+
+@pytest.mark.parametrize("values", [1, 2])
+def test_full_of_rows(values: int) -> None:
+    """Rows whose order is kept fill it, however few lines there are; others do not."""
+    made = Tally(parse, in_order=True, size_bytes=1 << 30)
+    text = b"".join(b"k\t%d\n" % (n % values) for n in range(100))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tally, "MOST_ROWS", 150)
+        for _ in range(2):
+            assert not made.full
+            made.add(text)
+        assert made.full == (values > 1)
+    assert made.rows_so_far().total == made.rows == 200
+
+
 def test_taken() -> None:
     """What was taken is not there any more; what was only looked at is."""
     made = filled([[b"a\t1", b"b\t1", b"a\t1"]], in_order=True)

@@ -13,6 +13,9 @@ from ray_mr.shuffle.rows import Rows, groups, numbers_of, truths
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+GLANCE_BYTES = 8
+"""Of a value with what stands before and after it."""
+
 
 def condense(rows: Rows, *, in_order: bool) -> Rows:
     """Rows in key order, equal neighbours counted.
@@ -33,40 +36,56 @@ def condense(rows: Rows, *, in_order: bool) -> Rows:
     distinct = Rows(coded.dictionary, key_bytes, np.ones(len(first), np.int64))
     counts = None if int(rows.counts.max()) == 1 else rows.counts
     totals = _totals(codes, counts, len(distinct))
-    return counted(distinct, totals, lambda: codes, counts, in_order=in_order)
+    return counted(distinct, totals, lambda: (codes, counts), in_order=in_order)
 
 
 def counted(
-    distinct: Rows, totals: Any, codes: Callable[[], Any], counts: Any = None, *, in_order: bool
+    distinct: Rows, totals: Any, sequence: Callable[[], tuple[Any, Any]], *, in_order: bool
 ) -> Rows:
     """Rows in key order.
 
     Args:
         distinct: Each row once.
         totals: How often each of these is there.
-        codes: Which of these each row is; asked for where the order of values matters.
-        counts: How often each row is there; ``None``: once.
+        sequence: Which of these each row is, and how often that is there, ``None`` for once;
+            asked for where the order of values matters.
         in_order: As for ``condense``.
     """
     order = key_order(distinct)
+    single = not in_order or one_value(distinct)
     distinct = distinct.take(order)
-    heads = groups(distinct)
-    if not in_order or len(heads) == len(distinct):
+    heads = None if single else groups(distinct)
+    if heads is None or len(heads) == len(distinct):
         return Rows(distinct.lines, distinct.key_bytes, totals[order])
     place = np.empty(len(order), np.int64)
     place[order] = np.arange(len(order))
     key = np.zeros(len(order), np.int64)
     key[heads[1:]] = 1
-    found = place[codes()]
-    sequence = by_number(np.cumsum(key)[found], np.arange(len(found))).astype(np.int64)
-    found = found[sequence]
+    codes, counts = sequence()
+    found = place[codes]
+    by_key = by_number(np.cumsum(key)[found], np.arange(len(found))).astype(np.int64)
+    found = found[by_key]
     starts = np.concatenate([[0], np.flatnonzero(found[1:] != found[:-1]) + 1])
     rows = distinct.take(found[starts])
     if counts is None:
         sizes = np.diff(np.concatenate([starts, [len(found)]]))
     else:
-        sizes = np.add.reduceat(counts[sequence], starts)
+        sizes = np.add.reduceat(counts[by_key], starts)
     return Rows(rows.lines, rows.key_bytes, sizes)
+
+
+def one_value(rows: Rows) -> bool:
+    """Whether all rows are seen at a glance to have the same short value."""
+    if not len(rows):
+        return True
+    ends, data = rows.edges[1:], rows.data
+    sizes = np.diff(rows.edges) - rows.key_bytes
+    size = int(sizes[0])
+    return (
+        size <= GLANCE_BYTES
+        and bool((sizes == size).all())
+        and all(bool((data[ends - at] == data[ends[0] - at]).all()) for at in range(2, size))
+    )
 
 
 def neighbours(rows: Rows) -> Rows:

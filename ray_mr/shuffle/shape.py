@@ -95,15 +95,18 @@ class Shaper:
             return
         if isinstance(piece, Rows):
             run = condense(piece, in_order=self._built_in is None)
+            fewer = len(run) * PAYS <= run.total
         else:
             self._tally.add(piece)
-            run = self._tally.rows_so_far()
-        self._condenses = self._condenses and len(run) * PAYS <= run.total
+            fewer = len(self._tally) * PAYS <= self._tally.rows
+        self._condenses = self._condenses and fewer
+        if self._built_in is not None and not fewer:  # a state has no more rows than it is made of
+            if not isinstance(piece, Rows):
+                run = self._tally.rows_so_far()
+            state, _ = self._built_in.to_state(run)
+            self._folds = len(state) * PAYS <= run.total
         if not self._condenses:
             self._tally.clear()
-        if self._built_in is not None:
-            folded, _ = self._built_in.to_state(run)
-            self._folds = len(folded) * PAYS <= run.total
 
     def _add_condensed(self, piece: bytes | Rows) -> Iterator[Rows]:
         """Add a run of rows, or of the tally, if that is full."""

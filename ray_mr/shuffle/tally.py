@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from ray_mr.shuffle.condense import counted
+from ray_mr.shuffle.condense import counted, one_value
 from ray_mr.shuffle.rows import ROW_BYTES, Rows, contents, cut, numbers_of
 
 if TYPE_CHECKING:
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 
 SHORT_BYTES = 16
 """A line of so many bytes, its newline among them, may have a place in the table."""
-SLOT_BITS = 20
+SLOT_BITS = 19
 SLOTS = 1 << SLOT_BITS
-FULL = SLOTS // 2
+FULL = SLOTS * 5 // 8
 """Places that may be in use; about, as a window is not cut."""
 ROUNDS = 16
 WINDOW_ROWS = 1 << 14
 """Rows that are looked for at once: so many stay in the cache."""
-MOST_ROWS = 1 << 23
-"""Rows whose order is kept, in four bytes each."""
+MOST_ROWS = 1 << 21
+"""Rows whose order is kept, in eight bytes each; about, as a piece is not cut."""
 NEWLINE = b"\n"[0]
 _PADDING = bytes(SHORT_BYTES)
 _KEEP = [
@@ -63,7 +63,11 @@ class Tally:
         """The two numbers of each place, both 0 where it is free."""
         self._used = 0
         self._codes: list[Any] = []
-        """The place of each row, or ``SLOTS`` and a number among the lines of ``_long``."""
+        """The code of each row: its place, or ``SLOTS`` and a number among ``_long``."""
+        self._ordered = 0
+        """How many codes that are."""
+        self._settled: Any = None
+        """How often each code was there before these, if their order does not matter."""
         self._long: list[Any] = []
         """Lines without a place, each once a piece."""
         self._longs = self._long_bytes = 0
@@ -74,43 +78,75 @@ class Tally:
     def full(self) -> bool:
         """Its rows are to be taken."""
         held_bytes = self._used * (ROW_BYTES + SHORT_BYTES // 2) + self._long_bytes
-        return held_bytes >= self._size_bytes or self._used >= FULL or self.rows >= MOST_ROWS
+        many = held_bytes >= self._size_bytes or self._used >= FULL
+        return many or self._ordered >= MOST_ROWS
 
     def add(self, text: bytes) -> None:
         """Count the lines of a text of whole lines."""
         data = np.frombuffer(text + _PADDING, np.uint8)
         ends = np.flatnonzero(data[: len(text)] == NEWLINE) + 1
         edges = np.concatenate([[0], ends])
-        codes = np.empty(len(ends), np.int32)
+        codes = np.empty(len(ends), np.int64)
         for low in range(0, len(ends), WINDOW_ROWS):
             codes[low : low + WINDOW_ROWS] = self._places(data, edges[low : low + WINDOW_ROWS + 1])
         without = np.flatnonzero(codes < 0)
         if len(without):
             codes[without] = self._numbers(data, edges[without], ends[without])
         self._codes.append(codes)
+        self._ordered += len(codes)
         self.rows += len(codes)
+        if self._ordered >= MOST_ROWS:
+            often = self._often()
+            if not self._in_order or one_value(self._distinct(often)[0]):
+                self._settled, self._codes, self._ordered = often, [], 0
+
+    def __len__(self) -> int:
+        """How many rows it has; equal lines count once."""
+        distinct = self._distinct(self._often())[0]
+        if not self._in_order or one_value(distinct):
+            return len(distinct)
+        return len(self.rows_so_far())
 
     def rows_so_far(self) -> Rows:
         """Its rows in key order, counted."""
-        if not self.rows:
-            return self._parse(b"")
-        codes = np.concatenate(self._codes)
+        distinct, totals, number = self._distinct(self._often())
+
+        def sequence() -> tuple[Any, Any]:
+            codes, counts = np.concatenate([*self._codes, np.empty(0, np.int64)]), None
+            if self._settled is not None:
+                earlier = np.flatnonzero(self._settled)
+                counts = np.concatenate([self._settled[earlier], np.ones(len(codes), np.int64)])
+                codes = np.concatenate([earlier, codes])
+            return number()[codes], counts
+
+        return counted(distinct, totals, sequence, in_order=self._in_order)
+
+    def _often(self) -> Any:
+        """How often each code was there."""
+        codes = np.concatenate([*self._codes, np.empty(0, np.int64)])
         often = np.bincount(codes, minlength=SLOTS + self._longs)
+        if self._settled is not None:
+            often[: len(self._settled)] += self._settled
+        return often
+
+    def _distinct(self, often: Any) -> tuple[Rows, Any, Callable[[], Any]]:
+        """Each line as a row, how often it was there, and what gives the row of each code."""
         used = np.flatnonzero(often[:SLOTS])
-        number = np.zeros(len(often), np.int32)
-        number[used] = np.arange(len(used))
-        text, often_short = self._short_lines(used), often[used]
+        text, totals = self._short_lines(used), often[used]
+        longs = np.empty(0, np.int64)
         if self._long:
             coded = pa.concat_arrays(self._long).dictionary_encode()
             text += contents(coded.dictionary)
-            number[SLOTS:] = numbers_of(coded.indices) + len(used)
-            totals = np.zeros(len(used) + len(coded.dictionary), np.int64)
-            totals[: len(used)] = often_short
-            np.add.at(totals, number[SLOTS:], often[SLOTS:])
-        else:
-            totals = often_short
-        distinct = self._parse(text)
-        return counted(distinct, totals, lambda: number[codes], in_order=self._in_order)
+            longs = numbers_of(coded.indices) + len(used)
+            totals = np.concatenate([totals, np.zeros(len(coded.dictionary), np.int64)])
+            np.add.at(totals, longs, often[SLOTS:])
+
+        def number() -> Any:
+            made = np.zeros(len(often), np.int64)
+            made[used], made[SLOTS:] = np.arange(len(used)), longs
+            return made
+
+        return self._parse(text), totals, number
 
     def take(self) -> Rows:
         """As ``rows_so_far``; it is empty then."""
@@ -130,7 +166,7 @@ class Tally:
     def _numbers(self, data: Any, starts: Any, ends: Any) -> Any:
         """Numbers of lines that have no place."""
         coded = cut(data, starts, ends).dictionary_encode()
-        numbers = numbers_of(coded.indices) + (SLOTS + self._longs)
+        numbers = numbers_of(coded.indices) + np.int64(SLOTS + self._longs)
         self._long.append(coded.dictionary)
         self._longs += len(coded.dictionary)
         self._long_bytes += coded.dictionary.nbytes + ROW_BYTES * len(coded.dictionary)
@@ -141,7 +177,7 @@ class Tally:
         starts, sizes = edges[:-1], np.diff(edges)
         if int(sizes.max()) <= SHORT_BYTES:
             return self._find(data, starts, sizes)
-        codes = np.full(len(starts), -1, np.int32)
+        codes = np.full(len(starts), -1)
         short = np.flatnonzero(sizes <= SHORT_BYTES)
         if len(short):
             codes[short] = self._find(data, starts[short], sizes[short])
@@ -155,12 +191,11 @@ class Tally:
         two &= _KEEP[1].take(sizes)
         mixed = one * _MIX[0]
         mixed += two * _MIX[1]
-        at = (mixed >> _SHIFT).view(np.int64)
+        places = (mixed >> _SHIFT).view(np.int64)
         if self._table is None:
             self._table = np.zeros((SLOTS, 2), "<u8")
-        places = at.astype(np.int32)
-        left = np.flatnonzero(~self._are(at, one, two))
-        at, one, two = at[left], one[left], two[left]
+        left = np.flatnonzero(~self._are(places, one, two))
+        at, one, two = places[left], one[left], two[left]
         for _ in range(ROUNDS):
             if not len(left):
                 break
