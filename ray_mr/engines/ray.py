@@ -41,6 +41,7 @@ from ray_mr.engines import (
     shelf,
 )
 from ray_mr.engines.delivery import Delivery
+from ray_mr.engines.vital import Vital
 from ray_mr.errors import EngineError, NoCapacity, OutOfMemory, RayMrError, WorkerLost
 from ray_mr.model import FIRST_TERMS, AttemptEnd, BlockMeta, Progress, ReducerEnd
 from ray_mr.tasks.mapper import Block, MapTask, map_split
@@ -300,6 +301,7 @@ class RayEngine:
 
     def wait(self, timeout_s: float) -> list[EngineEvent]:
         """See ``Engine``."""
+        self._runtime.vital.check()
         waiting: list[Any] = [stream.generator for stream in self._attempts.values()]
         for made in self._reducers.values():
             made.delivery.send(gather=bool(self._attempts))
@@ -553,6 +555,7 @@ class _Runtime:
     def __init__(self) -> None:
         self.started = False
         """It is ours alone, and ends with the run."""
+        self.vital = Vital()
         self._ready = threading.Event()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -576,6 +579,7 @@ class _Runtime:
             try:
                 _init(stack)
                 if self.started:
+                    self.vital.watch()
                     then()
             except BaseException as error:  # noqa: BLE001 - told to whoever joins
                 self._error = error
@@ -604,6 +608,7 @@ class _Runtime:
         """Leave the runtime as it was found."""
         if self._thread is not None:
             self._ready.wait()
+            self.vital.close()
             with contextlib.suppress(Exception):
                 ray.shutdown()
             self._stop.set()
