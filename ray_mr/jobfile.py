@@ -40,6 +40,7 @@ _PLAIN = {
     "greater_than": "must be more than {gt}, not {input!r}",
     "finite_number": "must be a finite number",
     "string_type": "must be text",
+    "string_too_short": "must not be empty",
     "tuple_type": "must be a list, such as [a, b]",
     "dict_type": "must be a mapping of names to values",
     "model_type": "must be a program, such as {{language: python, script: mapper.py}}",
@@ -107,16 +108,22 @@ def read(path: str | os.PathLike[str]) -> Document:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f":{mark.line + 1}" if mark else ""
-        raise JobError(f"{name}{line}: not valid YAML: {error.problem}") from error
+        raise JobError(f"{name}{line}: not valid YAML: {error.problem}", _other(name)) from error
     except (yaml.YAMLError, RecursionError) as error:
         first = (str(error).splitlines() or ["nested too deeply"])[0]
-        raise JobError(f"{name}: not valid YAML: {first}") from error
+        raise JobError(f"{name}: not valid YAML: {first}", _other(name)) from error
     if root is None:
         raise JobError(f"{name}: the file is empty", "a job has at least `inputs` and a `mapper`")
     if not isinstance(root, yaml.MappingNode):
         line = f":{root.start_mark.line + 1}"
         raise JobError(f"{name}{line}: must be `key: value` lines, such as `mapper: ...`")
     return Document(name, _Plain(name).value(root), root)
+
+
+def _other(name: str) -> str:
+    """Advice where what was taken for a job file has a name of another kind, as a script."""
+    kind = Path(name).suffix
+    return f"is it a {kind} file? name the job file" if kind not in {"", ".yml", ".yaml"} else ""
 
 
 class _Plain:

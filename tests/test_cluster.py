@@ -165,19 +165,46 @@ def test_long_state_path_is_refused(state: Path) -> None:
     assert "shorter" in refused.stderr
 
 
-def test_run_joins_and_survives_the_loss_of_a_node(state: Path, tmp_path: Path) -> None:
-    """``ray-mr run`` with RAY_ADDRESS set uses both nodes; one is killed: the same bytes."""
+def joined(folder: Path, exported: dict[str, str]) -> subprocess.Popen[str]:
+    """The command, joining the cluster."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "ray_mr", "run", "job.yml"],
+        cwd=folder,
+        env=outside_ray(folder) | exported,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def of_runs(state: Path) -> list[str]:
+    """What runs of ours have started on the nodes: attempts, reducers, programs, their children."""
+    words = ("ray::_attempt", "ray::_Reducer", ".ray_mr_harness", "sleep 617")
+    return [each for each in processes_of(state) if any(word in each for word in words)]
+
+
+def test_run_is_stopped_and_another_survives_the_loss_of_a_node(
+    state: Path, tmp_path: Path
+) -> None:
+    """``ray-mr run`` with RAY_ADDRESS set uses both nodes.
+
+    Ctrl-C: 130, and on no node is anything left of it; the cluster goes on.  Then a node is killed:
+    the same bytes.
+    """
     make_pings(tmp_path / "in", files=40, pings=10)
-    mark = tmp_path / "half-way"
+    mark, hold = tmp_path / "half-way", tmp_path / "hold"
     script(
         tmp_path,
         "mapper.py",
         f"""
-        import pathlib, time
+        import pathlib, subprocess, time
         def mapper(uuid, file, js):
             time.sleep(0.02)
             if js['n'] == 200:
+                held = pathlib.Path({str(hold)!r}).exists()
+                child = held and subprocess.Popen(['sleep', '617'])
                 pathlib.Path({str(mark)!r}).touch()
+                time.sleep(600 * held)
             return js['info']['OS'] + ' 1\\n'
         """,
     )
@@ -191,18 +218,24 @@ def test_run_joins_and_survives_the_loss_of_a_node(state: Path, tmp_path: Path) 
         for line in begun.stdout.splitlines()
         if line.startswith("export ")
     )
+    hold.touch()
+    with joined(tmp_path, exported) as running:
+        wait_until(lambda: mark.exists() or running.poll() is not None)
+        assert len(of_runs(state)) >= 4, "a reducer, an attempt, its program, and what that started"
+        os.killpg(running.pid, signal.SIGINT)
+        _, told = running.communicate(timeout=120)
+    assert running.returncode == 130, told
+    assert "on 2 nodes" in told
+    wait_until(lambda: not of_runs(state))
+    assert call(state, "status").returncode == 0, "the cluster is somebody else's"
+    assert not (tmp_path / "result.txt").exists()
+    hold.unlink()
+    mark.unlink()
     shown = json.loads(call(state, "status", "--json").stdout)
-    with subprocess.Popen(
-        [sys.executable, "-m", "ray_mr", "run", "job.yml"],
-        cwd=tmp_path,
-        env=outside_ray(tmp_path) | exported,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as running:
+    with joined(tmp_path, exported) as running:
         wait_until(lambda: mark.exists() or running.poll() is not None)
         os.kill(shown["nodes"]["node-1"]["raylet"][0], signal.SIGKILL)
         _, told = running.communicate(timeout=120)
     assert running.returncode == 0, told
-    assert "on 2 nodes" in told
     lines = (tmp_path / "result.txt").read_text().splitlines()
     assert sorted(lines) == [f"{name}\t100" for name in ("Android", "Darwin", "Linux", "WINNT")]

@@ -133,7 +133,10 @@ def read(uri: str) -> Capsule:
         env = dict(job_facts.pop("env"))
         programs = [job_facts.get(name) for name in ("mapper", "combiner", "reducer")]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise JobError(f"{uri} is no capsule of a failed attempt: {error!r}") from None
+        raise JobError(
+            f"{uri} is no capsule of a failed attempt: {error!r}",
+            "they are the JSON files below failed-attempts, beside the output of a run",
+        ) from None
     if any(isinstance(one, dict) and not one.get("script") for one in programs):
         raise JobError(
             f"{uri}: its job is made of Python functions, which are not kept",

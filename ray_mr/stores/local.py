@@ -115,7 +115,10 @@ class LocalStore:
         """See ``Store``."""
         path = _path(uri)
         with disk_errors(path):
-            return Path(path).open("rb")
+            try:
+                return Path(path).open("rb")
+            except FileNotFoundError:
+                raise StoreError(f"{path}: no such file", PATHS) from None
 
     def exists(self, uri: str) -> bool:
         """See ``Store``."""
@@ -169,7 +172,10 @@ class StagedFile:
         self._sealed = False
         with disk_errors(path):
             if path.is_dir():
-                raise StoreError(f"{path} is a folder", "name a file to write to")
+                raise StoreError(
+                    f"{path} is a folder",
+                    f"name a file in it, or {path}/ for a file for each part",
+                )
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
             except (FileExistsError, NotADirectoryError):
