@@ -99,7 +99,10 @@ def group_keys(objects: Iterable[StoredObject], split_bytes: int) -> list[list[S
     every = list(objects)
     for obj in every:
         if "://" not in obj.uri:
-            raise JobError(f"{obj.uri} is a file of this machine: no task can read it")
+            raise JobError(
+                f"{obj.uri} is a file of this machine: no task can read it",
+                "put the inputs into a bucket",
+            )
     groups = _grouped(every, split_bytes)
     if len(groups) > MAX_MAPS:
         fits = -(-split_bytes // 2**20)  # MiB
