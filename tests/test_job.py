@@ -238,7 +238,7 @@ FAULTS = [
     ("inputs: []", 3, "inputs", "no input"),
     ("inputs:", 3, "inputs", "no input"),
     ("inputs: ['']", 3, "inputs", "empty text"),
-    ("output: ''", 3, "output", "at least 1 character"),
+    ("output: ''", 3, "output", "must not be empty"),
     ("max_failed_inputs: -1", 3, "max_failed_inputs", "at least 0"),
     ("stall_timeout:", 3, "stall_timeout", "has no value"),
 ]  # fmt: skip
