@@ -183,8 +183,8 @@ class BlockMeta:
     """Rows of each partition; equal ones that are kept as one are as many as they were."""
     offsets: tuple[int, ...]
     """``len(rows) + 1`` byte offsets of the partitions in the block."""
-    checksum: int
-    """XXH3-64 of the block's bytes."""
+    checksums: tuple[int, ...]
+    """XXH3-64 of each partition's bytes: who reads one need not read the others."""
 
     @property
     def size_bytes(self) -> int:

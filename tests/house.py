@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ray_mr.job import Job
 from ray_mr.model import AttemptEnd, AttemptId, Progress, ReducerEnd, Split
 from ray_mr.plan import Plan, make_plan
-from ray_mr.shuffle.blocks import checksum, unpack
+from ray_mr.shuffle.blocks import checksums, unpack
 from ray_mr.stores import store_for
 from ray_mr.tasks.mapper import Block, MapTask, map_split
 from ray_mr.tasks.reducer import Due, Piece, Reducer, ReduceTask
@@ -70,7 +70,7 @@ class House:
         for item in blocks:
             assert item.meta.id == end.id
             assert item.meta.place <= rows
-            assert item.meta.checksum == checksum(item.data)
+            assert item.meta.checksums == checksums(item.data, item.meta.offsets)
             assert item.meta.size_bytes == memoryview(item.data).nbytes
             rows += sum(item.meta.rows)
         assert rows == end.rows

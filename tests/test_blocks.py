@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ray_mr.shuffle.blocks import checksum, pack, unpack
+from ray_mr.shuffle.blocks import checksum, checksums, pack, unpack
 from ray_mr.shuffle.partition import divide
 from ray_mr.shuffle.rows import of_pairs
 from samples import pairs_of, rows
@@ -87,6 +87,18 @@ def test_checksum() -> None:
     assert checksum(block) == checksum(data) == checksum(bytes(data))
     data[-1] ^= 1
     assert checksum(data) != checksum(block)
+
+
+def test_checksums() -> None:
+    """Each partition has its own, of its bytes alone."""
+    block, offsets = pack(divide(rows([(b"%d" % n, b"v") for n in range(50)]), 4))
+    sums = checksums(block, offsets)
+    assert len(sums) == 4
+    for number in range(4):
+        data = bytearray(block)
+        data[offsets[number]] ^= 1
+        changed = checksums(data, offsets)
+        assert [at for at in range(4) if changed[at] != sums[at]] == [number]
 
 
 def test_same_bytes() -> None:

@@ -36,7 +36,8 @@ class Calls:
 
     def put(self, *sequences: int, size: int = 1000) -> None:
         for sequence in sequences:
-            self.delivery.put(BlockMeta(AttemptId(0, 0, 1), sequence, 0, (1,), (0, size), 0), None)
+            meta = BlockMeta(AttemptId(0, 0, 1), sequence, 0, (1,), (0, size), (0,))
+            self.delivery.put(meta, None)
 
     def answer(self, lost: set[int] | None) -> list[tuple[int, bool]]:
         """The last call is answered; what is known of which blocks."""

@@ -100,7 +100,7 @@ def test_worker_that_dies_before_an_announced_block(begin: Begin) -> None:
         yield meta
         os._exit(1)
 
-    meta = BlockMeta(ident, 0, 0, (1,), (0, 1), 0)
+    meta = BlockMeta(ident, 0, 0, (1,), (0, 1), (0,))
     run.engine._attempts[ident] = _Stream(dying.remote(meta))
     lost = run.until(lambda event: isinstance(event, Lost))
     assert isinstance(lost, Lost)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from engine_run import Hold, hanging_reducer
 from jobs import MAPPER, PLATFORMS, script
 from ray_mr.errors import ChildRaised, LedgerError, WorkerLost
-from ray_mr.model import BlockMeta, ReducerEnd
+from ray_mr.model import ReducerEnd
 from ray_mr.shuffle.partition import partition_of
 from samples import wait_until
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from engine_run import Begin
     from ray_mr.engines import Ref
+    from ray_mr.model import BlockMeta
 
 
 NUMBERS = """
@@ -120,17 +122,14 @@ def test_damaged_block(begin: Begin) -> None:
     blocks = run.map()
     meta, ref = blocks[0]
     run.engine.make_reducer(1, [0])
-    run.engine.add(1, _with_checksum(meta, meta.checksum ^ 1), ref)
+    wrong = replace(meta, checksums=tuple(each ^ 1 for each in meta.checksums))
+    run.engine.add(1, wrong, ref)
     error = run.failed(1)
     assert type(error) is WorkerLost
     assert error.retryable
     assert "arrived damaged" in error.message
     run.engine.drop_reducer(1)
     assert run.reduce(2, blocks, [0])[0]
-
-
-def _with_checksum(meta: BlockMeta, wrong: int) -> BlockMeta:
-    return BlockMeta(meta.id, meta.sequence, meta.place, meta.rows, meta.offsets, wrong)
 
 
 def test_reducer_refuses_wrong_counts(begin: Begin) -> None:

@@ -52,9 +52,9 @@ def house(tmp_path: Path) -> House:
     return House(tmp_path)
 
 
-def shape(blocks: list[Block]) -> list[tuple[int, tuple[int, ...]]]:
+def shape(blocks: list[Block]) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
     """What must not change from attempt to attempt."""
-    return [(item.meta.checksum, item.meta.rows) for item in blocks]
+    return [(item.meta.checksums, item.meta.rows) for item in blocks]
 
 
 class TestMap:

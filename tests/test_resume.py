@@ -303,7 +303,7 @@ def test_any_flipped_byte_is_noticed(tmp_path_factory: Any, at: int, value: int)
     etag = f"{found.st_mtime_ns}-{found.st_size}-{found.st_ino}"
     split = Split(3, (Input(9, StoredObject(str(folder / "in"), "in", 1, etag)),))
     ident = AttemptId(3, 9, 1)
-    meta = BlockMeta(ident, 0, 0, (1, 2), (0, 3, 7), 12345)
+    meta = BlockMeta(ident, 0, 0, (1, 2), (0, 3, 7), (123, 45))
     end = AttemptEnd(ident, (FileCounts(9, 3, 2, 1),), counters={"a,b": 3}, rows=3, blocks=1)
     state = State(str(folder / "out"))
     state.begin("run", {"the mapper": "abc"})
@@ -494,7 +494,7 @@ def test_blocks_are_kept_one_by_one(tmp_path: Path) -> None:
     (tmp_path / "in").write_bytes(b"x")
     obj = store_for("/").stat(str(tmp_path / "in"))
     ident = AttemptId(0, 0, 1)
-    metas = [BlockMeta(ident, n, n, (1,), (0, 1000), 0) for n in range(20)]
+    metas = [BlockMeta(ident, n, n, (1,), (0, 1000), (0,)) for n in range(20)]
     gone: list[int] = []
 
     def blocks() -> Iterator[Any]:

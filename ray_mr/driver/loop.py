@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from ray_mr.plan import Plan
     from ray_mr.sinks import Sink
 
+_Sums = tuple[int, ...]
+"""A block's ``checksums``."""
 WAIT_S = 0.25
 SILENT_S = 120.0
 """An attempt or reducer that says nothing for so long is taken for lost."""
@@ -73,8 +75,8 @@ class _Committed:
     blocks: list[tuple[BlockMeta, Ref]]
 
     @property
-    def checksums(self) -> list[int]:
-        return [meta.checksum for meta, _ in self.blocks]
+    def checksums(self) -> list[_Sums]:
+        return [meta.checksums for meta, _ in self.blocks]
 
 
 @dataclass(slots=True)
@@ -83,7 +85,7 @@ class _Reducer:
     heard: float
     busy: int = 0
     """Calls that it has not answered."""
-    fed: dict[int, list[int]] = field(default_factory=dict)
+    fed: dict[int, list[_Sums]] = field(default_factory=dict)
     """Checksums of the blocks that it was given, by the start of their split."""
     finishing: bool = False
     pieces: dict[int, list[Ref]] = field(default_factory=dict)
@@ -117,7 +119,7 @@ class Loop:
         self._running: dict[AttemptId, _Running] = {}
         self._committed: dict[int, _Committed] = {}
         self._rows, self._sizes = ([0] * max(1, plan.job.reducers) for _ in range(2))
-        self._withdrawn: dict[int, list[int]] = {}
+        self._withdrawn: dict[int, list[_Sums]] = {}
         self._reducers: dict[int, _Reducer] = {}
         self._attempts = self._made = 0
         self._failures: Counter[tuple[int, ...]] = Counter()
@@ -126,7 +128,7 @@ class Loop:
         self._lost_blocks = False
         self._parts_written: set[int] = set()
         self._written = 0
-        self._written_blocks: list[int] = []
+        self._written_blocks: list[_Sums] = []
         self._began = time.monotonic()
         self.first_map: float | None = None
         """When the first attempt spoke, on the monotonic clock."""
@@ -287,7 +289,7 @@ class Loop:
                     self._withdraw(meta)
                     return False
                 self._sink.write(0, data)
-                done.append(meta.checksum)
+                done.append(meta.checksums)
             self._written, self._written_blocks = start + 1, []
         return True
 

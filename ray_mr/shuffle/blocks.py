@@ -8,6 +8,7 @@ one or two.  Nothing is pickled, and equal rows make equal bytes.
 
 from __future__ import annotations
 
+import itertools
 import struct
 from typing import TYPE_CHECKING, Any
 
@@ -25,9 +26,15 @@ _HEAD = struct.Struct("<Q3B5x3Q")
 _WIDTHS = (1, 2, 4, 8)
 
 
-def checksum(block: Any) -> int:
-    """XXH3-64 of a block's bytes."""
-    return xxhash.xxh3_64_intdigest(memoryview(block))
+def checksum(data: Any) -> int:
+    """XXH3-64 of the bytes of a buffer."""
+    return xxhash.xxh3_64_intdigest(memoryview(data))
+
+
+def checksums(block: Any, offsets: Sequence[int]) -> tuple[int, ...]:
+    """That of each partition's bytes."""
+    view = memoryview(block)
+    return tuple(checksum(view[low:high]) for low, high in itertools.pairwise(offsets))
 
 
 def pack(parts: Sequence[Rows]) -> tuple[pa.Buffer, tuple[int, ...]]:

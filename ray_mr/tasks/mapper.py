@@ -403,8 +403,8 @@ class _Attempt:
         self.blocks += 1
         self.places += places
         self.rows += sum(rows)
-        digest = blocks.checksum(data)
-        return Block(BlockMeta(self.ident, sequence, place, rows, offsets, digest), data)
+        sums = blocks.checksums(data, offsets)
+        return Block(BlockMeta(self.ident, sequence, place, rows, offsets, sums), data)
 
 
 class _Everything:

@@ -149,12 +149,13 @@ class Reducer:
             WorkerLost: The block is not what the mapper sent.
             StoreError: The disk is full.
         """
-        if blocks.checksum(data) != meta.checksum:
-            raise WorkerLost(f"block {meta.sequence} of {meta.id} arrived damaged")
         for number, rows in self._inputs.items():
+            low, high = meta.offsets[number : number + 2]
+            if blocks.checksum(memoryview(data)[low:high]) != meta.checksums[number]:
+                raise WorkerLost(f"block {meta.sequence} of {meta.id} arrived damaged")
             part = blocks.unpack(data, meta.offsets, number)
             if part is not None:
-                rows.size_bytes += meta.offsets[number + 1] - meta.offsets[number]
+                rows.size_bytes += high - low
                 with disk_errors(self._folder):
                     rows.add(meta, part)
 
