@@ -13,10 +13,10 @@ from ray_mr.driver.run import run
 from ray_mr.engines import shelf
 from ray_mr.engines.delivery import BATCH_BLOCKS, BATCH_BYTES, RIPE_BYTES, RIPE_S, Delivery
 from ray_mr.errors import StoreError, WorkerLost
-from ray_mr.model import AttemptId, BlockMeta
+from ray_mr.model import AttemptId, BlockMeta, Progress
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from ray_mr.engines.delivery import Given
     from ray_mr.engines.ray import RayEngine
@@ -130,6 +130,35 @@ def test_block_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=str(where)):
         shelf.put(where, b"x" * shelf.KEPT_BYTES)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.ray
+def test_blocks_go_with_a_later_word(tmp_path: Path) -> None:
+    """On a Ray of our own messages are few; blocks whose word does not come are removed."""
+    from ray_mr.engines.ray import _Filed, _gathered, _Here
+
+    def filed(number: int) -> _Filed:
+        return _Filed(number, shelf.put(tmp_path / str(number), b"x" * shelf.KEPT_BYTES))
+
+    def said() -> Iterator[object]:
+        yield _Here("node", 1)
+        yield Progress(0)
+        yield filed(0)
+        yield filed(1)
+        yield Progress(1)
+        yield filed(2)
+        raise WorkerLost("it is gone")
+
+    came: list[list[object]] = []
+    with pytest.raises(WorkerLost, match="it is gone"):
+        came.extend(_gathered(said()))
+    assert [len(each) for each in came] == [2, 3]
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["0", "1"]
+    came.clear()
+    stopped = _gathered(filed(number) for number in itertools.count())
+    assert len(next(stopped)) > 1
+    stopped.close()  # type: ignore[attr-defined]
+    assert len(list(tmp_path.iterdir())) > 1, "what was handed over stays"
 
 
 WIDE = """

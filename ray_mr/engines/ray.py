@@ -44,7 +44,7 @@ from ray_mr.engines.delivery import Delivery
 from ray_mr.engines.vital import Vital
 from ray_mr.errors import EngineError, NoCapacity, OutOfMemory, RayMrError, WorkerLost
 from ray_mr.model import FIRST_TERMS, AttemptEnd, BlockMeta, Progress, ReducerEnd
-from ray_mr.tasks.mapper import Block, MapTask, map_split
+from ray_mr.tasks.mapper import Block, MapTask, Message, map_split
 from ray_mr.tasks.reducer import Due, Piece, Reducer, ReduceTask
 from ray_mr.units import count, format_bytes
 from ray_mr.workdir import run_folder, used
@@ -65,6 +65,8 @@ SWEEP_S = 10.0
 CLEAN_TRIES = 20
 READ_S = 120.0
 """A block that does not come in this time is lost: Ray itself can wait for ever."""
+MOST_GATHERED = 64
+"""Messages of an attempt that travel together."""
 KEEPALIVE = {
     "RAY_grpc_client_keepalive_time_ms": "10000",
     "RAY_grpc_client_keepalive_timeout_ms": "3000",
@@ -107,20 +109,45 @@ def _attempt(
     terms: Terms,
     alone: bool,  # noqa: FBT001 - Ray's types know no keywords
 ) -> Iterator[Any]:
-    yield _Here(ray.get_runtime_context().get_node_id(), os.getpid())
     with (
         used(task.run_id) as root,
         contextlib.closing(map_split(task, split, ident, root, terms)) as messages,
     ):
-        marks = [root / STOP_ALL, root / f"{ident}{STOP_SUFFIX}"]
-        for message in messages:
-            if any(mark.exists() for mark in marks):
-                return
-            if isinstance(message, Block):
-                name = f"block-{ident}-{message.meta.sequence}"
-                yield from _sent(message.meta, message.data, root / name if alone else None)
-            else:
-                yield message
+        said = _said(messages, root, ident, alone=alone)
+        yield from _gathered(said) if alone else said
+
+
+def _said(
+    messages: Iterator[Message], root: Path, ident: AttemptId, *, alone: bool
+) -> Iterator[Any]:
+    yield _Here(ray.get_runtime_context().get_node_id(), os.getpid())
+    marks = [root / STOP_ALL, root / f"{ident}{STOP_SUFFIX}"]
+    for message in messages:
+        if any(mark.exists() for mark in marks):
+            return
+        if isinstance(message, Block):
+            name = f"block-{ident}-{message.meta.sequence}"
+            yield from _sent(message.meta, message.data, root / name if alone else None)
+        else:
+            yield message
+
+
+def _gathered(said: Iterator[Any]) -> Iterator[list[Any]]:
+    """Messages in fewer pieces, each of which costs the driver time: blocks go with a later word.
+
+    They count only with the last one; should it not come, they are removed.
+    """
+    held: list[Any] = []
+    try:
+        for message in said:
+            held.append(message)
+            if len(held) >= MOST_GATHERED or not isinstance(message, _Here | _Filed):
+                gone, held = held, []
+                yield gone
+    finally:
+        for message in held:
+            if isinstance(message, _Filed):
+                shelf.Shelved(message.where)
 
 
 class _ReducerActor:
@@ -336,6 +363,9 @@ class RayEngine:
                     stream.ended = stream.ended or isinstance(message, AttemptEnd)
                     yield Said(ident, message)
         except RayMrError as error:
+            if self._alone and not stream.ended:  # blocks of which it had no time to tell
+                for path in run_folder(self._run_id).glob(f"block-{ident}-*"):
+                    path.unlink(missing_ok=True)
             yield Lost(ident, error)
             stream.ended = True
         if stream.ended:
@@ -498,13 +528,14 @@ class _Stream:
                 yield announced, ref
                 continue
             with _translated():
-                message = ray.get(ref)
-            if isinstance(message, _Filed):
-                yield message.what, shelf.Shelved(message.where)
-            elif isinstance(message, BlockMeta | int):
-                self._announced = message
-            else:
-                yield message, None
+                said = ray.get(ref)
+            for message in said if isinstance(said, list) else [said]:
+                if isinstance(message, _Filed):
+                    yield message.what, shelf.Shelved(message.where)
+                elif isinstance(message, BlockMeta | int):
+                    self._announced = message
+                else:
+                    yield message, None
 
 
 class _GoneError(WorkerLost):
