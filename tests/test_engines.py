@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from engine_run import Hold
 from jobs import MAPPER, job, script
 from ray_mr.driver.run import plan as plan_of
 from ray_mr.engines import ENGINES, Lost, Said, engine_named
+from ray_mr.engines.cluster import ailing
 from ray_mr.engines.local import _Slots
 from ray_mr.errors import CorruptObject, JobError
 from ray_mr.job import Job
@@ -63,6 +65,26 @@ def test_close_without_open(engine: str) -> None:
     made = engine_named(engine)
     made.prepare(Job(inputs=["x"], mapper="identity", reducers=4, reducer="sum"))
     made.close()
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_runtime")
+def test_full_disk_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where something is silent each node of Ray is asked for its disks: one that is full is named.
+
+    What makes a disk full is moved instead of filling one.
+    """
+    monkeypatch.setattr("ray_mr.engines.cluster.FULL_SHARE", 0.0)
+    assert engine_named("ray").ailing() == ""
+    monkeypatch.setattr("ray_mr.engines.cluster.FULL_SHARE", 1.0)
+    found = r"node [0-9.]+: the disk of /\S+ is full \(\S+ \w+ of \S+ \w+ free\)"
+    assert re.fullmatch(f"{found}(; {found})*", engine_named("ray").ailing())
+
+
+def test_node_that_does_not_answer() -> None:
+    """It is told beside those that do."""
+    answers = [("a", []), ("b", None), ("c", ["one", "two"])]
+    assert ailing(answers) == "node b: it does not answer; node c: one; node c: two"
 
 
 # ---------------------------------------------------------------- attempts

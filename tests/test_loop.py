@@ -112,10 +112,12 @@ def test_silent_attempts(
     plain = undisturbed(folder, **options)
     engine = MuteEngine()
     engine.mute_attempts = {1, 3}
+    monkeypatch.setattr(engine, "ailing", lambda: "node 7: it does not answer")
     use(engine)
     monkeypatch.setattr(loop_module, "SILENT_S", 1.0)
     report, notices = run_told(job(folder, **options))
     assert report.ok
+    assert any("said nothing for 1 s; node 7: it does not answer" in told for told in notices)
     assert result(folder) == plain
     assert {1, 3} <= set(engine.cancelled)
     assert sum("said nothing for 1 s" in notice for notice in notices) >= 2

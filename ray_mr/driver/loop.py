@@ -323,11 +323,11 @@ class Loop:
         self._tell_news()
         self.check_deadline()
 
-    @staticmethod
-    def _silent(who: str) -> RayMrError:
+    def _silent(self, who: str) -> RayMrError:
+        found = self._engine.ailing()
         return WorkerLost(
-            f"{who} said nothing for {SILENT_S:.0f} s",
-            "its machine is away, or a disk there is full",
+            f"{who} said nothing for {SILENT_S:.0f} s{found and f'; {found}'}",
+            "" if found else "its machine is away, or a disk there is full",
         )
 
     def check_deadline(self) -> None:

@@ -149,6 +149,9 @@ class Engine(Protocol):
             WorkerLost: They are gone.
         """
 
+    def ailing(self) -> str:
+        """What may be behind a silence, in words; empty if nothing can be found out."""
+
     def close(self) -> None:
         """End everything of the run; what was running before it stays up."""
 

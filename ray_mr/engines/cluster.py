@@ -6,17 +6,27 @@ sends others as bytecode, of which the Python of another version dies without a 
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import platform
+import shutil
 import socket
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ray_mr.errors import EngineError
+from ray_mr.units import format_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 PYTHON = platform.python_version()
 """Of this process."""
 CONNECT_S = 10.0
 ASK_S = 20.0
 """How long workers may take to say what they are; those that are silent are dealt with later."""
+FULL_SHARE = 0.05
+"""Of a disk of which less than this is free Ray makes no more use, and waits, maybe for ever."""
 
 
 def ray_mr_version() -> str:
@@ -89,3 +99,25 @@ def check_ray_mr(node: str, theirs: str) -> None:
             f"workers on node {node} have {found}, and this process has ray_mr {ours}",
             f"install it there: pip install ray_mr=={ours}",
         )
+
+
+def full_disks(places: Iterable[str], share: float) -> list[str]:
+    """Those disks of this machine that hold one of these folders and are as good as full."""
+    told: dict[int, str] = {}
+    for place in places:
+        with contextlib.suppress(OSError):
+            device, found = Path(place).stat().st_dev, shutil.disk_usage(place)
+            if found.free <= share * found.total:
+                free, total = format_bytes(found.free), format_bytes(found.total)
+                told.setdefault(device, f"the disk of {place} is full ({free} of {total} free)")
+    return list(told.values())
+
+
+def ailing(answers: Iterable[tuple[str, list[str] | None]]) -> str:
+    """What nodes say of their disks, in words; ``None`` of one that did not answer."""
+    told = [
+        f"node {node}: {text}"
+        for node, disks in answers
+        for text in (["it does not answer"] if disks is None else disks)
+    ]
+    return "; ".join(told)

@@ -164,6 +164,10 @@ class LocalEngine:
         """See ``Engine``."""
         return shelf.read(ref.where)
 
+    def ailing(self) -> str:
+        """See ``Engine``; here a silence is the program's own."""
+        return ""
+
     def close(self) -> None:
         """See ``Engine``."""
         if self._work is None:

@@ -13,6 +13,7 @@ import os
 import platform
 import shutil
 import signal
+import tempfile
 import threading
 import time
 from dataclasses import dataclass
@@ -62,6 +63,10 @@ STOP_SUFFIX = ".stop"
 DEAF_S = 5.0
 """An attempt that does not end for its stop mark in this time is killed."""
 SWEEP_S = 10.0
+AILING_S = 10.0
+"""For each node to say how it is."""
+ASKED_S = 60.0
+"""What they have said holds for so long: many are silent at once."""
 CLEAN_TRIES = 20
 READ_S = 120.0
 """A block that does not come in this time is lost: Ray itself can wait for ever."""
@@ -221,6 +226,13 @@ def _sweep() -> None:
     sweep()
 
 
+@ray.remote(num_cpus=0, max_retries=0)
+def _full_disks(share: float) -> list[str]:
+    """Ray spills below its own folder, unless it was told to do so elsewhere."""
+    places = [ray.get_runtime_context().get_temp_dir(), tempfile.gettempdir()]
+    return cluster.full_disks(places, share)
+
+
 class RayEngine:
     """Runs attempts as tasks of a Ray cluster; see ``Engine``."""
 
@@ -235,6 +247,7 @@ class RayEngine:
         self._reducers: dict[int, _RayReducer] = {}
         self._spare: list[Any] = []
         self._ending: list[Any] = []
+        self._ailing = (-ASKED_S, "")
 
     def prepare(self, job: Job) -> None:
         """See ``Engine``; workers of a Ray of our own start while inputs are listed."""
@@ -417,6 +430,25 @@ class RayEngine:
             data: Any = ray.get(ref, timeout=READ_S)
         return memoryview(data)
 
+    def ailing(self) -> str:
+        """See ``Engine``: every node is asked for its disks."""
+        when, told = self._ailing
+        if time.monotonic() - when > ASKED_S:
+            with contextlib.suppress(Exception):
+                told = self._ask_how_they_are()
+            self._ailing = (time.monotonic(), told)
+        return told
+
+    def _ask_how_they_are(self) -> str:
+        nodes = [node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]]
+        asked = self._everywhere(_full_disks, cluster.FULL_SHARE)
+        answered, _ = ray.wait(asked, num_returns=len(asked), timeout=AILING_S)
+        answers: list[list[str] | None] = [None] * len(asked)
+        for ref in answered:
+            with contextlib.suppress(rex.RayError):
+                answers[asked.index(ref)] = ray.get(ref)
+        return cluster.ailing(zip(nodes, answers, strict=True))
+
     def close(self) -> None:
         """See ``Engine``."""
         if ray.is_initialized() and self._run_id and not self._runtime.started:
@@ -439,7 +471,7 @@ class RayEngine:
             ray.wait(self._ending, num_returns=len(self._ending), timeout=SWEEP_S)
         ray.get(self._everywhere(_clean, self._run_id, ""), timeout=SWEEP_S)
 
-    def _everywhere(self, task: Any, *words: str) -> list[Any]:
+    def _everywhere(self, task: Any, *words: Any) -> list[Any]:
         """Run a task of these words on every node."""
         on = [
             NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
