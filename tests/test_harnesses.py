@@ -85,6 +85,8 @@ class TestResults:
             assert isinstance(error, ChildRaised)
             words = "expected text, a (key, value) pair, or an iterable of them, got "
             assert words in str(error)
+        told = "".join(str(error) for error in failures(said).values())
+        assert all(f"got tuple of {length}" in told for length in (0, 1, 3))
 
 
 class TestUserCode:

@@ -119,7 +119,7 @@ class Output:
 
     def add_pair(self, pair):
         if len(pair) != 2:
-            raise TypeError(not_output(pair))
+            raise TypeError(not_output(pair) + " of " + str(len(pair)))
         if self.text:
             self.end_line()
             self.flush()
