@@ -1,50 +1,101 @@
-"""Many objects in little memory: about 20 bytes each besides the text of URI and ETag.
+"""Many objects in (nearly) flat memory, and inputs as stretches of them.
 
-A million objects as values of their own take 600 bytes each; so they stand in one buffer, and
-become values one by one, when they are looked at.
+A million objects as values of their own take 600 bytes each; so they stand in packed blocks, which
+go to a file when there are many, and become values when they are looked at.
 """
 
 from __future__ import annotations
 
+import itertools
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from struct import Struct
-from typing import overload
+from typing import NamedTuple, overload
 
 from ray_mr.model import Input, StoredObject
+from ray_mr.spool import Spool, packed, unpacked
 
-_HEAD = Struct("<QHHHH")
-"""Size; lengths of URI and ETag; where in the URI the key begins, and its length there."""
-_APART = 0xFFFF
-"""In place of where the key begins: it is no part of the URI, and follows it."""
+BLOCK = 512
+"""Objects in a block."""
+RECENT = 8
+"""Blocks that are kept as they were looked at, for those who go through them one by one."""
+
+
+class _Block(NamedTuple):
+    """Columns of some objects."""
+
+    uris: list[str]
+    keys: list[int | str]
+    """Where in the URI the key begins, whose end it is; else the key."""
+    sizes: list[int]
+    etags: list[str]
+    locators: list[str]
+
+    @classmethod
+    def of(cls, objects: Sequence[StoredObject]) -> _Block:
+        """The block of some objects."""
+        return cls(
+            [obj.uri for obj in objects],
+            [
+                len(obj.uri) - len(obj.key) if obj.uri.endswith(obj.key) else obj.key
+                for obj in objects
+            ],
+            [obj.size_bytes for obj in objects],
+            [obj.etag for obj in objects],
+            [obj.locator for obj in objects],
+        )
+
+    def key(self, at: int) -> str:
+        """The key of an object."""
+        key = self.keys[at]
+        return self.uris[at][key:] if isinstance(key, int) else key
+
+    def value(self, at: int) -> StoredObject:
+        """An object."""
+        return StoredObject(
+            self.uris[at], self.key(at), self.sizes[at], self.etags[at], self.locators[at]
+        )
 
 
 class Catalog(Sequence[StoredObject]):
-    """Objects by number, in the order in which they were added."""
+    """Objects by number, in the order in which they were added.
+
+    Threads may read it together, once all are added.
+    """
 
     def __init__(self, objects: Iterable[StoredObject] = ()) -> None:
-        self._rows = bytearray()
-        self._ends = array("Q", [0])
+        self._spool = Spool()
+        self._last: list[StoredObject] = []  # no block yet
+        self._recent: tuple[tuple[int, _Block], ...] = ()  # replaced as a whole, for threads
         for obj in objects:
             self.add(obj)
 
     def add(self, obj: StoredObject) -> None:
-        """Add an object.
-
-        Raises:
-            ValueError: One of its texts is longer than 64 KiB.
-        """
-        uri, key, etag, locator = map(_packed, (obj.uri, obj.key, obj.etag, obj.locator))
-        if max(map(len, (uri, key, etag))) >= _APART:
-            raise ValueError("a text of an object is too long")
-        at = uri.rfind(key)
-        begin = at if at >= 0 else _APART
-        self._rows += _HEAD.pack(obj.size_bytes, len(uri), len(etag), begin, len(key))
-        self._rows += b"".join((uri, etag, b"" if at >= 0 else key, locator))
-        self._ends.append(len(self._rows))
+        """Add an object."""
+        self._recent = ()
+        self._last.append(obj)
+        if len(self._last) == BLOCK:
+            self._spool.append(packed(tuple(_Block.of(self._last))))
+            self._last = []
 
     def __len__(self) -> int:
-        return len(self._ends) - 1
+        return len(self._spool) * BLOCK + len(self._last)
+
+    def _block(self, number: int) -> _Block:
+        """A block by number; the last is one in the making."""
+        for known, block in self._recent:
+            if known == number:
+                return block
+        made = number < len(self._spool)
+        block = _Block(*unpacked(self._spool[number])) if made else _Block.of(self._last)
+        self._recent = ((number, block), *self._recent[: RECENT - 1])
+        return block
+
+    def _stretch(self, low: int, high: int) -> Iterator[tuple[_Block, int]]:
+        """Blocks and indexes into them, of the objects from one to before another."""
+        for number in range(low // BLOCK, -(-high // BLOCK)):
+            block, first = self._block(number), number * BLOCK
+            for at in range(max(low - first, 0), min(high - first, BLOCK)):
+                yield block, at
 
     @overload
     def __getitem__(self, index: int) -> StoredObject: ...
@@ -52,53 +103,50 @@ class Catalog(Sequence[StoredObject]):
     def __getitem__(self, index: slice) -> Catalog: ...
     def __getitem__(self, index: int | slice) -> StoredObject | Catalog:
         if isinstance(index, slice):
-            return self._part(*index.indices(len(self)))
-        if index < 0:
-            index += len(self)
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        start, end = self._ends[index], self._ends[index + 1]
-        size, uri_bytes, etag_bytes, begin, key_bytes = _HEAD.unpack_from(self._rows, start)
-        start += _HEAD.size
-        uri = self._rows[start : start + uri_bytes]
-        start += uri_bytes
-        etag = self._rows[start : start + etag_bytes]
-        start += etag_bytes
-        key = uri[begin : begin + key_bytes]
-        if begin == _APART:
-            key = self._rows[start : start + key_bytes]
-            start += key_bytes
-        locator = self._rows[start:end]
-        return StoredObject(_text(uri), _text(key), size, _text(etag), _text(locator))
+            low, high, step = index.indices(len(self))
+            return Catalog(
+                self.values(low, high)
+                if step == 1
+                else map(self.__getitem__, range(low, high, step))
+            )
+        number, at = divmod(range(len(self))[index], BLOCK)
+        if number == len(self._spool):
+            return self._last[at]
+        return self._block(number).value(at)
 
-    def _part(self, low: int, high: int, step: int) -> Catalog:
-        if step != 1:
-            return Catalog(self[index] for index in range(low, high, step))
-        part = Catalog()
-        high = max(low, high)
-        first = self._ends[low]
-        part._rows = self._rows[first : self._ends[high]]
-        part._ends = array("Q", (end - first for end in self._ends[low : high + 1]))
-        return part
+    def values(self, low: int, high: int) -> Iterator[StoredObject]:
+        """The objects from one to before another."""
+        return (block.value(at) for block, at in self._stretch(low, high))
 
-    def size_bytes(self, index: int) -> int:
-        """Stored size of an object, without making a value of it."""
-        size: int = _HEAD.unpack_from(self._rows, self._ends[index])[0]
-        return size
+    def sizes(self, low: int, high: int) -> Iterator[int]:
+        """Their stored sizes, without making values of them."""
+        return (block.sizes[at] for block, at in self._stretch(low, high))
+
+    def keys(self) -> Iterator[str]:
+        """The keys of all, without making values of them."""
+        return (block.key(at) for block, at in self._stretch(0, len(self)))
 
     def __iter__(self) -> Iterator[StoredObject]:
-        return (self[index] for index in range(len(self)))
+        return self.values(0, len(self))
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, Catalog):
-            return self._rows == other._rows and self._ends == other._ends
+            return len(self) == len(other) and all(map(StoredObject.__eq__, self, other))
         return NotImplemented
 
-    __hash__ = None  # type: ignore[assignment]
+    def __getstate__(self) -> tuple[list[bytes], bytes]:
+        blocks = [self._spool[number] for number in range(len(self._spool))]
+        return blocks, packed(tuple(_Block.of(self._last)))
 
-    def memory_bytes(self) -> int:
-        """What it takes."""
-        return self._rows.__sizeof__() + self._ends.__sizeof__()
+    def __setstate__(self, state: tuple[Iterable[bytes], bytes]) -> None:
+        blocks, last = state
+        self.__init__()  # type: ignore[misc]
+        for block in blocks:
+            self._spool.append(block)
+        rest = _Block(*unpacked(last))
+        self._last = [rest.value(at) for at in range(len(rest.uris))]
+
+    __hash__ = None  # type: ignore[assignment]
 
 
 class Inputs(Sequence[Input]):
@@ -118,16 +166,16 @@ class Inputs(Sequence[Input]):
     def __getitem__(self, index: int | slice) -> Input | tuple[Input, ...]:
         if isinstance(index, slice):
             return tuple(self[each] for each in range(*index.indices(len(self))))
-        if index < 0:
-            index += len(self)
-        if not 0 <= index < len(self):
-            raise IndexError(index)
+        index = range(len(self))[index]
         return Input(self._position + index, self._catalog[self._low + index])
+
+    def __iter__(self) -> Iterator[Input]:
+        objects = self._catalog.values(self._low, self._high)
+        return map(Input, itertools.count(self._position), objects)
 
     def sizes(self) -> Iterator[tuple[int, int]]:
         """Position and stored size of each, without making values of them."""
-        for index in range(len(self)):
-            yield self._position + index, self._catalog.size_bytes(self._low + index)
+        return enumerate(self._catalog.sizes(self._low, self._high), self._position)
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, Sequence):
@@ -173,15 +221,11 @@ class Skipped(Sequence[tuple[StoredObject, str]]):
             return tuple(self[each] for each in range(*index.indices(len(self))))
         return self._catalog[index], list(self._reasons)[self._which[index]]
 
+    def __iter__(self) -> Iterator[tuple[StoredObject, str]]:
+        reasons = list(self._reasons)
+        return ((obj, reasons[at]) for obj, at in zip(self._catalog, self._which, strict=True))
+
     def __eq__(self, other: object) -> bool:
         return tuple(self) == tuple(other) if isinstance(other, Sequence) else NotImplemented
 
     __hash__ = None  # type: ignore[assignment]
-
-
-def _packed(text: str) -> bytes:
-    return text.encode("utf-8", "surrogatepass")
-
-
-def _text(data: bytearray) -> str:
-    return data.decode("utf-8", "surrogatepass")

@@ -22,10 +22,11 @@ from ray_mr.extras import joined, pack_extras
 from ray_mr.job import Job, Script
 from ray_mr.model import Split, StoredObject
 from ray_mr.program import IDENTITY, WHOLE, Program, ProgramFile, pack
+from ray_mr.spool import in_order
 from ray_mr.units import count, format_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 TAIL_SHARE = 8
 """A split takes at most this part of what is left: the last splits are small, so that a slot
@@ -266,22 +267,43 @@ def _choose(
 ) -> tuple[Catalog, Skipped]:
     """The objects to read, and those not to, with the reason."""
     chosen, skipped = Catalog(), Skipped()
-    last = ""
-    seen: set[str] | None = None  # not needed while objects come in the order of their names
-    for obj in objects:
-        identity = _identity(obj)
-        if seen is None and identity <= last:
-            seen = set(map(_identity, chosen)) | {_identity(obj) for obj, _ in skipped}
-        if seen is not None and identity in seen:
-            skipped.add(obj, "listed twice")
-        elif reason := skip(obj):
+
+    def add(obj: StoredObject) -> None:
+        if reason := skip(obj):
             skipped.add(obj, reason)
         else:
             chosen.add(obj)
+
+    last, rest = "", iter(objects)
+    for obj in rest:  # none is twice there while they come in the order of their names
+        identity = _identity(obj)
+        if identity <= last:
+            rest = itertools.chain((obj,), rest)
+            break
+        add(obj)
         last = identity
-        if seen is not None:
-            seen.add(identity)
+    else:
+        return chosen, skipped
+    unordered = Catalog(rest)
+    again = _again(itertools.chain(chosen, (obj for obj, _ in skipped)), unordered)
+    following = next(again, None)
+    for at, obj in enumerate(unordered):
+        if at == following:
+            skipped.add(obj, "listed twice")
+            following = next(again, None)
+        else:
+            add(obj)
     return chosen, skipped
+
+
+def _again(earlier: Iterable[StoredObject], later: Catalog) -> Iterator[int]:
+    """Ascending numbers of later objects that are among the earlier or the later before them."""
+    rows = itertools.chain(
+        ((_identity(obj), -1) for obj in earlier),
+        ((_identity(obj), at) for at, obj in enumerate(later)),
+    )
+    repeated = ((two[1],) for one, two in itertools.pairwise(in_order(rows)) if one[0] == two[0])
+    return (at for (at,) in in_order(repeated))
 
 
 def _identity(obj: StoredObject) -> str:
@@ -317,15 +339,21 @@ def _distinct(objects: Catalog) -> Catalog:
         renamed = Catalog(replace(obj, key=rename(obj)) for obj in objects)
         if _differ(renamed):
             return renamed
-    twice = Counter(_whole_path(obj) for obj in objects).most_common(1)[0][0]
+    paths = in_order((_whole_path(obj),) for obj in objects)
+    twice = next(one for (one,), (two,) in itertools.pairwise(paths) if one == two)
     raise JobError(f"two inputs would both be the file {twice}", "read them in two runs")
 
 
 def _differ(objects: Catalog) -> bool:
     """Whether no two have the same key."""
-    if all(one.key < other.key for one, other in itertools.pairwise(objects)):
-        return True
-    return len({obj.key for obj in objects}) == len(objects)
+    return all(one < other for (one, _), (other, _) in itertools.pairwise(_by_key(objects)))
+
+
+def _by_key(objects: Catalog) -> Iterator[tuple[str, int]]:
+    """Keys with their objects' numbers, in the order of the keys."""
+    if all(one < other for one, other in itertools.pairwise(objects.keys())):
+        return zip(objects.keys(), itertools.count())
+    return in_order(zip(objects.keys(), itertools.count()))
 
 
 def _whole_path(obj: StoredObject) -> str:
@@ -372,7 +400,7 @@ def _cut(objects: Catalog, split_bytes: int) -> tuple[Split, ...]:
     An object goes into the split that is being packed if that brings the split closer to its
     target than leaving it out; so one that is larger than the target ends a split or is one.
     """
-    costs = array("Q", (max(objects.size_bytes(at), MIN_COST_BYTES) for at in range(len(objects))))
+    costs = array("Q", (max(size, MIN_COST_BYTES) for size in objects.sizes(0, len(objects))))
     left = sum(costs)
     alone = _also_folders(objects)
     splits: list[Split] = []
@@ -419,12 +447,11 @@ def _also_folders(objects: Catalog) -> set[int]:
 
     Such an object is a split of its own, so that it stands in a folder of its own.
     """
-    folders: set[str] = set()
-    for obj in objects:
-        folder = obj.key.rpartition("/")[0]
-        while folder and folder not in folders:
-            folders.add(folder)
-            folder = folder.rpartition("/")[0]
-    if not folders:
-        return set()
-    return {index for index, obj in enumerate(objects) if obj.key in folders}
+    found: set[int] = set()
+    above: list[tuple[str, int]] = []  # those with which the key begins
+    for key, at in _by_key(objects):
+        while above and not key.startswith(above[-1][0]):
+            above.pop()
+        found.update(number for name, number in above if key[len(name) :].startswith("/"))
+        above.append((key, at))
+    return found

@@ -16,7 +16,7 @@ import ray_mr
 ROOT = Path(ray_mr.__file__).parent
 
 FLOORS = [
-    ["errors", "model", "events", "units", "addresses", "markup", "catalog"],
+    ["errors", "model", "events", "units", "addresses", "markup", "spool", "catalog"],
     [
         "credentials",
         "job",

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import hashlib
+import itertools
 import json
+import os
 import pickle
+import random
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ray_mr.aws.s3 import S3Store
-from ray_mr.catalog import Catalog, Inputs, Skipped
+from ray_mr.catalog import BLOCK, Catalog, Inputs, Skipped
 from ray_mr.driver.ledger import Ledger
 from ray_mr.driver.report import Report
 from ray_mr.errors import StoreError
@@ -20,17 +27,19 @@ from ray_mr.job import Job
 from ray_mr.model import AttemptEnd, AttemptId, FileCounts, Input, StoredObject
 from ray_mr.plan import make_plan
 from ray_mr.sinks import write_whole
+from ray_mr.spool import KEPT_BYTES, Spool, in_order
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
 TEXT = st.text(max_size=20) | st.text("ab/\udcff\0", max_size=5)
 OBJECT = st.builds(StoredObject, TEXT, TEXT, st.integers(0, 2**64 - 1), TEXT, TEXT)
 OBJECTS = st.lists(OBJECT | st.builds(lambda key: StoredObject(f"s3://b/{key}", key, 1, "e"), TEXT))
 KEYS = 10_000
-MOST_A_KEY = 300
-"""Bytes; the keys here have 80 characters."""
+FEW, MANY = 2_000, 40_000
+MOST_A_KEY = 30
+"""Bytes of memory for each key between a few and many, which have 80 characters."""
 
 
 def key_of(number: int) -> str:
@@ -40,9 +49,11 @@ def key_of(number: int) -> str:
 def generated(count: int) -> Iterator[StoredObject]:
     for number in range(count):
         key = key_of(number)
-        yield StoredObject(
-            f"s3://telemetry-published/{key}", key, 10**6 + number, f'"{number:032x}"'
-        )
+        yield StoredObject(f"s3://telemetry-published/{key}", key, 10**6 + number, etag_of(number))
+
+
+def etag_of(number: int) -> str:
+    return f'"{hashlib.md5(number.to_bytes(8), usedforsecurity=False).hexdigest()}"'
 
 
 @given(OBJECTS)
@@ -53,7 +64,8 @@ def test_round_trip(objects: list[StoredObject]) -> None:
     assert list(catalog[1:-1]) == objects[1:-1]
     assert list(catalog[::-1]) == objects[::-1]
     assert list(pickle.loads(pickle.dumps(catalog))) == objects  # noqa: S301 - our own bytes
-    assert [catalog.size_bytes(at) for at in range(len(objects))] == [o.size_bytes for o in objects]
+    assert list(catalog.sizes(0, len(objects))) == [obj.size_bytes for obj in objects]
+    assert list(catalog.keys()) == [obj.key for obj in objects]
     if objects:
         assert catalog[-1] == objects[-1]
     with pytest.raises(IndexError):
@@ -76,8 +88,71 @@ def test_inputs(objects: list[StoredObject], low: int) -> None:
 def test_a_stretch_travels_alone() -> None:
     """What crosses to a worker is as large as the split, not as the plan."""
     catalog = Catalog(generated(10_000))
-    few = len(pickle.dumps(Inputs(catalog, 5_000, 5_010, 5_000)))
-    assert few < 5_000
+    few = pickle.dumps(Inputs(catalog, 5_000, 5_010, 5_000))
+    assert len(few) < 5_000
+    assert [item.object for item in pickle.loads(few)] == list(catalog)[5_000:5_010]  # noqa: S301
+
+
+def test_any_number_and_order_of_looks() -> None:
+    """Over the edges of blocks, near and far, alone and by threads: each look finds its object."""
+    objects = list(generated(5 * BLOCK + 7))
+    catalog = Catalog()
+    for at, obj in enumerate(objects):
+        catalog.add(obj)
+        assert catalog[at // 2] == objects[at // 2]
+    numbers = list(range(len(objects)))
+    random.Random(1).shuffle(numbers)
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(catalog.__getitem__, numbers)) == [objects[at] for at in numbers]
+    for low, high in (
+        (0, BLOCK),
+        (BLOCK - 1, BLOCK + 1),
+        (3, 3 * BLOCK),
+        (5 * BLOCK, len(objects)),
+    ):
+        assert list(catalog.values(low, high)) == objects[low:high]
+        assert pickle.loads(pickle.dumps(catalog[low:high])) == Catalog(objects[low:high])  # noqa: S301
+
+
+def test_without_a_place_for_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is no temporary folder, or no room in it, what does not go there is held."""
+    blocks = [bytes([number]) * (KEPT_BYTES // 3) for number in range(12)]
+
+    def full(*_: object, **__: object) -> int:
+        raise OSError(errno.ENOSPC, "no space left on device")
+
+    spool = Spool()
+    for number, block in enumerate(blocks):
+        if number == 7:
+            monkeypatch.setattr("os.pwrite", full)
+        spool.append(block)
+    assert [spool[number] for number in range(len(spool))] == blocks
+    monkeypatch.setattr("tempfile.TemporaryFile", full)
+    nowhere = Spool()
+    for block in blocks:
+        nowhere.append(block)
+    assert [nowhere[number] for number in range(len(nowhere))] == blocks
+
+
+def test_the_file_goes_with_the_spool() -> None:
+    """No file is left open by a spool that is gone."""
+    spool = Spool()
+    spool.append(bytes(2 * KEPT_BYTES))
+    number, opened = spool._fd, os.fstat(spool._fd)
+    assert opened.st_nlink == 0
+    assert opened.st_size == 2 * KEPT_BYTES
+    del spool
+    with contextlib.suppress(OSError):  # another file may have the number by now
+        assert os.fstat(number).st_ino != opened.st_ino
+
+
+@given(st.lists(st.tuples(TEXT, st.integers(0, 9))))
+def test_rows_in_order(rows: list[tuple[str, int]]) -> None:
+    """Any rows come sorted, none is lost or doubled, whatever number of runs they take."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ray_mr.spool.SORTED_ROWS", 3)
+        patch.setattr("ray_mr.spool.BLOCK_ROWS", 2)
+        assert list(in_order(rows)) == sorted(rows)
 
 
 def test_skipped() -> None:
@@ -92,21 +167,46 @@ def test_skipped() -> None:
     assert tuple(pickle.loads(pickle.dumps(skipped))) == tuple(skipped)  # noqa: S301 - our own
 
 
-def test_memory_of_a_plan() -> None:
-    """A plan holds less than 300 bytes for a key, and making it takes little more for a while."""
+def peak_of(objects: Iterable[StoredObject], number: int) -> int:
+    """Most memory, in bytes, that a plan of objects takes while it is made and described."""
     job = Job(
         inputs=["s3://telemetry-published/**"], mapper={"language": "binary", "script": "cat"}
     )
     tracemalloc.start()
     try:
         before = tracemalloc.get_traced_memory()[0]
-        plan = make_plan(job, generated(KEYS))
-        held, most = (each - before for each in tracemalloc.get_traced_memory())
+        plan = make_plan(job, objects)
+        assert plan.describe()
+        assert plan.total_inputs == number
+        return tracemalloc.get_traced_memory()[1] - before
     finally:
         tracemalloc.stop()
-    assert plan.total_inputs == KEYS
-    assert held / KEYS < MOST_A_KEY
-    assert most / KEYS < 1.5 * MOST_A_KEY
+
+
+@pytest.fixture
+def held_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files and sorted runs are begun earlier, so that fewer objects are many."""
+    monkeypatch.setattr("ray_mr.spool.KEPT_BYTES", 2**16)
+    monkeypatch.setattr("ray_mr.spool.SORTED_ROWS", 2**10)
+
+
+@pytest.mark.usefixtures("held_less")
+def test_memory_of_a_plan() -> None:
+    """Twenty times as many objects take little more memory."""
+    few = peak_of(generated(FEW), FEW)
+    assert peak_of(generated(MANY), MANY) < few + MOST_A_KEY * MANY
+
+
+@pytest.mark.usefixtures("held_less")
+def test_memory_of_objects_in_no_order() -> None:
+    """The same where a server lists in any order, and where a name comes again."""
+
+    def peak(number: int) -> int:
+        pages = [list(range(at, number, 50)) for at in range(50)]
+        objects = itertools.chain(listed(pages, "minio.example"), generated(10))
+        return peak_of(objects, number)
+
+    assert peak(MANY // 2) < peak(FEW) + 4 * MOST_A_KEY * (MANY // 2 - FEW)
 
 
 class FakeClient:
@@ -123,7 +223,7 @@ class FakeClient:
     def paginate(self, **_: str) -> Iterator[dict[str, Any]]:
         for page in self._pages:
             yield {"Contents": [
-                {"Key": key_of(number), "Size": number, "ETag": f'"{number:032x}"',
+                {"Key": key_of(number), "Size": number, "ETag": etag_of(number),
                  "LastModified": object(), "StorageClass": "STANDARD"} for number in page
             ]}  # fmt: skip
 
@@ -131,7 +231,7 @@ class FakeClient:
 def listed(pages: list[list[int]], host: str) -> Iterator[StoredObject]:
     store = S3Store()
     store._made = FakeClient(pages, host)
-    return store.find("s3://bucket/**")
+    return store.find("s3://telemetry-published/**")
 
 
 def test_aws_is_listed_as_a_stream() -> None:
@@ -156,7 +256,7 @@ def test_other_servers_are_put_in_order() -> None:
 
 
 def test_memory_of_a_run(tmp_path: Path) -> None:
-    """Ledger and report take less than 100 bytes a key besides the plan, the report as a stream."""
+    """Ledger and report take less than 50 bytes a key besides the plan, the report as a stream."""
     job = Job(
         inputs=["s3://telemetry-published/**"], mapper={"language": "binary", "script": "cat"}
     )
@@ -178,4 +278,4 @@ def test_memory_of_a_run(tmp_path: Path) -> None:
         tracemalloc.stop()
     assert report.totals["ok"] == KEYS
     assert len(json.loads((tmp_path / "report.json").read_bytes())["inputs"]) == KEYS
-    assert most < 100 * KEYS + 1_000_000  # what one split takes is there once
+    assert most < 50 * KEYS + 2_500_000  # one split, and a few blocks of objects

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import itertools
 import os
 import re
 import threading
@@ -22,7 +21,6 @@ from botocore.config import Config
 
 from ray_mr.aws import code_and_status, split_uri, translated
 from ray_mr.aws.upload import Upload, abort_upload
-from ray_mr.catalog import Catalog
 from ray_mr.errors import (
     AT_REST,
     CredentialsExpired,
@@ -32,6 +30,7 @@ from ray_mr.errors import (
     StoreUnavailable,
 )
 from ray_mr.model import StoredObject
+from ray_mr.spool import in_order
 from ray_mr.stores import is_glob, literal_prefix, matcher, name_bytes
 from ray_mr.stores.streams import CHUNK_BYTES, stream_of
 from ray_mr.workdir import arriving
@@ -120,13 +119,12 @@ class S3Store:
                 last = name
                 yield obj
             return
-        every = Catalog(found)
-        names = (name_bytes(obj.key) for obj in every)
-        if all(one < other for one, other in itertools.pairwise(names)):
-            yield from every  # in order all the same: the names need not be held
-            return
-        held = [name_bytes(obj.key) for obj in every]
-        yield from (every[at] for at in sorted(range(len(every)), key=held.__getitem__))
+        rows = (
+            (name_bytes(obj.key), obj.uri, obj.key, obj.size_bytes, obj.etag, obj.locator)
+            for obj in found
+        )
+        for _, uri, key, size_bytes, etag, locator in in_order(rows):
+            yield StoredObject(uri, key, size_bytes, etag, locator)
 
     def _list(self, uri: str, bucket: str, prefix: str) -> Iterator[dict[str, Any]]:
         with self.calling(uri) as client:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 MAX_CAUSES = 8
 MAX_CAUSE_CHARS = 300
+MOST_ATTEMPTS = 2**16 - 1
+"""No more are counted."""
 SEE_ALL = "the report names all; allow them with --max-failed-inputs"
 
 
@@ -71,15 +73,15 @@ _FATES = {_UNKNOWN: None, _OK: Fate.OK, _FAILED: Fate.FAILED}
 
 
 class _Columns:
-    """What is counted of each input, by position: 37 bytes each, as there may be millions."""
+    """What is counted of each input, by position: 19 bytes each, as there may be millions."""
 
     def __init__(self, splits: Sequence[Split]) -> None:
         size = max((split.inputs[-1].position + 1 for split in splits), default=0)
         self.fate = bytearray(size)
-        self.attempts = array("I", bytes(4 * size))
-        self.records, self.mapped, self.bad, self.decoded = (
-            array("Q", bytes(8 * size)) for _ in range(4)
-        )
+        self.attempts = array("H", bytes(2 * size))
+        self.records, self.decoded = (array("Q", bytes(8 * size)) for _ in range(2))
+        self.bad: dict[int, int] = {}  # where there are some
+        self.lost: dict[int, int] = {}  # records that have no place
         for split in splits:
             for position, _ in split.sizes():
                 self.fate[position] = _UNKNOWN
@@ -88,17 +90,16 @@ class _Columns:
         """Enter how an input ended, and what was read of it."""
         at = counts.position
         self.fate[at] = fate
-        self.records[at], self.mapped[at], self.bad[at], self.decoded[at] = (
-            counts.records, counts.mapped, counts.bad, counts.decoded_bytes,
-        )  # fmt: skip
+        self.records[at], self.decoded[at] = counts.records, counts.decoded_bytes
+        lost = counts.records - counts.mapped - counts.bad
+        for few, number in ((self.bad, counts.bad), (self.lost, lost)):
+            few.pop(at, None)
+            if number:
+                few[at] = number
 
-    def unbalanced(self) -> Iterator[int]:
-        """Positions of records that have no place."""
-        for at, (all_, mapped, bad) in enumerate(
-            zip(self.records, self.mapped, self.bad, strict=True)
-        ):
-            if all_ != mapped + bad:
-                yield at
+    def mapped(self, at: int) -> int:
+        """Records of an input that the mapper was called with."""
+        return self.records[at] - self.bad.get(at, 0) - self.lost.get(at, 0)
 
 
 class Ledger:
@@ -122,7 +123,8 @@ class Ledger:
     def tried(self, positions: Iterable[int]) -> None:
         """An attempt with these inputs begins."""
         for position in positions:
-            self._columns.attempts[position] += 1
+            tries = self._columns.attempts
+            tries[position] = min(tries[position] + 1, MOST_ATTEMPTS)
 
     def fetched(self, troubles: Iterable[Trouble]) -> None:
         """An attempt has ended, well or not, in which inputs were asked for more than once."""
@@ -185,7 +187,7 @@ class Ledger:
     @property
     def bad_records(self) -> int:
         """Records set aside, by mappers' harnesses, combiners and reducers."""
-        bad = sum(self._columns.bad)
+        bad = sum(self._columns.bad.values())
         return bad + self.bad_values + sum(end.bad_values for end in self.reduced.values())
 
     def beyond_limits(self) -> RayMrError | None:
@@ -237,7 +239,7 @@ class Ledger:
         if (at := columns.fate.find(_UNKNOWN)) >= 0:
             uri = self._plan.object_at(at).uri
             raise LedgerError(f"{uri} is not accounted for", "this is a defect of ray_mr")
-        for at in columns.unbalanced():
+        for at in sorted(columns.lost):
             uri = self._plan.object_at(at).uri
             raise LedgerError(f"{uri}: {columns.records[at]} records in, not all accounted for")
 
@@ -259,7 +261,8 @@ class Ledger:
         return Entry(
             item.object.uri, item.object.size_bytes, _FATES[columns.fate[at]],
             self._causes.get(at, ""), columns.attempts[at], columns.records[at],
-            columns.mapped[at], columns.bad[at], self._samples.get(at, ""), columns.decoded[at],
+            columns.mapped(at), columns.bad.get(at, 0), self._samples.get(at, ""),
+            columns.decoded[at],
         )  # fmt: skip
 
     @property
@@ -269,6 +272,8 @@ class Ledger:
     def totals(self) -> dict[str, int]:
         """Sums over all entries."""
         columns, plan = self._columns, self._plan
+        records = sum(columns.records)
+        astray = sum(columns.bad.values()) + sum(columns.lost.values())
         read = (
             size
             for split in plan.splits
@@ -283,8 +288,8 @@ class Ledger:
             "unknown": columns.fate.count(_UNKNOWN),
             "stored_bytes": sum(read),
             "decoded_bytes": sum(columns.decoded),
-            "records": sum(columns.records),
-            "mapped": sum(columns.mapped),
+            "records": records,
+            "mapped": records - astray,
             "bad_records": self.bad_records,
             "mapped_rows": self.mapped_rows,
             "shuffled_rows": self.rows,
