@@ -87,11 +87,10 @@ class Tally:
         ends = np.flatnonzero(data[: len(text)] == NEWLINE) + 1
         edges = np.concatenate([[0], ends])
         codes = np.empty(len(ends), np.int64)
-        for low in range(0, len(ends), WINDOW_ROWS):
-            codes[low : low + WINDOW_ROWS] = self._places(data, edges[low : low + WINDOW_ROWS + 1])
+        self._look_up(data, edges, codes)
         without = np.flatnonzero(codes < 0)
         if len(without):
-            codes[without] = self._numbers(data, edges[without], ends[without])
+            codes[without] = self._codes_of_long(data, edges[without], ends[without])
         self._codes.append(codes)
         self._ordered += len(codes)
         self.rows += len(codes)
@@ -102,7 +101,10 @@ class Tally:
 
     def __len__(self) -> int:
         """How many rows it has; equal lines count once."""
-        distinct = self._distinct(self._often())[0]
+        often = self._often()
+        if not (self._in_order or self._long):
+            return int(np.count_nonzero(often))
+        distinct = self._distinct(often)[0]
         if not self._in_order or one_value(distinct):
             return len(distinct)
         return len(self.rows_so_far())
@@ -163,59 +165,82 @@ class Tally:
         text: bytes = both[np.arange(SHORT_BYTES) <= last[:, None]].tobytes()
         return text
 
-    def _numbers(self, data: Any, starts: Any, ends: Any) -> Any:
-        """Numbers of lines that have no place."""
+    def _codes_of_long(self, data: Any, starts: Any, ends: Any) -> Any:
+        """Codes of lines that have no place."""
         coded = cut(data, starts, ends).dictionary_encode()
-        numbers = numbers_of(coded.indices) + np.int64(SLOTS + self._longs)
+        codes = numbers_of(coded.indices) + np.int64(SLOTS + self._longs)
         self._long.append(coded.dictionary)
         self._longs += len(coded.dictionary)
         self._long_bytes += coded.dictionary.nbytes + ROW_BYTES * len(coded.dictionary)
-        return numbers
-
-    def _places(self, data: Any, edges: Any) -> Any:
-        """The place of each line, or -1."""
-        starts, sizes = edges[:-1], np.diff(edges)
-        if int(sizes.max()) <= SHORT_BYTES:
-            return self._find(data, starts, sizes)
-        codes = np.full(len(starts), -1)
-        short = np.flatnonzero(sizes <= SHORT_BYTES)
-        if len(short):
-            codes[short] = self._find(data, starts[short], sizes[short])
         return codes
 
-    def _find(self, data: Any, starts: Any, sizes: Any) -> Any:
-        """As ``_places``, of short lines."""
-        words = np.ndarray((len(data) - 7,), "<u8", data, strides=(1,))
-        one, two = words[starts], words[starts + 8]
-        one &= _KEEP[0].take(sizes)
-        two &= _KEEP[1].take(sizes)
+    def _look_up(self, data: Any, edges: Any, codes: Any) -> None:
+        """Set the code of each line to its place, or to -1."""
+        waiting: list[Any] = []
+        count = 0
+        for low in range(0, len(codes), WINDOW_ROWS):
+            some = edges[low : low + WINDOW_ROWS + 1]
+            codes[low : low + WINDOW_ROWS], others = self._first_look(data, some)
+            waiting.append(low + others)
+            count += len(others)
+            if count >= WINDOW_ROWS // 2 or low + WINDOW_ROWS >= len(codes):
+                rows = np.concatenate(waiting)
+                starts = edges[rows]
+                one, two = _numbers(data, starts, edges[rows + 1] - starts)
+                codes[rows] = self._find(codes[rows], one, two)
+                waiting, count = [], 0
+
+    def _first_look(self, data: Any, edges: Any) -> tuple[Any, Any]:
+        """The place to begin with of each line, and which short lines are not there."""
+        starts, sizes = edges[:-1], np.diff(edges)
+        some_long = int(sizes.max()) > SHORT_BYTES
+        one, two = _numbers(data, starts, np.minimum(sizes, SHORT_BYTES) if some_long else sizes)
         mixed = one * _MIX[0]
         mixed += two * _MIX[1]
         places = (mixed >> _SHIFT).view(np.int64)
-        if self._table is None:
-            self._table = np.zeros((SLOTS, 2), "<u8")
-        left = np.flatnonzero(~self._are(places, one, two))
-        at, one, two = places[left], one[left], two[left]
+        found = self._at(places)
+        others = np.flatnonzero((found[:, 0] != one) | (found[:, 1] != two))
+        if some_long:
+            long = sizes[others] > SHORT_BYTES
+            places[others[long]] = -1
+            others = others[~long]
+        return places, others
+
+    def _find(self, at: Any, one: Any, two: Any) -> Any:
+        """The places of lines, old or new, or -1; ``at`` is where to begin."""
+        places, left = at.copy(), np.arange(len(at))
         for _ in range(ROUNDS):
             if not len(left):
                 break
+            found = self._at(at)
+            same = (found[:, 0] == one) & (found[:, 1] == two)
             if self._used < FULL:
-                free = np.flatnonzero(~self._table[at].any(axis=1))
-                taken = at[free]
-                self._table[taken] = np.stack([one[free], two[free]], axis=1)  # the last one's
+                free = np.flatnonzero((found[:, 0] | found[:, 1]) == 0)
+                taken, mine = at[free], np.stack([one[free], two[free]], axis=1)
+                self._table[taken] = mine  # of several lines the last one
                 self._used += _distinct(taken)
-            same = self._are(at, one, two)
-            places[left[same]] = at[same]
-            left, one, two = left[~same], one[~same], two[~same]
-            at = (at[~same] + 1) & (SLOTS - 1)
+                same[free] = (self._at(taken) == mine).all(axis=1)
+            other = np.flatnonzero(~same)
+            left, one, two = left[other], one[other], two[other]
+            at = (at[other] + 1) & (SLOTS - 1)
+            places[left] = at
         places[left] = -1
         return places
 
-    def _are(self, at: Any, one: Any, two: Any) -> Any:
-        """Whether these are the numbers at these places."""
-        pairs = self._table.view(np.complex128).ravel()  # 16 bytes that are fetched at once
-        found = pairs.take(at).view("<u8").reshape(-1, 2)
-        return (found[:, 0] == one) & (found[:, 1] == two)
+    def _at(self, places: Any) -> Any:
+        """The two numbers at each place; both are fetched at once."""
+        if self._table is None:
+            self._table = np.zeros((SLOTS, 2), "<u8")
+        return self._table.view("V16").ravel().take(places).view("<u8").reshape(-1, 2)
+
+
+def _numbers(data: Any, starts: Any, sizes: Any) -> tuple[Any, Any]:
+    """The two numbers of each line; ``data`` goes on for 16 bytes after the last."""
+    words = np.ndarray((len(data) - 7,), "<u8", data, strides=(1,))
+    one, two = words[starts], words[starts + 8]
+    one &= _KEEP[0].take(sizes)
+    two &= _KEEP[1].take(sizes)
+    return one, two
 
 
 def _distinct(numbers: Any) -> int:
