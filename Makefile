@@ -11,8 +11,9 @@ STAMP := $(VENV)/.made-from-pyproject
 PYTHON ?= $(firstword $(foreach p,python3 python3.11 python3.12 python3.13 python3.14,\
   $(shell $(p) -c 'import sys; sys.version_info >= (3, 11) and print("$(p)")' 2>/dev/null)))
 
-# Unbuffered output hides what is lost when a child dies: tests see Python's own buffering.
-unexport PYTHONUNBUFFERED
+# Unbuffered output hides what is lost when a child dies: tests see Python's own buffering. And
+# hundreds of children need not compile the same modules again.
+unexport PYTHONUNBUFFERED PYTHONDONTWRITEBYTECODE
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,12 +21,12 @@ help:  ## this list
 demo: $(STAMP)  ## pings in an S3 server, mapper, reducer: a checked result in demo-output/
 	@$(BIN)/python -m demo.run
 
-# Most tests wait: for Ray, for servers, for children. A file's tests stay in one of these workers,
-# each of which has a Ray and an S3 server of its own. WORKERS=0: all in one process.
+# Most tests wait: for Ray, for servers, for children. Each of these workers has a Ray and an S3 server
+# of its own (tests/sharing.py). WORKERS=0: all in one process.
 WORKERS ?= 3
 
 test: check  ## check, then all tests
-	@$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
+	@$(BIN)/python -m pytest --numprocesses $(WORKERS) --no-loadscope-reorder
 
 check: $(STAMP)  ## ruff and mypy
 	@$(BIN)/python -m ruff check

@@ -15,10 +15,12 @@ import pytest
 
 from bad_input import User
 from engine_run import Run
+from image_engine import TOP, Image, build, engine_name
 from jobs import job, make_pings
 from ray_mr.credentials import generate_key
 from ray_mr.engines import engine_named
 from s3_server import S3Server, s3_server
+from sharing import Sharing
 from speaker import Speaker
 
 if TYPE_CHECKING:
@@ -33,6 +35,12 @@ _FOREIGN = (
     "AWS_ENDPOINT_URL_S3",
     "AWS_CA_BUNDLE",
 )
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Sharing:
+    """Workers share the tests in our way."""
+    return Sharing(config, log)
 
 
 @pytest.fixture(autouse=True)
@@ -146,6 +154,13 @@ def user(
     made = User(tmp_path / "user" / "job", monkeypatch, request)
     yield made
     made.end_processes()
+
+
+@pytest.fixture(scope="session")
+def image() -> Image:
+    """The image of this checkout."""
+    engine_name()
+    return build("ray-mr:under-test", TOP)
 
 
 @pytest.fixture(params=["python", "javascript"])

@@ -287,9 +287,10 @@ class _Watch(threading.Thread):
             for name in ("environ", "cmdline"):
                 self._check(process / name)
         for folder in self.folders:
-            for path in folder.rglob("*"):
-                if path.is_file() and not path.is_symlink():
-                    self._check(path)
+            for place, _, names in os.walk(folder):  # what is gone meanwhile is passed over
+                for path in (Path(place, name) for name in names):
+                    if path.is_file() and not path.is_symlink():
+                        self._check(path)
 
     def _check(self, path: Path) -> None:
         try:

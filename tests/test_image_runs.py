@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.image, pytest.mark.timeout(1800)]
 
-TAG = "ray-mr:under-test"
 JOB = """
 inputs: [s3://{bucket}/**]
 records: uuid-json
@@ -45,13 +44,6 @@ lines.on('line', file => {
 });
 lines.on('close', () => fs.writeFileSync('result.txt', out));
 """
-
-
-@pytest.fixture(scope="session")
-def image() -> Image:
-    """The image of this checkout."""
-    engine_name()
-    return build(TAG, TOP)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 from click.testing import CliRunner
 
-from image_engine import TOP, WORKER, build, call, engine_name
+from image_engine import WORKER, build, call
 from jobs import MAPPER, REDUCER, make_pings, script
 from queue_server import Artifact, QueueServer, Run
 from ray_mr.cli import main
@@ -74,12 +74,13 @@ def work(queue: QueueServer, task: str, image: Image, job: Path, s3: S3Server) -
     assert done.returncode == 0, done.stderr
 
 
-def test_task_group(s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_task_group(
+    image: Image, s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Federated keys in an envelope, maps and reduces on Ray: the bytes of ``ray-mr run``."""
-    engine_name()
-    build("ray-mr:under-test", TOP)
+    assert image.tag == "ray-mr:under-test", "what the job's image is made from"
     job = job_folder(tmp_path / "job", s3)
-    image = build("ray-mr:group-under-test", job)
+    of_job = build("ray-mr:group-under-test", job)
     runner = CliRunner()
     whole = tmp_path / "whole.txt"
     words = ["run", str(job / "job.yml"), "--engine", "local", "--output", str(whole)]
@@ -100,9 +101,9 @@ def test_task_group(s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert posted.exit_code == 0, posted.stderr
         try:
             for task in queue.posted:
-                work(queue, task, image, job, s3)
+                work(queue, task, of_job, job, s3)
         finally:
-            call("rm", image.tag)
+            call("rm", of_job.tag)
         reduces = [t for t in queue.posted if queue.tasks[t].definition["dependencies"]]
         parts = [queue.tasks[t].runs[0].artifacts for t in reduces]
     assert len(reduces) == 2
