@@ -149,6 +149,7 @@ CASES = [
     ),
     added("A separator that is none", "separator: ab", "separator: must be auto, tab"),
     added("No values at the top", "reducer: top 0", "'top 0' is no number of values"),
+    added("Bins without a width", "reducer: histogram 0", "'histogram 0' is no width of bins"),
     Case(
         "The interpreter of scripts is missing",
         RUN,
