@@ -62,13 +62,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rows", type=int, default=50_000_000)
     parser.add_argument("--memory", default="128MiB", help="of a reducer actor")
+    parser.add_argument("--keys", choices=["one", "many"], help="if not both")
     args = parser.parse_args()
     idle = idle_ray()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "count.py").write_text(COUNT)
         function = {"language": "python", "script": "count.py", "stream": True}
-        for one_key in (True, False):
+        for one_key in [True, False] if args.keys is None else [args.keys == "one"]:
             data = folder / ("one-key" if one_key else "one-value")
             make_data(data, args.rows, one_key=one_key)
             for told, reducer in (("a function", function), ("distinct", "distinct")):

@@ -27,6 +27,8 @@ ROLES = {
     "mapper.py": "map programs",
     "reducer.py": "reduce programs",
     "ray::_ReducerActor": "reducers",
+    "ray::DashboardAgent": "other Ray",
+    "ray::RuntimeEnvAgent": "other Ray",
     "ray::": "Ray workers",
     "raylet": "raylet",
     "gcs_server": "gcs",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING
 
+import pyarrow as pa
 import pytest
 
 from house import House
@@ -12,7 +13,7 @@ from jobs import CAT
 from ray_mr.engines import Yielded, engine_named
 from ray_mr.model import AttemptEnd, AttemptId
 from ray_mr.tasks.mapper import MapTask
-from ray_mr.tasks.reducer import ReduceTask
+from ray_mr.tasks.reducer import ReduceTask, be_thrifty
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -96,3 +97,15 @@ def test_objects_are_hardly_larger_than_rows(house: House) -> None:
     finally:
         refs.clear()
         engine.close()
+
+
+@pytest.mark.parametrize(("memory", "system"), [(1 << 20, True), (512 << 20, False)])
+def test_little_memory_is_given_back(memory: int, system: bool) -> None:
+    """A reducer of little memory has the system's allocator; another one keeps the quicker one."""
+    before = pa.default_memory_pool()
+    try:
+        be_thrifty(memory)
+        now = pa.default_memory_pool().backend_name
+        assert (now == "system") is (system or before.backend_name == "system")
+    finally:
+        pa.set_memory_pool(before)

@@ -46,7 +46,7 @@ from ray_mr.engines.vital import Vital
 from ray_mr.errors import EngineError, NoCapacity, OutOfMemory, RayMrError, WorkerLost
 from ray_mr.model import FIRST_TERMS, AttemptEnd, BlockMeta, Progress, ReducerEnd
 from ray_mr.tasks.mapper import Block, MapTask, Message, map_split
-from ray_mr.tasks.reducer import Due, Piece, Reducer, ReduceTask
+from ray_mr.tasks.reducer import Due, Piece, Reducer, ReduceTask, be_thrifty
 from ray_mr.units import count, format_bytes
 from ray_mr.workdir import run_folder, used
 
@@ -159,6 +159,7 @@ class _ReducerActor:
     """A reducer, or a process that waits to be one: it has imported all that one needs."""
 
     def begin(self, task: ReduceTask, partitions: Sequence[int], name: str, *, alone: bool) -> None:
+        be_thrifty(task.job.memory)
         self._used = used(task.run_id)  # until the actor ends
         self._root, self._name, self._alone = self._used.__enter__(), name, alone
         self._reducer = Reducer(task, partitions, self._root, name)
