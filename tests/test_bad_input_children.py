@@ -221,7 +221,7 @@ CASES = [
         "def reduce(key, values):\n    return key + values\n",
         6,
         "reducer.py raised TypeError",
-        "at key b'one'",
+        "at key 'one'",
     ),
     reducer(
         "A reducer that exits 3",

@@ -55,7 +55,7 @@ class TestReduce:
             "python": "def reduce(key, values):\n if key == 'b': raise ValueError('oh')",
             "javascript": "exports.reduce = (key) => { if (key === 'b') throw Error('oh'); }",
         }
-        with pytest.raises(ChildRaised, match=r"Error: oh at key b?.b"):
+        with pytest.raises(ChildRaised, match=r"Error: oh at key .b"):
             speaker.reduce(sources, *FRAMES, stream=stream)
 
     def test_values_left_over(self, speaker: Speaker) -> None:

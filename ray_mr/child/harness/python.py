@@ -577,7 +577,7 @@ class Reducer(Role):
             self.values.append(as_text(value))
 
     def where(self):
-        return f" at key {self.key!r:.200}" if self.key is not None else ""
+        return f" at key {as_text(self.key)!r:.200}" if self.key is not None else ""
 
     def close_group(self):
         if self.key is not None:
