@@ -15,7 +15,14 @@ from engine_run import Hold, Watched, hanging_reducer
 from jobs import MAPPER, job, make_pings, script
 from ray_mr.driver.run import run
 from ray_mr.engines import Engine, Lost
-from ray_mr.errors import CorruptObject, EngineError, LedgerError, RayMrError, WorkerLost
+from ray_mr.errors import (
+    CorruptObject,
+    EngineError,
+    LedgerError,
+    RayMrError,
+    StoreError,
+    WorkerLost,
+)
 from ray_mr.model import AttemptId, BlockMeta, Progress
 from ray_mr.workdir import used
 from samples import wait_until
@@ -81,6 +88,19 @@ def _pid_of_actor(engine: Engine, reducer: int) -> int:
     assert isinstance(engine, RayEngine)
     actor = engine._reducers[reducer].actor
     return int(ray.get(actor.__ray_call__.remote(lambda _: os.getpid())))
+
+
+@ONLY_RAY
+def test_reducer_that_cannot_begin(begin: Begin) -> None:
+    """Why a reducer did not begin is told as it is, not as a defect of its next call."""
+    run = begin()
+    meta, ref = run.map()[0]
+    nowhere: Any = "of/no/folder"
+    run.engine.make_reducer(nowhere, [0])
+    run.engine.add(nowhere, meta, ref)
+    error = run.failed(nowhere)
+    assert type(error) is StoreError
+    assert "reducer-of/no/folder" in error.message
 
 
 @ONLY_RAY

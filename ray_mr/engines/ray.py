@@ -313,8 +313,8 @@ class RayEngine:
         """See ``Engine``."""
         actor = self._spare.pop() if self._spare else _Actor.remote()
         name = f"reducer-{reducer}"
-        actor.begin.remote(self._reduce_task, partitions, name, alone=self._alone)
-        self._reducers[reducer] = _RayReducer(actor)
+        begun = actor.begin.remote(self._reduce_task, partitions, name, alone=self._alone)
+        self._reducers[reducer] = _RayReducer(actor, begun)
 
     def drop_reducer(self, reducer: int) -> None:
         """See ``Engine``."""
@@ -347,6 +347,8 @@ class RayEngine:
         for made in self._reducers.values():
             made.delivery.send(gather=bool(self._attempts))
             waiting += made.delivery.calls
+            if made.begun is not None:
+                waiting.append(made.begun)
             if made.output is not None:
                 waiting.append(made.output.generator)
         if not waiting:
@@ -389,6 +391,10 @@ class RayEngine:
         self, number: int, made: _RayReducer, found: set[Any]
     ) -> Iterator[EngineEvent]:
         try:
+            if made.begun is not None and made.begun in found:
+                with _translated():
+                    ray.get(made.begun)
+                made.begun = None
             for ref in [ref for ref in made.delivery.calls if ref in found]:
                 yield from self._answered(number, made, ref)
             if made.output is not None and made.output.generator in found:
@@ -518,8 +524,10 @@ def _check_workers() -> None:
 class _RayReducer:
     """An actor, the blocks on their way to it, and its output."""
 
-    def __init__(self, actor: Any) -> None:
+    def __init__(self, actor: Any, begun: Any) -> None:
         self.actor = actor
+        self.begun = begun
+        """Its first call, until it is answered."""
         self.delivery = Delivery(self._add)
         self.output: _Stream | None = None
 
