@@ -46,7 +46,7 @@ class Watch(threading.Thread):
         self._pid = pid
         self._ended = threading.Event()
         self._memory = memory
-        self._seen: dict[tuple[int, str], float] = {}
+        self._seen: dict[int, tuple[str, float]] = {}
         self.most = dict.fromkeys([*ROLES.values(), "others"], 0)
         """The most memory that one process of a role had for itself, in bytes; not the store."""
         self.samples: list[int] = []
@@ -72,9 +72,11 @@ class Watch(threading.Thread):
         try:
             line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
             role = next((role for mark, role in ROLES.items() if mark in line), "others")
+            if not line and pid in self._seen:  # it has ended, and nobody has asked yet
+                role = self._seen[pid][0]
             fields = _fields(pid)
             # A worker changes its name with its task: one process, one role, the last reading.
-            self._seen[pid, role] = (int(fields[11]) + int(fields[12])) / TICKS_PER_S
+            self._seen[pid] = role, (int(fields[11]) + int(fields[12])) / TICKS_PER_S
             self.most[role] = max(self.most[role], _own(entry))
             return role, _pss(entry) if self._memory else 0
         except OSError:
@@ -85,7 +87,7 @@ class Watch(threading.Thread):
         self._ended.set()
         self.join()
         total = dict.fromkeys([*ROLES.values(), "others"], 0.0)
-        for (_, role), seconds in self._seen.items():
+        for role, seconds in self._seen.values():
             total[role] += seconds
         return total
 
