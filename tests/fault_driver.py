@@ -43,6 +43,7 @@ class Driver:
             stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         )  # fmt: skip
         self.pid = 0
+        self._heard = b""
 
     def start(
         self, world: Work, moment: str = "", *, command: str = "", on: str = "",
@@ -67,8 +68,12 @@ class Driver:
 
     def _told(self) -> int:
         assert self._maker.stdout is not None
-        assert select.select([self._maker.stdout], [], [], 2 * PATIENCE_S)[0], "no driver ended"
-        return int(os.read(self._maker.stdout.fileno(), 32).split()[0])
+        while b"\n" not in self._heard:  # a driver's id and its end may come together
+            ready, _, _ = select.select([self._maker.stdout], [], [], 2 * PATIENCE_S)
+            assert ready, "no driver ended"
+            self._heard += os.read(self._maker.stdout.fileno(), 32)
+        number, _, self._heard = self._heard.partition(b"\n")
+        return int(number)
 
     def close(self) -> None:
         self._maker.kill()
