@@ -59,7 +59,8 @@ class _Block(NamedTuple):
 class Catalog(Sequence[StoredObject]):
     """Objects by number, in the order in which they were added.
 
-    Threads may read it together, once all are added.
+    Threads may read it together, once all are added.  From the first one with a locator on, they
+    stay in memory: it may hold a password, which is on no disk.
     """
 
     def __init__(self, objects: Iterable[StoredObject] = ()) -> None:
@@ -73,6 +74,8 @@ class Catalog(Sequence[StoredObject]):
         """Add an object."""
         self._recent = ()
         self._last.append(obj)
+        if obj.locator:
+            self._spool.stay()
         if len(self._last) == BLOCK:
             self._spool.append(packed(tuple(_Block.of(self._last))))
             self._last = []
@@ -141,6 +144,7 @@ class Catalog(Sequence[StoredObject]):
     def __setstate__(self, state: tuple[Iterable[bytes], bytes]) -> None:
         blocks, last = state
         self.__init__()  # type: ignore[misc]
+        self._spool.stay()  # a stretch is small
         for block in blocks:
             self._spool.append(block)
         rest = _Block(*unpacked(last))

@@ -6,7 +6,9 @@ Pure and deterministic: sizes and the job decide, never time, load, memory or th
 from __future__ import annotations
 
 import bisect
+import hashlib
 import itertools
+import secrets
 from array import array
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -306,8 +308,16 @@ def _again(earlier: Iterable[StoredObject], later: Catalog) -> Iterator[int]:
     return (at for (at,) in in_order(repeated))
 
 
+_KEY = secrets.token_bytes(16)
+"""Of digests that are compared within this process alone."""
+
+
 def _identity(obj: StoredObject) -> str:
-    return f"{obj.uri}\0{obj.locator}"
+    """What tells objects apart; where names are sorted it is on a disk, so it holds no locator."""
+    if not obj.locator:
+        return obj.uri
+    locator = obj.locator.encode("utf-8", "surrogatepass")
+    return f"{obj.uri}\0{hashlib.blake2b(locator, key=_KEY, digest_size=16).hexdigest()}"
 
 
 def _sound(

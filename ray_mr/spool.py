@@ -47,6 +47,10 @@ class Spool:
     def __len__(self) -> int:
         return len(self._ends) - 1
 
+    def stay(self) -> None:
+        """What is not written yet, and all that comes, stays in memory."""
+        self._full = True
+
     def append(self, block: bytes) -> None:
         """Add a block."""
         self._held += block

@@ -7,6 +7,7 @@ import errno
 import hashlib
 import itertools
 import json
+import marshal
 import os
 import pickle
 import random
@@ -132,6 +133,36 @@ def test_without_a_place_for_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
     for block in blocks:
         nowhere.append(block)
     assert [nowhere[number] for number in range(len(nowhere))] == blocks
+
+
+def test_no_password_is_on_a_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A URL that gives access is in no file, whatever the order and the number of the objects."""
+    written = bytearray()
+    write = os.pwrite
+
+    def noted(descriptor: int, data: bytes, at: int) -> int:
+        written.extend(data)
+        return write(descriptor, data, at)
+
+    monkeypatch.setattr("ray_mr.spool.KEPT_BYTES", 1)
+    monkeypatch.setattr("os.pwrite", noted)
+    for module in ("spool", "catalog"):
+        monkeypatch.setattr(f"ray_mr.{module}.packed", marshal.dumps)
+    monkeypatch.setattr("ray_mr.spool.unpacked", marshal.loads)
+    monkeypatch.setattr("ray_mr.catalog.unpacked", marshal.loads)
+    names = [f"{number * 7 % 2000:05d}" for number in range(2000)]
+    objects = [StoredObject(f"http://h/{name}", name, 1, "e") for name in names[:BLOCK]]
+    objects += [
+        StoredObject(f"http://h/{name}", name, 1, "e", f"http://me:secret@h/{name}")
+        for name in [*names[BLOCK:], names[-1]]
+    ]
+    made = make_plan(Job(inputs=["unused"], mapper="identity", output="o"), objects)
+    assert [reason for _, reason in made.skipped] == ["listed twice"]
+    assert [item.object for split in made.splits for item in split.inputs] == objects[:-1]
+    back = pickle.loads(pickle.dumps(made.splits))  # noqa: S301 - our own
+    assert [item.object for split in back for item in split.inputs] == objects[:-1]
+    assert b"http://h/00000" in written
+    assert b"secret" not in written
 
 
 def test_the_file_goes_with_the_spool() -> None:
