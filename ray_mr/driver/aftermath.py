@@ -60,7 +60,7 @@ class Past:
         if self.plan is None or not self.publishing or self.error is not None:
             return False
         try:
-            return settle(self.plan.job.output) or self.published
+            return settle(self.plan.job.output, whole=self.published) or self.published
         except RayMrError:
             return self.published
 

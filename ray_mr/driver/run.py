@@ -19,7 +19,7 @@ from ray_mr.driver.commit import backoff
 from ray_mr.driver.ledger import Ledger
 from ray_mr.driver.listing import objects_of
 from ray_mr.driver.loop import Loop
-from ray_mr.driver.publish import Announcement, settle
+from ray_mr.driver.publish import announced, settle
 from ray_mr.driver.report import Report
 from ray_mr.driver.skew import Shares
 from ray_mr.engines import engine_named
@@ -256,7 +256,7 @@ class _Run:
             self._checkpoint.claim()
         self._check_ours()
         report = self._report(None, sink.results())
-        with Announcement(report) as announced:
+        with announced(report) as confirm:
             self._publishing = True
             self._note("publishing")
             with self._stage("publish", self._job.output):
@@ -264,7 +264,7 @@ class _Run:
             self._published = True
             self._note("published")
             self._check_ours()
-            announced.confirm()
+            confirm()
         return report
 
     def _check_ours(self) -> None:
@@ -287,7 +287,7 @@ class _Run:
         output = self._job.output
         if self._published:
             with suppress(RayMrError):
-                settle(output)
+                settle(output, whole=True)
             return Interrupted(f"interrupted when {output} was published: it is whole")
         stopped = Interrupted(
             f"interrupted while publishing: do not rely on {output}"
