@@ -156,12 +156,16 @@ class Run:
         expected = {part: sum(meta.rows[part] for meta, _ in blocks) for part in partitions}
         self.engine.finish(reducer, {part: Due(rows) for part, rows in expected.items()})
 
-    def reduce(self, reducer: int, blocks: Blocks, partitions: Sequence[int]) -> dict[int, bytes]:
-        """The output of a new reducer by partition, as it is given these blocks."""
+    def feed(self, reducer: int, blocks: Blocks, partitions: Sequence[int]) -> None:
+        """Make a reducer, and give it these blocks and its end."""
         self.engine.make_reducer(reducer, partitions)
         for meta, ref in blocks:
             self.engine.add(reducer, meta, ref)
         self.finish(reducer, blocks, partitions)
+
+    def reduce(self, reducer: int, blocks: Blocks, partitions: Sequence[int]) -> dict[int, bytes]:
+        """The output of a new reducer by partition, as it is given these blocks."""
+        self.feed(reducer, blocks, partitions)
         last = partitions[-1]
         self.until(lambda event: _is_failure(event, reducer) or _is_end(event, reducer, last))
         return {part: self.output(reducer, part) for part in partitions}
@@ -210,8 +214,5 @@ def hanging_reducer(begin: Begin, folder: Path, hold: Hold) -> tuple[Run, Blocks
     source = hold.source + "def reduce(key, values):\n    hang()\n    return key"
     run = begin(reducer={"script": script(folder, "hanging.py", source)})
     blocks = run.map()
-    run.engine.make_reducer(1, [0])
-    for meta, ref in blocks:
-        run.engine.add(1, meta, ref)
-    run.finish(1, blocks, [0])
+    run.feed(1, blocks, [0])
     return run, blocks

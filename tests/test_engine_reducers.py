@@ -104,11 +104,7 @@ def test_reduce_program_that_raises(begin: Begin, folder: Path) -> None:
     """Its own exception ends a reducer for good: message and traceback, not worth another try."""
     source = "def reduce(key, values):\n    return {}[key]"
     run = begin(reducer={"script": script(folder, "raises.py", source)})
-    blocks = run.map()
-    run.engine.make_reducer(1, [0])
-    for meta, ref in blocks:
-        run.engine.add(1, meta, ref)
-    run.finish(1, blocks, [0])
+    run.feed(1, run.map(), [0])
     error = run.failed(1)
     assert type(error) is ChildRaised
     assert not error.retryable
