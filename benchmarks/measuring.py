@@ -36,6 +36,8 @@ ROLES = {
     "ray/": "other Ray",
 }
 """What a process is, by a part of its command line; the first that fits."""
+PROGRAMS = {"Ray workers": "map programs", "reducers": "reduce programs"}
+"""Whose children are what: the parent knows the time of those that ended between two looks."""
 
 
 class Watch(threading.Thread):
@@ -46,7 +48,7 @@ class Watch(threading.Thread):
         self._pid = pid
         self._ended = threading.Event()
         self._memory = memory
-        self._seen: dict[int, tuple[str, float]] = {}
+        self._seen: dict[int, tuple[str, float, float]] = {}
         self.most = dict.fromkeys([*ROLES.values(), "others"], 0)
         """The most memory that one process of a role had for itself, in bytes; not the store."""
         self.samples: list[int] = []
@@ -76,7 +78,8 @@ class Watch(threading.Thread):
                 role = self._seen[pid][0]
             fields = _fields(pid)
             # A worker changes its name with its task: one process, one role, the last reading.
-            self._seen[pid] = role, (int(fields[11]) + int(fields[12])) / TICKS_PER_S
+            own, waited_for = (sum(map(int, fields[at : at + 2])) / TICKS_PER_S for at in (11, 13))
+            self._seen[pid] = role, own, waited_for
             self.most[role] = max(self.most[role], _own(entry))
             return role, _pss(entry) if self._memory else 0
         except OSError:
@@ -86,9 +89,14 @@ class Watch(threading.Thread):
         """CPU seconds by role."""
         self._ended.set()
         self.join()
-        total = dict.fromkeys([*ROLES.values(), "others"], 0.0)
-        for role, seconds in self._seen.values():
-            total[role] += seconds
+        total = dict.fromkeys([*ROLES.values()], 0.0)
+        for role, own, _ in self._seen.values():
+            if role != "others":
+                total[role] += own
+        total["map programs"] += total.pop("harness children")
+        for parent, programs in PROGRAMS.items():
+            seen = sum(waited for role, _, waited in self._seen.values() if role == parent)
+            total[programs] = max(total[programs], seen)
         return total
 
 
