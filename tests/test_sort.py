@@ -7,12 +7,14 @@ import tempfile
 import tracemalloc
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ray_mr.shuffle import sort
+from ray_mr.shuffle.batches import parse_lines
 from ray_mr.shuffle.order import Order, by_key, by_key_and_value
 from ray_mr.shuffle.sort import Sorter
 from samples import open_files, pairs_of, rows
@@ -186,3 +188,30 @@ def test_no_second_copy(tmp_path: Path, keys: int) -> None:
     assert last == 320_000
     assert not list(tmp_path.iterdir()), "nothing was spilled"
     assert most + traced < 5 * sort.MERGE_BYTES < 320_000 * 140
+
+
+@pytest.mark.parametrize("order", [by_key, by_key_and_value])
+def test_many_runs_of_short_rows_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: Order
+) -> None:
+    """What Arrow and numpy have at once in a merge leaves malloc as much again to waste."""
+    memory_bytes = 8 << 20
+    monkeypatch.setattr(sort, "MIN_WINDOW_BYTES", 16 << 10)
+    rng, pool, whole = np.random.default_rng(6), pa.default_memory_pool(), 0
+    sorter = Sorter(tmp_path, memory_bytes, order)
+    for number in range(48):
+        keys = np.sort(rng.integers(10**8, 10**9, 40_000))
+        sorter.add(parse_lines(b"".join(b"%d\t1\n" % key for key in keys.tolist()), "tab"), whole)
+        whole += len(keys)
+    watched = pa.proxy_memory_pool(pool)
+    held = pa.total_allocated_bytes()
+    pa.set_memory_pool(watched)
+    tracemalloc.start()
+    try:
+        assert sum(map(len, sorter.sorted())) == whole
+        _, traced = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+        pa.set_memory_pool(pool)
+    assert len(list(tmp_path.iterdir())) >= 12
+    assert held + watched.max_memory() + traced < memory_bytes // 2

@@ -2,7 +2,8 @@
 
 Rows are held, as packs each of which is in order, until a budget is full; then they are merged
 and written to disk as a run.  Packs and runs are merged in bounded memory, a window at a time: no
-second copy of what is held is ever made.  Keys compare as bytes; rows of equal keys come in the
+second copy of what is held is ever made.  One thread does all of it: each thread that allocates
+has a heap of its own, of which what is freed among other pieces stays with the process.  Keys compare as bytes; rows of equal keys come in the
 order of the plan, however they arrived.
 
 What a row is sorted by is looked at as a whole only where its head (``order.heads``) does not
@@ -30,9 +31,11 @@ if TYPE_CHECKING:
 WINDOW_ROWS = 1 << 16
 """Rows in a batch of a run; what the merge holds of each run (fewer where rows are large)."""
 WINDOW_BYTES = 2 << 20
-MIN_WINDOW_BYTES = 64 << 10
+MIN_WINDOW_BYTES = 128 << 10
 FAN_IN = 64
 """Runs that are merged at once; more are merged in groups first."""
+MANY_RUNS = FAN_IN // 4
+"""Windows of so many take what is left beside the rows that are held: these become a run too."""
 PACK_BYTES = 2 << 20
 """Rows that come in less are gathered, and sorted, to so much."""
 MERGE_BYTES = 4 << 20
@@ -130,10 +133,11 @@ class Sorter:
     def __init__(self, folder: Path, memory_bytes: int, order: Order = by_key) -> None:
         self._folder, self._order = folder, order
         # What rows are sorted by stands in them, or is as large again.
-        self._limit = max(1, memory_bytes * 3 // (4 if order is by_key else 8))
-        # Two windows of each run are loaded, and once more sorted.
-        self._window = min(WINDOW_BYTES, max(MIN_WINDOW_BYTES, memory_bytes // (4 * FAN_IN)))
-        self._merge_bytes = min(MERGE_BYTES, max(MIN_WINDOW_BYTES, memory_bytes // 16))
+        room = memory_bytes if order is by_key else memory_bytes // 2
+        self._limit = max(1, room * 3 // 4)
+        # Two windows of each run are loaded, and one more is taken.
+        self._window = min(WINDOW_BYTES, max(MIN_WINDOW_BYTES, room // (4 * FAN_IN)))
+        self._merge_bytes = min(MERGE_BYTES, max(MIN_WINDOW_BYTES, room // 16))
         self._packs: list[_Placed] = []
         self._loose: list[_Placed] = []
         self._bytes = self._loose_bytes = 0
@@ -181,7 +185,7 @@ class Sorter:
         """Write a run; yields no rows, a sign of life, for each window that is written."""
         path = self._folder / f"run-{self._made:05d}.arrow"
         self._made += 1
-        options = pa.ipc.IpcWriteOptions(compression=COMPRESSION)
+        options = pa.ipc.IpcWriteOptions(compression=COMPRESSION, use_threads=False)
         with (
             pa.OSFile(str(path), "wb") as sink,
             pa.ipc.new_stream(sink, _SCHEMA, options=options) as writer,
@@ -195,7 +199,11 @@ class Sorter:
         self._runs.append(path)
 
     def _read(self, path: Path) -> Iterator[_Placed]:
-        with pa.OSFile(str(path), "rb") as source, pa.ipc.open_stream(source) as reader:
+        options = pa.ipc.IpcReadOptions(use_threads=False)
+        with (
+            pa.OSFile(str(path), "rb") as source,
+            pa.ipc.open_stream(source, options=options) as reader,
+        ):
             for batch in reader:
                 line, *others = batch.columns
                 key_bytes, counts, places, heads = map(numbers_of, others)
@@ -207,15 +215,21 @@ class Sorter:
 
         Some windows are empty: signs of life while runs are merged in groups.
         """
+        if MANY_RUNS <= len(self._runs) and self._bytes:
+            self._spill()
+        if self._runs:  # who merges may be another thread, for which malloc has a heap of its own
+            pa.default_memory_pool().release_unused()
         held = self._sorted() if self._bytes else None
         while len(self._runs) > FAN_IN:  # the oldest first: no row is written again too often
             merged, self._runs = self._runs[:FAN_IN], self._runs[FAN_IN:]
-            yield from self._write_run(_merge([self._read(path) for path in merged], self._window))
+            yield from self._write_run(
+                _merge([self._read(path) for path in merged], self._merge_bytes, self._window)
+            )
             for path in merged:
                 path.unlink()
         sources = [self._read(path) for path in self._runs]
         streams = sources if held is None else [*sources, held]
-        for window in _merge(streams, self._window):
+        for window in _merge(streams, self._merge_bytes, self._window):
             yield window.rows
 
 
@@ -228,7 +242,8 @@ def _windows(placed: _Placed, window_bytes: int) -> Iterator[_Placed]:
 
 def _rows_of(rows: Rows, window_bytes: int) -> int:
     """How many of these rows make a window."""
-    return max(1, min(WINDOW_ROWS, len(rows) * window_bytes // max(1, rows.size_bytes)))
+    size = rows.size_bytes + HELD_BYTES * len(rows)
+    return max(1, min(WINDOW_ROWS, len(rows) * window_bytes // max(1, size)))
 
 
 def _joined(parts: Sequence[_Placed]) -> _Placed:
@@ -369,7 +384,9 @@ def _count_to(window: _Placed, bound: _Bound, head: Any) -> int:
     return bisect.bisect_right(range(high), bound, low, high, key=window.bound)
 
 
-def _merge(streams: Sequence[Iterator[_Placed]], window_bytes: int) -> Iterator[_Placed]:
+def _merge(
+    streams: Sequence[Iterator[_Placed]], merge_bytes: int, window_bytes: int
+) -> Iterator[_Placed]:
     """Merge sorted streams of windows.
 
     Each turn takes every row up to the least of the streams' last loaded rows: none that comes
@@ -386,4 +403,4 @@ def _merge(streams: Sequence[Iterator[_Placed]], window_bytes: int) -> Iterator[
         if len(taken) == 1:
             yield taken[0]
         elif taken:
-            yield from _windows(_joined(taken), window_bytes)
+            yield from _merge_packs(taken, merge_bytes, window_bytes)
