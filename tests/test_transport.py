@@ -13,7 +13,8 @@ from jobs import CAT
 from ray_mr.engines import Yielded, engine_named
 from ray_mr.model import AttemptEnd, AttemptId
 from ray_mr.tasks.mapper import MapTask
-from ray_mr.tasks.reducer import ReduceTask, be_thrifty
+from ray_mr.tasks.reducer import ReduceTask
+from ray_mr.tasks.thrift import be_thrifty
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -101,7 +102,7 @@ def test_objects_are_hardly_larger_than_rows(house: House) -> None:
 
 @pytest.mark.parametrize(("memory", "system"), [(1 << 20, True), (512 << 20, False)])
 def test_little_memory_is_given_back(memory: int, system: bool) -> None:
-    """A reducer of little memory has the system's allocator; another one keeps the quicker one."""
+    """With little memory a worker has the system's allocator; else it keeps the quicker one."""
     before = pa.default_memory_pool()
     try:
         be_thrifty(memory)

@@ -46,7 +46,8 @@ from ray_mr.engines.vital import Vital
 from ray_mr.errors import EngineError, NoCapacity, OutOfMemory, RayMrError, WorkerLost
 from ray_mr.model import FIRST_TERMS, AttemptEnd, BlockMeta, Progress, ReducerEnd
 from ray_mr.tasks.mapper import Block, MapTask, Message, map_split
-from ray_mr.tasks.reducer import Due, Piece, Reducer, ReduceTask, be_thrifty
+from ray_mr.tasks.reducer import Due, Piece, Reducer, ReduceTask
+from ray_mr.tasks.thrift import be_thrifty
 from ray_mr.units import count, format_bytes
 from ray_mr.workdir import run_folder, used
 
@@ -114,6 +115,7 @@ def _attempt(
     terms: Terms,
     alone: bool,  # noqa: FBT001 - Ray's types know no keywords
 ) -> Iterator[Any]:
+    be_thrifty(task.job.memory)
     with (
         used(task.run_id) as root,
         contextlib.closing(map_split(task, split, ident, root, terms)) as messages,

@@ -45,8 +45,6 @@ if TYPE_CHECKING:
 
 READ_BYTES = 4 << 20
 PROGRESS_S = 1.0
-THRIFTY_BYTES = 256 << 20
-"""With less ``memory`` than this, what is freed goes back to the system at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,15 +111,6 @@ class ReduceTask:
         return self.program == COLLECT or (
             not isinstance(self.program, str) and self.program.feed == "files"
         )
-
-
-def be_thrifty(memory_bytes: int) -> None:
-    """For a process that is a reducer and nothing else, where ``memory`` is small.
-
-    Arrow's own allocator is a little faster, and keeps some 40 MB of what is freed.
-    """
-    if memory_bytes < THRIFTY_BYTES:
-        pa.set_memory_pool(pa.system_memory_pool())
 
 
 class Reducer:
