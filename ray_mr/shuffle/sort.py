@@ -40,6 +40,8 @@ PACK_BYTES = 2 << 20
 """Rows that come in less are gathered, and sorted, to so much."""
 MERGE_BYTES = 4 << 20
 """What is copied and sorted at a time of packs that are merged."""
+WHOLE_BYTES = 8 << 20
+"""What is taken of runs is sorted at once, if it is no more: small pieces of many cost time."""
 SAMPLES = 8
 """Of each pack, for every window: it is seldom much larger than it should be."""
 MOST_SAMPLES = 64
@@ -90,7 +92,7 @@ class _Placed:
     def sorted(self) -> Any:
         """Row numbers in order."""
         first = None if self.in_places else np.argsort(self.places)
-        if self._alike():
+        if _alike(self.heads[::LOOK_STEP]):
             return self.order(self.rows).order(first)
         order, long = by_heads(self.heads if first is None else self.heads[first])
         if first is not None:
@@ -99,12 +101,6 @@ class _Placed:
             rows = order[long]
             order[long] = rows[self.order(self.rows.take(rows)).order()]
         return order
-
-    def _alike(self) -> bool:
-        """Whether many heads are alike and do not tell all: long keys that begin alike."""
-        some = np.sort(self.heads[::LOOK_STEP])
-        same = (some[1:] == some[:-1]) & longer(some[1:])
-        return bool(4 * np.count_nonzero(same) > len(some))
 
     def in_order(self) -> bool:
         """Whether rows whose places are in order are sorted."""
@@ -119,6 +115,13 @@ class _Placed:
     def bound(self, row: int) -> _Bound:
         """What a row is sorted by."""
         return self.order(self.rows.slice(row, row + 1)).one(0), int(self.places[row])
+
+
+def _alike(heads: Any) -> bool:
+    """Whether many of these are alike and do not tell all: long keys that begin alike."""
+    some = np.sort(heads)
+    same = (some[1:] == some[:-1]) & longer(some[1:])
+    return bool(4 * np.count_nonzero(same) > len(some))
 
 
 class Sorter:
@@ -402,5 +405,14 @@ def _merge(
         sources = [source for source in sources if source.open]
         if len(taken) == 1:
             yield taken[0]
+        elif taken and _are_few(taken):
+            yield from _windows(_joined(taken), window_bytes)
         elif taken:
             yield from _merge_packs(taken, merge_bytes, window_bytes)
+
+
+def _are_few(parts: Sequence[_Placed]) -> bool:
+    """Whether rows may be sorted at once: they are few, and take little more than they are."""
+    if sum(part.rows.size_bytes for part in parts) > WHOLE_BYTES:
+        return False
+    return not _alike(np.concatenate([part.heads[::LOOK_STEP] for part in parts]))
