@@ -199,7 +199,7 @@ def test_many_runs_of_short_rows_fit(
     monkeypatch.setattr(sort, "MIN_WINDOW_BYTES", 16 << 10)
     rng, pool, whole = np.random.default_rng(6), pa.default_memory_pool(), 0
     sorter = Sorter(tmp_path, memory_bytes, order)
-    for number in range(48):
+    for _ in range(48):
         keys = np.sort(rng.integers(10**8, 10**9, 40_000))
         sorter.add(parse_lines(b"".join(b"%d\t1\n" % key for key in keys.tolist()), "tab"), whole)
         whole += len(keys)

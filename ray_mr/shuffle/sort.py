@@ -3,9 +3,9 @@
 Rows are held, as packs each of which is in order, until a budget is full; then they are merged
 and written to disk as a run.  Packs and runs are merged in bounded memory, a window at a time: no
 second copy of what is held is ever made.  One thread does all of it: each thread that allocates
-has a heap of its own, of which what is freed among other pieces stays with the process.  Keys compare as bytes; rows of equal keys come in the
-order of the plan, however they arrived.
+has a heap of its own, and what is freed among other pieces stays with the process.
 
+Keys compare as bytes; rows of equal keys come in the order of the plan, however they arrived.
 What a row is sorted by is looked at as a whole only where its head (``order.heads``) does not
 tell it from another: heads are made once, and cut and merged as numbers.
 """
@@ -218,7 +218,7 @@ class Sorter:
 
         Some windows are empty: signs of life while runs are merged in groups.
         """
-        if MANY_RUNS <= len(self._runs) and self._bytes:
+        if len(self._runs) >= MANY_RUNS and self._bytes:
             self._spill()
         if self._runs:  # who merges may be another thread, for which malloc has a heap of its own
             pa.default_memory_pool().release_unused()
