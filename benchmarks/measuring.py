@@ -49,6 +49,7 @@ class Watch(threading.Thread):
         self._ended = threading.Event()
         self._memory = memory
         self._seen: dict[int, tuple[str, float, float]] = {}
+        self._parents: dict[int, int] = {}
         self.most = dict.fromkeys([*ROLES.values(), "others"], 0)
         """The most memory that one process of a role had for itself, in bytes; not the store."""
         self.samples: list[int] = []
@@ -77,6 +78,8 @@ class Watch(threading.Thread):
             if not line and pid in self._seen:  # it has ended, and nobody has asked yet
                 role = self._seen[pid][0]
             fields = _fields(pid)
+            if role == "harness children":  # whose they are tells which side they are on
+                self._parents[pid] = int(fields[1])
             # A worker changes its name with its task: one process, one role, the last reading.
             own, waited_for = (sum(map(int, fields[at : at + 2])) / TICKS_PER_S for at in (11, 13))
             self._seen[pid] = role, own, waited_for
@@ -90,10 +93,14 @@ class Watch(threading.Thread):
         self._ended.set()
         self.join()
         total = dict.fromkeys([*ROLES.values()], 0.0)
-        for role, own, _ in self._seen.values():
-            if role != "others":
-                total[role] += own
-        total["map programs"] += total.pop("harness children")
+        for pid, (role, own, _) in self._seen.items():
+            side = role
+            if role == "harness children":
+                parent, _, _ = self._seen.get(self._parents[pid], ("", 0, 0))
+                side = PROGRAMS.get(parent, "map programs")
+            if side != "others":
+                total[side] += own
+        del total["harness children"]
         for parent, programs in PROGRAMS.items():
             seen = sum(waited for role, _, waited in self._seen.values() if role == parent)
             total[programs] = max(total[programs], seen)

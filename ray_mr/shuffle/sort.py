@@ -216,10 +216,10 @@ class Sorter:
     def sorted(self) -> Iterator[Rows]:
         """All rows, sorted, in windows.  Once only.
 
-        Some windows are empty: signs of life while runs are merged in groups.
+        Some windows are empty: signs of life while runs are written and merged in groups.
         """
         if len(self._runs) >= MANY_RUNS and self._bytes:
-            self._spill()
+            yield from self._write_run(self._sorted())
         if self._runs:  # who merges may be another thread, for which malloc has a heap of its own
             pa.default_memory_pool().release_unused()
         held = self._sorted() if self._bytes else None
