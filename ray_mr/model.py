@@ -246,7 +246,8 @@ class ReducerEnd:
     rows: int
     """Rows received in blocks."""
     fed: int
-    """Rows the reduce child says it was given; equal to ``rows`` or the ledger fails."""
+    """Rows that were reduced, each one that was folded into another counts; equal to ``rows`` or
+    the ledger fails."""
     keys: int
     """Distinct keys; 0 where the child is fed files."""
     counters: Mapping[str, int] = field(default_factory=dict)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
+import re
 import time
 from collections import Counter
 from fractions import Fraction
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 
 from ray_mr.shuffle import aggregate
 from ray_mr.shuffle.aggregate import number
-from ray_mr.shuffle.builtins import BUILT_INS
+from ray_mr.shuffle.builtins import BUILT_INS, folded
 from ray_mr.shuffle.order import key_order
 from ray_mr.shuffle.rows import Rows, groups
 from samples import pairs_of, rows
@@ -209,6 +210,42 @@ def _is_float(value: bytes) -> bool:
     except ValueError:
         return False
     return math.isfinite(found) and any(mark in value for mark in (b".", b"e", b"E"))
+
+
+class TestBeforeAProgram:
+    """What a reduce program is given after a combiner of ours."""
+
+    @given(
+        pairs_with(WRITTEN | FLOATS | BAD),
+        st.lists(st.integers(0, 20), max_size=5),
+        st.sampled_from(["sum", "min", "max"]),
+    )
+    def test_one_whole_number_a_key(
+        self, pairs: list[Pair], cuts: list[int], function: str
+    ) -> None:
+        """Floats as they came, then the integers as one, wherever the rows are cut."""
+        made = rows(pairs)
+        made = made.take(key_order(made))
+        edges = [0, *sorted(min(cut, len(made)) for cut in cuts), len(made)]
+        windows = [made.slice(low, high) for low, high in itertools.pairwise(edges)]
+        got: list[Pair] = []
+        bad = 0
+        for done, some in folded(windows, function):
+            got += pairs_of(done)
+            bad += some
+        expected: list[Pair] = []
+        folds: dict[str, Callable[[Iterable[int]], int]] = {"sum": sum, "min": min, "max": max}
+        for key in sorted({key for key, _ in pairs}):
+            values = [value for each, value in pairs if each == key]
+            expected += [(key, value) for value in values if _is_float(value)]
+            integers = [int(number(value)) for value in values if _is_integer(value)]
+            expected += [(key, b"%d" % folds[function](integers))] if integers else []
+        assert got == expected
+        assert bad == sum(not (_is_float(value) or _is_integer(value)) for _, value in pairs)
+
+
+def _is_integer(value: bytes) -> bool:
+    return bool(re.fullmatch(rb"[+-]?[0-9]+", value))
 
 
 class TestBad:

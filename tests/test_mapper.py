@@ -200,6 +200,26 @@ class TestCombine:
         assert (end.mapped_rows, end.rows) == (508, 5)
         assert house.reduce(plan, blocks)[0][0] == COUNTS
 
+    @pytest.mark.parametrize("feed", ["records", "lines"])
+    def test_a_program_reads_one_line_a_key(self, house: House, feed: str) -> None:
+        """A combiner of ours folds what came from all splits, too, before a program reads it."""
+        house.inputs([b"b 1\na 2\nb 4\n", b"b 29\nb x\nb 0.5\n"])
+        mapper = "def mapper(file, line): return line + '\\n'"
+        reducer: object = {"script": house.script("reducer", ORDER)}
+        if feed == "lines":
+            reducer = house.shell("reducer", "cat") | {"feed": "lines"}
+        plan = house.plan(mapper, reducer=reducer, combiner="sum", split_bytes=1)
+        assert len(plan.splits) == 2
+        blocks: list[Block] = []
+        bad = 0
+        for split in plan.splits:
+            some, end = house.attempt(plan, split)
+            blocks, bad = blocks + some, bad + end.bad_values
+        text, ends = house.reduce(plan, blocks)
+        expected = {"records": b"a 2\nb 0.5,34\n", "lines": b"a\t2\nb\t0.5\nb\t34\n"}
+        assert text[0] == expected[feed]
+        assert bad + ends[0].bad_values == 1, "x is no number"
+
     def test_bad_values(self, house: House) -> None:
         """What a built-in combiner sets aside is counted in the attempt."""
         house.inputs([b"a 1\nb x\na 2\n"])

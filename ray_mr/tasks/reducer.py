@@ -25,7 +25,7 @@ from ray_mr.errors import JobError, LedgerError, WorkerLost
 from ray_mr.model import ROW_BITS, BlockMeta, Progress, ReducerEnd
 from ray_mr.plan import COLLECT
 from ray_mr.shuffle import batches, blocks
-from ray_mr.shuffle.builtins import BuiltIn, built_in
+from ray_mr.shuffle.builtins import BuiltIn, built_in, folded
 from ray_mr.shuffle.fields import order_of
 from ray_mr.shuffle.hot import Hottest
 from ray_mr.shuffle.sort import Sorter
@@ -80,6 +80,8 @@ class ReduceTask:
     """Splits of the plan."""
     whole_files: bool = False
     """Rows are pieces of files, under the files' names."""
+    folds: str = ""
+    """The combiner of ours that leaves the program one whole number a key, where there is one."""
     sealed: str = ""
     """The envelope that gives access to where output goes, where there is one."""
 
@@ -90,8 +92,12 @@ class ReduceTask:
             raise JobError("the job has no reducer")
         whole = plan.combiner is None
         files = plan.mapper.feed == "whole"
-        sealed = access.carried()
-        return cls(plan.job, plan.reducer, whole, run_id, len(plan.splits), files, sealed)
+        # Values that are to come in an order of their own stay as they are.
+        folds = isinstance(plan.combiner, str) and not (plan.job.order and plan.job.order.value)
+        return cls(
+            plan.job, plan.reducer, whole, run_id, len(plan.splits), files,
+            str(plan.combiner) if folds else "", access.carried(),
+        )  # fmt: skip
 
     @property
     def order(self) -> Order:
@@ -197,11 +203,6 @@ class _Rows:
 
     def add(self, meta: BlockMeta, rows: Rows) -> None:
         self.sorter.add(rows, (meta.id.start << ROW_BITS) + meta.place)
-
-    def each(self) -> Iterator[Rows]:
-        """All rows in order, none with a count."""
-        for window in self.sorted():
-            yield from window.expanded()
 
     def sorted(self) -> Iterator[Rows]:
         """All rows in order."""
@@ -338,13 +339,23 @@ class _Partition:
         yield from children.run_files(self._setting(program), rows.paths(), self._counters)
         self._fed = rows.count
 
+    def _sorted(self, rows: _Rows) -> Iterator[Rows]:
+        """All rows in order, for a program; after a combiner of ours fewer than there are."""
+        if not self._task.folds:
+            yield from rows.sorted()
+            return
+        for window, bad in folded(rows.sorted(), self._task.folds):
+            self._bad += bad
+            yield window
+
     def _lines(self, rows: _Rows, program: Program) -> Iterator[bytes | None]:
         task, setting = self._task, self._setting(program)
         place = streaming.reduce_place(self._number, task.maps)
         words = streaming.environment(task.job, task.run_id, self._folder, place)
         child = children.PlainChild(replace(setting, env={**words, **setting.env}))
         lines = itertools.chain.from_iterable(
-            batches.counted_lines(window, tabs=task.job.tabs_in_keys) for window in rows.sorted()
+            batches.counted_lines(window, tabs=task.job.tabs_in_keys)
+            for window in self._sorted(rows)
         )
         with contextlib.closing(children.run_lines(child, lines)) as output:
             for data in output:
@@ -357,9 +368,15 @@ class _Partition:
             self._setting(program), "reduce", ("reduce", "reducer"),
             memory_bytes=self._task.job.memory,
         )  # fmt: skip
-        pairs = map(batches.pack_pairs, rows.each())
-        flushed = False
-        for item in children.reduce_records(child, pairs):
+        given, flushed = 0, False
+
+        def pairs() -> Iterator[children.Pairs]:
+            nonlocal given
+            for window in self._sorted(rows):
+                given += window.total
+                yield from map(batches.pack_pairs, window.expanded())
+
+        for item in children.reduce_records(child, pairs()):
             if isinstance(item, children.Text):
                 yield item.data
             elif isinstance(item, children.Pairs):
@@ -368,8 +385,9 @@ class _Partition:
                 self._keys, self._fed, flushed = item.groups, item.rows, True
             yield None
         self._counters.update(child.process.counters)
-        if not flushed or not child.ended or self._fed != rows.count:
+        if not flushed or not child.ended or self._fed != given:
             raise LedgerError(
-                f"the reduce program took {self._fed} of {rows.count} rows of part {self._number}",
+                f"the reduce program took {self._fed} of {given} rows of part {self._number}",
                 "it ended by itself before the end: see its exit calls",
             )
+        self._fed = rows.count
