@@ -322,11 +322,10 @@ class _Partition:
     def _built_in(self, rows: _Rows, ours: BuiltIn | None) -> Iterator[bytes | None]:
         if ours is None:
             raise JobError(f"{self._task.program} is no reducer")
-        for done, bad, keys in ours.finish(rows.sorted()):
+        for done, bad, keys in ours.finish(self._counted(rows)):
             self._bad += bad
             self._keys += keys
             yield self._task.lines(done) if len(done) else None
-        self._fed = rows.count
 
     def _collected(self, rows: _Files) -> Iterator[bytes | None]:
         for path in rows.paths():
@@ -339,12 +338,18 @@ class _Partition:
         yield from children.run_files(self._setting(program), rows.paths(), self._counters)
         self._fed = rows.count
 
+    def _counted(self, rows: _Rows) -> Iterator[Rows]:
+        """All rows in order."""
+        for window in rows.sorted():
+            self._fed += window.total
+            yield window
+
     def _sorted(self, rows: _Rows) -> Iterator[Rows]:
         """All rows in order, for a program; after a combiner of ours fewer than there are."""
         if not self._task.folds:
-            yield from rows.sorted()
+            yield from self._counted(rows)
             return
-        for window, bad in folded(rows.sorted(), self._task.folds):
+        for window, bad in folded(self._counted(rows), self._task.folds):
             self._bad += bad
             yield window
 
@@ -358,9 +363,8 @@ class _Partition:
             for window in self._sorted(rows)
         )
         with contextlib.closing(children.run_lines(child, lines)) as output:
-            for data in output:
+            for data in output:  # it reads all, or there is an error
                 yield data or None
-        self._fed = rows.count  # it has read all, or there was an error
         self._counters.update(child.counters)
 
     def _records(self, rows: _Rows, program: Program) -> Iterator[bytes | None]:
@@ -368,7 +372,7 @@ class _Partition:
             self._setting(program), "reduce", ("reduce", "reducer"),
             memory_bytes=self._task.job.memory,
         )  # fmt: skip
-        given, flushed = 0, False
+        given, taken = 0, -1
 
         def pairs() -> Iterator[children.Pairs]:
             nonlocal given
@@ -382,12 +386,11 @@ class _Partition:
             elif isinstance(item, children.Pairs):
                 yield self._task.lines(batches.unpack_pairs(item))
             elif isinstance(item, children.Flushed):
-                self._keys, self._fed, flushed = item.groups, item.rows, True
+                self._keys, taken = item.groups, item.rows
             yield None
         self._counters.update(child.process.counters)
-        if not flushed or not child.ended or self._fed != given:
+        if not child.ended or taken != given:
             raise LedgerError(
-                f"the reduce program took {self._fed} of {given} rows of part {self._number}",
+                f"the reduce program took {max(0, taken)} of {given} rows of part {self._number}",
                 "it ended by itself before the end: see its exit calls",
             )
-        self._fed = rows.count
