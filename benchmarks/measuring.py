@@ -149,6 +149,7 @@ def ray_mr(
         Seconds by stage, ``whole`` and ``steady`` among them, and what was seen meanwhile.
     """
     (folder / "job.yml").write_text(json.dumps(job))
+    os.sync()  # what others have left to be written is not on our time
     began = time.monotonic()
     argv = [sys.executable, "-m", "ray_mr", "run", "job.yml", "--force"]
     with (folder / "log.txt").open("wb") as log:
@@ -206,6 +207,7 @@ def run_peer(command: str, files: Sequence[str], data: Path, output: Path) -> fl
     argv: list[str] = []
     for word in shlex.split(command):
         argv += files if word == "{files}" else [word.format(data=data, output=output)]
+    os.sync()  # as for ray_mr
     began = time.monotonic()
     if "{output}" in command:
         subprocess.run(argv, check=True)

@@ -78,6 +78,9 @@ KEEPALIVE = {
     "RAY_grpc_client_keepalive_timeout_ms": "3000",
 }
 """Without these a task on a node that went silent never comes back."""
+LARGE_PAGES = {"MIMALLOC_ALLOW_LARGE_OS_PAGES": "1"}
+"""For Arrow's allocator in our workers, as it is set before they start: page faults are a good part
+of what the kernel does for a sort."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -639,9 +642,9 @@ class _Runtime:
         """Begin to make ``ray`` usable, while others work; of a Ray of ours, do this ``then``."""
         if ray.is_initialized() or self._thread is not None:
             return
-        for name, value in KEEPALIVE.items():
-            os.environ.setdefault(name, value)
         self.started = not os.environ.get("RAY_ADDRESS")
+        for name, value in (KEEPALIVE | (LARGE_PAGES if self.started else {})).items():
+            os.environ.setdefault(name, value)
         self._thread = threading.Thread(
             target=self._park, args=(then,), name="ray-runtime", daemon=True
         )
