@@ -229,7 +229,6 @@ class Loop:
         else:
             for part in range(self._plan.job.reducers):
                 self._write_part(part)
-        self._sink.end()
 
     def _write_part(self, part: int) -> None:
         done = digest = 0  # bytes written, and their CRC
