@@ -40,8 +40,8 @@ PACK_BYTES = 2 << 20
 """Rows that come in less are gathered, and sorted, to so much."""
 MERGE_BYTES = 4 << 20
 """What is copied and sorted at a time of packs that are merged."""
-WHOLE_BYTES = 8 << 20
-"""What is taken of runs is sorted at once, if it is no more: small pieces of many cost time."""
+SMALL_BYTES = 192 << 10
+"""What is taken of runs is sorted at once if it is no more of each: small pieces cost time."""
 SAMPLES = 8
 """Of each pack, for every window: it is seldom much larger than it should be."""
 MOST_SAMPLES = 64
@@ -413,6 +413,6 @@ def _merge(
 
 def _are_few(parts: Sequence[_Placed]) -> bool:
     """Whether rows may be sorted at once: they are few, and take little more than they are."""
-    if sum(part.rows.size_bytes for part in parts) > WHOLE_BYTES:
+    if sum(part.rows.size_bytes for part in parts) > SMALL_BYTES * len(parts):
         return False
     return not _alike(np.concatenate([part.heads[::LOOK_STEP] for part in parts]))
