@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from ray_mr.shuffle import aggregate
 from ray_mr.shuffle.aggregate import number
-from ray_mr.shuffle.builtins import BUILT_INS, folded
+from ray_mr.shuffle.builtins import BUILT_INS, for_program
 from ray_mr.shuffle.order import key_order
 from ray_mr.shuffle.rows import Rows, groups
 from samples import pairs_of, rows
@@ -230,7 +230,7 @@ class TestBeforeAProgram:
         windows = [made.slice(low, high) for low, high in itertools.pairwise(edges)]
         got: list[Pair] = []
         bad = 0
-        for done, some in folded(windows, function):
+        for done, some in for_program(windows, function):
             got += pairs_of(done)
             bad += some
         expected: list[Pair] = []

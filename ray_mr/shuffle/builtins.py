@@ -84,7 +84,7 @@ def _folded(raw: Fold, state: Fold, *, raw_is_state: bool = True) -> BuiltIn:
     )
 
 
-def folded(windows: Iterable[Rows], word: str) -> Iterator[tuple[Rows, Bad]]:
+def for_program(windows: Iterable[Rows], word: str) -> Iterator[tuple[Rows, Bad]]:
     """Rows on their way to a program of the user, after a combiner of ours.
 
     Args:

@@ -2,7 +2,7 @@
 
 Rows are held, as packs each of which is in order, until a budget is full; then they are merged
 and written to disk as a run.  Packs and runs are merged in bounded memory, a window at a time: no
-second copy of what is held is ever made.  One thread does all of it: each thread that allocates
+second copy of what is held is ever made.  Arrow's threads take no part: each thread that allocates
 has a heap of its own, and what is freed among other pieces stays with the process.
 
 Keys compare as bytes; rows of equal keys come in the order of the plan, however they arrived.
@@ -405,14 +405,14 @@ def _merge(
         sources = [source for source in sources if source.open]
         if len(taken) == 1:
             yield taken[0]
-        elif taken and _are_few(taken):
+        elif taken and _are_small(taken):
             yield from _windows(_joined(taken), window_bytes)
         elif taken:
             yield from _merge_packs(taken, merge_bytes, window_bytes)
 
 
-def _are_few(parts: Sequence[_Placed]) -> bool:
-    """Whether rows may be sorted at once: they are few, and take little more than they are."""
+def _are_small(parts: Sequence[_Placed]) -> bool:
+    """Whether parts may be sorted at once: they are small, and take little more than they are."""
     if sum(part.rows.size_bytes for part in parts) > SMALL_BYTES * len(parts):
         return False
     return not _alike(np.concatenate([part.heads[::LOOK_STEP] for part in parts]))

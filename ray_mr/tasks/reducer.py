@@ -25,7 +25,7 @@ from ray_mr.errors import JobError, LedgerError, WorkerLost
 from ray_mr.model import ROW_BITS, BlockMeta, Progress, ReducerEnd
 from ray_mr.plan import COLLECT
 from ray_mr.shuffle import batches, blocks
-from ray_mr.shuffle.builtins import BuiltIn, built_in, folded
+from ray_mr.shuffle.builtins import BuiltIn, built_in, for_program
 from ray_mr.shuffle.fields import order_of
 from ray_mr.shuffle.hot import Hottest
 from ray_mr.shuffle.sort import Sorter
@@ -93,11 +93,11 @@ class ReduceTask:
         whole = plan.combiner is None
         files = plan.mapper.feed == "whole"
         # Values that are to come in an order of their own stay as they are.
-        folds = isinstance(plan.combiner, str) and not (plan.job.order and plan.job.order.value)
+        ordered = plan.job.order is not None and bool(plan.job.order.value)
+        folds = plan.combiner if isinstance(plan.combiner, str) and not ordered else ""
         return cls(
-            plan.job, plan.reducer, whole, run_id, len(plan.splits), files,
-            str(plan.combiner) if folds else "", access.carried(),
-        )  # fmt: skip
+            plan.job, plan.reducer, whole, run_id, len(plan.splits), files, folds, access.carried()
+        )
 
     @property
     def order(self) -> Order:
@@ -349,7 +349,7 @@ class _Partition:
         if not self._task.folds:
             yield from self._counted(rows)
             return
-        for window, bad in folded(self._counted(rows), self._task.folds):
+        for window, bad in for_program(self._counted(rows), self._task.folds):
             self._bad += bad
             yield window
 
