@@ -35,8 +35,9 @@ if TYPE_CHECKING:
 
 HIDDEN = re.compile(
     r"CREDENTIALS|RAY_MR_.*|AWS_.*|RAY_.*|TASKCLUSTER_(ACCESS_TOKEN|CERTIFICATE|PROXY_URL)"
+    r"|MIMALLOC_ALLOW_LARGE_OS_PAGES"
 )
-"""Names in our environment that a child never inherits."""
+"""Names in our environment that a child never inherits; the last is for our workers alone."""
 
 MARK = "CHILD_OF_RAY_MR"
 """A child's variable, by which what it leaves running is found; it begins with its folder."""
