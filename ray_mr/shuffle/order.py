@@ -1,7 +1,8 @@
 """The order of byte strings, without a comparison of one with another in Python.
 
-Seven bytes of each string and how many of them there are fit into one 64-bit number, and numbers
-are sorted by numpy; only strings that are alike in these are looked at further.
+Seven bytes of each string and how many of them there are fit into one 64-bit number, its head, and
+numbers are sorted by numpy; only strings that are alike in these are looked at further: by their
+next seven bytes.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 HEAD_BYTES = 7
 LONGER = HEAD_BYTES + 1
 """Stands in a head for all lengths above ``HEAD_BYTES``."""
+ROUNDS = 4
+"""So many heads of a string, one after the other, are looked at, then all that is left of it."""
 _KEEP = np.array(
     [(0xFFFFFFFFFFFFFF << (8 * (HEAD_BYTES - size))) & 0xFFFFFFFFFFFFFF for size in range(8)],
     np.uint64,
@@ -75,31 +78,72 @@ def order_of(data: Any, starts: Any, lengths: Any) -> Any:
     if len(starts) < 2:
         return np.arange(len(starts))
     shared = _common(data, starts, lengths)
-    numbers = heads(data, starts + shared, lengths - shared)
-    order, long = by_heads(numbers)
+    starts, lengths = starts + shared, lengths - shared
+    order, long, group = by_heads(heads(data, starts, lengths))
     if len(long):
         rows = order[long]
-        rank, _ = ranks(take(data, starts[rows], lengths[rows]))
-        order[long] = rows[by_number(rank, np.arange(len(rows))).astype(np.int64)]
+        order[long] = rows[within(group, data, starts[rows], lengths[rows])]
     return order
 
 
-def by_heads(numbers: Any) -> tuple[Any, Any]:
+def by_heads(numbers: Any) -> tuple[Any, Any, Any]:
     """The order of some ``heads``; equal ones keep their order.
 
     Returns:
-        Row numbers, and the places among them of rows whose heads are alike and do not tell all.
+        Row numbers; the places among them of rows whose heads are alike and do not tell all; and
+        the number of each of these rows' group, rows with the same head.
     """
     order = np.argsort(numbers)
-    numbers = numbers[order]
-    same = numbers[1:] == numbers[:-1]
+    return order, *_settled(order, np.zeros(len(order), np.int64), numbers[order])
+
+
+def _settled(order: Any, group: Any, numbers: Any) -> tuple[Any, Any]:
+    """Let rows of a group whose heads are alike stand in the order of their numbers.
+
+    Args:
+        order: Row numbers, sorted by group and head; changed in place.
+        group: Of each of them.
+        numbers: Their heads.
+
+    Returns:
+        The places of those whose heads do not tell all, and their group: such with this head.
+    """
+    same = (numbers[1:] == numbers[:-1]) & (group[1:] == group[:-1])
     if not same.any():
-        return order, np.empty(0, np.int64)
+        return np.empty(0, np.int64), np.empty(0, np.int64)
     alike = np.concatenate([same, [False]]) | np.concatenate([[False], same])
-    slots = np.flatnonzero(alike)
-    group = np.concatenate([[0], np.cumsum(~same)])[slots]
-    order[slots] = by_number(group, order[slots])
-    return order, slots[longer(numbers[slots])]
+    places = np.flatnonzero(alike)
+    group = np.concatenate([[0], np.cumsum(~same)])[places]
+    order[places] = by_number(group, order[places])
+    more = longer(numbers[places])
+    return places[more], group[more]
+
+
+def within(group: Any, data: Any, starts: Any, lengths: Any) -> Any:
+    """The order of strings that are sorted by their heads; equal ones keep their order.
+
+    Args:
+        group: Of each string, in order: those with the same head, which is not all of them.
+        data: Bytes, as a numpy array.
+        starts: Where each string begins.
+        lengths: How long it is.
+    """
+    order, places, depth = np.arange(len(starts)), np.arange(len(starts)), 0
+    for _ in range(ROUNDS):
+        rows, depth = order[places], depth + HEAD_BYTES
+        numbers = heads(data, starts[rows] + depth, lengths[rows] - depth)
+        sort = np.argsort(numbers)
+        sort = sort[by_number(group[sort], np.arange(len(sort)))]
+        sorted_rows = rows[sort]
+        more, group = _settled(sorted_rows, group, numbers[sort])
+        order[places] = sorted_rows
+        places = places[more]
+        if not len(places):
+            return order
+    rows = order[places]
+    rank, _ = ranks(take(data, starts[rows], lengths[rows]))
+    order[places] = rows[by_number(rank, np.arange(len(rows)))]
+    return order
 
 
 def longer(numbers: Any) -> Any:
@@ -147,6 +191,10 @@ class Strings:
         if first is None:
             return order_of(self.data, self.starts, self.lengths)
         return first[order_of(self.data, self.starts[first], self.lengths[first])]
+
+    def within(self, group: Any) -> Any:
+        """See the function; their starts and lengths are these."""
+        return within(group, self.data, self.starts, self.lengths)
 
     def heads(self) -> Any:
         """Their ``heads``."""

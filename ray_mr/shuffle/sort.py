@@ -26,22 +26,23 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from ray_mr.shuffle.order import Strings
-
 WINDOW_ROWS = 1 << 16
 """Rows in a batch of a run; what the merge holds of each run (fewer where rows are large)."""
 WINDOW_BYTES = 2 << 20
 MIN_WINDOW_BYTES = 128 << 10
 FAN_IN = 64
-"""Runs that are merged at once; more are merged in groups first."""
-MANY_RUNS = FAN_IN // 4
-"""Windows of so many take what is left beside the rows that are held: these become a run too."""
+MIN_FAN_IN = 24
+"""Runs that are merged at once (fewer where memory is small); more are merged in groups first."""
+MANY_RUNS = 4
+"""Windows of this part of them take what is left beside rows that are held: these become a run."""
 PACK_BYTES = 2 << 20
 """Rows that come in less are gathered, and sorted, to so much."""
 MERGE_BYTES = 4 << 20
 """What is copied and sorted at a time of packs that are merged."""
-SMALL_BYTES = 192 << 10
-"""What is taken of runs is sorted at once if it is no more of each: small pieces cost time."""
+MERGE_TAKES = 12
+"""Times as much is taken while it is copied and sorted, with what malloc keeps between pieces."""
+PART_BYTES = 64 << 10
+"""What is taken of a run at a time, at least: small pieces cost time."""
 SAMPLES = 8
 """Of each pack, for every window: it is seldom much larger than it should be."""
 MOST_SAMPLES = 64
@@ -94,12 +95,12 @@ class _Placed:
         first = None if self.in_places else np.argsort(self.places)
         if _alike(self.heads[::LOOK_STEP]):
             return self.order(self.rows).order(first)
-        order, long = by_heads(self.heads if first is None else self.heads[first])
+        order, long, group = by_heads(self.heads if first is None else self.heads[first])
         if first is not None:
             order = first[order]
         if len(long):
             rows = order[long]
-            order[long] = rows[self.order(self.rows.take(rows)).order()]
+            order[long] = rows[self.order(self.rows.take(rows)).within(group)]
         return order
 
     def in_order(self) -> bool:
@@ -115,6 +116,13 @@ class _Placed:
     def bound(self, row: int) -> _Bound:
         """What a row is sorted by."""
         return self.order(self.rows.slice(row, row + 1)).one(0), int(self.places[row])
+
+    def count_to(self, bound: _Bound, low: int, high: int) -> int:
+        """How many rows are at or before a bound, which is between these two of sorted rows."""
+        strings, places = self.order(self.rows.slice(low, high)), self.places[low:high]
+        return low + bisect.bisect_right(
+            range(high - low), bound, key=lambda row: (strings.one(row), int(places[row]))
+        )
 
 
 def _alike(heads: Any) -> bool:
@@ -137,10 +145,11 @@ class Sorter:
         self._folder, self._order = folder, order
         # What rows are sorted by stands in them, or is as large again.
         room = memory_bytes if order is by_key else memory_bytes // 2
-        self._limit = max(1, room * 3 // 4)
-        # Two windows of each run are loaded, and one more is taken.
-        self._window = min(WINDOW_BYTES, max(MIN_WINDOW_BYTES, room // (4 * FAN_IN)))
-        self._merge_bytes = min(MERGE_BYTES, max(MIN_WINDOW_BYTES, room // 16))
+        # Two windows of each run are loaded: a quarter; copies and malloc's losses are as much.
+        self._fan_in = min(FAN_IN, max(MIN_FAN_IN, room // (8 * MIN_WINDOW_BYTES)))
+        self._window = min(WINDOW_BYTES, max(MIN_WINDOW_BYTES, room // (8 * self._fan_in)))
+        self._merge_bytes = min(MERGE_BYTES, max(MIN_WINDOW_BYTES, room // 32))
+        self._limit = max(1, min(room * 3 // 4, room - MERGE_TAKES * self._merge_bytes))
         self._packs: list[_Placed] = []
         self._loose: list[_Placed] = []
         self._bytes = self._loose_bytes = 0
@@ -218,13 +227,14 @@ class Sorter:
 
         Some windows are empty: signs of life while runs are written and merged in groups.
         """
-        if len(self._runs) >= MANY_RUNS and self._bytes:
+        if len(self._runs) * MANY_RUNS >= self._fan_in and self._bytes:
             yield from self._write_run(self._sorted())
         if self._runs:  # who merges may be another thread, for which malloc has a heap of its own
             pa.default_memory_pool().release_unused()
         held = self._sorted() if self._bytes else None
-        while len(self._runs) > FAN_IN:  # the oldest first: no row is written again too often
-            merged, self._runs = self._runs[:FAN_IN], self._runs[FAN_IN:]
+        while len(self._runs) > self._fan_in:  # no more than need be; the oldest: no row too often
+            few = min(self._fan_in, len(self._runs) - self._fan_in + 1)
+            merged, self._runs = self._runs[:few], self._runs[few:]
             yield from self._write_run(
                 _merge([self._read(path) for path in merged], self._merge_bytes, self._window)
             )
@@ -262,20 +272,14 @@ class _Pack:
 
     def __init__(self, placed: _Placed, stride: int) -> None:
         self._placed, self._stride = placed, stride
-        self._strings: Strings | None = None
         at = np.arange(0, len(placed.rows), stride)
         strings = placed.order(placed.rows.take(at))
         keys = map(strings.one, range(len(at)))
         self.samples = list(zip(keys, placed.places[at].tolist(), strict=True))
         self.heads = placed.heads[at]
 
-    def _bound(self, row: int) -> _Bound:
-        if self._strings is None:
-            self._strings = self._placed.order(self._placed.rows)
-        return self._strings.one(row), int(self._placed.places[row])
-
     def between(self, bounds: Sequence[_Bound], heads: Any) -> Iterator[_Placed | None]:
-        """Its rows up to each bound in turn, and those after the last; ``None`` for no rows.
+        """Its rows to each bound in turn, and those after the last; ``None`` for no rows.
 
         Args:
             bounds: In order.
@@ -291,10 +295,10 @@ class _Pack:
         yield self._placed.slice(start, size) if start < size else None
 
     def _cut(self, bound: _Bound, low: int, high: int) -> int:
-        """Rows before a bound; those from ``low`` to ``high`` have its head."""
-        near = bisect.bisect_left(self.samples, bound) * self._stride
+        """Rows at or before a bound; those from ``low`` to ``high`` have its head."""
+        near = bisect.bisect_right(self.samples, bound) * self._stride
         low, high = max(low, near - self._stride), min(high, near)
-        return bisect.bisect_left(range(high), bound, low, high, key=self._bound)
+        return self._placed.count_to(bound, low, high) if low < high else low
 
 
 _SIDES: tuple[Literal["left"], Literal["right"]] = ("left", "right")
@@ -309,6 +313,9 @@ def _merge_packs(
     """
     count = sum(len(pack.rows) for pack in packs)
     size = sum(pack.rows.size_bytes for pack in packs)
+    if size <= merge_bytes:
+        yield from _windows(_joined(packs), window_bytes)
+        return
     rows = max(1, count * merge_bytes // max(1, size))
     stride = max(1, rows // min(max(len(packs), SAMPLES), MOST_SAMPLES))
     # In the order of their places: then equal keys mostly are in it too.
@@ -340,15 +347,16 @@ class _Source:
         self._stream = stream
         self._loaded: list[_Placed] = []
         self._more = True
-        self._fill()
 
-    def _fill(self) -> None:
+    def fill(self) -> bool:
+        """Load what is missing of two windows; whether there are rows left."""
         while self._more and len(self._loaded) < 2:
             following = next(self._stream, None)
             if following is None:
                 self._more = False
             else:
                 self._loaded.append(following)
+        return bool(self._loaded)
 
     @property
     def last(self) -> tuple[_Bound, Any] | None:
@@ -357,11 +365,6 @@ class _Source:
             return None
         final = self._loaded[-1]
         return final.bound(len(final.rows) - 1), final.heads[-1]
-
-    @property
-    def open(self) -> bool:
-        """Whether there are rows left."""
-        return bool(self._loaded)
 
     def to(self, last: tuple[_Bound, Any] | None) -> list[_Placed]:
         """Take the loaded rows at or before a ``last``; all, if there is none."""
@@ -375,16 +378,13 @@ class _Source:
                 self._loaded[0] = first.slice(count, len(first.rows))
                 break
             del self._loaded[0]
-        self._fill()
         return taken
 
 
 def _count_to(window: _Placed, bound: _Bound, head: Any) -> int:
     """How many rows of a sorted window are at or before ``bound``, which has this head."""
     low, high = (int(np.searchsorted(window.heads, head, side)) for side in _SIDES)
-    if low < high and window.bound(high - 1) <= bound:
-        return high
-    return bisect.bisect_right(range(high), bound, low, high, key=window.bound)
+    return window.count_to(bound, low, high) if low < high else low
 
 
 def _merge(
@@ -399,20 +399,12 @@ def _merge(
         yield from streams[0]
         return
     sources = [_Source(stream) for stream in streams]
-    while sources:
+    while sources := [source for source in sources if source.fill()]:
         least = min((last for source in sources if (last := source.last)), default=None)
         taken = [part for source in sources for part in source.to(least)]
-        sources = [source for source in sources if source.open]
         if len(taken) == 1:
             yield taken[0]
-        elif taken and _are_small(taken):
-            yield from _windows(_joined(taken), window_bytes)
         elif taken:
-            yield from _merge_packs(taken, merge_bytes, window_bytes)
-
-
-def _are_small(parts: Sequence[_Placed]) -> bool:
-    """Whether parts may be sorted at once: they are small, and take little more than they are."""
-    if sum(part.rows.size_bytes for part in parts) > SMALL_BYTES * len(parts):
-        return False
-    return not _alike(np.concatenate([part.heads[::LOOK_STEP] for part in parts]))
+            at_once = max(merge_bytes, PART_BYTES * len(taken))
+            yield from _merge_packs(taken, at_once, window_bytes)
+        del taken  # before more is loaded
