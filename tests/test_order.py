@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ray_mr.shuffle.order import by_key, by_key_and_value, key_order, ranks
+from ray_mr.shuffle.order import ROUNDS, by_key, by_key_and_value, key_order, ranks
 from samples import pairs_of, rows
 
 if TYPE_CHECKING:
@@ -18,9 +18,8 @@ if TYPE_CHECKING:
 
 BYTE = st.sampled_from([b"\0", b"\x01", b"\t", b"a", b"b", b"\xff"])
 SHORT = st.lists(BYTE, max_size=10).map(b"".join)
-LONG = st.tuples(st.sampled_from([b"", b"same-start-", b"https://example.org/"]), SHORT).map(
-    b"".join
-)
+STARTS = [b"", b"same-start-", b"https://example.org/", b"deep/" * (ROUNDS + 1) * 2]
+LONG = st.tuples(st.sampled_from(STARTS), SHORT).map(b"".join)
 PAIRS = st.lists(st.tuples(LONG, SHORT), max_size=40)
 
 
@@ -55,13 +54,14 @@ def test_ranks(strings: list[bytes]) -> None:
     assert [sorted(set(strings))[place] for place in rank] == strings
 
 
-@pytest.mark.parametrize("kind", ["numbers", "urls", "few", "binary"])
+@pytest.mark.parametrize("kind", ["numbers", "urls", "deep", "few", "binary"])
 def test_many(kind: str) -> None:
     """100,000 keys, with ties in the first bytes and without."""
     rng = random.Random(5)
     make: Callable[[], bytes] = {
         "numbers": lambda: b"%d" % rng.randrange(10**9),
         "urls": lambda: b"https://example.org/%d/%d" % (rng.randrange(3), rng.randrange(50_000)),
+        "deep": lambda: b"%d%060d" % (rng.randrange(3), rng.randrange(50_000)),
         "few": lambda: b"k%d" % rng.randrange(7),
         "binary": lambda: rng.randbytes(rng.randrange(12)),
     }[kind]

@@ -104,6 +104,24 @@ def test_cascade(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert open_files() <= files
 
 
+def test_no_more_is_merged_than_need_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs are merged in groups only until they can all be merged at once."""
+    monkeypatch.setattr(sort, "FAN_IN", 4)
+    sorter = Sorter(tmp_path, 1)
+    for number in range(9):
+        sorter.add(rows([(b"%d" % (number * 7 % 9), b"")]), number)
+    written: list[str] = []
+    got: list[tuple[bytes, bytes]] = []
+    for window in sorter.sorted():
+        files = {path.name for path in tmp_path.iterdir()}
+        written += sorted(files.difference(written))
+        got += pairs_of(window)
+    # 9 runs; 4 are made one, then 3 of the 6 left: 4 are open at the end.
+    assert got == [(b"%d" % number, b"") for number in range(9)]
+    assert len(written) == 9 + 2
+    assert len(list(tmp_path.iterdir())) == 4
+
+
 def test_large(tmp_path: Path) -> None:
     """200,000 rows of 40 MB through 3 MB of memory, by the limits as they are."""
     rng = random.Random(4)
