@@ -74,9 +74,20 @@ class Hold:
         child, parent = os.read(self._pipe, 16).decode().split()
         return Watched(int(child)), Watched(int(parent))
 
+    def nobody(self) -> bool:
+        """Whether no child has come that was not told of."""
+        return not select.select([self._pipe], [], [], 0)[0]
+
     def let_go(self) -> None:
         """One child that hangs goes on."""
         os.write(self._way, b"x")
+
+
+def all_cpus_free() -> bool:
+    """Whether nothing is at work on Ray, or waits for work to be brought, any more."""
+    import ray
+
+    return bool(ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"])
 
 
 class Run:

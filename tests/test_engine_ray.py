@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from engine_run import Hold, Watched, hanging_reducer
+from engine_run import Hold, Watched, all_cpus_free, hanging_reducer
 from jobs import MAPPER, job, make_pings, script
 from ray_mr.driver.run import run
 from ray_mr.engines import Engine, Lost
@@ -55,6 +55,55 @@ def test_killed_worker_is_a_loss(begin: Begin, folder: Path) -> None:
     assert lost.id == ident
     assert type(lost.error) is WorkerLost
     assert child.ended()
+
+
+@ONLY_RAY
+def test_cancelled_attempts_end_before_their_run_leaves(begin: Begin, folder: Path) -> None:
+    """The marks that end them go with the run's folder: an attempt that missed its own would stay.
+
+    Some run and were never heard of, others have not begun.
+    """
+    hold = Hold(folder)
+    hanging = hold.source + MAPPER.replace("    return", "    hang()\n    return")
+    run = begin(mapper={"script": script(folder, "hanging.py", hanging)})
+    cancelled = [run.start(split) for split in run.plan.splits]
+    children = [hold.who()[0] for _ in range(run.capacity.map_slots)]
+    for ident in cancelled:
+        run.engine.cancel(ident)
+    run.engine.close()
+    for child in children:
+        assert child.ended()
+    wait_until(all_cpus_free)
+
+
+@ONLY_RAY
+def test_attempts_that_wait_for_others_never_begin(
+    begin: Begin, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that leaves while somebody else has all CPUs takes back what it has asked for."""
+    import ray
+
+    def busy(gate: str) -> None:
+        with Path(gate).open() as held:
+            held.read()
+
+    monkeypatch.setattr("ray_mr.engines.ray.SWEEP_S", 0.5)
+    gates = [folder / f"gate-{number}" for number in range(2)]
+    for gate in gates:
+        os.mkfifo(gate)
+    others = [ray.remote(num_cpus=1)(busy).remote(str(gate)) for gate in gates]
+    with contextlib.ExitStack() as held:
+        for gate in gates:
+            held.enter_context(gate.open("w"))  # they have begun
+        hold = Hold(folder)
+        hanging = hold.source + MAPPER.replace("    return", "    hang()\n    return")
+        run = begin(mapper={"script": script(folder, "hanging.py", hanging)})
+        for split in run.plan.splits:
+            run.start(split)
+        run.engine.close()
+    ray.get(others)
+    wait_until(all_cpus_free)
+    assert hold.nobody()
 
 
 @ONLY_RAY
