@@ -506,6 +506,7 @@ class RayEngine:
             _internal_kv_put(_over(self._run_id), b"")
             self._ending += self._everywhere(_stop, self._run_id, STOP_ALL)
             self._hear_all_out()
+        if self._attempts:
             for ident in list(self._attempts):
                 self.cancel(ident)
             self._hear_all_out()
