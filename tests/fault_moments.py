@@ -14,6 +14,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import traceback
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,7 @@ from ray_mr.job import Job
 from ray_mr.model import AttemptEnd
 from ray_mr.sinks import Sink
 from ray_mr.stores.local import LocalStore, StagedFile
+from samples import PATIENCE_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -141,6 +143,7 @@ def sent_to(address: str) -> Iterator[None]:
         node = next(
             n["NodeID"] for n in ray.nodes() if n["Alive"] and n["NodeManagerAddress"] == address
         )
+        _await(node)
         there = NodeAffinitySchedulingStrategy(node, soft=True)
         for what in ("_attempt", "_Actor"):
             task = getattr(engine, what)
@@ -151,6 +154,23 @@ def sent_to(address: str) -> Iterator[None]:
         if address:
             patch.setattr(engine.RayEngine, "open", opening)
         yield
+
+
+def _await(node: str) -> None:
+    """Wait for a node that has just come: until the one here knows it, all would stay here."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    only = NodeAffinitySchedulingStrategy(node, soft=False)
+    ask = ray.remote(num_cpus=0, max_retries=0)(lambda: 0).options(scheduling_strategy=only)
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            ray.get(ask.remote())
+        except ray.exceptions.TaskUnschedulableError:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        else:
+            return
 
 
 def main() -> None:
