@@ -14,12 +14,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import traceback
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import ray_mr.machine
 from ray_mr import sinks
@@ -33,7 +33,7 @@ from ray_mr.job import Job
 from ray_mr.model import AttemptEnd
 from ray_mr.sinks import Sink
 from ray_mr.stores.local import LocalStore, StagedFile
-from samples import PATIENCE_S
+from samples import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -134,8 +134,6 @@ def _after_first_part(sink: Any, strike: Callable[[tuple[Any, ...]], None]) -> N
 @contextlib.contextmanager
 def sent_to(address: str) -> Iterator[None]:
     """Have attempts and reducers be on the living node of an address, as long as there is one."""
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
     opened = engine.RayEngine.open
 
     def opening(self: engine.RayEngine, *args: Any) -> Any:
@@ -143,7 +141,7 @@ def sent_to(address: str) -> Iterator[None]:
         node = next(
             n["NodeID"] for n in ray.nodes() if n["Alive"] and n["NodeManagerAddress"] == address
         )
-        _await(node)
+        wait_until(lambda: _is_known(node))  # till then all would stay here
         there = NodeAffinitySchedulingStrategy(node, soft=True)
         for what in ("_attempt", "_Actor"):
             task = getattr(engine, what)
@@ -156,21 +154,14 @@ def sent_to(address: str) -> Iterator[None]:
         yield
 
 
-def _await(node: str) -> None:
-    """Wait for a node that has just come: until the one here knows it, all would stay here."""
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
+def _is_known(node: str) -> bool:
+    """Whether the node here sends tasks to this one; a moment after it has come it does not yet."""
     only = NodeAffinitySchedulingStrategy(node, soft=False)
-    ask = ray.remote(num_cpus=0, max_retries=0)(lambda: 0).options(scheduling_strategy=only)
-    deadline = time.monotonic() + PATIENCE_S
-    while True:
-        try:
-            ray.get(ask.remote())
-        except ray.exceptions.TaskUnschedulableError:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        else:
-            return
+    ask = ray.remote(num_cpus=0, max_retries=0)(lambda: True).options(scheduling_strategy=only)
+    try:
+        return bool(ray.get(ask.remote()))
+    except ray.exceptions.TaskUnschedulableError:
+        return False
 
 
 def main() -> None:

@@ -65,8 +65,6 @@ STOP_SUFFIX = ".stop"
 DEAF_S = 5.0
 """An attempt that does not end for its stop mark in this time is killed."""
 SWEEP_S = 10.0
-LATE_S = 2.0
-"""An attempt that is not heard of so long after its run was over has begun after that, if ever."""
 AILING_S = 10.0
 """For each node to say how it is."""
 ASKED_S = 60.0
@@ -143,7 +141,7 @@ def _said(
     yield _Here(ray.get_runtime_context().get_node_id(), os.getpid())
     marks = [root / STOP_ALL, root / f"{ident}{STOP_SUFFIX}"]
     for message in messages:
-        if any(mark.exists() for mark in marks):
+        if any(mark.exists() for mark in marks) or not root.exists():  # with the run, its marks go
             return
         if isinstance(message, Block):
             name = f"block-{ident}-{message.meta.sequence}"
@@ -260,8 +258,6 @@ class RayEngine:
         self._alone = False
         self._held = 0
         self._attempts: dict[AttemptId, _Stream] = {}
-        self._cancelled: dict[AttemptId, _Stream] = {}
-        """Listened to until they end: where one is may not be known yet."""
         self._reducers: dict[int, _RayReducer] = {}
         self._spare: list[Any] = []
         self._ending: list[Any] = []
@@ -319,16 +315,12 @@ class RayEngine:
         stream = self._attempts.pop(ident, None)
         if stream is None:
             return
-        self._cancelled[ident] = stream
         if stream.here is None:
             self._ending += self._everywhere(_stop, self._run_id, f"{ident}{STOP_SUFFIX}")
-        else:
-            self._end_at(ident, stream.here)
-
-    def _end_at(self, ident: AttemptId, here: _Here) -> None:
-        on = NodeAffinitySchedulingStrategy(here.node, soft=False)
+            return
+        on = NodeAffinitySchedulingStrategy(stream.here.node, soft=False)
         end = _end.options(scheduling_strategy=on)
-        self._ending.append(end.remote(self._run_id, ident, here.pid))
+        self._ending.append(end.remote(self._run_id, ident, stream.here.pid))
 
     def make_reducer(self, reducer: int, partitions: Sequence[int]) -> None:
         """See ``Engine``."""
@@ -364,8 +356,7 @@ class RayEngine:
     def wait(self, timeout_s: float) -> list[EngineEvent]:
         """See ``Engine``."""
         self._runtime.vital.check()
-        streams = [*self._attempts.values(), *self._cancelled.values()]
-        waiting: list[Any] = [stream.generator for stream in streams]
+        waiting: list[Any] = [stream.generator for stream in self._attempts.values()]
         for made in self._reducers.values():
             made.delivery.send(gather=bool(self._attempts))
             waiting += made.delivery.calls
@@ -387,8 +378,6 @@ class RayEngine:
                 events += self._attempt_events(ident, stream)
         for number, made in list(self._reducers.items()):
             events += self._reducer_events(number, made, found)
-        for ident in [ident for ident, it in self._cancelled.items() if it.generator in found]:
-            self._hear_out(ident, self._cancelled[ident])
         return events
 
     def _attempt_events(self, ident: AttemptId, stream: _Stream) -> Iterator[EngineEvent]:
@@ -396,6 +385,8 @@ class RayEngine:
             for message, ref in stream.news():
                 if isinstance(message, BlockMeta):
                     yield Yielded(message, ref)
+                elif isinstance(message, _Here):
+                    stream.here = message
                 else:
                     # Its last word: the stream is let go of, whether it is at its end or not.
                     stream.ended = stream.ended or isinstance(message, AttemptEnd)
@@ -408,19 +399,6 @@ class RayEngine:
             stream.ended = True
         if stream.ended:
             self._attempts.pop(ident, None)
-
-    def _hear_out(self, ident: AttemptId, stream: _Stream) -> None:
-        """What a cancelled attempt says matters only as it tells where it is, and that it ends."""
-        known = stream.here is not None
-        try:
-            for message, _ in stream.news():
-                stream.ended = stream.ended or isinstance(message, AttemptEnd)
-        except RayMrError:
-            stream.ended = True
-        if stream.ended:
-            self._cancelled.pop(ident)
-        elif stream.here is not None and not known:
-            self._end_at(ident, stream.here)
 
     def _reducer_events(
         self, number: int, made: _RayReducer, found: set[Any]
@@ -502,27 +480,17 @@ class RayEngine:
         """End what is ours on a runtime that stays, and remove what it left on every node."""
         for number in list(self._reducers):
             self.drop_reducer(number)
-        if self._attempts or self._cancelled:
-            _internal_kv_put(_over(self._run_id), b"")
-            self._ending += self._everywhere(_stop, self._run_id, STOP_ALL)
-            self._hear_all_out()
+        _internal_kv_put(_over(self._run_id), b"")
         if self._attempts:
-            for ident in list(self._attempts):
-                self.cancel(ident)
-            self._hear_all_out()
+            self._ending += self._everywhere(_stop, self._run_id, STOP_ALL)
+        deadline = time.monotonic() + SWEEP_S
+        while any(it.here for it in self._attempts.values()) and time.monotonic() < deadline:
+            self.wait(0.2)
+        for ident in list(self._attempts):
+            self.cancel(ident)
         if self._ending:
             ray.wait(self._ending, num_returns=len(self._ending), timeout=SWEEP_S)
         ray.get(self._everywhere(_clean, self._run_id, ""), timeout=SWEEP_S)
-
-    def _hear_all_out(self) -> None:
-        """Wait for the end of attempts that have begun: their marks go with the run's folder."""
-        began = time.monotonic()
-        while streams := [*self._attempts.values(), *self._cancelled.values()]:
-            waited_s = time.monotonic() - began
-            none_has_begun = not any(stream.here for stream in streams)
-            if waited_s > SWEEP_S or (none_has_begun and waited_s > LATE_S):
-                return
-            self.wait(0.2)
 
     def _everywhere(self, task: Any, *words: Any) -> list[Any]:
         """Run a task of these words on every node."""
@@ -617,9 +585,7 @@ class _Stream:
             with _translated():
                 said = ray.get(ref)
             for message in said if isinstance(said, list) else [said]:
-                if isinstance(message, _Here):
-                    self.here = message
-                elif isinstance(message, _Filed):
+                if isinstance(message, _Filed):
                     yield message.what, shelf.Shelved(message.where)
                 elif isinstance(message, BlockMeta | int):
                     self._announced = message
