@@ -58,7 +58,7 @@ def test_killed_worker_is_a_loss(begin: Begin, folder: Path) -> None:
 
 
 @ONLY_RAY
-def test_cancelled_attempts_end_before_their_run_leaves(begin: Begin, folder: Path) -> None:
+def test_cancelled_attempts_do_not_outlive_their_run(begin: Begin, folder: Path) -> None:
     """The marks that end them go with the run's folder: an attempt that missed its own would stay.
 
     Some run and were never heard of, others have not begun.
