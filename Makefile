@@ -1,6 +1,6 @@
 # `make` alone prints help. demo and test each work on a fresh machine: both use .venv.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check errors-page fuzz bench soak image image-test publish pins clean
+.PHONY: help demo test check errors-page fuzz random-jobs bench soak image image-test publish pins clean
 .DELETE_ON_ERROR:
 
 VENV  := .venv
@@ -38,6 +38,9 @@ errors-page: $(STAMP)  ## docs/errors.md anew, from the tests of bad input
 
 fuzz: $(STAMP)  ## FUZZ_S seconds (600) of odd input for each door to the outside
 	@RAY_MR_FUZZ_S=$(or $(FUZZ_S),600) $(BIN)/python -m pytest -q --timeout 0 tests/test_fuzz*.py
+
+random-jobs: $(STAMP)  ## 1,000 random jobs on the local engine and 100 on Ray, against a plain reading
+	@RAY_MR_RANDOM_JOBS=$(or $(JOBS),1000) $(BIN)/python -m pytest -q --numprocesses 2 tests/test_random_jobs.py
 
 soak: $(STAMP)  ## two runs of 20 minutes under every fault at once, compared with the truth
 	@PYTHONPATH=.:tests $(BIN)/python tests/soak.py

@@ -6,7 +6,6 @@ import itertools
 import os
 import re
 import subprocess
-from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -14,6 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import oracle
+from oracle import sort_n as number
 from ray_mr.errors import JobError
 from ray_mr.job import Job
 from ray_mr.keys import Sort, Term, fields_of, sort_of
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
     from ray_mr.shuffle.rows import Rows
 
-NUMBER = re.compile(rb"[ \t]*(-?)([0-9]*)(?:\.([0-9]*))?")
 DIGITS = st.text("0123456789", max_size=6) | st.sampled_from(["0", "000", "1" * 130, "9" * 125])
 SIGN = st.sampled_from(["", "", "-", "--", "+", " ", "\t -", "- "])
 POINT = st.sampled_from(["", "", ".", "..", "e5", ".0", ".50"])
@@ -44,30 +44,14 @@ FIELD = st.sampled_from([b"", b"\0", b"a", b"b", b"-1", b"1", b"01", b"1.0", b"1
 LINES = st.lists(st.lists(FIELD, min_size=1, max_size=6).map(b",".join), max_size=25)
 
 
-def number(text: bytes) -> Fraction:
-    """What ``sort -n`` sees in a text."""
-    found = NUMBER.match(text)
-    assert found is not None
-    minus, whole, rest = found.groups()
-    rest = rest or b""
-    value = Fraction(int((whole + rest or b"0").decode()), 10 ** len(rest))
-    return -value if minus else value
-
-
 def part(text: bytes, term: Term) -> Any:
     """What a term compares of a key or value whose fields a comma ends."""
-    some = b",".join(text.split(b",")[term.first - 1 : term.last])
-    return number(some) if term.numeric else some
+    return oracle.compared(text, term, b",")
 
 
 def in_order(pairs: list[tuple[bytes, bytes]], sort: Sort) -> list[tuple[bytes, bytes]]:
-    """The pairs as they should come: one stable sort for each thing that decides."""
-    for term in reversed(sort.value):
-        pairs = sorted(pairs, key=lambda pair: part(pair[1], term), reverse=term.reverse)
-    pairs = sorted(pairs, key=lambda pair: pair[0])
-    for term in reversed(sort.key):
-        pairs = sorted(pairs, key=lambda pair: part(pair[0], term), reverse=term.reverse)
-    return pairs
+    """The pairs as they should come."""
+    return oracle.sorted_pairs(pairs, sort.key, sort.value, b",")
 
 
 def job(**options: Any) -> Job:

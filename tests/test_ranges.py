@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from jobs import result, run_told
+from jobs import result, run_told, script
 from ray_mr.driver.run import plan
 from ray_mr.errors import JobError, RayMrError
 from ray_mr.job import Job
@@ -97,6 +97,26 @@ def test_bad_and_empty_inputs(tmp_path: Path) -> None:
     assert report.ok
     assert report.totals["failed"] == 1
     assert result(tmp_path) == in_key_order(every)
+
+
+@pytest.mark.parametrize("end", ["kill -9 $$", "exit 3"])
+def test_bounds_after_a_crash_by_chance_are_the_same(tmp_path: Path, end: str) -> None:
+    write(tmp_path, 5)
+    wanted = lines_job(tmp_path, mapper=_crashing(tmp_path, end))
+    made = plan(wanted)
+    task = MapTask.of(made, "run")
+    for crash in range(3):
+        (tmp_path / f"crash-{crash}").touch()
+    disturbed = sample.bounds_of(made, task, tmp_path)
+    assert not list(tmp_path.glob("crash-*"))
+    assert disturbed == sample.bounds_of(made, task, tmp_path)
+    assert len(disturbed) == 3
+
+
+def _crashing(folder: Path, end: str) -> dict[str, Any]:
+    """A mapper that ends so once for each file ``crash-N``."""
+    source = f"#!/bin/sh\nfor n in 0 1 2; do rm {folder}/crash-$n 2>/dev/null && {end}; done\ncat\n"
+    return {"language": "binary", "script": script(folder, "map.sh", source), "feed": "lines"}
 
 
 def test_mapper_that_fails(tmp_path: Path) -> None:
