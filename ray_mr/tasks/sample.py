@@ -8,13 +8,17 @@ before the run, and nothing of it is kept but the bounds.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ray_mr.backoff import Backoff
+from ray_mr.errors import ChildCrashed, ChildProtocol, ChildTimeout
 from ray_mr.model import AttemptEnd, AttemptId, Split
 from ray_mr.shuffle import blocks
 from ray_mr.shuffle.fields import key_order_of
@@ -23,12 +27,18 @@ from ray_mr.tasks.mapper import Block, MapTask, map_split
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from ray_mr.errors import RayMrError
     from ray_mr.plan import Plan
+    from ray_mr.shuffle.rows import Rows
 
 INPUTS = 16
 """Inputs that are looked at."""
 KEYS = 512
 """Keys that are taken of each."""
+CHANCE = (ChildCrashed, ChildTimeout, ChildProtocol)
+"""Ends of a program that may be chance: the same attempt may succeed when it is repeated."""
+PAUSE_S, MAX_PAUSE_S = 1.0, 60.0
+"""Shortest and longest pause in seconds before a store is asked again."""
 
 
 def bounds_of(plan: Plan, task: MapTask, root: Path) -> tuple[bytes, ...]:
@@ -64,21 +74,49 @@ def bounds_of(plan: Plan, task: MapTask, root: Path) -> tuple[bytes, ...]:
 
 
 def _keys(task: MapTask, split: Split, number: int, root: Path) -> list[bytes]:
-    """Keys of the first output of an input, evenly spread over its rows."""
-    ident = AttemptId(split.index, split.start, -1 - number)
+    """Return keys of the first output of an input, evenly spread over its rows.
+
+    A crash by chance must not change the bounds, so a failed attempt is repeated as often as the
+    job allows.  An input that fails every time gives no keys: the run reports its cause.
+
+    Raises:
+        RayMrError: A store or the memory was unavailable in every attempt.
+    """
+    attempts = task.job.attempts
+    pauses = Backoff(attempts, PAUSE_S, MAX_PAUSE_S)
+    for tries in itertools.count(1):
+        ident = AttemptId(split.index, split.start, -1 - number * attempts - tries)
+        keys, error = _sample(task, split, ident, root)
+        chance = error is not None and (error.retryable or isinstance(error, CHANCE))
+        if error is None or not chance:
+            return keys
+        if tries >= attempts:
+            if isinstance(error, CHANCE):
+                return []
+            raise error
+        if not isinstance(error, CHANCE):
+            time.sleep(pauses.pause_s(split.inputs[0].object.uri, tries) or 0.0)
+    raise AssertionError("unreachable")
+
+
+def _sample(
+    task: MapTask, split: Split, ident: AttemptId, root: Path
+) -> tuple[list[bytes], RayMrError | None]:
+    """Run one attempt until its first block: the keys, or the error that ended it before."""
     with contextlib.closing(map_split(task, split, ident, root)) as messages:
         for message in messages:
             if isinstance(message, AttemptEnd):
-                if message.error is not None and message.error.retryable:
-                    raise message.error
-                return []  # nothing there, or the run will tell what is wrong with it
+                return [], message.error
             if isinstance(message, Block):
                 rows = blocks.unpack(message.data, message.meta.offsets, 0)
-                if rows is None:
-                    return []
-                ends = np.cumsum(rows.counts)
-                places = np.arange(KEYS) * rows.total // KEYS
-                at = np.searchsorted(ends, places, side="right")
-                strings = key_order_of(task.job)(rows.take(at))
-                return list(map(strings.one, range(len(at))))
-    return []
+                return [] if rows is None else _spread_keys(task, rows), None
+    return [], None
+
+
+def _spread_keys(task: MapTask, rows: Rows) -> list[bytes]:
+    """Return ``KEYS`` keys, evenly spread over the rows, as strings of the job's order."""
+    ends = np.cumsum(rows.counts)
+    places = np.arange(KEYS) * rows.total // KEYS
+    at = np.searchsorted(ends, places, side="right")
+    strings = key_order_of(task.job)(rows.take(at))
+    return list(map(strings.one, range(len(at))))
