@@ -177,6 +177,11 @@ class Inputs(Sequence[Input]):
         objects = self._catalog.values(self._low, self._high)
         return map(Input, itertools.count(self._position), objects)
 
+    @property
+    def positions(self) -> range:
+        """Positions of all, without making values of them."""
+        return range(self._position, self._position + len(self))
+
     def sizes(self) -> Iterator[tuple[int, int]]:
         """Position and stored size of each, without making values of them."""
         return enumerate(self._catalog.sizes(self._low, self._high), self._position)

@@ -85,7 +85,7 @@ class Plan:
         at = bisect.bisect_right(self.splits, position, key=lambda split: split.start) - 1
         split = self.splits[at]
         index = position - split.start  # there, unless inputs were left out
-        if index < len(split.inputs) and split.inputs[index].position == position:
+        if index < len(split.inputs) and split.positions[index] == position:
             return split.inputs[index].object
         return next(item.object for item in split.inputs if item.position == position)
 

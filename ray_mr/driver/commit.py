@@ -155,7 +155,7 @@ def _crashed(work: Work, error: RayMrError, suspect: int | None, job: Job) -> De
         return Decision(again=(replace(next_work, careful=work.careful or careful),), notice=notice)
     if crashes < min(CRASHES_TOGETHER, job.attempts):
         return Decision(again=(next_work,), notice=notice)
-    index = [item.position for item in split.inputs].index(suspect) if suspect is not None else -1
+    index = list(split.positions).index(suspect) if suspect is not None else -1
     parts = split.cut(index, index + 1) if index >= 0 else split.cut(len(split.inputs) // 2)
     return Decision(again=tuple(replace(next_work, split=part) for part in parts), notice=notice)
 

@@ -76,14 +76,14 @@ class _Columns:
     """What is counted of each input, by position: 19 bytes each, as there may be millions."""
 
     def __init__(self, splits: Sequence[Split]) -> None:
-        size = max((split.inputs[-1].position + 1 for split in splits), default=0)
+        size = max((split.positions[-1] + 1 for split in splits), default=0)
         self.fate = bytearray(size)
         self.attempts = array("H", bytes(2 * size))
         self.records, self.decoded = (array("Q", bytes(8 * size)) for _ in range(2))
         self.bad: dict[int, int] = {}  # where there are some
         self.lost: dict[int, int] = {}  # records that have no place
         for split in splits:
-            for position, _ in split.sizes():
+            for position in split.positions:
                 self.fate[position] = _UNKNOWN
 
     def set(self, fate: int, counts: FileCounts) -> None:

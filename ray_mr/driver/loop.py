@@ -5,9 +5,12 @@ All decisions about attempts come from ``commit``; all counts go to the ledger.
 
 from __future__ import annotations
 
+import bisect
+import heapq
+import itertools
 import time
 import zlib
-from collections import Counter, deque
+from collections import Counter, OrderedDict
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -42,7 +45,7 @@ if TYPE_CHECKING:
     from ray_mr.driver.ledger import Ledger
     from ray_mr.engines import Capacity, Engine, EngineEvent, Ref
     from ray_mr.events import Event
-    from ray_mr.model import Split
+    from ray_mr.model import Split, StoredObject
     from ray_mr.plan import Plan
     from ray_mr.sinks import Sink
 
@@ -55,6 +58,10 @@ PLACE_S = 30.0
 """After this time without a first word from any attempt, the user is told why."""
 WINDOW = 2
 """Attempts given to the engine for each slot, so that none waits for the driver."""
+LOOK_S = 1.0
+"""Time between two looks at every attempt and reducer for those that have fallen silent."""
+MAX_FAILURE_NOTICES = 100
+"""Failed inputs that a notice names; all of them are in the report."""
 PLACED_BYTES = 1 << 20
 """A part of so many bytes of rows is written by its reducer; what is smaller comes in pieces."""
 
@@ -114,13 +121,19 @@ class Loop:
         self._engine, self._plan, self._ledger, self._sink = engine, plan, ledger, sink
         self._tell, self._keeper, self._until = on_event, keeper, until
         self._capacity = capacity
-        self._pending = deque(commit.Work(split) for split in plan.splits)
-        self._paused: list[tuple[float, commit.Work]] = []
+        self._total_bytes = plan.total_bytes
+        # By the start of the split, which no two of them share.
+        self._pending = OrderedDict((split.start, commit.Work(split)) for split in plan.splits)
+        self._paused: list[tuple[float, int, commit.Work]] = []  # a heap; the number breaks ties
+        self._numbers = itertools.count()
         self._running: dict[AttemptId, _Running] = {}
+        self._speaking = self._speaking_bytes = 0  # of running attempts that have spoken
         self._committed: dict[int, _Committed] = {}
+        self._order: list[int] = []  # keys of ``_committed``, sorted
         self._rows, self._sizes = ([0] * max(1, plan.job.reducers) for _ in range(2))
         self._withdrawn: dict[int, list[_Sums]] = {}
         self._reducers: dict[int, _Reducer] = {}
+        self._reducer_of: dict[int, int] = {}  # by partition
         self._attempts = self._made = 0
         self._failures: Counter[tuple[int, ...]] = Counter()
         self._keepsakes = Keepsakes(plan, run_id, self.check_deadline)
@@ -129,7 +142,7 @@ class Loop:
         self._parts_written: set[int] = set()
         self._written = 0
         self._written_blocks: list[_Sums] = []
-        self._began = time.monotonic()
+        self._began = self._looked = time.monotonic()
         self.first_map: float | None = None
         """When the first attempt spoke, on the monotonic clock."""
 
@@ -142,14 +155,14 @@ class Loop:
 
     def adopt(self, split: Split, end: AttemptEnd, blocks: list[tuple[BlockMeta, Ref]]) -> None:
         """Take an earlier run's attempt for the winner of a split that has not begun."""
-        self._pending = deque(work for work in self._pending if work.split is not split)
+        del self._pending[split.start]
         self._commit(commit.Work(split), end, blocks)
 
     def give_up(self, split: Split, error: RayMrError) -> None:
         """Take an earlier run's word that the inputs of a split have failed."""
-        self._pending = deque(work for work in self._pending if work.split is not split)
-        for item in split.inputs:
-            self._ledger.failed(item.position, error)
+        del self._pending[split.start]
+        for position in split.positions:
+            self._ledger.failed(position, error)
 
     # ------------------------------------------------------------ the two phases
 
@@ -234,9 +247,8 @@ class Loop:
         done = digest = 0  # bytes written, and their CRC
         index = seen = replayed = 0  # of these pieces, maybe a second time
         while True:
-            number, made = next(
-                item for item in self._reducers.items() if part in item[1].partitions
-            )
+            number = self._reducer_of[part]
+            made = self._reducers[number]
             pieces = made.pieces.get(part, [])
             if (receipt := made.ended[part].receipt) is not None:
                 self._parts_written.add(part)
@@ -274,9 +286,7 @@ class Loop:
 
     def _write_maps(self) -> bool:
         """Write the blocks of a map-only job; false when one was lost and is mapped again."""
-        for start in sorted(self._committed):
-            if start < self._written:
-                continue
+        for start in self._order[bisect.bisect_left(self._order, self._written) :]:
             committed, done = self._committed[start], self._written_blocks
             if committed.checksums[: len(done)] != done:
                 raise _came_out_differently()
@@ -296,20 +306,32 @@ class Loop:
 
     def _start_some(self) -> None:
         now = time.monotonic()
-        ready = [work for when, work in self._paused if when <= now]
-        self._paused = [item for item in self._paused if item[0] > now]
-        self._pending.extendleft(reversed(ready))
+        ready = []
+        while self._paused and self._paused[0][0] <= now:
+            ready.append(heapq.heappop(self._paused)[2])
+        for work in reversed(ready):
+            self._pending[work.split.start] = work
+            self._pending.move_to_end(work.split.start, last=False)
         while self._pending and len(self._running) < WINDOW * self._capacity.map_slots:
-            work = self._pending.popleft()
+            _, work = self._pending.popitem(last=False)
             ident = self.next_ident(work.split)
             self._running[ident] = _Running(work, now)
-            self._ledger.tried(item.position for item in work.split.inputs)
+            self._ledger.tried(work.split.positions)
             self._engine.start(work.split, ident, commit.terms(work))
 
     def _step(self) -> None:
         for event in self._engine.wait(WAIT_S):
             self._handle(event)
         now = time.monotonic()
+        if now - self._looked >= min(LOOK_S, SILENT_S / 4):
+            self._looked = now
+            self._look_for_silence(now)
+        self._check_placed(now)
+        self._tell_news()
+        self.check_deadline()
+
+    def _look_for_silence(self, now: float) -> None:
+        """Replace attempts and reducers that have said nothing for ``SILENT_S``."""
         for ident, running in list(self._running.items()):
             if running.spoke and now - running.heard > SILENT_S:
                 self._engine.cancel(ident)
@@ -318,9 +340,6 @@ class Loop:
             waiting = made.busy or (made.finishing and not self._is_done(made))
             if waiting and now - made.heard > SILENT_S:
                 self._failed_reducer(number, self._silent("a reducer"))
-        self._check_placed(now)
-        self._tell_news()
-        self.check_deadline()
 
     def _silent(self, who: str) -> RayMrError:
         found = self._engine.ailing()
@@ -373,21 +392,30 @@ class Loop:
         if running is None:
             return
         running.heard = time.monotonic()
+        self._speaking += not running.spoke
         running.spoke = True
         if self.first_map is None:
             self.first_map = running.heard
         if isinstance(message, AttemptEnd):
-            del self._running[ident]
+            self._forget(ident)
             self._ended(running, message)
         else:
+            self._speaking_bytes += message.stored_bytes - running.stored_bytes
             running.stored_bytes = message.stored_bytes
         self._tell_progress("" if isinstance(message, AttemptEnd) else message.status)
 
+    def _forget(self, ident: AttemptId) -> _Running | None:
+        """Remove an attempt from those that are running, and return it."""
+        running = self._running.pop(ident, None)
+        if running is not None and running.spoke:
+            self._speaking -= 1
+            self._speaking_bytes -= running.stored_bytes
+        return running
+
     def _tell_progress(self, status: str) -> None:
-        running = [item for item in self._running.values() if item.spoke]
-        done_bytes = self._done_bytes + sum(item.stored_bytes for item in running)
+        done_bytes = self._done_bytes + self._speaking_bytes
         self._tell(Advanced(
-            done_bytes, self._plan.total_bytes, status, len(running), self._ledger.failed_inputs
+            done_bytes, self._total_bytes, status, self._speaking, self._ledger.failed_inputs
         ))  # fmt: skip
 
     def _ended(self, running: _Running, end: AttemptEnd) -> None:
@@ -422,6 +450,7 @@ class Loop:
         committed = _Committed(end, work, blocks)
         start = work.split.start
         self._committed[start] = committed
+        bisect.insort(self._order, start)
         self._count(committed, 1)
         self._ledger.committed(end)
         before = self._withdrawn.pop(start, None)
@@ -440,7 +469,7 @@ class Loop:
                 self._sizes[part] += sign * (meta.offsets[part + 1] - meta.offsets[part])
 
     def _lost(self, ident: AttemptId, error: RayMrError) -> None:
-        running = self._running.pop(ident, None)
+        running = self._forget(ident)
         if running is not None:
             work, end = running.work, AttemptEnd(ident, error=error)
             self._keepsakes.capsule(work.split, ident, commit.terms(work), end)
@@ -449,8 +478,7 @@ class Loop:
     def _follow(self, decision: commit.Decision, error: RayMrError | None) -> None:
         if error is not None:
             for work in decision.again:
-                at = [item.position for item in work.split.inputs]
-                self._ledger.delayed(at, error, decision.pause_s)
+                self._ledger.delayed(work.split.positions, error, decision.pause_s)
         if decision.stop is not None:
             raise decision.stop
         if decision.notice:
@@ -460,10 +488,18 @@ class Loop:
             obj = self._plan.object_at(position)
             if self._keeper is not None:
                 self._keeper.failed(obj, cause)
-            told = headline(cause.message).removeprefix(f"{obj.uri}: ")
-            self._tell(Notice(f"{obj.uri} failed: {told}"))
+            self._notice_failure(obj, cause)
         when = time.monotonic() + decision.pause_s
-        self._paused += [(when, work) for work in decision.again]
+        for work in decision.again:
+            heapq.heappush(self._paused, (when, next(self._numbers), work))
+
+    def _notice_failure(self, obj: StoredObject, cause: RayMrError) -> None:
+        failed = self._ledger.failed_inputs
+        if failed <= MAX_FAILURE_NOTICES:
+            reason = headline(cause.message).removeprefix(f"{obj.uri}: ")
+            self._tell(Notice(f"{obj.uri} failed: {reason}"))
+        elif failed == MAX_FAILURE_NOTICES + 1:
+            self._tell(Notice("more inputs failed: the report names all of them"))
 
     def _withdraw(self, meta: BlockMeta) -> None:
         """A committed block is lost: its split runs again."""
@@ -471,6 +507,7 @@ class Loop:
         if committed is None or committed.end.id != meta.id:
             return
         del self._committed[meta.id.start]
+        del self._order[bisect.bisect_left(self._order, meta.id.start)]
         self._count(committed, -1)
         self._tell(Notice(f"a block of split {meta.id.split} is lost: the split runs again"))
         self._withdrawn[meta.id.start] = committed.checksums
@@ -484,12 +521,13 @@ class Loop:
     def _make_reducer(self, partitions: list[int]) -> None:
         self._made += 1
         self._reducers[self._made] = _Reducer(partitions, time.monotonic())
+        self._reducer_of |= dict.fromkeys(partitions, self._made)
         self._engine.make_reducer(self._made, partitions)
         for committed in self._in_order():
             self._feed(self._made, committed)
 
     def _in_order(self) -> Iterator[_Committed]:
-        for start in sorted(self._committed):
+        for start in self._order:
             yield self._committed[start]
 
     def _feed(self, number: int, committed: _Committed) -> None:

@@ -158,6 +158,7 @@ class _Attempt:
         self.task, self.split, self.ident, self.terms = task, split, ident, terms
         self.troubles: dict[int, Trouble] = {}
         self.objects = {item.position: item.object for item in split.inputs}
+        self.following = dict(itertools.pairwise(self.objects))
         self.files: dict[int, FileCounts] = {}
         self.failed: dict[int, RayMrError] = {}
         self.counters: Counter[str] = Counter()
@@ -259,7 +260,7 @@ class _Attempt:
             self.failed[position] = error
 
     def _file_done(self, counts: FileCounts) -> None:
-        self.suspect = next((at for at in self.objects if at > counts.position), None)
+        self.suspect = self.following.get(counts.position)
         self._counted(counts)
 
     def _counted(self, counts: FileCounts) -> None:
