@@ -135,13 +135,35 @@ class TestResults:
             at += isinstance(item, FileCounts)
         assert list(text.values()) == list(expected.values())
 
-    def test_returned_text_is_exact(self, speaker: Speaker) -> None:
-        """A returned string has the newlines it has: two calls may make one line; '' is nothing."""
+    def test_returned_text_without_line_end_gets_one(self, speaker: Speaker) -> None:
+        """A returned text is whole lines: two calls never make one line; '' is nothing."""
         sources = {
-            "python": "def mapper(file, line): return line if line != 'x' else ''",
-            "javascript": "exports.mapper = (file, line) => line !== 'x' ? line : ''",
+            "python": "def mapper(file, line): return eval(line)",
+            "javascript": "exports.mapper = (file, line) => eval(line)",
         }
-        assert speaker.text(sources, b"a\nb\nx\n", b"x\n", b"c\nx\n") == b"ab\nc\n"
+        said = speaker.text(sources, b"'a'\n'b'\n''\n", b"''\n", b"'c\\n'\n'd\\ne'\n'f\\r'\n")
+        assert said == b"a\nb\nc\nd\ne\nf\r\n"
+
+    def test_text_of_the_final_hook_gets_a_line_end(self, speaker: Speaker) -> None:
+        """The text of `mapper_final` is a line of its own."""
+        sources = {
+            "python": "def mapper(file, line): return line\ndef mapper_final(): return 'end'",
+            "javascript": "exports.mapper = (file, line) => line;"
+            "exports.mapper_final = () => 'end'",
+        }
+        assert speaker.text(sources, b"a\n", b"b") == b"a\nb\nend\n"
+
+    def test_text_longer_than_a_frame_gets_a_line_end(self, speaker: Speaker) -> None:
+        """A line end is never lost where a text fills a frame, before text or before a pair."""
+        sources = {
+            "python": "def mapper(file, line):\n"
+            "    return ('k', 1) if line == 'p' else line * (1 << 20)",
+            "javascript": "exports.mapper = (file, line) => (line === 'p' ? [['k', 1]]"
+            " : line.repeat(1 << 20))",
+        }
+        said = speaker.map(sources, [b"x\ny\np\n"])
+        assert text_of(said) == b"x" * (1 << 20) + b"\n" + b"y" * (1 << 20) + b"\n"
+        assert rows_of(said) == [(b"k", b"1")]
 
     def test_pairs(self, speaker: Speaker) -> None:
         """Pairs of key and value, any bytes in both, numbers as text."""
@@ -264,7 +286,7 @@ class TestUserCode:
         assert "Error: what it says at line 2\n" in str(error)
         assert "deeper" in str(error)
         assert list(finished(said)) == [0, 2]
-        assert [item.data for item in said if isinstance(item, Text)] == [b"a,b,\n", b"e,\n"]
+        assert [item.data for item in said if isinstance(item, Text)] == [b"a,\nb,\n", b"e,\n"]
 
     def test_generator_raises_midway(self, speaker: Speaker) -> None:
         """What it had yielded is not sent with the next file."""

@@ -54,7 +54,7 @@ class TestResults:
         return converse(folder, python(source), [line.encode() + b"\n" for line in expressions])
 
     def test_text(self, tmp_path: Path) -> None:
-        """Text as it is, its last line completed at the file's end; many of them a line each."""
+        """Text as it is, a last line without its end completed; many of them a line each."""
         expected = [
             ("'a b\\nc\\n'", b"a b\nc\n"), ("'ü'", b"\xc3\xbc\n"), ("b'\\xff\\n'", b"\xff\n"),
             ("'\\udcff'", b"\xff\n"), ("None", b""), ("''", b""), ("[]", b""),

@@ -67,7 +67,8 @@ sub take {
             push @values, $item->[1];
         } else {
             flush_output($position) if @keys;
-            $text .= $item . (@given > 1 && $item !~ /\n\z/ ? "\n" : $line_end);
+            my $open = $item !~ /\n\z/ && (@given > 1 || length $item);
+            $text .= $item . ($open ? "\n" : $line_end);
         }
         flush_output($position) if length($text) >= 1 << 20 || @keys >= 1 << 14;
     }

@@ -153,9 +153,13 @@ class Growing {
 }
 
 // Gathers what a function returns, in frames whose cuts depend on the data alone.
+//
+// A returned text is whole lines: one that ends within a line gets a line end.  With `always`
+// every returned text gets one, an empty text too, as reducers' text did in 2014.
 class Output {
-  constructor(wire) {
+  constructor(wire, always) {
     this.wire = wire;
+    this.always = always;
     this.position = 0;
     this.text = new Growing();
     this.keyLengths = new Growing();
@@ -173,11 +177,15 @@ class Output {
   }
 
   // Take what a function returned; a promise of the end if it gives its items one by one.
-  add(result, lineEnd) {
+  add(result) {
     if (result === null || result === undefined) return undefined;
     if (typeof result === 'string' || result instanceof Uint8Array) {
-      this.addText(result);
-      if (lineEnd) this.addText(lineEnd);
+      if (this.always) {
+        this.addText(result);
+        this.addText('\n');
+      } else if (result.length) {
+        this.addLine(result);
+      }
     } else if (Array.isArray(result)) {
       for (const item of result) {
         if (!Array.isArray(item)) throw notOutput(`an array with ${nameOf(item)} in it`);
@@ -202,10 +210,13 @@ class Output {
       this.addPair(item);
       return;
     }
-    const line = scalar(item);
+    this.addLine(scalar(item));
+  }
+
+  addLine(line) {
     this.addText(line);
-    const whole = line.length && (line[line.length - 1] === '\n' || line[line.length - 1] === NEWLINE);
-    if (!whole) this.addText('\n');
+    const last = line.length ? line[line.length - 1] : '';
+    if (last !== '\n' && last !== NEWLINE) this.addText('\n');
   }
 
   addText(text) {
@@ -219,19 +230,11 @@ class Output {
     if (pair.length !== 2) throw notOutput(`an array of ${pair.length}`);
     const key = scalar(pair[0]);
     const value = scalar(pair[1]);
-    if (this.text.size) {
-      this.endLine();
-      this.flush();
-    }
+    if (this.text.size) this.flush();
     this.keyLengths.addLength(this.keys.add(key));
     this.valueLengths.addLength(this.values.add(value));
     this.count += 1;
     if (this.keys.size + this.values.size + 8 * this.count >= FLUSH_BYTES) this.flush();
-  }
-
-  // Complete a last line that has no newline.
-  endLine() {
-    if (this.text.size && this.text.bytes[this.text.size - 1] !== NEWLINE) this.text.add('\n');
   }
 
   flush() {
@@ -269,23 +272,21 @@ function isPromise(value) {
 // ---------------------------------------------------------------- the roles
 
 class Role {
-  constructor(wire, work) {
+  constructor(wire, work, always) {
     this.wire = wire;
     this.call = work.call;
     this.final = work.final;
-    this.output = new Output(wire);
-    this.lineEnd = '';
+    this.output = new Output(wire, always);
   }
 
   // Nothing more comes: call the last hook.
   async end() {
     try {
-      if (this.final) await this.output.add(await this.final(), this.lineEnd);
+      if (this.final) await this.output.add(await this.final());
     } catch (error) {
       fail(this.wire, 0, 'final', error, ' in the final hook');
       return;
     }
-    this.output.endLine();
     this.output.flush();
     this.wire.send('ended', 0, 0);
   }
@@ -307,7 +308,7 @@ const RECORDS = {
 // Role map: one call a record.
 class Mapper extends Role {
   constructor(wire, work, begin) {
-    super(wire, work);
+    super(wire, work, false);
     this.parse = RECORDS[begin.records];
     this.tally = null;
     this.careful = begin.careful;
@@ -329,7 +330,6 @@ class Mapper extends Role {
     } finally {
       fs.closeSync(fd);
     }
-    this.output.endLine();
     this.output.flush();
     this.wire.tell('done', position, this.tally);
   }
@@ -379,8 +379,8 @@ class Mapper extends Role {
     }
     const result = this.call(...words);
     const pending = isPromise(result)
-      ? result.then((value) => this.output.add(value, ''))
-      : this.output.add(result, '');
+      ? result.then((value) => this.output.add(value))
+      : this.output.add(result);
     this.tally.mapped += 1;
     return pending;
   }
@@ -455,9 +455,8 @@ function shown(key) {
 // Roles reduce and combine: one call a key, with an array.
 class Reducer extends Role {
   constructor(wire, work, begin) {
-    super(wire, work);
+    super(wire, work, true);
     this.memory = begin.memory;
-    this.lineEnd = '\n';
     this.clear();
   }
 
@@ -495,7 +494,7 @@ class Reducer extends Role {
   async closeGroup() {
     if (this.key === null) return;
     this.groups += 1;
-    await this.output.add(await this.call(keyText(this.key), this.values), this.lineEnd);
+    await this.output.add(await this.call(keyText(this.key), this.values));
   }
 
   async flush() {
@@ -516,7 +515,7 @@ class Streamer extends Reducer {
       this.key = this.source.key;
       this.groups += 1;
       const values = this.group(this.key);
-      await this.output.add(await this.call(keyText(this.key), values), this.lineEnd);
+      await this.output.add(await this.call(keyText(this.key), values));
       values.return(); // one that is kept is at its end
       while ((more = this.source !== null) && this.source.key === this.key) this.advance();
     }

@@ -79,22 +79,31 @@ class Wire:
 
 
 class Output:
-    """Gathers what a function returns, in frames whose cuts depend on the data alone."""
+    """Gathers what a function returns, in frames whose cuts depend on the data alone.
 
-    def __init__(self, wire):
+    A returned text is whole lines: one that ends within a line gets a line end.  With ``always``
+    every returned text gets one, an empty text too, as reducers' text did in 2014.
+    """
+
+    def __init__(self, wire, *, always):
         self.wire = wire
+        self.always = always
         self.position = 0
         self.clear()
 
     def clear(self):
         self.text, self.keys, self.values, self.size = [], [], [], 0
 
-    def add(self, result, line_end=b""):
+    def add(self, result):
         """Take what a function returned: text, a pair, or many of them."""
         if result is None:
             return
         if isinstance(result, (str, bytes)):
-            self.add_text(as_bytes(result) + line_end)
+            data = as_bytes(result)
+            if self.always:
+                self.add_text(data + b"\n")
+            elif data:
+                self.add_line(data)
         elif isinstance(result, tuple):
             self.add_pair(result)
         elif hasattr(result, "__iter__") and not isinstance(result, NOT_MANY):
@@ -102,14 +111,14 @@ class Output:
                 if isinstance(item, tuple):
                     self.add_pair(item)
                 else:
-                    data = as_bytes(item)
-                    self.add_text(data if data.endswith(b"\n") else data + b"\n")
+                    self.add_line(as_bytes(item))
         else:
             raise TypeError(not_output(result))
 
+    def add_line(self, data):
+        self.add_text(data if data.endswith(b"\n") else data + b"\n")
+
     def add_text(self, data):
-        if not data:
-            return
         if self.keys:
             self.flush()
         self.text.append(data)
@@ -121,7 +130,6 @@ class Output:
         if len(pair) != 2:
             raise TypeError(not_output(pair) + " of " + str(len(pair)))
         if self.text:
-            self.end_line()
             self.flush()
         key, value = as_bytes(pair[0]), as_bytes(pair[1])
         self.keys.append(key)
@@ -129,11 +137,6 @@ class Output:
         self.size += len(key) + len(value) + 8
         if self.size >= FLUSH_BYTES:
             self.flush()
-
-    def end_line(self):
-        """Complete a last line that has no newline."""
-        if self.text and not self.text[-1].endswith(b"\n"):
-            self.text.append(b"\n")
 
     def flush(self):
         if self.text:
@@ -423,18 +426,16 @@ def why_bad(error):
 class Role:
     """What a mapper and a reducer have in common."""
 
-    line_end = b""
     final = None
 
     def end(self):
         """Nothing more comes: call the last hook."""
         try:
             if self.final is not None:
-                self.output.add(self.final(), self.line_end)
+                self.output.add(self.final())
         except Exception as error:
             fail(self.wire, 0, "final", error, " in the final hook")
             return
-        self.output.end_line()
         self.output.flush()
         self.wire.send("ended")
 
@@ -444,7 +445,7 @@ class Mapper(Role):
 
     def __init__(self, wire, function, begin):
         self.wire = wire
-        self.output = Output(wire)
+        self.output = Output(wire, always=False)
         self.call = getattr(self, "call_" + begin["records"].replace("-", "_"))
         self.function = function
         self.tally = None
@@ -478,7 +479,6 @@ class Mapper(Role):
             message = f"{codec.decode()}: {error}"
             self.wire.tell("failed", position, kind=kind, message=message, trace="")
             return
-        self.output.end_line()
         self.output.flush()
         self.wire.tell(
             "done", position, records=tally.records, mapped=tally.mapped, bad=tally.bad,
@@ -546,11 +546,9 @@ class Tally:
 class Reducer(Role):
     """Roles reduce and combine: one call a key, with a list."""
 
-    line_end = b"\n"
-
     def __init__(self, wire, function, begin):
         self.wire = wire
-        self.output = Output(wire)
+        self.output = Output(wire, always=True)
         self.function = function
         self.memory = begin["memory"]
         self.key = None
@@ -582,7 +580,7 @@ class Reducer(Role):
     def close_group(self):
         if self.key is not None:
             self.groups += 1
-            self.output.add(self.function(as_text(self.key), self.values), self.line_end)
+            self.output.add(self.function(as_text(self.key), self.values))
 
     def flush(self):
         self.close_group()
@@ -601,7 +599,7 @@ class Streamer(Reducer):
             self.key = key
             self.groups += 1
             values = (as_text(value) for _, value in group)
-            self.output.add(self.function(as_text(key), values), self.line_end)
+            self.output.add(self.function(as_text(key), values))
         self.key = None
         self.flush()
 
