@@ -61,12 +61,18 @@ def _as_reduce(
     if not (flags.get("reducer") or data.get("reducer")):
         raise JobError(f"{document.path}: there is no reducer", "a map-only job has no reduce task")
     kept = {key: value for key, value in data.items() if key not in _MAP_SIDE}
-    mapper = data.get("mapper")
-    lines = isinstance(mapper, dict) and mapper.get("feed") == "lines"
-    if lines and kept.get("separator", "auto") in {"auto", None}:
-        kept["separator"] = "tab"
+    if kept.get("separator", "auto") in {"auto", None}:
+        kept["separator"] = _map_separator(data, flags)
     kept.setdefault("downloads", REDUCE_DOWNLOADS)
     return kept | {"mapper": "identity", "decompress": "none", "max_failed_inputs": 0}
+
+
+def _map_separator(data: dict[str, Any], flags: dict[str, Any]) -> str:
+    """What ``auto`` is in the map tasks whose lines a reduce task reads; see ``Job.key_end``."""
+    mapper = data.get("mapper")
+    lines = mapper.get("feed") == "lines" if isinstance(mapper, dict) else mapper == "identity"
+    fields = flags.get("key_fields") or data.get("key_fields") or 1
+    return "tab" if lines or str(fields).strip() != "1" else "tab-or-space"
 
 
 _ROLES: dict[Role, Callable[..., dict[str, Any]]] = {

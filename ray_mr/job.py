@@ -315,7 +315,7 @@ class Job(_Value):
         "auto",
         description="What stands between the fields of map output and ends the key: tab, any other "
         "character, tab-or-space (if there is no TAB, the last space), or auto: tab for a mapper "
-        "fed lines or key_fields over 1, else tab-or-space.",
+        "fed lines, identity, or key_fields over 1, else tab-or-space.",
     )
     key_fields: int = Field(
         1, ge=1, le=MAX_FIELDS, description="How many of the fields of map output are the key."
@@ -494,7 +494,8 @@ class Job(_Value):
         """``separator``, with the feed's default applied."""
         if self.separator != "auto":
             return self.separator
-        return "tab" if self.fed == "lines" or self.key_fields > 1 else "tab-or-space"
+        whole = self.fed in {"lines", "identity"} or self.key_fields > 1
+        return "tab" if whole else "tab-or-space"
 
     @property
     def order(self) -> Sort | None:

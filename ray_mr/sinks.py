@@ -14,9 +14,10 @@ import json
 import re
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ray_mr.errors import JobError
+from ray_mr.errors import JobError, ObjectChanged
 from ray_mr.stores import store_for
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ READ_BYTES = 1 << 20
 SUCCESS = "_SUCCESS"
 MANIFEST = "manifest.json"
 REPORT = "report.json"
+_AGAIN = "run the job again with an --output of its own, or use the report of the later run"
 _USUAL = re.compile(r"result(-\*)?\.txt")
 """The names that results have where nobody chooses another."""
 
@@ -326,6 +328,42 @@ def is_whole(output: str, results: Sequence[Mapping[str, Any]]) -> bool:
         if digest.hexdigest() != row["sha256"]:
             return False
     return True
+
+
+def read_checked(output: str, results: Sequence[Mapping[str, Any]]) -> Iterator[bytes]:
+    """Read a published result, part by part in order.
+
+    Args:
+        output: Where it is.
+        results: The rows of ``Sink.results`` for it; without any, nothing is compared.
+
+    Yields:
+        Its bytes.  They count once the iterator has ended without an error.
+
+    Raises:
+        ObjectChanged: What is there is not what the rows describe.
+        StoreError: It cannot be read.
+    """
+    if not results:
+        for stream in read_result(output):
+            yield from iter(partial(stream.read, READ_BYTES), b"")
+        return
+    store = store_for(output)
+    for part, row in enumerate(results):
+        uri = name_of(output, part)
+        if not store.exists(uri):
+            raise ObjectChanged(f"{uri}: the result of this report is not there any more", _AGAIN)
+        digest = hashlib.sha256()
+        with store.open(uri) as stream:
+            while data := stream.read(READ_BYTES):
+                digest.update(data)
+                yield data
+        if digest.hexdigest() != row["sha256"]:
+            raise ObjectChanged(
+                f"{uri}: another run has replaced the result of this report: its SHA-256 is "
+                f"{digest.hexdigest()[:12]}..., the report has {row['sha256'][:12]}...",
+                _AGAIN,
+            )
 
 
 def read_result(output: str) -> Iterator[BinaryIO]:

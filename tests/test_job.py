@@ -121,6 +121,27 @@ class TestForms:
         assert job.reducer is not None
         assert (job.output, job.downloads, job.max_failed_inputs) == ("result.txt", 20, 0)
 
+    @pytest.mark.parametrize(
+        ("mapper", "more", "separator"),
+        [
+            ("{script: m.py}", "", "tab-or-space"),
+            ("{language: binary, script: cat}", "", "tab-or-space"),
+            ("{language: binary, script: cat, feed: lines}", "", "tab"),
+            ("identity", "", "tab"),
+            ("{script: m.py}", "key_fields: 2\n", "tab"),
+            ("identity", "separator: tab-or-space\n", "tab-or-space"),
+        ],
+    )
+    def test_reduce_role_cuts_lines_as_the_map_role_does(
+        self, tmp_path: Path, mapper: str, more: str, separator: str
+    ) -> None:
+        """A reduce task reads what map tasks wrote: ``auto`` means the same in both."""
+        text = f"mapper: {mapper}\nrecords: text\nreducer: {{script: r.py}}\n{more}"
+        path = write(tmp_path, text)
+        for role in ("map", "reduce", "run"):
+            job = Job.from_file(path, role=role, inputs=["s3://b/k"])
+            assert job.key_end == separator
+
     def test_none_in_words(self, tmp_path: Path) -> None:
         """``none`` and an empty value both mean none where a field may have none."""
         text = LONG.replace("combiner: sum\n", "").replace("reducers: 4\n", "")

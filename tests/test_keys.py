@@ -66,12 +66,12 @@ def test_table(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     for separator, mark in (("tab", "\t"), (",", ",")):
         (tmp_path / "in" / "a").write_text(f"a{mark}b{mark}1\na{mark}b{mark}2\n")
-        for reducer, value in (("sum", "3"), (None, None)):
+        for reducer, values in (("sum", [3]), (None, [1, 2])):
             wanted = cat_job(tmp_path, separator=separator, key_fields=2, reducer=reducer)
             report, _ = run_told(wanted)
             table = report.table().to_pydict()
             assert set(table["key"]) == {f"a{mark}b"}
-            assert table["value"] == ([value] if value else ["1", "2"])
+            assert table["value"] == values
 
 
 def test_pairs(tmp_path: Path) -> None:
@@ -155,3 +155,32 @@ def test_map_and_reduce_tasks(tmp_path: Path) -> None:
     path.write_text(text.replace("reducer: count", "reducer: sum\ncombiner: sum"))
     with pytest.raises(JobError, match="combiner: does not go with key_fields"):
         Job.from_file(path, role="map")
+
+
+LINES = b"GET /a 200\nGET /a 404\n\nx\ty z\na b\tc\n \xff 1\nlast one"
+
+
+@pytest.mark.parametrize("reducer", [None, "count", CAT])
+def test_identity_hands_on_lines_as_cat_does(tmp_path: Path, reducer: Any, engine: str) -> None:
+    """A line without a TAB is a key as a whole; map-only, lines come out as they go in."""
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a").write_bytes(LINES)
+    made = {}
+    for mapper in ("identity", CAT):
+        report, _ = run_told(cat_job(tmp_path, mapper=mapper, reducer=reducer), engine=engine)
+        assert report.ok
+        made[str(mapper)] = result(tmp_path)
+    assert made["identity"] == made[str(CAT)]
+    if reducer is None:
+        assert made["identity"] == LINES + b"\n"
+    else:
+        assert b"GET /a 200\t" in made["identity"]
+
+
+def test_identity_with_a_separator_of_its_own_keeps_it(tmp_path: Path) -> None:
+    """`auto` alone is TAB: who wants the last space says so."""
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a").write_bytes(b"GET /a 200\nGET /a 404\n")
+    wanted = cat_job(tmp_path, mapper="identity", separator="tab-or-space", reducer="count")
+    run_told(wanted)
+    assert result(tmp_path) == b"GET /a\t2\n"

@@ -28,8 +28,8 @@ def report(folder: Path, lines: str) -> Report:
         (["7", "-3"], "int64"),
         (["7", "0.5"], "float64"),
         (["07", "3"], "str"),
-        (["1.50"], "str"),
-        (["1e3"], "str"),
+        (["1.50"], "float64"),
+        (["1e3"], "float64"),
         (["123456789012345678901"], "str"),
         (["seven"], "str"),
         ([""], "str"),
@@ -38,7 +38,7 @@ def report(folder: Path, lines: str) -> Report:
 def test_values_become_numbers_where_nothing_is_lost(
     tmp_path: Path, values: list[str], kind: str
 ) -> None:
-    """Numbers, if each is written as that number is; else the text as it stands."""
+    """Numbers, if all are numbers; else the text as it stands."""
     lines = "".join(f"k{at}\t{value}\n" for at, value in enumerate(values))
     frame = report(tmp_path, lines).to_pandas()
     assert list(frame.columns) == ["key", "value"]

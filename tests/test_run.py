@@ -231,7 +231,7 @@ def test_functions_and_table(folder: Path, engine: str) -> None:
     table = report.table()
     assert table.column_names == ["key", "value"]
     assert table.to_pydict() == {
-        "key": ["Android", "Darwin", "Linux", "WINNT"], "value": ["60"] * 4,
+        "key": ["Android", "Darwin", "Linux", "WINNT"], "value": [60] * 4,
     }  # fmt: skip
 
 
@@ -239,7 +239,7 @@ def test_table_to_pandas(folder: Path) -> None:
     """The table is pandas' too, where that is installed."""
     pytest.importorskip("pandas", reason="NOT TESTED: pandas is not installed")
     report = ray_mr.run(job(folder), engine="local")
-    assert dict(report.table().to_pandas().itertuples(index=False))["WINNT"] == "20"
+    assert dict(report.table().to_pandas().itertuples(index=False))["WINNT"] == 20
 
 
 WITHOUT_PANDAS = """
@@ -309,7 +309,7 @@ def test_plain_python_session(folder: Path) -> None:
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[0] == (
-        "{'key': ['Android', 'Darwin', 'Linux', 'WINNT'], 'value': ['20', '20', '20', '20']}"
+        "{'key': ['Android', 'Darwin', 'Linux', 'WINNT'], 'value': [20, 20, 20, 20]}"
     )
     assert lines[1].startswith("up: False ['Android', '20'")
     assert lines[2] == "up: True works"

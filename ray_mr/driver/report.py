@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 from ray_mr import markup
 from ray_mr.driver.skew import Shares
 from ray_mr.errors import RayMrError, headline
-from ray_mr.shuffle.batches import TextCutter, parse_lines
-from ray_mr.shuffle.rows import concat
-from ray_mr.sinks import read_result
+from ray_mr.shuffle.table import table_of
+from ray_mr.sinks import read_checked
 from ray_mr.units import count, format_bytes, format_seconds
 
 if TYPE_CHECKING:
@@ -52,8 +51,10 @@ class Report:
     """Inputs that failed, with the cause."""
     notices: list[str] = field(default_factory=list)
     """What happened on the way: retries, replacements."""
-    key_end: tuple[str, int] = ("tab-or-space", 1)
+    key_end: tuple[str, int] = ("tab", 1)
     """What ends the key in a line of the result, and how many fields it has."""
+    reducer: str = ""
+    """The word of a built-in reducer; empty for a program or none."""
     shares: Shares = field(default_factory=Shares)
     """What each reducer had to do."""
     error: RayMrError | None = None
@@ -155,64 +156,56 @@ class Report:
             raise self.error
 
     def table(self) -> pa.Table:
-        """The result as an Arrow table of two columns, ``key`` and ``value``.
+        """Return the result as an Arrow table.
 
-        Text where all of a column is UTF-8, else bytes.  Lines are cut as the job cuts map output.
+        If every line is a JSON object, each of their keys is a column, in the order in which the
+        keys first occur.  A key that a line lacks is null.  A column has the type that holds all of
+        its values: booleans, int64, float64, text, or nested lists and objects.  Values that have
+        no such type in common are text: text as it is, anything else as JSON.
+
+        Other lines become two columns, ``key`` and ``value``, cut where the job's ``separator`` and
+        ``key_fields`` say, never at a space.  ``key`` is text.  ``value`` is a column of numbers if
+        all values are numbers:
+
+        * int64, if all are whole numbers without point and exponent (``7``, ``-3``);
+        * float64, if any has a point or an exponent, or is ``-0``, ``inf`` or ``nan``.  So ``mean``
+          is always float64, and so is a ``sum`` of floats;
+        * text, if a whole number needs more than 64 bits and none is a float.
+
+        ``007``, ``+5`` and an empty value are not numbers but text.  Text that is not UTF-8 is
+        bytes.
 
         Raises:
-            RayMrError: There is no result.
+            ObjectChanged: Another run has replaced the result.
+            RayMrError: There is no result, or it cannot be read.
         """
-        import pyarrow as pa
-
         self.raise_if_failed()
-        cutter = TextCutter()
-        rows = []
-        for stream in read_result(self.output):
-            while data := stream.read(READ_BYTES):
-                rows += [parse_lines(text, *self.key_end) for text in cutter.feed(data)]
-        rows += [parse_lines(text, *self.key_end) for text in cutter.close()]
-        whole = concat(rows)
-        return pa.table({"key": _as_text(whole.keys()), "value": _as_text(whole.values())})
+
+        def source() -> Iterator[bytes]:
+            return read_checked(self.output, self.results)
+
+        return table_of(source, self.key_end, self.reducer)
 
     def to_pandas(self) -> pd.DataFrame:
-        """The result as a pandas data frame of two columns, ``key`` and ``value``.
+        """Return the result as a pandas data frame: the columns of ``table``.
 
-        Values are numbers where every one of them is written as that number is (``7``, not ``07``),
-        so that nothing is lost; else they are text.
+        A column of whole numbers in which values are missing has pandas' type ``Int64``.
 
         Raises:
-            RayMrError: There is no result, or pandas is not installed.
+            ObjectChanged: Another run has replaced the result.
+            RayMrError: There is no result, it cannot be read, or pandas is not installed.
         """
         table = self.table()
         try:
-            frame: pd.DataFrame = table.set_column(
-                1, "value", _as_numbers(table.column("value"))
-            ).to_pandas()
+            frame: pd.DataFrame = table.to_pandas()
+            import pandas as pd
         except ImportError as error:
             raise RayMrError(
                 f"to_pandas() needs pandas: {error}", "pip install 'ray-mr[pandas]'"
             ) from None
+        for at, column in enumerate(table.columns):
+            if column.null_count and str(column.type) == "int64":
+                frame.isetitem(
+                    at, column.to_pandas(types_mapper={column.type: pd.Int64Dtype()}.get)
+                )
         return frame
-
-
-def _as_text(column: pa.Array) -> pa.Array:
-    import pyarrow as pa
-
-    try:
-        return column.cast(pa.large_string())
-    except pa.ArrowInvalid:
-        return column
-
-
-def _as_numbers(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """The column as numbers, if they say all that its text says."""
-    import pyarrow as pa
-
-    for kind in (pa.int64(), pa.float64()):
-        try:
-            numbers = column.cast(kind)
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-            continue
-        if numbers.cast(column.type).equals(column):
-            return numbers
-    return column

@@ -375,6 +375,7 @@ class _Run:
             failed=[(uri, each.message) for uri, each in ledger.failures] if ledger else [],
             notices=self._notices,
             key_end=self._job.result_end,
+            reducer=self._job.reducer if isinstance(self._job.reducer, str) else "",
             shares=Shares.of(
                 ledger.reduced.values() if ledger else (),
                 built_in=isinstance(self._job.reducer, str),
