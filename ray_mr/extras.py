@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ray_mr.errors import PATHS, PERMISSIONS, JobError
-from ray_mr.jobfile import is_there
 from ray_mr.program import ProgramFile
+from ray_mr.texts import is_there
 from ray_mr.units import format_bytes
 
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ray_mr import jobfile
 from ray_mr.errors import JobError
+from ray_mr.texts import is_there
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -162,9 +163,15 @@ def anchored(data: dict[str, Any], folder: str, *, keys: bool) -> dict[str, Any]
         result["files"] = whole_inputs(data["files"], folder, keys=False)
     for key in ("python", "node"):
         value = data.get(key)
-        if isinstance(value, str) and value and ("/" in value or jobfile.is_there(value, folder)):
+        if isinstance(value, str) and value and _is_path(value, folder):
             result[key] = jobfile.anchored(value, folder)
     return result
+
+
+def _is_path(interpreter: str, folder: str) -> bool:
+    """Whether it is one, and not a name on the PATH."""
+    path = "/" in interpreter or interpreter.startswith("~")
+    return path or is_there(interpreter, folder)
 
 
 def whole_inputs(items: list[Any], folder: str, *, keys: bool) -> list[Any]:
@@ -186,6 +193,6 @@ def _script_path(step: dict[str, Any], folder: str) -> str:
     """The script's absolute path, unless it names a program on PATH."""
     script = str(step["script"])
     bare = step.get("language") == "binary" and "/" not in script
-    if not script or (bare and not jobfile.is_there(script, folder)):
+    if not script or (bare and not is_there(script, folder)):
         return script
     return jobfile.anchored(script, folder)

@@ -6,8 +6,9 @@ the reference table follow from it.  Nothing here does I/O but reading the job f
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Callable  # noqa: TC003 - pydantic reads annotations
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
@@ -30,11 +31,11 @@ from pydantic_core import PydanticCustomError
 
 from ray_mr import forms, jobfile
 from ray_mr.keys import MAX_FIELDS, Sort, Term, fields_of, sort_of
+from ray_mr.texts import MAX_INTEGER, homed, listed, sound
 from ray_mr.units import parse_bytes, parse_seconds
 
 if TYPE_CHECKING:
-    import os
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
 MAX_EXPANSION = 2_000
 """Decoded bytes of a stored byte, by default.  gzip gives 1,032 at most; what xz and zstd make of
@@ -43,10 +44,46 @@ real logs stays far below; zeros alone, or one line over and over, are beyond.""
 Feed = Literal["files", "records", "lines"]
 
 
+PATHS = frozenset({
+    "inputs", "output", "filter", "files", "python", "node", "manifest", "folder", "script",
+    "arguments", "env", "setup",
+})  # fmt: skip
+"""Fields whose text the system takes as bytes: paths, arguments, variables."""
+LISTS = frozenset({"inputs", "files", "arguments"})
+
+
+def _homed(value: str) -> str:
+    return homed(value)
+
+
+def _not_empty(value: str) -> str:
+    # Not by pydantic's own `min_length`, which wants names to be UTF-8.
+    if not value:
+        raise ValueError("must not be empty")
+    return value
+
+
 class _Value(BaseModel):
     """A frozen model whose faults are JobErrors in plain words."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _sound_text(cls, value: object, info: ValidationInfo) -> object:
+        path = info.field_name in PATHS
+        if info.field_name in LISTS and isinstance(value := listed(value), list):
+            return [sound(item, path=path) for item in value]
+        if info.field_name == "env" and isinstance(value, Mapping):
+            return {sound(key, path=path): sound(item, path=path) for key, item in value.items()}
+        return sound(value, path=path)
+
+    @field_validator("*")
+    @classmethod
+    def _no_huge_number(cls, value: object) -> object:
+        if isinstance(value, int) and abs(value) > MAX_INTEGER:
+            raise ValueError("is far too large")
+        return value
 
     def __init__(self, **data: Any) -> None:
         try:
@@ -68,17 +105,22 @@ def _fault(field: str, text: str) -> PydanticCustomError:
 class Manifest(_Value):
     """A list of inputs."""
 
-    manifest: str = Field(
-        min_length=1,
+    manifest: Annotated[str, AfterValidator(_homed)] = Field(
+        json_schema_extra={"minLength": 1},
         description="A file, s3:// or http(s):// URI with a line for each object; - is stdin.",
     )
-    folder: str = Field(
+    folder: Annotated[str, AfterValidator(_homed)] = Field(
         "", description="What paths in it are relative to; the job file's folder by default."
     )
 
     if TYPE_CHECKING:
 
         def __init__(self, **data: Any) -> None: ...
+
+    @field_validator("manifest")
+    @classmethod
+    def _named(cls, value: str) -> str:
+        return _not_empty(value)
 
     def __str__(self) -> str:
         if self.manifest == "-":
@@ -92,7 +134,7 @@ class Script(_Value):
     language: Literal["python", "javascript", "binary"] = Field(
         "python", description="What runs the script."
     )
-    script: str | None = Field(
+    script: Annotated[str, AfterValidator(_homed)] | None = Field(
         None, description="Path of the script; for binary also the name of a program on PATH."
     )
     arguments: tuple[str, ...] = Field((), description="Command-line arguments of the script.")
@@ -208,7 +250,7 @@ def _word_or_program(value: object) -> str:
 
 
 def _identity_or_program(value: object) -> str:
-    return "<word>" if value == "identity" else "<program>"
+    return "<word>" if isinstance(value, str) and value == "identity" else "<program>"
 
 
 def _tidy_step(value: object) -> object:
@@ -253,7 +295,7 @@ class Job(_Value):
         description="Objects, prefixes and ** globs to read: s3://bucket/key, or local paths; "
         "http(s):// URLs; {manifest: keys.txt}, a list of objects."
     )
-    filter: Annotated[str | None, _Optional] = Field(
+    filter: Annotated[Annotated[str, AfterValidator(_homed)] | None, _Optional] = Field(
         None, description="A Filter.json of 2014: which inputs to read, by the parts of their keys."
     )
     mapper: Annotated[
@@ -294,8 +336,10 @@ class Job(_Value):
         None, description="What a reducer's rows are sorted by, as for sort(1): `-k1,1 -k2,2nr`, "
         "-n, or `key, value -n`; by default the bytes of the key.",
     )  # fmt: skip
-    output: str = Field(
-        "result.txt", min_length=1, description="Result file, or s3://bucket/prefix/ for parts."
+    output: Annotated[str, AfterValidator(_homed), AfterValidator(_not_empty)] = Field(
+        "result.txt",
+        json_schema_extra={"minLength": 1},
+        description="Result file, or s3://bucket/prefix/ for parts.",
     )
     records: Annotated[Literal["uuid-json", "json", "text"] | None, _Optional] = Field(
         None, description="What one line is, for mappers fed records: uuid-json, json or text."
@@ -355,7 +399,7 @@ class Job(_Value):
     node: Annotated[str | None, _Optional] = Field(
         None, description="Node of javascript programs: a path, a folder with bin/node, a name."
     )
-    files: tuple[str, ...] = Field(
+    files: tuple[Annotated[str, AfterValidator(_homed)], ...] = Field(
         (),
         description="Files and folders that are put into every program's folder; path#name: "
         "under that name.",
@@ -374,9 +418,10 @@ class Job(_Value):
     @field_validator("inputs", mode="before")
     @classmethod
     def _some_inputs(cls, value: object) -> object:
-        if isinstance(value, str):
+        value = listed(value)
+        if isinstance(value, str | bytes | os.PathLike):
             raise ValueError("must be a list, such as [s3://bucket/prefix/**]")  # noqa: TRY004
-        if value is None or value in ((), []):
+        if value is None or value == []:
             raise ValueError("there is no input: name objects here or on the command line")
         return value
 
@@ -395,7 +440,7 @@ class Job(_Value):
         if not all(value):
             raise ValueError("an input is empty text")
         if not (bucket := info.data.get("bucket")):
-            return value
+            return tuple(_homed(item) if isinstance(item, str) else item for item in value)
         return tuple(
             f"s3://{bucket}/{item}" if isinstance(item, str) and "://" not in item else item
             for item in value
@@ -410,7 +455,9 @@ class Job(_Value):
     @classmethod
     def _whole_path(cls, value: str | None) -> str | None:
         """Absolute, unless it is a name on PATH: programs run in folders of their own."""
-        return jobfile.anchored(value, str(Path.cwd())) if value and "/" in value else value
+        if value and (value.startswith("~") or "/" in value):
+            return jobfile.anchored(_homed(value), str(Path.cwd()))
+        return value
 
     @field_validator("env")
     @classmethod

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from ray_mr.errors import PERMISSIONS, JobError
+from ray_mr.texts import cut_off, homed, shown, whole_pairs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -27,19 +28,29 @@ Loc = tuple[str | int, ...]
 
 MAX_VALUES = 1_000_000
 """Values of a job file, those behind a reference counted each time; a manifest holds more."""
-_NULL = "tag:yaml.org,2002:null"
+MAX_BYTES = 128 << 20
+"""Size of a job file; a device may give bytes without an end."""
+_CORE = "tag:yaml.org,2002:"
+_NULL = _CORE + "null"
+_MERGE = _CORE + "merge"
+_TAGS = frozenset({"!"}).union(
+    _CORE + kind
+    for kind in "null bool int float str timestamp value merge map seq".split()  # noqa: SIM905
+)
+"""Types that a value may say that it has: those of plain values, which are read as text."""
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 _PLAIN = {
-    "int_parsing": "must be a whole number, not {input!r}",
+    "int_parsing": "must be a whole number, not {input}",
     "int_type": "must be a whole number",
-    "int_from_float": "must be a whole number, not {input!r}",
+    "int_from_float": "must be a whole number, not {input}",
     "int_parsing_size": "is far too large",
-    "greater_than_equal": "must be at least {ge}, not {input!r}",
-    "less_than_equal": "must be at most {le}, not {input!r}",
-    "greater_than": "must be more than {gt}, not {input!r}",
+    "greater_than_equal": "must be at least {ge}, not {input}",
+    "less_than_equal": "must be at most {le}, not {input}",
+    "greater_than": "must be more than {gt}, not {input}",
     "finite_number": "must be a finite number",
     "string_type": "must be text",
+    "string_unicode": "must be text in Unicode",
     "string_too_short": "must not be empty",
     "tuple_type": "must be a list, such as [a, b]",
     "dict_type": "must be a mapping of names to values",
@@ -48,7 +59,8 @@ _PLAIN = {
     "callable_type": "must be a function",
     "missing": "is missing",
 }
-"""Pydantic's error types in our words; ``input`` is the value, the rest the rule's numbers."""
+"""Pydantic's error types in our words; ``input`` is the value as ``shown``, the rest the rule's
+numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,9 +102,49 @@ def read(path: str | os.PathLike[str]) -> Document:
     Raises:
         JobError: The file is missing, unreadable, empty, no YAML, no mapping, or has a key twice.
     """
-    name = os.fspath(path)
+    name = os.fsdecode(path)
+    text = _text_of(name)
     try:
-        text = Path(name).read_bytes().decode("utf-8-sig")
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        data = {} if root is None else _Plain(name).value(root)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = f":{mark.line + 1}" if mark else ""
+        raise JobError(f"{name}{line}: not valid YAML: {error.problem}", _other(name)) from error
+    except yaml.reader.ReaderError as error:
+        at = text.count("\n", 0, error.position) + 1
+        message = f"{name}:{at}: not valid YAML: the character U+{_code(error):04X}"
+        raise JobError(message, 'write it as an escape in quotes, such as "\\u200b"') from error
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        first = "nested too deeply"
+        if not isinstance(error, RecursionError):
+            first = (str(error).splitlines() or ["?"])[0]
+        raise JobError(f"{name}: not valid YAML: {first}", _other(name)) from error
+    if root is None:
+        raise JobError(f"{name}: the file is empty", "a job has at least `inputs` and a `mapper`")
+    if not isinstance(root, yaml.MappingNode):
+        line = f":{root.start_mark.line + 1}"
+        raise JobError(f"{name}{line}: must be `key: value` lines, such as `mapper: ...`")
+    return Document(name, data, root)
+
+
+def _code(error: yaml.reader.ReaderError) -> int:
+    return ord(error.character) if isinstance(error.character, str) else int(error.character)
+
+
+def _text_of(name: str) -> str:
+    """The text of a job file.
+
+    Raises:
+        JobError: It is missing, unreadable, too large, or not UTF-8.
+    """
+    try:
+        with Path(homed(name)).open("rb") as stream:
+            data = stream.read(MAX_BYTES + 1)
+        if len(data) > MAX_BYTES:
+            message = f"{name}: larger than {MAX_BYTES >> 20} MiB, which no job file is"
+            raise JobError(message, "put a long list of inputs into a manifest")
+        return data.decode("utf-8-sig")
     except FileNotFoundError:
         raise JobError(f"{name}: no such job file", "ray-mr init NAME makes one") from None
     except IsADirectoryError:
@@ -103,21 +155,8 @@ def read(path: str | os.PathLike[str]) -> Document:
     except UnicodeDecodeError as error:
         message = f"{name}: not UTF-8 text, at byte {error.start}"
         raise JobError(message, "a job file is YAML, saved as UTF-8") from error
-    try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line = f":{mark.line + 1}" if mark else ""
-        raise JobError(f"{name}{line}: not valid YAML: {error.problem}", _other(name)) from error
-    except (yaml.YAMLError, RecursionError) as error:
-        first = (str(error).splitlines() or ["nested too deeply"])[0]
-        raise JobError(f"{name}: not valid YAML: {first}", _other(name)) from error
-    if root is None:
-        raise JobError(f"{name}: the file is empty", "a job has at least `inputs` and a `mapper`")
-    if not isinstance(root, yaml.MappingNode):
-        line = f":{root.start_mark.line + 1}"
-        raise JobError(f"{name}{line}: must be `key: value` lines, such as `mapper: ...`")
-    return Document(name, _Plain(name).value(root), root)
+    except ValueError as error:  # a name that no file can have
+        raise JobError(f"{name!r}: cannot be the name of a job file: {error}") from error
 
 
 def _other(name: str) -> str:
@@ -140,6 +179,8 @@ class _Plain:
             return self._done[id(node)]
         if id(node) in self._open:
             raise self._fault(node, "refers to itself")
+        if node.tag not in _TAGS:
+            raise self._fault(node, f"the type {shown(node.tag)} is not one of a job's values")
         self._open.add(id(node))
         result: Any
         if isinstance(node, yaml.MappingNode):
@@ -147,7 +188,7 @@ class _Plain:
         elif isinstance(node, yaml.SequenceNode):
             result = [self.value(item) for item in node.value]
         else:
-            result = None if node.tag == _NULL else node.value
+            result = None if node.tag == _NULL else whole_pairs(node.value)
         self._open.discard(id(node))
         self._done[id(node)] = result
         self._check_size(node)
@@ -170,11 +211,15 @@ class _Plain:
         for key, value in node.value:
             if not isinstance(key, yaml.ScalarNode):
                 raise self._fault(key, "a key must be plain text")
+            key.value = whole_pairs(key.value)
+            if key.tag == _MERGE and not isinstance(value, yaml.ScalarNode):
+                raise self._fault(
+                    key, "<<: merge keys are not known here: write the keys themselves"
+                )
             if key.value in result:
                 first = next(k for k, _ in node.value if k.value == key.value)
-                raise self._fault(
-                    key, f"`{key.value}` stands here again (first in line {_line(first)})"
-                )
+                word = f"`{cut_off(key.value)}`"
+                raise self._fault(key, f"{word} stands here again (first in line {_line(first)})")
             result[key.value] = self.value(value)
         return result
 
@@ -236,33 +281,33 @@ def _words(
         return f"unknown key{_place(loc, known) or nearest(str(loc[-1]), known(loc))}"
     if kind == "literal_error":
         valid = re.findall(r"'([^']*)'", context["expected"])
-        return f"{value!r} is none of {', '.join(valid)}{nearest(str(value), valid)}"
+        return f"{shown(value)} is none of {', '.join(valid)}{nearest(str(value), valid)}"
     if kind == "value_error":
         return str(context["error"])
     if value is None and kind != "missing":
         return "has no value"
     if kind in _PLAIN:
-        return _PLAIN[kind].format(input=value, **context)
+        return _PLAIN[kind].format(input=shown(value), **context)
     return str(fault["msg"])
 
 
 def dotted(loc: Loc) -> str:
     """``mapper.arguments[0]``."""
-    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc)
-    return text.removeprefix(".")
+    words = (f"[{part}]" if isinstance(part, int) else f".{cut_off(part)}" for part in loc)
+    return "".join(words).removeprefix(".")
 
 
 def anchored(path: str, folder: str) -> str:
     """A local path made absolute below ``folder``; anything with a scheme stays as it is.
 
-    A slash at the end, which says "all below", is kept.
+    A slash at the end, which says "all below", is kept.  ``~`` is a home folder, see ``homed``; a
+    path whose home folder is not there stays as it is.
     """
     if _SCHEME.match(path):
         return path
+    try:
+        path = homed(path, folder)
+    except ValueError:
+        return path
     whole = os.path.abspath(os.path.join(folder, path))  # noqa: PTH100, PTH118 - a pattern, no path
     return whole + "/" if path.endswith("/") and whole != "/" else whole
-
-
-def is_there(path: str, folder: str = "") -> bool:
-    """Whether there is something of this name; any text will do, also one that can be no path."""
-    return os.path.exists(os.path.join(folder, path))  # noqa: PTH110, PTH118 - Path raises for some

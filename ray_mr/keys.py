@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 MAX_FIELDS = 1_000
 """Fields of a line that can be spoken of."""
-_FIELDS = re.compile(r"-k([0-9]+)([nr]*)(?:,([0-9]+)([nr]*))?")
+_FIELDS = re.compile(r"-k([0-9]{1,9})([nr]*)(?:,([0-9]{1,9})([nr]*))?")
 _OPTIONS = re.compile(r"-([nr]+)")
 _SORTS = "a sort is `-k1,1 -k2,2nr`, `key -n` or `key, value -nr`: fields, n and r"
 _DIVISIONS = "a partition is `hash`, `range`, or fields of the key such as `-k1,2`"
@@ -117,7 +117,7 @@ def _terms(text: str, known: str = _SORTS) -> Iterator[tuple[str, Term]]:
             found.append((word, _of_fields(word, fields)))
             of_word = False
         else:
-            raise ValueError(f"{word!r} is not understood: {known}")
+            raise ValueError(f"{word!r:.100} is not understood: {known}")
     if not found and not common:
         raise ValueError(f"is empty: {known}")
     for name, term in found or [("key", Term())]:

@@ -126,7 +126,10 @@ def located(name: str, bucket: str | None, folder: str) -> str:
     """The URI or absolute path of a name without a scheme; anything with one stays as it is."""
     if _SCHEME.match(name):
         return name
-    return f"s3://{bucket}/{name}" if bucket is not None else anchored(name, folder)
+    if bucket is not None:
+        return f"s3://{bucket}/{name}"
+    whole = anchored(name, folder)
+    return f"{folder}/{name}" if whole.startswith("~") else whole
 
 
 def _etag(uri: str, etag: str) -> str:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import cloudpickle
 
 from ray_mr.errors import PATHS, PERMISSIONS, JobError
-from ray_mr.jobfile import is_there
+from ray_mr.texts import is_there
 from ray_mr.units import format_bytes
 
 if TYPE_CHECKING:

@@ -17,9 +17,11 @@ _QUANTITY = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*")
 
 
 def _parse(text: str | float, units: dict[str, float], example: str) -> float:
+    if isinstance(text, int) and abs(text) > _LARGEST:  # before Python refuses to write it
+        raise ValueError("is far too large")
     match = _QUANTITY.fullmatch(str(text))
     if match is None or match[2].lower() not in units:
-        raise ValueError(f"{text!r} is not a quantity like {example}")
+        raise ValueError(f"{text!r:.100} is not a quantity like {example}")
     quantity = float(match[1]) * units[match[2].lower()]
     if quantity > _LARGEST:
         raise ValueError("is far too large")

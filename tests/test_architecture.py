@@ -30,6 +30,7 @@ FLOORS = [
         "archives",
         "filter",
         "manifest",
+        "texts",
     ],
     ["access", "taskcluster", "stores", "aws", "codecs", "fetch", "workdir", "machine"],
     ["child"],

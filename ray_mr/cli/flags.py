@@ -17,6 +17,7 @@ import click
 from ray_mr.cli.screen import put
 from ray_mr.errors import JobError, RayMrError
 from ray_mr.job import Job, Manifest
+from ray_mr.texts import homed, is_there
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -148,6 +149,18 @@ class JobCommand(click.Command):
                     formatter.write_dl(rows)
 
 
+def home_path(path: str, word: str) -> str:
+    """A path with ``~`` as a home folder.
+
+    Raises:
+        JobError: There is no such home folder; ``word`` names the argument.
+    """
+    try:
+        return homed(path)
+    except ValueError as error:
+        raise JobError(f"{word}: {error}") from None
+
+
 def gathered(given: Sequence[str], keys_from: str | None) -> list[str | Manifest]:
     """The inputs of the command line, and the manifest.
 
@@ -157,7 +170,8 @@ def gathered(given: Sequence[str], keys_from: str | None) -> list[str | Manifest
     if keys_from is None:
         return list(given)
     if keys_from != "-" and "://" not in keys_from:
-        if not Path(keys_from).exists():
+        keys_from = home_path(keys_from, "--keys-from")
+        if not is_there(keys_from):
             raise JobError(f"--keys-from {keys_from}: no such file", "- reads the list from stdin")
         keys_from = str(Path(keys_from).absolute())
     return [*given, Manifest(manifest=keys_from)]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from ray_mr.cli.flags import home_path
 from ray_mr.cli.screen import say
 from ray_mr.errors import headline
 
@@ -30,7 +31,7 @@ def replay(*, capsule: str, pdb: bool) -> None:
     """  # noqa: D301 - click's mark for lines that are not to be wrapped
     from ray_mr.driver import capsule as capsules
 
-    uri = capsule if "://" in capsule else str(Path(capsule).absolute())
+    uri = capsule if "://" in capsule else str(Path(home_path(capsule, "replay")).absolute())
     found = capsules.read(uri)
     say(f"then: {headline(found.told)}")
     for item in found.plan.splits[0].inputs:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ray_mr.cli.flags import home_path
 from ray_mr.cli.screen import say
 from ray_mr.errors import JobError
 
@@ -42,7 +43,7 @@ def init(*, folder: str, language: str) -> None:
       ray-mr init visits
       ray-mr init words --language shell
     """  # noqa: D301 - click's mark for lines that are not to be wrapped
-    target = Path(folder)
+    target = Path(home_path(folder, "init"))
     files = dict(_starter(language))
     for name in files:
         if (target / name).exists() or (target / name).is_symlink():
