@@ -238,7 +238,8 @@ def test_functions_and_table(folder: Path, engine: str) -> None:
 def test_table_to_pandas(folder: Path) -> None:
     """The table is pandas' too, where that is installed."""
     pytest.importorskip("pandas", reason="NOT TESTED: pandas is not installed")
-    report = ray_mr.run(job(folder), engine="local")
+    wanted = job(folder, reducer=lambda key, values: (key, sum(map(int, values))))
+    report = ray_mr.run(wanted, engine="local")
     assert dict(report.table().to_pandas().itertuples(index=False))["WINNT"] == 20
 
 

@@ -5,6 +5,7 @@ A command is a function in a module here, and its name in the table at the botto
 
 from __future__ import annotations
 
+import sys
 import traceback
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +15,9 @@ from ray_mr.cli import credentials, editor, jobs, replay, start, submit, taskclu
 from ray_mr.cli.guard import OWN_PROCESS
 from ray_mr.cli.screen import say
 from ray_mr.cli.stopping import stoppable
-from ray_mr.errors import Interrupted, RayMrError
+from ray_mr.errors import Interrupted, RayMrError, StoreError
 from ray_mr.jobfile import nearest
+from ray_mr.views.text import fill_standard_streams, let_go
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,9 +30,15 @@ class _Cli(click.Group):
 
     def main(self, args: Sequence[str] | None = None, *more: Any, **extra: Any) -> Any:
         """As click's; without arguments they are those of the process, which is ours alone then."""
+        fill_standard_streams()
         if args is None:
             extra["obj"] = OWN_PROCESS
-        return super().main(args, *more, **extra)
+        try:
+            return super().main(args, *more, **extra)
+        except OSError as error:  # of the help, which click itself writes
+            let_go(sys.stdout)
+            say(f"ray-mr: error: stdout cannot be written: {error.strerror}")
+            sys.exit(StoreError.exit_code)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; here and not in ``main``, where click takes some errors for its own."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ray_mr.errors import StoreError
-from ray_mr.views.text import fit, let_go, tell
+from ray_mr.views.text import fit, is_terminal, let_go, tell
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,7 +37,7 @@ def put_bytes(data: bytes | memoryview) -> None:
         StoreError: Stdout cannot be written.
     """
     with _wanted():
-        if sys.stdout.isatty():
+        if is_terminal(sys.stdout):
             click.echo(fit(bytes(data).decode("utf-8", "replace"), sys.stdout), nl=False)
         else:
             sys.stdout.buffer.write(data)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from ray_mr.child.process import kill_descendants, kill_marked
 from ray_mr.cli.screen import say
 from ray_mr.errors import Interrupted
+from ray_mr.views.text import is_terminal
 from ray_mr.workdir import remove_temporary, unsettled
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def leave() -> None:
     try:
         kill_descendants()
         _clean_up()
-        if sys.stderr.isatty():
+        if is_terminal(sys.stderr):
             with contextlib.suppress(OSError):
                 os.write(sys.stderr.fileno(), _SHOW_CURSOR.encode())
         say("ray-mr: interrupted")

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol, TextIO
 
 from ray_mr.views.lines import Lines
+from ray_mr.views.text import is_terminal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,10 +29,11 @@ class Watcher(Protocol):
         """Leave the terminal as it was."""
 
 
-def watcher(stream: TextIO, environ: Mapping[str, str]) -> Watcher:
+def watcher(stream: TextIO | None, environ: Mapping[str, str]) -> Watcher:
     """The way to show a run on this stream."""
     dumb = environ.get("TERM") == "dumb"
-    if not stream.isatty() or dumb or any(environ.get(name) for name in PLAIN_UNDER):
+    plain = dumb or any(environ.get(name) for name in PLAIN_UNDER)
+    if stream is None or plain or not is_terminal(stream):
         return Lines(stream)
     from ray_mr.views.bar import Bar
 

@@ -19,7 +19,7 @@ MOST_EVERY_S = 60.0
 class Lines:
     """A line for each stage and notice; progress every five seconds, later every minute."""
 
-    def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, stream: TextIO | None, clock: Callable[[], float] = time.monotonic) -> None:
         self._stream = stream
         self._clock = clock
         self._stage = ""

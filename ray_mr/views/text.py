@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
 import time
 from typing import TYPE_CHECKING, TextIO
 
@@ -32,20 +34,51 @@ def joined(head: str, tail: str) -> str:
     return f"{head}: {tail}" if tail else head
 
 
-def tell(text: str, stream: TextIO) -> None:
+def tell(text: str, stream: TextIO | None) -> None:
     """Write a message, with a line end; where nobody reads it any more, go on without."""
+    if stream is None:  # it was closed when Python began
+        return
     try:
         stream.write(fit(text, stream) + "\n")
         stream.flush()
-    except OSError:
+    except (OSError, ValueError):  # the latter if it was closed since
         let_go(stream)
+
+
+def is_terminal(stream: TextIO | None) -> bool:
+    """Whether the stream is one; a stream that is closed, or has no answer, is not."""
+    try:
+        return stream is not None and stream.isatty()
+    except (ValueError, AttributeError):
+        return False
 
 
 def let_go(stream: TextIO) -> None:
     """Send what is still written nowhere: Python flushes at its end, and would complain."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, stream.fileno())
-    os.close(nowhere)
+    with contextlib.suppress(OSError, ValueError), open(os.devnull, "wb") as nowhere:  # noqa: PTH123
+        os.dup2(nowhere.fileno(), stream.fileno())
+
+
+def fill_standard_streams() -> None:
+    """Open the null device in place of each standard stream that is closed.
+
+    Daemons and some launchers of containers and cron jobs start programs without them.  Python has
+    ``None`` for such a stream then, and the next file to be opened would get its number: what a
+    program writes to its stderr would be written into that file.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            if nowhere == number:
+                os.set_inheritable(number, True)
+            else:
+                os.dup2(nowhere, number)
+                os.close(nowhere)
+        if getattr(sys, name) is None:
+            mode = "r" if name == "stdin" else "w"
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115
 
 
 def of_parts(event: Parts) -> str:
