@@ -1,4 +1,7 @@
-"""Archives: many files in one, and so no input; told by their names and their first bytes."""
+"""Archives hold many files and are refused as inputs: the ends of their names, and tar headers.
+
+The first bytes of other archives are in ``codecs/formats.py``.
+"""
 
 from __future__ import annotations
 
@@ -13,15 +16,6 @@ ADVICE = (
 )
 TAR_BYTES = 512
 """What tells a tar archive: its first header."""
-_MAGIC = {
-    b"PK\3\4": "a zip archive",
-    b"PK\5\6": "an empty zip archive",
-    b"PK\7\x08": "a zip archive in parts",
-    b"7z\xbc\xaf\x27\x1c": "a 7z archive",
-    b"Rar!\x1a\x07": "a rar archive",
-    b"\x1f\x9d": "a file of the old compress program (.Z)",
-    b"\x02\x21\x4c\x18": "a file in the legacy lz4 format",
-}
 _SUM = slice(148, 156)
 
 
@@ -29,12 +23,6 @@ def archive_name(key: str) -> str:
     """The end of a key that says that it is an archive, or nothing."""
     name = key.lower()
     return next((end for end in SUFFIXES if name.endswith(end)), "")
-
-
-def archive_kind(head: bytes) -> str:
-    """What a file with this beginning is, if we do not read such files; else nothing."""
-    found = next((name for magic, name in _MAGIC.items() if head.startswith(magic)), "")
-    return found or ("a tar archive" if is_tar(head) else "")
 
 
 def is_tar(head: bytes) -> bool:

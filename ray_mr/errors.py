@@ -9,7 +9,7 @@
       DataError                     5  an input object is at fault
         ObjectChanged               5  not the object that was listed
         CorruptObject               5  does not decode to its end
-        RefusedObject               5  an archive, or expands beyond all measure
+        RefusedObject               5  an archive, a format that is not read, or a bomb
         UnsafeKey                   5  its key cannot be a path
         TooManyBadRecords           5
       ChildError                    6  the user's program is at fault
@@ -122,7 +122,7 @@ class CorruptObject(DataError):
 
 
 class RefusedObject(DataError):
-    """The object is an archive, or expands beyond what the job allows."""
+    """The object is in a format that is not read, or expands beyond what the job allows."""
 
 
 class UnsafeKey(DataError):

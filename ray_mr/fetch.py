@@ -55,6 +55,7 @@ class Fetch:
             taken; the input that is needed next is always let through.
         decompress: ``auto`` (by the first bytes), ``none`` (files stay as stored) or a codec.
         max_expansion: As for ``decode``.
+        as_text: The content will be read as lines; see ``codecs.detect``.
         decode_here: Codecs to decode into the file; what is in none of them stays compressed.
             Asked by the threads, and only for files that are compressed.
         private: Files will be written to; else a local one may be a link to the original.
@@ -71,6 +72,7 @@ class Fetch:
         ahead_bytes: int,
         decompress: str,
         max_expansion: int = MAX_EXPANSION,
+        as_text: bool = False,
         decode_here: Container[str],
         private: bool,
         keep: bool,
@@ -84,7 +86,7 @@ class Fetch:
             ahead_bytes, decompress, decode_here,
         )  # fmt: skip
         self._private, self._keep = private, keep
-        self._max_expansion = max_expansion
+        self._max_expansion, self._as_text = max_expansion, as_text
         self._unsafe = _collisions(inputs)
         self._paths: dict[int, Path] = {}
         self._changed = threading.Condition()
@@ -134,7 +136,7 @@ class Fetch:
     def decode(self, fetched: Fetched) -> Iterator[bytes]:
         """Content of a file that was handed on compressed, or not; see ``codecs.decode``."""
         path = fetched.path or safe_path(self._folder, fetched.input.object.key)
-        return decode(path, fetched.codec, max_expansion=self._max_expansion)
+        return decode(path, fetched.codec, max_expansion=self._max_expansion, as_text=self._as_text)
 
     def release(self, position: int) -> None:
         """The caller is done with the file of the input at this position in the plan.
@@ -190,19 +192,20 @@ class Fetch:
         with disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
         self._paths[item.position] = path
-        self._download(item.position, obj, path)
+        encoding = self._download(item.position, obj, path)
         try:
-            return self._decoded(item, path)
+            return self._decoded(item, path, encoding)
         except DataError as error:
             path.unlink(missing_ok=True)
             what = error.message.removeprefix(f"{path.name}: ")
             raise type(error)(f"{obj.uri}: {what}", error.hint) from None
 
-    def _download(self, position: int, obj: StoredObject, path: Path) -> None:
+    def _download(self, position: int, obj: StoredObject, path: Path) -> str:
+        """Bring an object; its ``Content-Encoding`` is returned."""
         store, tried, waited_s = store_for(obj.uri), 1, 0.0
         while True:
             try:
-                return store.download(obj, path, private=self._private, stop=self._stop)
+                return store.download(obj, path, private=self._private, stop=self._stop) or ""
             except StoreUnavailable as error:
                 pause_s = self._backoff.pause_s(obj.uri, tried)
                 tried, waited_s = tried + 1, waited_s + (pause_s or 0.0)
@@ -212,15 +215,20 @@ class Fetch:
                 if self._stop.wait(pause_s):
                     raise Interrupted(f"{obj.uri}: the download was stopped") from None
 
-    def _decoded(self, item: Input, path: Path) -> Fetched:
-        codec = detect(path) if self._decompress == "auto" else self._decompress
+    def _decoded(self, item: Input, path: Path, encoding: str) -> Fetched:
+        codec = self._decompress
+        if codec == "auto":
+            codec = detect(path, encoding=encoding, as_text=self._as_text)
         with disk_errors(path):
             size = path.stat().st_size
         if codec == "none" or not size:
             return Fetched(item, path, "none", None, size)
         if codec not in self._decode_here:
             return Fetched(item, path, codec, None, 0)
-        size = decode_to(path, path, codec, max_expansion=self._max_expansion, stop=self._stop)
+        size = decode_to(
+            path, path, codec,
+            max_expansion=self._max_expansion, as_text=self._as_text, stop=self._stop,
+        )  # fmt: skip
         return Fetched(item, path, "none", None, size)
 
 

@@ -346,7 +346,7 @@ class Job(_Value):
     )
     decompress: Literal[
         "auto", "none", "gz", "bz2", "xz", "lzma", "zst", "lz4", "snappy", "br", "snappy-raw",
-        "snappy-hadoop",
+        "snappy-hadoop", "deflate", "lz4-hadoop",
     ] = Field(
         "auto", description="Compression of the inputs; auto looks at their first bytes."
     )  # fmt: skip

@@ -43,7 +43,9 @@ MAX_SPLIT_OBJECTS = 2_000
 """A split's inputs are listed in one message, and start again together after a failure."""
 DECODED_RATIO = 10
 """Decoded bytes for each stored byte of a compressed object; xz makes pings 5 to 10 times less."""
-COMPRESSED_SUFFIXES = (".gz", ".bz2", ".xz", ".lzma", ".zst", ".lz4", ".snappy", ".sz", ".br")
+COMPRESSED_SUFFIXES = (
+    ".gz", ".bz2", ".xz", ".lzma", ".zst", ".lz4", ".snappy", ".sz", ".br", ".deflate",
+)  # fmt: skip
 _OPENS_ITSELF = ("records", "python")
 """Feed and language whose harness decodes what it reads."""
 MAX_COMPONENT_BYTES = 255

@@ -103,8 +103,8 @@ CASES = [
         "Lines with NUL, CRLF, bytes that are not UTF-8, and no newline at the end",
         0,
         "1 ok, 0 skipped, 0 failed",
-        content=b"\xef\xbb\xbfa\0\tb\r\n\n\xff\t\xfe",
-        result=b"\xef\xbb\xbfa\0\tb\r\n\n\xff\t\xfe\n",
+        content=b"\xef\xbb\xbda\0\tb\r\n\n\xff\t\xfe",
+        result=b"\xef\xbb\xbda\0\tb\r\n\n\xff\t\xfe\n",
         note="All bytes are passed on as they are; the last line is completed.",
     ),
 ]

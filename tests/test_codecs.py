@@ -14,18 +14,23 @@ import subprocess
 import tarfile
 import threading
 import zipfile
+import zlib
 from typing import TYPE_CHECKING
 
 import brotli
 import cramjam
+import lz4.block
 import lz4.frame
 import pytest
 import zstandard
 
+from python_harness import converse, mapped
 from ray_mr import codecs
 from ray_mr.archives import SUFFIXES, archive_name
 from ray_mr.codecs import CODECS, decode, decode_to, detect, most_decoded
 from ray_mr.errors import CorruptObject, Interrupted, JobError, RefusedObject, StoreError
+from samples import python
+from speaker import failures
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -88,6 +93,19 @@ def snappy_hadoop(data: bytes) -> bytes:
         whole += len(buffer).to_bytes(4, "big")
         for block in filter(None, (buffer[:half], buffer[half:])):
             stored = bytes(cramjam.snappy.compress_raw(block))
+            whole += len(stored).to_bytes(4, "big") + stored
+    return whole
+
+
+def lz4_hadoop(data: bytes) -> bytes:
+    """As Hadoop's Lz4Codec writes: the same buffers and blocks."""
+    whole = b""
+    for at in range(0, len(data), 1 << 18):
+        buffer = data[at : at + (1 << 18)]
+        half = (len(buffer) + 1) // 2
+        whole += len(buffer).to_bytes(4, "big")
+        for block in filter(None, (buffer[:half], buffer[half:])):
+            stored = bytes(lz4.block.compress(block, store_size=False))
             whole += len(stored).to_bytes(4, "big") + stored
     return whole
 
@@ -230,7 +248,7 @@ def test_padding(file: Callable[..., Path]) -> None:
 
 
 def test_zstd_frames(file: Callable[..., Path]) -> None:
-    """Skippable frames are skipped; a frame that needs a dictionary is an error."""
+    """Skippable frames are skipped; a missing dictionary is an error that says so."""
     skipped = b"\x5a\x2a\x4d\x18" + (200_000).to_bytes(4, "little") + bytes(200_000)
     path = file(skipped + zst(b"a") + skipped + zst(b"b") + skipped)
     assert detect(path) == "zst"
@@ -240,8 +258,42 @@ def test_zstd_frames(file: Callable[..., Path]) -> None:
     samples: list[bytes | bytearray | memoryview] = [text(500, seed) for seed in range(200)]
     dictionary = zstandard.train_dictionary(2000, samples)
     framed = zstandard.ZstdCompressor(dict_data=dictionary).compress(text(500))
-    with pytest.raises(CorruptObject):
+    with pytest.raises(CorruptObject, match=f"dictionary, number {dictionary.dict_id()}") as caught:
         content(file(framed), "zst")
+    assert "damaged" not in str(caught.value)
+    assert "zstd -d -D" in caught.value.hint
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("numbered", [False, True])
+def test_zstd_dictionary_in_the_first_frame_is_used(
+    file: Callable[..., Path], tmp_path: Path, packed: bool, numbered: bool
+) -> None:
+    """A ``.warc.zst`` file brings its dictionary along, itself compressed or not."""
+    samples: list[bytes | bytearray | memoryview] = [text(500, seed) for seed in range(200)]
+    dictionary = zstandard.train_dictionary(2000, samples)
+    parameters = zstandard.ZstdCompressionParameters(write_dict_id=numbered)
+    compress = zstandard.ZstdCompressor(
+        dict_data=dictionary, compression_params=parameters
+    ).compress
+    data = dictionary.as_bytes()
+    data = zst(data) if packed else data
+    first = b"\x5d\x2a\x4d\x18" + len(data).to_bytes(4, "little") + data
+    whole = first + compress(text(500)) + first + compress(text(700))
+    wanted = text(500) + text(700)
+    path = file(whole, "x.warc.zst")
+    assert detect(path, as_text=True) == "zst"
+    assert content(path, "zst") == wanted
+    source = "def mapper(file, line): return line + '\\n'"
+    assert mapped(tmp_path, source, ("zst", whole)) == wanted + b"\n" * (wanted[-1:] != b"\n")
+    other = b"\x5d\x2a\x4d\x18\x02\0\0\0hi"
+    assert content(file(other + zst(b"a")), "zst") == b"a"
+    if numbered:
+        later = file(zst(b"a") + whole)
+        with pytest.raises(CorruptObject, match="dictionary"):
+            content(later, "zst")
+        said = converse(tmp_path, python(source), [("zst", later.read_bytes())])
+        assert "needs a dictionary, which is missing" in str(failures(said)[0])
 
 
 def test_zstd_window(file: Callable[..., Path]) -> None:
@@ -353,6 +405,8 @@ BARE: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
     "br": ("x.br", br),
     "snappy-raw": ("x.snappy", lambda data: bytes(cramjam.snappy.compress_raw(data))),
     "snappy-hadoop": ("x.SNAPPY", snappy_hadoop),
+    "deflate": ("x.deflate", zlib.compress),
+    "lz4-hadoop": ("x.LZ4", lz4_hadoop),
 }
 bare = pytest.mark.parametrize(
     ("codec", "name", "encode"), [(codec, *row) for codec, row in BARE.items()], ids=BARE
@@ -417,8 +471,11 @@ def test_claims_cost_no_memory(file: Callable[..., Path]) -> None:
     ):
         with pytest.raises(CorruptObject, match="claims to hold"):
             content(file(data), codec)
-    with pytest.raises(CorruptObject, match="early"):
-        content(file(b"\0\xff\xff\xff\x3f\xff\xff\xff" + huge), "snappy-hadoop")
+    for codec in ("snappy-hadoop", "lz4-hadoop"):
+        with pytest.raises(CorruptObject, match="early"):
+            content(file(b"\0\xff\xff\xff\x3f\xff\xff\xff" + huge), codec)
+    with pytest.raises(CorruptObject, match=r"damaged|hold"):
+        content(file(b"\x7f\xff\xff\xff\0\0\0\x19" + huge), "lz4-hadoop")
 
 
 # ------------------------------------------------------------------ archives and bombs

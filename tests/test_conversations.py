@@ -51,10 +51,32 @@ class TestRecords:
         assert shown(said) == [["./in-0", [1]], ["./in-0", "x"]]
 
     def test_text(self, speaker: Speaker) -> None:
-        """Path and line without its newline; CR, NUL, empty lines, a BOM and U+2028 stay."""
-        content = "\ufeffa\r\n\n\u2028b\x0bc\n\0\nlast"
+        """Path and line without its newline; CR, NUL, empty lines and U+2028 stay."""
+        content = "a\r\n\n\u2028b\x0bc\n\0\n\ufefflast"
         said = speaker.text(SHOW, content.encode())
         assert shown(said) == [["./in-0", line] for line in content.split("\n")]
+
+    @pytest.mark.parametrize("records", ["text", "json", "uuid-json"])
+    def test_byte_order_mark_at_the_beginning_is_dropped(
+        self, speaker: Speaker, records: str
+    ) -> None:
+        """It belongs to no record; a second one, or one further on, is part of its line."""
+        mark, line = b"\xef\xbb\xbf", {"text": b"a", "json": b"[1]"}.get(records, b"")
+        line = (line or ident(1).encode() + b"\t[1]") + b"\n"
+        (plain,) = shown(speaker.text(SHOW, line, records=records))
+        contents = [mark + line, mark, mark + b"\n", mark[:2], mark + mark, line + mark + line, b""]
+        said = speaker.map(SHOW, contents, records)
+        counts = finished(said)
+        assert [counts[n].decoded_bytes for n in range(7)] == list(map(len, contents))
+        assert [counts[n].records for n in range(7)] == [1, 0, 1, 1, 1, 2, 0]
+        words = [each[1:] if records == "uuid-json" else each for each in shown(text_of(said))]
+        assert plain[-1] == words[0][-1]
+        if records == "text":
+            lines = [each[-1] for each in words]
+            assert lines[:2] == ["a", ""]
+            assert lines[-3:] == ["\ufeff", "a", "\ufeffa"]
+        else:
+            assert [counts[n].bad for n in range(7)] == [0, 0, 1, 1, 1, 1, 0]
 
     def test_malformed_lines(self, speaker: Speaker) -> None:
         """What cannot be parsed is set aside and counted, the first told by its line only."""

@@ -6,6 +6,7 @@ import random
 from typing import TYPE_CHECKING
 
 import pytest
+import zstandard
 
 from python_harness import converse, mapped
 from ray_mr.child.child import Delivery, HarnessChild, Text, map_records
@@ -95,6 +96,13 @@ class TestCodecs:
         zst = COMPRESS["zst"](b"a\n")
         files = [("zst", skip + zst), ("zst", zst + skip + zst), ("zst", zst + skip)]
         assert mapped(tmp_path, self.COUNT, *files) == b"a\n" * 4
+
+    def test_wide_window(self, tmp_path: Path) -> None:
+        """Files of `zstd --long=30` are read."""
+        parameters = zstandard.ZstdCompressionParameters(window_log=30, write_content_size=False)
+        packer = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
+        whole = packer.compress(b"a\n") + packer.flush()
+        assert mapped(tmp_path, self.COUNT, ("zst", whole)) == b"a\n"
 
     def test_bomb(self, tmp_path: Path) -> None:
         """100 MB of zeros in a few kB come in pieces; a line is counted, nothing is held twice."""

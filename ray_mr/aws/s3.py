@@ -175,7 +175,7 @@ class S3Store:
         *,
         private: bool,  # noqa: ARG002 - it always is
         stop: threading.Event | None = None,
-    ) -> None:
+    ) -> str:
         """See ``Store``; a body that breaks off or arrives damaged is asked for again.
 
         A server that falls silent is noticed after the read time-out only.
@@ -184,7 +184,7 @@ class S3Store:
         for tried in range(1, _BODY_TRIES + 1):
             try:
                 with arriving(path) as file:
-                    self._receive(obj, file, stop)
+                    encoding = self._receive(obj, file, stop)
             except _BodyError as error:
                 if tried == _BODY_TRIES:
                     raise StoreUnavailable(f"{obj.uri}: {error}, {tried} times") from None
@@ -193,9 +193,10 @@ class S3Store:
                 if tried == _BODY_TRIES or not self.renew():
                     raise
             else:
-                return
+                return encoding
+        raise AssertionError  # the last try has raised
 
-    def _receive(self, obj: StoredObject, file: BinaryIO, stop: threading.Event) -> None:
+    def _receive(self, obj: StoredObject, file: BinaryIO, stop: threading.Event) -> str:
         bucket, key = split_uri(obj.uri.removesuffix(_VERSION_MARK + obj.locator))
         which = {"VersionId": obj.locator} if obj.locator else {}
         if stop.is_set():
@@ -218,6 +219,7 @@ class S3Store:
                     digest.update(chunk)
         if size != obj.size_bytes or (expected and digest.hexdigest() != expected):
             raise _BodyError("what arrived is not what is stored")
+        return str(answer.get("ContentEncoding", ""))
 
     def changed(self, obj: StoredObject) -> None:
         """See ``Store``: a copy of one version stays what it is."""

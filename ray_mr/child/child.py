@@ -171,6 +171,8 @@ class HarnessChild:
                 "floor": codecs.EXPANSION_FLOOR_BYTES,
             },
         }
+        if role == "map":
+            begin["refused"] = codecs.formats.refused_inside()
         if careful is not None:
             begin["careful"] = careful
         self._memory_bytes = memory_bytes

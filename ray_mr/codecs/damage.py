@@ -19,7 +19,16 @@ and a snappy block."""
 
 
 class Damaged(Exception):
-    """What is wrong with the content; ``decode`` adds the file's name."""
+    """What is wrong with the content; ``decode`` adds the file's name.
+
+    Args:
+        message: The cause.
+        advice: What to do, if there is something.
+    """
+
+    def __init__(self, message: str, advice: str = "") -> None:
+        super().__init__(message)
+        self.advice = advice
 
 
 def exactly(file: BinaryIO, size: int) -> bytes:

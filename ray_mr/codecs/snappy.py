@@ -1,7 +1,7 @@
 """Snappy: in frames (the format with a magic and checksums), as one bare block, as Hadoop writes.
 
-Frames: https://github.com/google/snappy/blob/main/framing_format.txt.  Hadoop's SnappyCodec writes
-big-endian lengths: of a buffer decoded, then of each of its blocks stored, before each block.
+Frames: https://github.com/google/snappy/blob/main/framing_format.txt.  Hadoop's blocks are those of
+``codecs/hadoop.py``.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import cramjam
 
 from ray_mr.codecs.damage import CHUNK_BYTES, MOST_MEMORY_BYTES, Damaged, exactly
+from ray_mr.codecs.hadoop import blocks, pieces
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -69,30 +70,12 @@ def raw(file: BinaryIO) -> Iterator[bytes]:
     if data := file.read(MOST_MEMORY_BYTES):
         if file.read(1):
             raise Damaged("it is too large for one block")
-        yield from _pieces(_block(data))
+        yield from pieces(_block(data))
 
 
 def hadoop(file: BinaryIO) -> Iterator[bytes]:
     """Buffers of blocks, as Hadoop's SnappyCodec writes them."""
-    while head := file.read(4):
-        left = int.from_bytes(head + exactly(file, 4 - len(head)), "big")
-        while left:
-            size = int.from_bytes(exactly(file, 4), "big")
-            if size > MOST_MEMORY_BYTES:
-                raise Damaged("a block is too large")
-            block = _block(_grown(file, size))
-            left -= len(block)
-            if left < 0 or not block:
-                raise Damaged("a buffer does not hold what its head says")
-            yield from _pieces(block)
-
-
-def _grown(file: BinaryIO, size: int) -> bytes:
-    """The next bytes of a file; memory is taken as they come, not as the head claims."""
-    data = bytearray()
-    while len(data) < size:
-        data += exactly(file, min(size - len(data), CHUNK_BYTES))
-    return bytes(data)
+    return blocks(file, lambda data, _: _block(data))
 
 
 def _block(data: bytes) -> bytes:
@@ -109,11 +92,6 @@ def _nothing(data: bytes) -> bytes:
     if data != b"\0":
         raise Damaged("something else follows its end")
     return b""
-
-
-def _pieces(block: bytes) -> Iterator[bytes]:
-    for at in range(0, len(block), CHUNK_BYTES):
-        yield block[at : at + CHUNK_BYTES]
 
 
 def is_framed(head: bytes) -> bool:

@@ -14,35 +14,70 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+DICTIONARY_FRAME = b"\x5d\x2a\x4d\x18"
+"""Magic of the first frame of a ``.warc.zst`` file, a skippable one that holds the dictionary."""
+_DICTIONARY_MAGIC = b"\x37\xa4\x30\xec"
+_MAX_DICTIONARY_BYTES = 64 << 20
+_DECOMPRESS_FIRST = "decompress it first: zstd -d -D DICTIONARY"
 
 
 def zst(file: BinaryIO) -> Iterator[bytes]:
-    """Frames, and skippable ones."""
+    """Frames, and skippable ones; the first of these may hold the others' dictionary."""
     context = zstandard.ZstdDecompressor(max_window_size=MOST_MEMORY_BYTES)
+    number = 0
+    start = file.tell()
     while magic := file.read(4):
         if not is_zst(magic):
             begun = ZSTD_MAGIC.startswith(magic)
             raise Damaged("it ends early" if begun else "something else follows its end")
-        if magic != ZSTD_MAGIC:  # a skippable frame
-            left = int.from_bytes(exactly(file, 4), "little")
-            while left:
-                left -= len(exactly(file, min(left, INPUT_BYTES)))
-        else:
-            yield from _frame(file, context.decompressobj())
+        if magic == ZSTD_MAGIC:
+            yield from _frame(file, context.decompressobj(), number)
+            continue
+        left = int.from_bytes(exactly(file, 4), "little")
+        if magic == DICTIONARY_FRAME and file.tell() == start + 8:
+            data = exactly(file, left) if left <= _MAX_DICTIONARY_BYTES else b""
+            left -= len(data)
+            if found := _dictionary(data):
+                context = zstandard.ZstdDecompressor(found, max_window_size=MOST_MEMORY_BYTES)
+                number = found.dict_id()
+        while left:
+            left -= len(exactly(file, min(left, INPUT_BYTES)))
 
 
-def _frame(file: BinaryIO, frame: zstandard.ZstdDecompressionObj) -> Iterator[bytes]:
+def _dictionary(data: bytes) -> zstandard.ZstdCompressionDict | None:
+    """Return the dictionary that a skippable frame holds, itself compressed or not, if it does."""
+    if data.startswith(ZSTD_MAGIC):
+        try:
+            data = zstandard.ZstdDecompressor().decompress(data, _MAX_DICTIONARY_BYTES)
+        except zstandard.ZstdError as error:
+            raise Damaged(f"its dictionary is damaged ({error})") from None
+    if not data.startswith(_DICTIONARY_MAGIC):
+        return None
+    return zstandard.ZstdCompressionDict(data, zstandard.DICT_TYPE_FULLDICT)
+
+
+def _frame(
+    file: BinaryIO, frame: zstandard.ZstdDecompressionObj, dictionary: int
+) -> Iterator[bytes]:
     try:
-        yield from _blocks(file, frame)
+        yield from _blocks(file, frame, dictionary)
     except zstandard.ZstdError as error:
         raise Damaged(f"it is damaged ({error})") from None
 
 
-def _blocks(file: BinaryIO, frame: zstandard.ZstdDecompressionObj) -> Iterator[bytes]:
+def _blocks(
+    file: BinaryIO, frame: zstandard.ZstdDecompressionObj, dictionary: int
+) -> Iterator[bytes]:
     flags = exactly(file, 1)[0]
     single, checksum = flags >> 5 & 1, flags >> 2 & 1
     size_bytes = (single, 2, 4, 8)[flags >> 6]
-    rest = exactly(file, 1 - single + (0, 1, 2, 4)[flags & 3] + size_bytes)
+    number_bytes = (0, 1, 2, 4)[flags & 3]
+    rest = exactly(file, 1 - single + number_bytes + size_bytes)
+    number = int.from_bytes(rest[1 - single : 1 - single + number_bytes], "little")
+    if number not in {0, dictionary}:
+        raise Damaged(
+            f"it needs a dictionary, number {number}, which is missing", _DECOMPRESS_FIRST
+        )
     frame.decompress(ZSTD_MAGIC + bytes([flags]) + rest)
     left = int.from_bytes(rest[len(rest) - size_bytes :], "little") + 256 * (size_bytes == 2)
     last = False

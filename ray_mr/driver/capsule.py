@@ -213,8 +213,8 @@ def debug(capsule: Capsule) -> int:
     try:
         with WorkDir(root, "debug") as work, Fetch(
             split.inputs, work.objects, downloads=1, ahead_bytes=AHEAD_BYTES,
-            decompress=job.decompress, max_expansion=job.max_expansion, decode_here=_Everything(),
-            private=True, keep=True,
+            decompress=job.decompress, max_expansion=job.max_expansion, as_text=True,
+            decode_here=_Everything(), private=True, keep=True,
         ) as fetch:  # fmt: skip
             paths = []
             for fetched in fetch:

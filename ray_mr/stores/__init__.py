@@ -144,7 +144,7 @@ class Store(Protocol):
         *,
         private: bool,
         stop: threading.Event | None = None,
-    ) -> None:
+    ) -> str | None:
         """Bring an object to a path, renamed into place when length and version are checked.
 
         Args:
@@ -152,6 +152,10 @@ class Store(Protocol):
             path: Appears whole or not at all; its folder exists.
             private: The file will be written to: it must be a copy, not a link.
             stop: Once set, the download ends soon.
+
+        Returns:
+            The ``Content-Encoding`` with which it is stored, in a store that has such a thing; the
+            bytes are as stored all the same.
 
         Raises:
             ObjectChanged: The object is not, or no longer, the one that was listed.

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from ray_mr.fetch import Fetch, Fetched
 
 NEWLINE = b"\n"[0]
+MARK = b"\xef\xbb\xbf"
+"""Byte order mark of UTF-8."""
 
 
 class BadInputError(Exception):
@@ -27,12 +29,13 @@ class BadInputError(Exception):
 
 
 class LineFeed:
-    """Decoded inputs, one after the other, each ended by a newline.
+    """Decoded inputs, one after the other, each without its byte order mark and ended by a newline.
 
     Args:
         fetch: Brings the inputs, not decoded.
         ended: Told of each input that was fed to its end.
         failed: Told of each that is bad, by position.
+        keep_mark: Leave the byte order mark at the beginning of an input where it is.
     """
 
     def __init__(
@@ -40,7 +43,10 @@ class LineFeed:
         fetch: Fetch,
         ended: Callable[[FileCounts], None],
         failed: Callable[[int, RayMrError], None],
+        *,
+        keep_mark: bool = False,
     ) -> None:
+        self._keep_mark = keep_mark
         self._fetch, self._ended, self._failed = fetch, ended, failed
         self._inputs = iter(fetch)
 
@@ -71,8 +77,9 @@ class LineFeed:
         obj, position = fetched.input.object, fetched.input.position
         lines = size = 0
         last = NEWLINE
+        chunks = Unmarked(self._fetch.decode(fetched), keep=self._keep_mark)
         try:
-            for chunk in self._fetch.decode(fetched):
+            for chunk in chunks:
                 lines += count_lines(chunk)
                 size += len(chunk)
                 last = chunk[-1]
@@ -86,7 +93,35 @@ class LineFeed:
         if changed := store_for(obj.uri).changed(obj):
             raise changed
         self._fetch.release(position)
-        self._ended(FileCounts(position, lines, lines, decoded_bytes=size))
+        self._ended(FileCounts(position, lines, lines, decoded_bytes=size + chunks.dropped))
+
+
+class Unmarked:
+    """Chunks of an input without the byte order mark at its very beginning.
+
+    Args:
+        chunks: The input, cut anywhere, no chunk empty.
+        keep: Leave the mark.
+    """
+
+    def __init__(self, chunks: Iterator[bytes], *, keep: bool = False) -> None:
+        self._chunks, self._keep = chunks, keep
+        self.dropped = 0
+        """Bytes of the mark, once it was there."""
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Chunks, none of them empty."""
+        head = b""
+        while not self._keep and MARK.startswith(head) and len(head) < len(MARK):
+            chunk = next(self._chunks, b"")
+            if not chunk:
+                break
+            head += chunk
+        if head.startswith(MARK):
+            self.dropped = len(MARK)
+        if head := head[self.dropped :]:
+            yield head
+        yield from self._chunks
 
 
 def count_lines(chunk: bytes) -> int:

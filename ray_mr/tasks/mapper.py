@@ -222,7 +222,7 @@ class _Attempt:
         with Fetch(
             self.split.inputs, work.objects, downloads=job.downloads, ahead_bytes=AHEAD_BYTES,
             decompress=job.decompress, max_expansion=job.max_expansion,
-            decode_here=_NotOpenedBy(child), private=False, keep=False,
+            as_text=True, decode_here=_NotOpenedBy(child), private=False, keep=False,
             backoff=self.task.backoff,
         ) as fetch:  # fmt: skip
             self.troubles = fetch.troubles
@@ -308,7 +308,7 @@ class _Attempt:
         with Fetch(
             self.split.inputs, work.objects, downloads=job.downloads, ahead_bytes=AHEAD_BYTES,
             decompress=job.decompress, max_expansion=job.max_expansion,
-            decode_here=(), private=False, keep=False,
+            as_text=True, decode_here=(), private=False, keep=False,
             backoff=self.task.backoff,
         ) as fetch:  # fmt: skip
             self.troubles = fetch.troubles
@@ -322,8 +322,10 @@ class _Attempt:
         self.counters.update(child.counters)
 
     def _run_identity(self, work: WorkDir) -> Generator[children.Output]:
-        with self._fetch_as_stored(work) as fetch:
-            feed = LineFeed(fetch, self._counted, self.failed.__setitem__)
+        # A reduce task of TaskCluster reads rows so, which may begin with any bytes.
+        keep_mark = self.task.job.decompress == "none"
+        with self._fetch_as_stored(work, as_text=True) as fetch:
+            feed = LineFeed(fetch, self._counted, self.failed.__setitem__, keep_mark=keep_mark)
             try:
                 for data in feed:
                     yield children.Text(data)
@@ -332,7 +334,7 @@ class _Attempt:
 
     def _run_whole(self, work: WorkDir) -> Generator[children.Output]:
         """The bytes of each input as pairs of its key and a piece of it, at least one."""
-        with self._fetch_as_stored(work) as fetch:
+        with self._fetch_as_stored(work, as_text=False) as fetch:
             for fetched in fetch:
                 position, obj = fetched.input.position, fetched.input.object
                 if fetched.error is not None or fetched.path is None:
@@ -351,12 +353,12 @@ class _Attempt:
                 fetch.release(position)
                 self._counted(FileCounts(position, decoded_bytes=size))
 
-    def _fetch_as_stored(self, work: WorkDir) -> Fetch:
+    def _fetch_as_stored(self, work: WorkDir, *, as_text: bool) -> Fetch:
         job = self.task.job
         fetch = Fetch(
             self.split.inputs, work.objects, downloads=job.downloads, ahead_bytes=AHEAD_BYTES,
             decompress=job.decompress, max_expansion=job.max_expansion,
-            decode_here=(), private=False, keep=False, backoff=self.task.backoff,
+            as_text=as_text, decode_here=(), private=False, keep=False, backoff=self.task.backoff,
         )  # fmt: skip
         self.troubles = fetch.troubles
         return fetch

@@ -18,6 +18,7 @@ const VALUE_BYTES = 32; // what a string and its place in an array take, beside 
 const NEWLINE = 10;
 const TAB = 9;
 const UUID_CHARS = 36;
+const MARK = Buffer.from([0xef, 0xbb, 0xbf]); // the byte order mark of UTF-8
 const HOME = process.cwd();
 
 const isAscii = buffer.isAscii || (() => false);
@@ -337,13 +338,24 @@ class Mapper extends Role {
   async lines(fd, position, file) {
     let bytes = Buffer.allocUnsafe(CHUNK_BYTES);
     let held = 0; // of a line that goes on
+    let begun = false; // the byte order mark at the beginning is dropped, if there is one
     let next = Date.now() + PROGRESS_MS;
     for (;;) {
       if (held === bytes.length) bytes = Buffer.concat([bytes], 2 * held);
       const size = fs.readSync(fd, bytes, held, bytes.length - held, null);
       if (!size) break;
       this.tally.decoded_bytes += size;
-      const end = held + size;
+      let end = held + size;
+      if (!begun && end < MARK.length && MARK.subarray(0, end).equals(bytes.subarray(0, end))) {
+        held = end;
+        continue;
+      }
+      if (!begun && bytes.subarray(0, MARK.length).equals(MARK)) {
+        bytes.copyWithin(0, MARK.length, end);
+        end -= MARK.length;
+        held = 0;
+      }
+      begun = true;
       const chunk = bytes.subarray(0, end);
       const last = chunk.lastIndexOf(NEWLINE) + 1;
       if (last > held) {

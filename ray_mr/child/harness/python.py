@@ -18,6 +18,7 @@ import json
 import operator
 import os
 import pickle
+import re
 import time
 
 try:
@@ -32,6 +33,10 @@ PROGRESS_S = 0.5
 MESSAGE_CHARS = 2000
 TRACE_CHARS = 8000
 GC_THRESHOLD = 100_000  # a parsed record is thousands of objects, and none of them a cycle
+MARK = b"\xef\xbb\xbf"  # the byte order mark of UTF-8
+WINDOW_BYTES = 1 << 30  # of zstd's window, for files of `zstd --long=30`
+GZIP_HEAD_BYTES = 1 << 20  # most of a gzip member's head: extra field, name, comment
+HEAD_BYTES = 512  # of decoded content, by which its format is recognised
 LITTLE = sys.byteorder == "little"
 VALUE_BYTES = 57  # what a str and its place in a list take, beside its characters
 HOME = os.getcwd()
@@ -43,7 +48,7 @@ class Corrupt(Exception):
 
 
 class Refused(Exception):
-    """A compressed file holds an archive, or expands beyond all measure."""
+    """A compressed file holds what is not read as lines, or expands beyond all measure."""
 
 
 class TooLarge(Exception):
@@ -261,6 +266,58 @@ class BoundedZlib(Bounded):
             yield chunk
 
 
+class Gzip(BoundedZlib):
+    """The same for gzip, which is given a plain head: isal fails on some heads of several parts."""
+
+    head = b""
+    begun = False
+
+    def chunks(self, data):
+        if not self.begun:
+            data = self.head + data
+            size = gzip_head_bytes(data)
+            if size is None:
+                self.head = data
+                if len(data) > GZIP_HEAD_BYTES:
+                    raise Corrupt("damaged: its head is too long")
+                return
+            self.begun = True
+            if size:
+                check_gzip_head(data[:size])
+                self.decoder.decompress(b"\x1f\x8b\x08\0\0\0\0\0\0\xff", CHUNK_BYTES)
+                data = memoryview(data)[size:]
+        yield from super().chunks(data)
+
+
+def gzip_head_bytes(data):
+    """Size of a head with optional parts; None while some of it is missing; 0 without one."""
+    if data[:3] != b"\x1f\x8b\x08":
+        return None if b"\x1f\x8b\x08".startswith(data) else 0
+    at = 10
+    if len(data) < at:
+        return None
+    flags = data[3]
+    if flags & 4:
+        at += 2 + int.from_bytes(data[at : at + 2], "little")
+    for text in (8, 16):  # the file's name, a comment
+        if flags & text:
+            at = data.find(b"\0", at) + 1
+            if not at:
+                return None
+    at += flags & 2
+    return (at if flags else 0) if at <= len(data) else None
+
+
+def check_gzip_head(head):
+    import zlib
+
+    if head[3] & 0xE0:
+        raise Corrupt("damaged: its head has flags that the format does not know")
+    told = int.from_bytes(head[-2:], "little")
+    if head[3] & 2 and zlib.crc32(head[:-2]) & 0xFFFF != told:
+        raise Corrupt("damaged: the checksum of its head is wrong")
+
+
 class SlicedZstd(Bounded):
     """The same for zstandard, which bounds its output only by the input it gets."""
 
@@ -289,37 +346,54 @@ def plain(stream, told):
 # of its library, which is imported when the first such file comes: every child pays for imports.
 
 
-def open_gz():
+def open_gz(_stream):
     try:
         from isal import isal_zlib as library
     except ImportError:
         import zlib as library
-    return lambda: BoundedZlib(library.decompressobj(31)), 1, library.error
+    return lambda: Gzip(library.decompressobj(31)), 1, library.error
 
 
-def open_bz2():
+def open_bz2(_stream):
     import bz2
 
     return lambda: Bounded(bz2.BZ2Decompressor()), 0, OSError
 
 
-def open_xz():
+def open_xz(_stream):
     import lzma
 
     return lambda: Bounded(lzma.LZMADecompressor(lzma.FORMAT_XZ)), 4, lzma.LZMAError
 
 
-def open_lzma():
+def open_lzma(_stream):
     import lzma
 
     return lambda: Bounded(lzma.LZMADecompressor(lzma.FORMAT_ALONE)), 0, lzma.LZMAError
 
 
-def open_zst():
+def open_zst(stream):
     import zstandard
 
-    new = zstandard.ZstdDecompressor
-    return lambda: SlicedZstd(new().decompressobj()), 0, zstandard.ZstdError
+    found = zstd_dictionary(stream, zstandard)
+    context = zstandard.ZstdDecompressor(found, max_window_size=WINDOW_BYTES)
+    return lambda: SlicedZstd(context.decompressobj()), 0, zstandard.ZstdError
+
+
+def zstd_dictionary(stream, zstandard):
+    """The dictionary in the first frame of a `.warc.zst` file, or None; it may be compressed."""
+    head = stream.read(8)
+    size = int.from_bytes(head[4:], "little")
+    data = stream.read(size) if head[:4] == b"\x5d\x2a\x4d\x18" and size <= 64 << 20 else b""
+    stream.seek(0)
+    if data[:4] == b"\x28\xb5\x2f\xfd":
+        try:
+            data = zstandard.ZstdDecompressor().decompress(data, 64 << 20)
+        except zstandard.ZstdError as error:
+            raise Corrupt(f"its dictionary is damaged ({error})") from None
+    if data[:4] != b"\x37\xa4\x30\xec":
+        return None
+    return zstandard.ZstdCompressionDict(data, zstandard.DICT_TYPE_FULLDICT)
 
 
 OPENERS = {"gz": open_gz, "bz2": open_bz2, "xz": open_xz, "lzma": open_lzma}
@@ -335,14 +409,10 @@ def is_tar(head):
 
 
 def checked(chunks, stored):
-    """The chunks before a sign of an archive or of a bomb, as ``ray_mr/codecs`` has it."""
+    """The chunks before a sign of refused content or of a bomb, as ``ray_mr/codecs`` has it."""
     limit = max(stored * MOST_DECODED["ratio"], MOST_DECODED["floor"])
-    size, head = 0, b""
-    for chunk in chunks:
-        if size < 512:
-            head += chunk[: 512 - size]
-            if is_tar(head):
-                raise Refused("it is a compressed tar archive: unpack it first")
+    size = 0
+    for chunk in inspected(chunks):
         size += len(chunk)
         if size > limit:
             raise Refused(
@@ -352,6 +422,40 @@ def checked(chunks, stored):
         yield chunk
 
 
+def inspected(chunks):
+    """The chunks, once the first bytes of the content have been looked at."""
+    head = b""
+    for chunk in chunks:
+        head = head + chunk if head else chunk
+        if len(head) >= HEAD_BYTES:
+            break
+    if is_tar(head[:HEAD_BYTES]):
+        raise Refused("it is a compressed tar archive: unpack it first")
+    REFUSED.look_at(head[:HEAD_BYTES])
+    if head:
+        yield head
+    yield from chunks
+
+
+class Table:
+    """The formats that ``begin`` names as refused: rows of name, pattern and advice."""
+
+    def __init__(self):
+        self.rows, self.pattern = [], None
+
+    def fill(self, rows):
+        self.rows = rows
+        source = "|".join("(" + row[1] + ")" for row in rows)
+        self.pattern = re.compile(source.encode("latin-1"), re.DOTALL) if rows else None
+
+    def look_at(self, head):
+        match = self.pattern.match(head) if self.pattern is not None else None
+        if match is not None:
+            name, _, advice = self.rows[match.lastindex - 1]
+            raise Refused(f"it is compressed and holds {name}: {advice}")
+
+
+REFUSED = Table()
 MOST_DECODED = {"ratio": 2000, "floor": 1 << 30}  # until ``begin`` tells them
 
 
@@ -361,18 +465,33 @@ def chunks_of(path, codec, told):
         if codec == "none":
             yield from plain(stream, told)
             return
-        new, padding, broken = OPENERS[codec]()
+        new, padding, broken = OPENERS[codec](stream)
         try:
             size = os.fstat(stream.fileno()).st_size
             yield from checked(members(stream, new, padding, told), size)
         except (broken, OSError, EOFError, ValueError) as error:
+            if "ictionary mismatch" in str(error):
+                raise Corrupt(
+                    "it needs a dictionary, which is missing: decompress it first"
+                ) from None
             raise Corrupt(f"damaged: {error or type(error).__name__}") from None
+
+
+def without_mark(chunks):
+    """The chunks without the byte order mark at their very beginning."""
+    head = b""
+    for chunk in chunks:
+        head += chunk
+        if len(head) >= len(MARK):
+            break
+    yield head[len(MARK) :] if head.startswith(MARK) else head  # noqa: FURB188 - Python 3.8
+    yield from chunks
 
 
 def lines_of(chunks):
     """Lines without their newline."""
     pieces = []
-    for chunk in chunks:
+    for chunk in without_mark(iter(chunks)):
         if b"\n" not in chunk:
             pieces.append(chunk)
             continue
@@ -393,7 +512,7 @@ def parse_json(data):
             return orjson.loads(data)
         except ValueError:
             pass  # NaN and Infinity, which the standard library takes
-    return json.loads(data)
+    return json.loads(data.decode("utf-8", "surrogatepass"))  # else it would guess the encoding
 
 
 class NoRecord(ValueError):
@@ -687,6 +806,7 @@ def fail(wire, position, kind, error, where=""):
 def role_of(wire, begin):
     """The role to play, ready for work; None if the script does not load."""
     MOST_DECODED.update(begin.get("most_decoded", {}))
+    REFUSED.fill(begin.get("refused", []))
     try:
         function, home = load(begin)
         init = getattr(home, begin["init"], None)

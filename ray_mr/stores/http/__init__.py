@@ -117,7 +117,7 @@ class HttpStore:
         *,
         private: bool,  # noqa: ARG002 - it always is
         stop: threading.Event | None = None,
-    ) -> None:
+    ) -> str:
         """See ``Store``."""
         stop = stop or threading.Event()
         with arriving(path) as file:
@@ -129,6 +129,7 @@ class HttpStore:
                 except Busy as error:
                     pause(error, begun=body.size > most)
                     most = max(most, body.size)
+        return body.encoding
 
     def changed(self, obj: StoredObject) -> ObjectChanged | None:
         """See ``Store``: a copy of one version stays what it is."""
@@ -187,6 +188,8 @@ class _Body:
         """Bytes that are in the file."""
         self.whole = False
         """Whether that is all."""
+        self.encoding = ""
+        """``Content-Encoding`` of the answer; it was asked for as it is stored."""
 
     def receive(self) -> None:
         """Take one answer, to the object's end.
@@ -201,6 +204,7 @@ class _Body:
                 self._begin_anew()
                 raise Busy(StoreUnavailable(f"{self._obj.uri}: the rest was refused"))
             self._check(answer)
+            self.encoding = answer.headers.get("Content-Encoding", "")
             while data := answer.read(CHUNK_BYTES, decode_content=False):
                 if self._stop.is_set():
                     raise Interrupted(f"{self._obj.uri}: the download was stopped")

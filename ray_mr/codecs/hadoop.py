@@ -1,0 +1,86 @@
+"""Hadoop's block formats, which have no magic: those of its SnappyCodec and its Lz4Codec.
+
+A file is a sequence of buffers.  Lengths are four bytes, big-endian:
+
+    decoded bytes of the buffer, (stored bytes of a block, the block), (stored bytes, block), ...
+
+A buffer ends when its blocks have decoded to as many bytes as its head says.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ray_mr.codecs.damage import CHUNK_BYTES, MOST_MEMORY_BYTES, Damaged, exactly
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import BinaryIO
+
+_MAX_LZ4_RATIO = 255
+"""Maximum decoded bytes for a stored byte of an lz4 block."""
+_LZ4_SLACK_BYTES = 64
+
+
+def blocks(file: BinaryIO, decode: Callable[[bytes, int], bytes]) -> Iterator[bytes]:
+    """Decode a file of buffers.
+
+    Args:
+        file: At its beginning.
+        decode: Decodes a block, given the bytes that its buffer has left.
+    """
+    while head := file.read(4):
+        left = int.from_bytes(head + exactly(file, 4 - len(head)), "big")
+        while left:
+            size = int.from_bytes(exactly(file, 4), "big")
+            if size > MOST_MEMORY_BYTES:
+                raise Damaged("a block is too large")
+            block = decode(_grown(file, size), left)
+            left -= len(block)
+            if left < 0 or not block:
+                raise Damaged("a buffer does not hold what its head says")
+            yield from pieces(block)
+
+
+def _grown(file: BinaryIO, size: int) -> bytes:
+    """Read the next bytes of a file; memory is taken as they come, not as the head claims."""
+    data = bytearray()
+    while len(data) < size:
+        data += exactly(file, min(size - len(data), CHUNK_BYTES))
+    return bytes(data)
+
+
+def pieces(block: bytes) -> Iterator[bytes]:
+    """Cut a decoded block into chunks."""
+    for at in range(0, len(block), CHUNK_BYTES):
+        yield block[at : at + CHUNK_BYTES]
+
+
+def lz4(file: BinaryIO) -> Iterator[bytes]:
+    """Decode buffers of blocks, as Hadoop's Lz4Codec writes them."""
+    from lz4.block import LZ4BlockError, decompress
+
+    def decode(block: bytes, left: int) -> bytes:
+        most = min(left, len(block) * _MAX_LZ4_RATIO + _LZ4_SLACK_BYTES, MOST_MEMORY_BYTES)
+        try:
+            return bytes(decompress(block, uncompressed_size=most))
+        except LZ4BlockError as error:
+            raise Damaged(f"it is damaged ({error})") from None
+
+    return blocks(file, decode)
+
+
+def is_lz4(head: bytes) -> bool:
+    """Whether a file with this beginning can be in the format of Hadoop's Lz4Codec.
+
+    The first buffer's length and that of its first block have to fit each other.
+    """
+    if head in {b"\0", b"\0\0", b"\0\0\0", b"\0\0\0\0"}:
+        return True
+    if len(head) < 9:
+        return head[:1] == b"\0"
+    decoded, stored = int.from_bytes(head[:4], "big"), int.from_bytes(head[4:8], "big")
+    if not decoded:
+        return is_lz4(head[4:])
+    largest = decoded + decoded // _MAX_LZ4_RATIO + 16
+    return decoded <= MOST_MEMORY_BYTES and 0 < stored <= largest
