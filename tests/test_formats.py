@@ -46,7 +46,7 @@ SAMPLES: dict[str, bytes] = {
     "a file of the old compress program (.Z)": b"\x1f\x9d\x90ab",
     "a file in the legacy lz4 format": b"\x02\x21\x4c\x18" + NUL,
     "an lzop file": b"\x89LZO\0\r\n\x1a\n\x10\x30",
-    "an lzip file": b"LZIP\1\x0c" + NUL,
+    "an lzip file": b"LZIP\1\x0c\0",
     "a zstd file of a version before 0.8": b"\x27\xb5\x2f\xfd" + NUL,
     "a zstd dictionary": b"\x37\xa4\x30\xec" + NUL,
     "a file of snappy-java": b"\x82SNAPPY\0\0\0\0\1\0\0\0\1",
@@ -55,7 +55,7 @@ SAMPLES: dict[str, bytes] = {
     "a bzip3 file": b"BZ3v1\0\0\0\1",
     "an lzfse file": b"bvx2\x20\0\0\0",
     "an lrzip file": b"LRZI\0\6",
-    "an rzip file": b"RZIP\2\1",
+    "an rzip file": b"RZIP\2\1\0",
     "a zpaq archive": b"7kSt\xa0\x31\x83\xd3\x8c\xb2\x28\xb0\xd3zPQ\1\0",
     "a file of the old pack program": b"\x1f\x1e\0\0\0\x20",
     "a file of the old freeze program": b"\x1f\x9f\0",
@@ -88,12 +88,12 @@ SAMPLES: dict[str, bytes] = {
     "a Redis dump": b"REDIS0009\xfa\tredis-ver",
     "a PostgreSQL dump in custom format": b"PGDMP\1\x0e\0",
     "a MySQL binary log": b"\xfebin\0\0",
-    "GRIB": b"GRIB\0\0\x20\1",
+    "GRIB": b"GRIB\0\0\x20\1\0",
     "FITS": b"SIMPLE  =                    T / conforms",
     "DICOM": bytes(128) + b"DICM\2\0",
     "BAM": b"BAM\1\x20\0\0\0@HD",
     "CRAM": b"CRAM\3\0" + bytes(20),
-    "BCF": b"BCF\2\2\x20",
+    "BCF": b"BCF\2\2\x20\0",
     "a packet capture": b"\xd4\xc3\xb2\xa1\2\0\4\0",
     "a Windows event log": b"ElfFile\0\0",
     "a systemd journal": b"LPKSHHRH\0",
@@ -214,7 +214,22 @@ def test_text_that_begins_like_a_format_is_text(word: str, rest: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "head", [b"ORC\1Hobbit\1\2\n", b"SEQ\1a\n", b"Obj\1\1b\n", b"BAM\1a\1bc\n", b"CDF\1a\1b\n"]
+    "head",
+    [
+        b"GRIBabc\1d\n",
+        b"PGDMP\1a\n",
+        b"LZIP\1\xc3\xa9\n",
+        b"RCF\1\1\n",
+        b"Obj\1\n",
+        b"Obj\1\2a\3b\n",
+        b"RZIP\1a\n",
+        b"CRAM\2\1\n",
+        b"ORC\1Hobbit\1\2\n",
+        b"SEQ\1a\n",
+        b"Obj\1\1b\n",
+        b"BAM\1a\1bc\n",
+        b"CDF\1a\1b\n",
+    ],
 )
 def test_text_of_hive_with_control_characters_is_text(head: bytes) -> None:
     r"""Hive ends columns with ``\1``, and items of lists with ``\2``."""

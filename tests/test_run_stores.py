@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import zlib
 from typing import TYPE_CHECKING, Any
 
+import brotli
 import pytest
 
 import ray_mr
-from jobs import SUM_OF_80, job, make_pings, report_of, result, run_told, script
+from jobs import CAT, SUM_OF_80, job, make_pings, report_of, result, run_told, script
 from ray_mr.driver import run as driver
 from ray_mr.errors import JobError, ObjectChanged, StoreError, TooManyBadRecords
 from ray_mr.events import Event, Stage
+from web_server import web_server
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,6 +48,48 @@ def test_odd_keys(tmp_path: Path, s3: S3Server, engine: str) -> None:
     assert report.ok
     in_order = sorted(expected, key=lambda line: line.partition("\t")[0].encode())
     assert result(tmp_path).decode().splitlines() == in_order
+
+
+CODED: dict[str, tuple[str, bytes]] = {
+    "a": ("br", brotli.compress(b"br\n")),
+    "b.gz": ("deflate", zlib.compress(b"deflate\n")),
+    "c": ("gzip", gzip.compress(b"gzip\n")),
+    "d.gz": ("gzip", b"plain\n"),
+    "e": ("aws-chunked", b"chunked\n"),
+    "f": ("compress", b"\x80binary\0\n"),
+    "g": ("br", b"text\n" * 9),
+}
+"""Names, with a stored ``Content-Encoding`` and content."""
+
+
+@pytest.mark.parametrize("feed", ["records", "lines", "identity", "files"])
+def test_stored_content_encoding_decides_where_first_bytes_do_not(
+    tmp_path: Path, s3: S3Server, feed: str
+) -> None:
+    """Of S3 and of web servers alike; content that is not as promised fails, but not for files."""
+    cat = script(tmp_path, "cat.sh", '#!/bin/sh\nwhile read -r name; do cat "$name"; done\n')
+    mappers: dict[str, Any] = {
+        "records": {"script": script(tmp_path, "m.py", "def mapper(f, line): return [line]")},
+        "lines": CAT, "identity": "identity", "files": {"language": "binary", "script": cat},
+    }  # fmt: skip
+    bucket = s3.bucket()
+    for key, (encoding, body) in CODED.items():
+        s3.client.put_object(Bucket=bucket, Key=key, Body=body, ContentEncoding=encoding)
+    with web_server() as web:
+        urls = [web.put(f"/{key}", body, encoding=enc) for key, (enc, body) in CODED.items()]
+        for inputs in ([f"s3://{bucket}/"], urls):
+            report, _ = run_told(
+                job(
+                    tmp_path, inputs=inputs, mapper=mappers[feed], reducer=None,
+                    records="text" if feed == "records" else None, max_failed_inputs=2,
+                )
+            )  # fmt: skip
+            assert report.ok
+            read = b"br\ndeflate\ngzip\nplain\nchunked\n"
+            assert result(tmp_path) == read + (CODED["f"][1] if feed == "files" else b"")
+            failed = {uri.rpartition("/")[2]: text for uri, text in report.failed}
+            assert set(failed) == ({"g"} if feed == "files" else {"f", "g"})
+            assert feed == "files" or "stored with Content-Encoding: compress" in failed["f"]
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,8 @@ class Page:
     retry_after: str | None = None
     location: str | None = None
     login: tuple[str, str] | None = None
+    encoding: str | None = None
+    """``Content-Encoding``."""
     most: int | None = None
     """Bytes that an answer has at most, a part of the body where there are more."""
     precondition: bool = True
@@ -133,7 +135,9 @@ class _Handler(BaseHTTPRequestHandler):
             part, end = True, start + page.most
         body = page.data[start:end]
         self.send_response(206 if part else 200)
-        for name, value in (("ETag", page.tag), ("Last-Modified", page.modified)):
+        names = ("ETag", "Last-Modified", "Content-Encoding")
+        values = (page.tag, page.modified, page.encoding)
+        for name, value in zip(names, values, strict=True):
             if value is not None:
                 self.send_header(name, value)
         total = len(page.data) if page.sized else "*"

@@ -117,21 +117,27 @@ def _promises(name: str, encoding: str) -> list[_Promise]:
             source = f"it is stored with Content-Encoding: {encoding[:80]}"
             codec = codec if codec in CODECS else ""
             promises.insert(0, _Promise(codec, codec or word.strip(), source, text_allowed=True))
-    lower = name.lower()
-    for codec, row in CODECS.items():
-        if row.suffixes and lower.endswith(row.suffixes):
-            end = next(end for end in row.suffixes if lower.endswith(end))
-            promises.append(
-                _Promise(codec, codec, f"its name ends in {end}", codec in {"gz", "zst"})
-            )
+    end = "." + name.lower().rpartition(".")[2]
+    if promise := _BY_END.get(end):
+        promises.append(promise)
+    return promises
+
+
+def _ends_of_names() -> dict[str, _Promise]:
+    ends = {
+        end: _Promise(codec, codec, f"its name ends in {end}", codec in {"gz", "zst"})
+        for codec, row in CODECS.items()
+        for end in row.suffixes
+    }
     for names in (formats.COMPRESSED_NAMES, formats.BINARY_NAMES):
         binary = names is formats.BINARY_NAMES
-        promises += [
-            _Promise("", kind, f"its name ends in {end}", text_allowed=binary)
-            for end, kind in names.items()
-            if lower.endswith(end)
-        ]
-    return promises
+        for end, kind in names.items():
+            ends[end] = _Promise("", kind, f"its name ends in {end}", text_allowed=binary)
+    return ends
+
+
+_BY_END = _ends_of_names()
+"""What names promise, by their ends."""
 
 
 def _check_promises(path: Path, head: bytes, promises: list[_Promise]) -> None:
