@@ -66,19 +66,23 @@ WRITES = [
 ]  # fmt: skip
 """What changes what is to be seen at an output."""
 WRITE = "before write "
+STATE_WRITE = "before state write "
+"""The same of what changes the state for ``--resume``, which only its removal changes besides."""
 
 
 @contextlib.contextmanager
 def at_write(moment: str, act: Act) -> Iterator[list[str]]:
     """As ``at``, before one of all that is changed at the output: ``before write 3``, from 0."""
     struck: list[str] = []
-    left = itertools.count(-int(moment.removeprefix(WRITE)))
+    of_state = moment.startswith(STATE_WRITE)
+    left = itertools.count(-int(moment.rpartition(" ")[2]))
 
     def counted(original: Any) -> Any:
         @functools.wraps(original)
         def change(self: Any, *args: Any) -> Any:
             name = str(args[0] if args else getattr(self, "_uri", "") or self._path)
-            if "ray-mr-state" not in name and "_ray_mr_state" not in name and not next(left):
+            is_state = "ray-mr-state" in name or "_ray_mr_state" in name
+            if is_state == of_state and not next(left):
                 struck.append(name)
                 act(None)
             return original(self, *args)
@@ -86,7 +90,7 @@ def at_write(moment: str, act: Act) -> Iterator[list[str]]:
         return change
 
     with pytest.MonkeyPatch.context() as patch:
-        for owner, name in WRITES:
+        for owner, name in [*WRITES, *([(LocalStore, "clear")] if of_state else [])]:
             patch.setattr(owner, name, counted(getattr(owner, name)))
         yield struck
 
@@ -200,7 +204,8 @@ def _drive(
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     try:
-        fault = (at_write if moment.startswith(WRITE) else at)(moment, act) if moment else None
+        writes = moment.startswith((WRITE, STATE_WRITE))
+        fault = (at_write if writes else at)(moment, act) if moment else None
         with fault or contextlib.nullcontext(), sent_to(on):
             return run(Job(**job), **how).exit_code
     except BaseException:  # noqa: BLE001 - the test shows it

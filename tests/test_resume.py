@@ -27,7 +27,7 @@ from ray_mr.driver.resume import fingerprint
 from ray_mr.driver.run import plan, run
 from ray_mr.errors import ChildNotStarted, DeadlinePassed, JobError, RayMrError
 from ray_mr.events import Event, Notice
-from ray_mr.model import AttemptEnd, AttemptId, BlockMeta, FileCounts, Input, Split, StoredObject
+from ray_mr.model import AttemptEnd, AttemptId, BlockMeta, FileCounts, Input, Split
 from ray_mr.stores import store_for
 
 if TYPE_CHECKING:
@@ -299,9 +299,7 @@ def test_any_flipped_byte_is_noticed(tmp_path_factory: Any, at: int, value: int)
     """One byte that is not what was written makes a piece no piece."""
     folder: Path = tmp_path_factory.mktemp("kept")
     (folder / "in").write_bytes(b"x")
-    found = (folder / "in").stat()
-    etag = f"{found.st_mtime_ns}-{found.st_size}-{found.st_ino}"
-    split = Split(3, (Input(9, StoredObject(str(folder / "in"), "in", 1, etag)),))
+    split = Split(3, (Input(9, store_for("/").stat(str(folder / "in"))),))
     ident = AttemptId(3, 9, 1)
     meta = BlockMeta(ident, 0, 0, (1, 2), (0, 3, 7), (123, 45))
     end = AttemptEnd(ident, (FileCounts(9, 3, 2, 1),), counters={"a,b": 3}, rows=3, blocks=1)
@@ -309,9 +307,10 @@ def test_any_flipped_byte_is_noticed(tmp_path_factory: Any, at: int, value: int)
     state.begin("run", {"the mapper": "abc"})
     state.keep(split, end, [meta], [b"\x00" * 7])
     (path,) = Path(state.uri).glob("piece-*")
-    earlier = state.earlier()
-    assert earlier is not None
-    (piece,) = earlier.pieces
+    found = state.found()
+    assert found is not None
+    (generation,) = found.generations
+    (piece,) = state.earlier(generation).pieces
     assert (piece.end, piece.blocks) == (end, ((meta, 7),))
     assert piece.read(bytes) == [b"\x00" * 7]
     data = bytearray(path.read_bytes())
@@ -320,9 +319,7 @@ def test_any_flipped_byte_is_noticed(tmp_path_factory: Any, at: int, value: int)
         return
     data[at] = value
     path.write_bytes(data)
-    earlier = state.earlier()
-    assert earlier is not None
-    for piece in earlier.pieces:
+    for piece in state.earlier(generation).pieces:
         with pytest.raises(RayMrError):
             piece.read(bytes)
 
@@ -379,10 +376,10 @@ def test_late_piece_of_another_run(world: World) -> None:
         (world.state / name).write_bytes(data)
     world.trap.unlink()
     world.fed()
-    report, notices = go(world.job(), resume=True)
+    report, notices = go(world.job(), only_failed=True)
     assert report.ok
     assert "not used, because damaged or of another run: 8 kept objects" in notices
-    assert world.fed() == ALL
+    assert world.fed() == {"3"}
     assert result(world.folder) == expected
 
 
@@ -507,8 +504,9 @@ def test_blocks_are_kept_one_by_one(tmp_path: Path) -> None:
 
     state = State(str(tmp_path / "out"))
     end = AttemptEnd(ident, (FileCounts(0, 20, 20),), rows=20, blocks=20)
+    state.begin("run", {})
     state.keep(Split(0, (Input(0, obj),)), end, metas, blocks())
-    assert [path.stat().st_size > 20_000 for path in Path(state.uri).iterdir()] == [True]
+    assert [path.stat().st_size > 20_000 for path in Path(state.uri).glob("piece-*")] == [True]
 
 
 def test_script_that_does_not_load(world: World) -> None:

@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING
 from ray_mr.driver import capsule, letters
 from ray_mr.driver.keeper import Keeper
 from ray_mr.driver.kept import State
-from ray_mr.driver.resume import Resumed, changed, fingerprint, limits, resume
+from ray_mr.driver.resume import (
+    ONLY_FAILED_NEEDS_ALL,
+    RESUME_FIRST,
+    Resumed,
+    changed,
+    fingerprint,
+    limits,
+    resume,
+)
 from ray_mr.errors import CorruptObject, DeadlinePassed, JobError, RayMrError, StoreError
 from ray_mr.events import Notice
 from ray_mr.stores import store_for
@@ -20,7 +28,7 @@ from ray_mr.units import count
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ray_mr.driver.kept import Earlier
+    from ray_mr.driver.kept import Earlier, Found
     from ray_mr.driver.loop import Loop
     from ray_mr.engines import Engine
     from ray_mr.events import Event
@@ -51,9 +59,9 @@ class Checkpoint:
         self._job, self._wish, self._engine, self._tell = job, wish, engine, tell
         self._state = State(job.output)
         self._resumed: Resumed | None = None
-        self._adopted = 0
-        self._anew = True
-        self._tried_again: Earlier | None = None
+        self._facts: dict[str, str] = {}
+        self._found: Found | None = None
+        self._goes_on: Earlier | None = None
         self.keeper: Keeper | None = None
 
     def resume(self, made: Plan) -> Resumed:
@@ -65,31 +73,43 @@ class Checkpoint:
             StoreError: The store cannot say.
         """
         self._state.check_owner()  # somebody may have begun while we listed
-        earlier = self._state.earlier()
-        if earlier is None and self._wish.only_failed:
+        self._facts = fingerprint(made)
+        self._found = self._state.found()
+        if self._found is None and self._wish.only_failed:
             raise JobError(
                 f"--only-failed: {self._state.uri} is damaged", "the whole job has to run again"
             )
-        found = None if earlier is None or not self._wish.resume else self._usable(made, earlier)
-        if self._wish.resume and earlier is None:
-            self._tell(Notice("there is nothing to go on with: everything runs"))
-        self._anew = found is None
+        found = self._usable(made) if self._wish.resume else None
+        if not self._wish.resume and self._found and self._found.pieces:
+            pieces = count(self._found.pieces, "finished split")
+            self._tell(Notice(
+                f"{pieces} of an earlier run not used: --resume goes on from there, until this run "
+                "has finished a split"
+            ))  # fmt: skip
         self._resumed = found or Resumed(made)
         return self._resumed
 
-    def _usable(self, made: Plan, earlier: Earlier) -> Resumed | None:
+    def _usable(self, made: Plan) -> Resumed | None:
         wish = self._wish
-        if names := changed(earlier, fingerprint(made)):
+        generation = self._found.best(self._facts) if self._found else None
+        if self._found is None or generation is None:
+            if wish.only_failed:
+                raise JobError(ONLY_FAILED_NEEDS_ALL, RESUME_FIRST)
+            self._tell(Notice("there is nothing to go on with: everything runs"))
+            return None
+        if names := changed(generation, self._facts):
             if wish.only_failed:
                 raise JobError(
                     f"--only-failed: changed since the run that failed: {', '.join(names)}",
                     "the whole job has to run again",
                 )
-            pieces = count(len(earlier.pieces), "finished split")
+            pieces = count(self._found.pieces, "finished split")
             self._tell(Notice(f"{pieces} cannot be used: changed since: {', '.join(names)}"))
             return None
+        others = {each.ident for each in self._found.generations}
+        earlier = self._state.earlier(generation, others)
         found = resume(made, earlier, only_failed=wish.only_failed)
-        self._tried_again = earlier if wish.only_failed else None
+        self._goes_on = earlier
         if earlier.damaged:
             damaged = count(earlier.damaged, "kept object")
             self._tell(Notice(f"not used, because damaged or of another run: {damaged}"))
@@ -118,18 +138,17 @@ class Checkpoint:
             )
 
     def begin(self, made: Plan, run_id: str) -> None:
-        """What does not count is removed; what is finished from here on is kept.
+        """Take the state over; what is finished from here on is kept.
+
+        Finished work of earlier runs stays where it is until this run has some of its own.
 
         Raises:
             StoreError: It cannot be written there.
         """
         store_for(self._job.output).clear(capsule.folder_uri(self._job.output))
-        if self._anew:
+        if self._goes_on is None:
             store_for(self._job.output).clear(letters.folder_uri(self._job.output))
-            self._state.clear()
-        if self._tried_again is not None:
-            self._state.forget_failures(self._tried_again)
-        self._state.begin(run_id, fingerprint(made))
+        self._state.begin(run_id, self._facts or fingerprint(made), self._found, self._goes_on)
         self.keeper = Keeper(self._state, self._engine, self._job.checkpoint, limits(self._job))
 
     def claim(self) -> None:
@@ -168,7 +187,6 @@ class Checkpoint:
                 continue
             end, metas = piece.placed(splits[start], loop.next_ident(splits[start]))
             loop.adopt(splits[start], end, list(zip(metas, refs, strict=True)))
-            self._adopted += 1
 
     def mapped(self) -> None:
         """Every input had its turn."""
@@ -191,7 +209,10 @@ class Checkpoint:
             self.keeper.close()
 
     def leave(self, *, published: bool, failures: bool) -> None:
-        """Keep what another run can go on with, and nothing else."""
+        """Keep what another run can go on with.
+
+        That of earlier runs goes when a result is published, and never before.
+        """
         keeper = self.keeper
         if keeper is None:
             return
@@ -202,12 +223,12 @@ class Checkpoint:
                 return
             if keeper.trouble is not None:
                 self._tell(Notice(f"finished work could not be kept: {keeper.trouble.message}"))
-            worth = failures if published else self._adopted + keeper.kept > 0
-            if not worth or self._job.checkpoint == "none":
+            if published and (not failures or self._job.checkpoint == "none"):
                 self._state.clear()
                 return
-            self._state.rest()
-            if not published:
+            if published:
+                self._state.discard()
+            if self._state.rest() and not published:
                 self._tell(Notice("what is finished is kept: --resume goes on from there"))
         except RayMrError as error:
             self._tell(Notice(f"{self._state.uri} stays behind: {error.message}"))

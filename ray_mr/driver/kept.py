@@ -4,23 +4,38 @@ A folder (or prefix) of small objects, each written whole or not at all: ``run.j
 run, a *piece* holds the blocks and counts of one committed attempt, a *failure* an input that has
 failed for good, ``mapped`` that every input had its turn.  Nothing here is trusted: a piece whose
 checksum is wrong is no piece, and nothing is unpickled.
+
+Finished work is destroyed only when newer work has replaced it.  Each object belongs to a
+*generation*: a run that starts anew, and the runs that go on with it.  The name of an object ends
+in its generation, so objects of two generations stand side by side:
+
+1. ``begin`` adds a new generation to ``run.json`` in front of those that hold finished work, or
+   goes on with one of them.  Nothing is deleted.
+2. ``keep`` writes a piece; the first one of a run makes ``discard`` delete the other generations.
+3. ``rest`` leaves in ``run.json`` the generations that hold something; ``clear`` removes all.
+
+A process that is killed between two of these steps leaves generations that are read as they are.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import secrets
+import threading
+from collections import Counter
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ray_mr import errors, machine
-from ray_mr.errors import CorruptObject, JobError, RayMrError, StoreUnavailable
+from ray_mr.errors import CorruptObject, JobError, RayMrError, StoreError, StoreUnavailable
 from ray_mr.model import AttemptEnd, AttemptId, BlockMeta, FileCounts
 from ray_mr.sinks import is_prefix, write_whole
 from ray_mr.stores import store_for
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
     from typing import BinaryIO
 
     from ray_mr.model import Split, StoredObject
@@ -28,6 +43,8 @@ if TYPE_CHECKING:
 MAGIC = b"ray_mr piece 1\n"
 RUN = "run.json"
 MAPPED = "mapped"
+KINDS = frozenset({"piece", "failed", MAPPED})
+"""What the names of objects with finished work begin with."""
 HASH_BYTES = 8
 DIGEST_BYTES = hashlib.sha256().digest_size
 MAX_HEAD_BYTES = 256 << 20
@@ -126,12 +143,44 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
-class Earlier:
-    """What an earlier run has left."""
+class Generation:
+    """A run that started anew, and the runs that went on with it."""
 
-    run_id: str
+    ident: str
+    """The end of its objects' names."""
     facts: Mapping[str, str]
     """The fingerprint of what decided its map output."""
+
+    @property
+    def basis(self) -> str:
+        """A digest that each of its objects holds.
+
+        A run that did not hear of its end in time may still write when another, of another mapper,
+        has begun at the same place.
+        """
+        text = json.dumps([self.ident, dict(self.facts)], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The generations beside an output that hold something, the newest first."""
+
+    generations: tuple[Generation, ...]
+    pieces: int
+    """Finished splits of all of them."""
+
+    def best(self, facts: Mapping[str, str]) -> Generation | None:
+        """The newest one with this fingerprint; if there is none, the newest."""
+        same = [each for each in self.generations if dict(each.facts) == dict(facts)]
+        return next(iter([*same, *self.generations]), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Earlier:
+    """What one generation has left."""
+
+    generation: Generation
     pieces: tuple[Piece, ...]
     failures: Mapping[str, Failure]
     """By URI."""
@@ -147,31 +196,82 @@ class State:
     def __init__(self, output: str) -> None:
         self.uri = state_uri(output)
         self._store = store_for(output)
-        self._run: dict[str, Any] = {}
-        self._basis = ""
+        self._run_id = ""
+        self._generation = Generation("", {})
+        self._others: tuple[Generation, ...] = ()
+        self._failed: frozenset[str] = frozenset()
+        self._lock = threading.Lock()
+        self._replaced = False
 
-    def begin(self, run_id: str, facts: Mapping[str, str]) -> None:
-        """Say what is run, and by whom; what is kept from here on belongs to it.
+    def begin(
+        self,
+        run_id: str,
+        facts: Mapping[str, str],
+        found: Found | None = None,
+        goes_on: Earlier | None = None,
+    ) -> None:
+        """Record what is run, and by which process; objects kept from here on belong to it.
+
+        Args:
+            run_id: Of this run.
+            facts: Its fingerprint.
+            found: What is there already; it stays until ``discard``.
+            goes_on: The generation to go on with; ``None``: a new one.
 
         Raises:
             StoreError: It cannot be written there.
         """
-        self._store.delete(self.uri + MAPPED)
-        self._run = {"run_id": run_id, "facts": dict(facts)}
-        self._basis = basis_of(facts)
-        self._write_run(machine.process_mark())
+        self._run_id = run_id
+        self._generation = goes_on.generation if goes_on else Generation(_new_ident(), dict(facts))
+        there = found.generations if found else ()
+        self._others = tuple(each for each in there if each.ident != self._generation.ident)
+        self._failed = frozenset(goes_on.failures if goes_on else ())
+        self._write_run(machine.process_mark(), [self._generation, *self._others])
 
-    def rest(self) -> None:
-        """Say that nobody is at work on it any more.
+    def rest(self) -> bool:
+        """Record that no process works on it any more; remove it if it holds nothing.
+
+        Returns:
+            Whether it holds something.
 
         Raises:
             StoreError: It cannot be written there.
         """
-        self._write_run("")
+        there = self._census()
+        generations = [g for g in (self._generation, *self._others) if g.ident in there]
+        if generations:
+            self._write_run("", generations)
+        else:
+            self.clear()
+        return bool(generations)
 
-    def _write_run(self, owner: str) -> None:
-        text = json.dumps(self._run | {"owner": owner}, indent=1)
-        write_whole(self.uri + RUN, text.encode())
+    def _write_run(self, owner: str, generations: Sequence[Generation]) -> None:
+        run = {
+            "run_id": self._run_id,
+            "owner": owner,
+            "generations": [asdict(each) for each in generations],
+        }
+        write_whole(self.uri + RUN, json.dumps(run, indent=1).encode())
+
+    def _census(self) -> dict[str, Counter[str]]:
+        """How many objects of each kind each generation has."""
+        there: dict[str, Counter[str]] = {}
+        for obj in self._store.find(self.uri):
+            kind, ident = _kind_and_generation(obj.uri)
+            if kind in KINDS:
+                there.setdefault(ident, Counter())[kind] += 1
+        return there
+
+    def discard(self) -> None:
+        """Delete all that belongs to other generations than this run's.
+
+        Raises:
+            StoreError: The store refuses.
+        """
+        for obj in list(self._store.find(self.uri)):
+            kind, ident = _kind_and_generation(obj.uri)
+            if kind in KINDS and ident != self._generation.ident:
+                self._store.delete(obj.uri)
 
     def check_owner(self) -> None:
         """Look whether somebody is at work on it.
@@ -194,7 +294,7 @@ class State:
             StoreError: The store cannot say.
         """
         run = self._read_run() or {}
-        return bool(run.get("run_id") == self._run["run_id"])
+        return bool(run.get("run_id") == self._run_id)
 
     def claim(self) -> None:
         """Say once more what ``begin`` said, where nobody says anything any more.
@@ -203,7 +303,7 @@ class State:
             StoreError: It cannot be written there.
         """
         if not self.is_there():
-            self._write_run(machine.process_mark())
+            self._write_run(machine.process_mark(), [self._generation])
 
     def _read_run(self) -> dict[str, Any] | None:
         if not self.is_there():
@@ -213,11 +313,6 @@ class State:
         except CorruptObject:
             return None
         return run if isinstance(run, dict) else None
-
-    def forget_failures(self, earlier: Earlier) -> None:
-        """What has failed runs again: another word on it is to come."""
-        for failure in earlier.failures.values():
-            self._store.delete(self.uri + _name("failed", [failure.version]))
 
     def keep(
         self, split: Split, end: AttemptEnd, metas: Sequence[BlockMeta], blocks: Iterable[Any]
@@ -232,8 +327,8 @@ class State:
         for item in split.inputs:
             if error := store_for(item.object.uri).changed(item.object):
                 raise error
-        head = _head(versions, end, metas, self._basis)
-        staged = self._store.stage(self.uri + _name("piece", versions))
+        head = _head(versions, end, metas, self._generation.basis)
+        staged = self._store.stage(self._named("piece", versions))
         try:
             sha = hashlib.sha256(head)
             staged.write(head)
@@ -246,6 +341,21 @@ class State:
             staged.complete()
         finally:
             staged.abort()
+        self._replace(versions)
+
+    def _replace(self, versions: Sequence[Version]) -> None:
+        """Delete what a piece that was just kept has replaced; none of it is read any more."""
+        with self._lock:
+            first, self._replaced = not self._replaced, True
+        with contextlib.suppress(StoreError):  # what stays goes at the end
+            for version in versions:
+                if version.uri in self._failed:
+                    self._store.delete(self._named("failed", [version]))
+            if first:
+                self.discard()
+
+    def _named(self, kind: str, versions: Sequence[Version]) -> str:
+        return f"{self.uri}{_name(kind, versions)}-{self._generation.ident}"
 
     def keep_failure(self, obj: StoredObject, error: RayMrError, limits: str) -> None:
         """Keep that an input has failed, tried as hard as these limits allow.
@@ -256,15 +366,16 @@ class State:
         version = Version.of(obj)
         facts = {
             "error": type(error).__name__, "message": error.message, "hint": error.hint,
-            "limits": limits, "basis": self._basis,
+            "limits": limits, "basis": self._generation.basis,
         }  # fmt: skip
         text = json.dumps({"version": asdict(version)} | facts)
-        write_whole(self.uri + _name("failed", [version]), _sealed(text))
+        write_whole(self._named("failed", [version]), _sealed(text))
 
     def keep_mapped(self, uris: Iterable[str]) -> None:
         """Keep that every input, which are these, had its turn."""
         data = b"".join(sorted({name_hash(uri) for uri in uris}))
-        write_whole(self.uri + MAPPED, hashlib.sha256(data).digest() + data)
+        uri = f"{self.uri}{MAPPED}-{self._generation.ident}"
+        write_whole(uri, hashlib.sha256(data).digest() + data)
 
     def is_there(self) -> bool:
         """Whether a run has left anything."""
@@ -274,8 +385,8 @@ class State:
         """Remove all of it, what a killed run was about to write too."""
         self._store.clear(self.uri)
 
-    def earlier(self) -> Earlier | None:
-        """What is there, or ``None`` if no run has left anything that can be read.
+    def found(self) -> Found | None:
+        """The generations that hold something; ``None`` if no run has left a readable record.
 
         Raises:
             StoreError: The store cannot say.
@@ -284,35 +395,58 @@ class State:
         if run is None:
             return None
         try:
-            run_id, facts = str(run["run_id"]), {str(k): str(v) for k, v in run["facts"].items()}
+            known = [_generation(facts) for facts in run["generations"]]
         except (ValueError, KeyError, TypeError, AttributeError):
             return None
-        basis = basis_of(facts)
+        there = self._census()
+        holding = tuple(each for each in known if each.ident in there)
+        return Found(holding, sum(there[each.ident]["piece"] for each in holding))
+
+    def earlier(self, generation: Generation, others: Collection[str] = ()) -> Earlier:
+        """What a generation has left.
+
+        Args:
+            generation: Which one.
+            others: Other generations that are known; objects of any further one count as damaged.
+
+        Raises:
+            StoreError: The store cannot say.
+        """
         pieces: list[Piece] = []
         failures: dict[str, Failure] = {}
         mapped, damaged = None, 0
         for obj in self._store.find(self.uri):
-            name = obj.uri.rpartition("/")[2]
+            kind, ident = _kind_and_generation(obj.uri)
+            if kind not in KINDS or (ident in others and ident != generation.ident):
+                continue
             try:
-                if name == MAPPED:
+                if ident != generation.ident:
+                    damaged += 1
+                elif kind == MAPPED:
                     mapped = _twice(_names, obj.uri)
-                elif name.startswith("piece-"):
-                    pieces.append(_twice(_piece, obj.uri, basis))
-                elif name.startswith("failed-"):
-                    failure = _twice(_failure, obj.uri, basis)
+                elif kind == "piece":
+                    pieces.append(_twice(_piece, obj.uri, generation.basis))
+                else:
+                    failure = _twice(_failure, obj.uri, generation.basis)
                     failures[failure.version.uri] = failure
             except CorruptObject:
                 damaged += 1
-        return Earlier(run_id, facts, tuple(pieces), failures, mapped, damaged)
+        return Earlier(generation, tuple(pieces), failures, mapped, damaged)
 
 
-def basis_of(facts: Mapping[str, str]) -> str:
-    """A digest of a fingerprint.
+def _new_ident() -> str:
+    return secrets.token_hex(4)
 
-    What is kept holds it: a run that did not hear of its end in time may still write, when another,
-    of another mapper, has begun at the same place.
-    """
-    return hashlib.sha256(json.dumps(dict(facts), sort_keys=True).encode()).hexdigest()[:32]
+
+def _generation(facts: Mapping[str, Any]) -> Generation:
+    pairs = {str(key): str(value) for key, value in facts["facts"].items()}
+    return Generation(str(facts["ident"]), pairs)
+
+
+def _kind_and_generation(uri: str) -> tuple[str, str]:
+    """``("piece", "0a1b2c3d")`` of ``.../piece-9f86d081884c7d65-0a1b2c3d``."""
+    name = uri.rpartition("/")[2]
+    return name.partition("-")[0], name.rpartition("-")[2]
 
 
 def name_hash(uri: str) -> bytes:

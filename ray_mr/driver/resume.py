@@ -20,7 +20,7 @@ from ray_mr.model import Split
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from ray_mr.driver.kept import Earlier, Piece
+    from ray_mr.driver.kept import Earlier, Generation, Piece
     from ray_mr.errors import RayMrError
     from ray_mr.job import Job
     from ray_mr.model import Input, StoredObject
@@ -35,6 +35,8 @@ FREE = frozenset({
 """Options that change no byte of map output (programs are compared by their content)."""
 LIMITS = ("attempts", "timeout", "stall_timeout", "max_bad_records")
 """Options that decide whether an input that a program dies of, or is slow at, has failed."""
+ONLY_FAILED_NEEDS_ALL = "--only-failed needs a run that has tried every input, and that one has not"
+RESUME_FIRST = "let it go on with --resume first"
 ANY_ORDER = frozenset({"sum", "count", "min", "max"})
 """Reducers to which the order of a key's values does not matter."""
 
@@ -91,10 +93,10 @@ def _slow_digest(value: object, salt: str) -> str:
     return hashlib.scrypt(text, salt=salt.encode(), n=1 << 14, r=8, p=1, dklen=16).hex()
 
 
-def changed(earlier: Earlier, facts: Mapping[str, str]) -> list[str]:
+def changed(generation: Generation, facts: Mapping[str, str]) -> list[str]:
     """Names of what has changed since an earlier run."""
-    names = sorted({*earlier.facts, *facts})
-    return [name for name in names if earlier.facts.get(name) != facts.get(name)]
+    before = generation.facts
+    return [name for name in sorted({*before, *facts}) if before.get(name) != facts.get(name)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,10 +128,7 @@ def resume(plan: Plan, earlier: Earlier, *, only_failed: bool = False) -> Resume
         JobError: ``only_failed``, and the earlier run did not come to its end.
     """
     if only_failed and earlier.mapped is None:
-        raise JobError(
-            "--only-failed needs a run that has tried every input, and that one has not",
-            "let it go on with --resume first",
-        )
+        raise JobError(ONLY_FAILED_NEEDS_ALL, RESUME_FIRST)
     work = _Matching(plan, earlier)
     if not only_failed:
         work.take_failures()
@@ -162,8 +161,15 @@ class _Matching:
         return self._now[version.uri] == version
 
     def take_failures(self) -> None:
+        """Take the failures, but for those of inputs that a later attempt has mapped.
+
+        A driver may have been killed after it kept the piece, before it deleted the failure.
+        """
         now = limits(self._plan.job)
+        mapped = {version for piece in self._earlier.pieces for version in piece.versions}
         for uri, failure in self._earlier.failures.items():
+            if failure.version in mapped:
+                continue
             limited = isinstance(failure.error, ChildCrashed | ChildTimeout | ChildProtocol)
             if limited and failure.limits != now:
                 continue
