@@ -10,7 +10,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from ray_mr.driver.background import Background
-from ray_mr.errors import DataError, RayMrError, WorkerLost
+from ray_mr.errors import DataError, ObjectChanged, RayMrError, WorkerLost
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -61,8 +61,11 @@ class Keeper:
             self._put(lambda: self._state.keep(split, end, metas, map(self._engine.read, refs)))
 
     def failed(self, obj: StoredObject, error: RayMrError) -> None:
-        """An input has failed for good."""
-        if self._checkpoint != "none":
+        """Keep that an input has failed for good.
+
+        One that changed since it was listed has not: the next run lists what is there then.
+        """
+        if self._checkpoint != "none" and not isinstance(error, ObjectChanged):
             self._put(lambda: self._state.keep_failure(obj, error, self._limits))
 
     def mapped(self, uris: Iterable[str]) -> None:

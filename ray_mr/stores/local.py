@@ -105,11 +105,10 @@ class LocalStore:
     def changed(self, obj: StoredObject) -> ObjectChanged | None:
         """See ``Store``."""
         try:
-            if _etag(Path(obj.uri).stat()) == obj.etag:
-                return None
+            what = _what_changed(obj, Path(obj.uri).stat())
         except OSError:
-            pass
-        return ObjectChanged(f"{obj.uri} changed while it was read", AT_REST)
+            what = "changed"
+        return ObjectChanged(f"{obj.uri}: {what} while it was read", AT_REST) if what else None
 
     def open(self, uri: str) -> BinaryIO:
         """See ``Store``."""
@@ -369,7 +368,23 @@ def _stem(name: str) -> str:
 
 
 def _etag(found: os.stat_result) -> str:
-    return f"{found.st_mtime_ns}-{found.st_size}-{found.st_ino}"
+    """What identifies a version of a file.
+
+    Its change time is part of it: whoever writes to a file can set the modification time back
+    (``cp -p``, ``rsync --times``, tar), and nobody the change time.  A new mode, owner, name or
+    link of the file moves it, too; such a file is refused as well, for nothing here can tell.
+    """
+    return f"{found.st_mtime_ns}-{found.st_size}-{found.st_ino}-{found.st_ctime_ns}"
+
+
+def _what_changed(obj: StoredObject, found: os.stat_result) -> str:
+    """What of a file differs from what was listed; empty for nothing."""
+    now = _etag(found)
+    if now == obj.etag:
+        return ""
+    listed = obj.etag.rpartition("-")[0]
+    metadata = listed == now.rpartition("-")[0]
+    return "its content, mode, owner or links changed" if metadata else "changed"
 
 
 def _walk(folder: str, depth: int | None, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
@@ -412,8 +427,8 @@ def _opened(obj: StoredObject) -> Iterator[BinaryIO]:
 
 
 def _check(obj: StoredObject, descriptor: int) -> None:
-    if _etag(os.fstat(descriptor)) != obj.etag:
-        raise ObjectChanged(f"{obj.uri} changed since it was listed", AT_REST)
+    if what := _what_changed(obj, os.fstat(descriptor)):
+        raise ObjectChanged(f"{obj.uri}: {what} since it was listed", AT_REST)
 
 
 def _copy(source: BinaryIO, target: BinaryIO, stop: threading.Event | None) -> None:

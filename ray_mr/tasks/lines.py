@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ray_mr.errors import CorruptObject, DataError, RefusedObject
+from ray_mr.errors import CorruptObject, DataError, RefusedObject, StoreError
 from ray_mr.model import FileCounts
 from ray_mr.stores import store_for
 
@@ -84,7 +84,11 @@ class LineFeed:
                 size += len(chunk)
                 last = chunk[-1]
                 yield chunk
-        except (CorruptObject, RefusedObject) as error:
+        except (CorruptObject, RefusedObject, StoreError) as error:
+            if changed := store_for(obj.uri).changed(obj):  # the cause of what else is wrong
+                raise changed from None
+            if isinstance(error, StoreError):
+                raise
             said = error.message.removeprefix(f"{fetched.path.name}: ")
             raise type(error)(f"{obj.uri}: {said}", error.hint) from None
         if last != NEWLINE:

@@ -233,7 +233,8 @@ class _Attempt:
                     self._check_unchanged(item.position)
                     fetch.release(item.position)
                 elif isinstance(item, children.Failure):
-                    self.failed[item.position] = item.error
+                    obj = self.objects[item.position]
+                    self.failed[item.position] = store_for(obj.uri).changed(obj) or item.error
                     fetch.release(item.position)
                 elif isinstance(item, children.At):
                     self.suspect = item.position
