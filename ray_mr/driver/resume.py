@@ -1,7 +1,8 @@
 """Going on where an earlier run stopped: what of it still holds for today's plan.
 
-A kept piece holds if what decided it is the same: the mapper's and combiner's content, the options
-that map output depends on, the version of ray_mr, and the content of each of its inputs.
+A kept piece holds if what decided it is the same: the mapper's and combiner's content, what they
+use of this machine (``installed``), the options that map output depends on, the version of ray_mr,
+and the content of each of its inputs.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import re
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from ray_mr.driver import installed
 from ray_mr.driver.kept import Version, name_hash, pieces_by_first
 from ray_mr.errors import ChildCrashed, ChildProtocol, ChildTimeout, JobError, StoreError
 from ray_mr.model import Split
@@ -53,8 +55,9 @@ def fingerprint(plan: Plan) -> dict[str, str]:
     kind = reducer if isinstance(reducer, str) else reducer.feed if reducer else "none"
     return facts | {
         "ray_mr's version": importlib.metadata.version("ray-mr"),
-        "the mapper": _program(plan.mapper, plan.reducer),
-        "the combiner": _program(plan.combiner, plan.reducer),
+        "the mapper": _program(plan.job, plan.mapper, plan.reducer),
+        "the combiner": _program(plan.job, plan.combiner, plan.reducer),
+        "the locale": installed.locale_of(plan.job),
         "the kind of reducer": kind,
         "the ranges of keys": _digest([bound.hex() for bound in plan.bounds]),
     }
@@ -66,7 +69,13 @@ def limits(job: Job) -> str:
     return _digest({name: facts[name] for name in LIMITS})
 
 
-def _program(program: Program | str | None, reducer: Program | str | None) -> str:
+def _program(job: Job, program: Program | str | None, reducer: Program | str | None) -> str:
+    """A digest of a program, and of what it finds on this machine."""
+    digest, uses = _own_files(program, reducer), installed.facts_of(job, program)
+    return _digest([digest, uses]) if uses else digest
+
+
+def _own_files(program: Program | str | None, reducer: Program | str | None) -> str:
     """A digest of a program, and of the files beside it that it may import.
 
     The reducer's own script lies beside the mapper's more often than not.  It is no part of it
