@@ -330,6 +330,35 @@ def test_decompress_none_reads_any_bytes(tmp_path: Path, feed: str, node: str) -
     assert result(tmp_path) == data * 2
 
 
+@pytest.mark.parametrize("feed", TEXT_FEEDS)
+def test_byte_order_mark_of_each_input_is_dropped(tmp_path: Path, feed: str, node: str) -> None:
+    """At its very beginning, however it is compressed; not at a later member's."""
+    assert node
+    folder, mark = tmp_path / "in", b"\xef\xbb\xbf"
+    folder.mkdir()
+    (folder / "a.txt").write_bytes(mark + b"plain\n")
+    (folder / "b.gz").write_bytes(gzip.compress(mark[:1]) + gzip.compress(mark[1:] + b"gz\n"))
+    (folder / "c.zst").write_bytes(zstandard.compress(mark + b"zst\n" + mark + b"in\n"))
+    (folder / "d.deflate").write_bytes(zlib.compress(mark + b"deflate"))
+    (folder / "e.txt").write_bytes(mark)
+    (folder / "f.gz").write_bytes(gzip.compress(b"x\n") + gzip.compress(mark + b"y\n"))
+    report, _ = run_told(mapping(tmp_path, feed))
+    assert report.ok, report.summary()
+    wanted = b"plain\ngz\nzst\n" + mark + b"in\ndeflate\nx\n" + mark + b"y\n"
+    assert result(tmp_path) == wanted
+    assert report.totals["records"] == 7
+
+
+def test_identity_without_decompression_keeps_the_mark(tmp_path: Path) -> None:
+    """Every byte goes on, as a reduce task needs it that reads rows."""
+    (tmp_path / "in").mkdir()
+    data = b"\xef\xbb\xbfkey\tvalue\n"
+    (tmp_path / "in/a").write_bytes(data)
+    report, _ = run_told(mapping(tmp_path, "identity", decompress="none"))
+    assert report.ok
+    assert result(tmp_path) == data
+
+
 # ------------------------------------------------------------------ names and stored encodings
 
 
