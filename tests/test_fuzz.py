@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import brotli
 import cramjam
+import lz4.block
 import lz4.frame
 import pytest
 import zstandard
@@ -38,6 +39,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+
+def lz4_block(data: bytes) -> bytes:
+    return bytes(lz4.block.compress(data, store_size=False))
+
+
 TEXT = b"".join(b"%036d\t{}\n" % number for number in range(400))
 BODIES = [TEXT, TEXT[:50], bytes(100_000), b"", random.Random(1).randbytes(70_000)]
 ENCODERS = {
@@ -48,7 +54,11 @@ ENCODERS = {
     "snappy-hadoop": lambda data: b"".join(
         len(part).to_bytes(4, "big") for part in (data, cramjam.snappy.compress_raw(data))
     ) + bytes(cramjam.snappy.compress_raw(data)),
+    "lz4-hadoop": lambda data: b"".join(
+        len(part).to_bytes(4, "big") for part in (data, lz4_block(data))
+    ) + lz4_block(data),
     "br": lambda data: brotli.compress(data, quality=1),
+    "deflate": zlib.compress,
 }  # fmt: skip
 SAMPLES = {name: [encode(body) for body in BODIES] for name, encode in ENCODERS.items()}
 EVERY = [sample for samples in SAMPLES.values() for sample in samples]
@@ -119,6 +129,7 @@ OTHERS: dict[str, Callable[[bytes], bytes | None]] = {
     "lzma": members(lambda: lzma.LZMADecompressor(lzma.FORMAT_ALONE)),
     "zst": unzstd,
     "br": brotli.decompress,
+    "deflate": members(zlib.decompressobj),
     "snappy-raw": lambda data: bytes(cramjam.snappy.decompress_raw(data)),
 }
 """Decoders that are not ours: what ours takes as sound, they decode to the same."""
