@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Self, cast
 
+from ray_mr.child import inherited
 from ray_mr.errors import LAST_WORDS, ChildCrashed, ChildKilled, ChildNotStarted, ChildTimeout
 from ray_mr.units import format_seconds
 
@@ -35,9 +36,8 @@ if TYPE_CHECKING:
 
 HIDDEN = re.compile(
     r"CREDENTIALS|RAY_MR_.*|AWS_.*|RAY_.*|TASKCLUSTER_(ACCESS_TOKEN|CERTIFICATE|PROXY_URL)"
-    r"|MIMALLOC_ALLOW_LARGE_OS_PAGES"
 )
-"""Names in our environment that a child never inherits; the last is for our workers alone."""
+"""Names in our environment that a child never inherits."""
 
 MARK = "CHILD_OF_RAY_MR"
 """A child's variable, by which what it leaves running is found; it begins with its folder."""
@@ -86,8 +86,10 @@ def child_environment(extra: Mapping[str, str]) -> dict[str, str]:
 
     Hashes of str are fixed, so that a Python child that walks a set walks it the same way twice.
     """
-    inherited = {name: value for name, value in os.environ.items() if not HIDDEN.fullmatch(name)}
-    return inherited | {"PYTHONHASHSEED": "0"} | dict(extra)
+    kept = {
+        name: value for name, value in inherited.environment().items() if not HIDDEN.fullmatch(name)
+    }
+    return kept | {"PYTHONHASHSEED": "0"} | dict(extra)
 
 
 class Process:
@@ -378,7 +380,7 @@ def _spawn(
     command = [*launcher, program, *argv[1:]]
     pipe = subprocess.PIPE
     try:
-        with FORKING:
+        with FORKING, inherited.unblocked_signals():
             return subprocess.Popen(  # noqa: S603 - running the user's program is what we are for
                 command, cwd=folder, env=env, stdin=stdin, stdout=pipe, stderr=pipe, bufsize=0
             )
