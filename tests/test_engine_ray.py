@@ -297,40 +297,60 @@ def given_to_init(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
     def init(address: str | None = None, **options: Any) -> None:
         given.update(options, address=address)
+        given["environ"] = dict(os.environ)
 
     monkeypatch.setattr("ray.init", init)
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr("ray.shutdown", lambda: None)
+    monkeypatch.setattr("ray_mr.engines.ray._forget_token", lambda: None)
     return given
 
 
+def start_and_stop() -> dict[str, str]:
+    """Start a runtime and stop it; the environment of this process meanwhile."""
+    from ray_mr.engines.ray import RayEngine
+
+    runtime = RayEngine()._runtime
+    runtime.start()
+    runtime.join()
+    meanwhile = dict(os.environ)
+    runtime.stop()
+    return meanwhile
+
+
 @pytest.mark.ray
-def test_a_ray_of_our_own_is_started(
+def test_private_ray_is_cut_to_the_machine(
     monkeypatch: pytest.MonkeyPatch, given_to_init: dict[str, Any]
 ) -> None:
-    """Without ``RAY_ADDRESS`` Ray is started, cut to the machine; its spill folder goes with it."""
-    from ray_mr.engines import ray as engine_module
-
+    """Without ``RAY_ADDRESS`` Ray is started; its folders and its environment go with it."""
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    with contextlib.ExitStack() as stack:
-        engine_module._init(stack)
-        assert given_to_init["address"] == "local", "one that somebody else runs is not joined"
-        assert given_to_init["num_cpus"] >= 1
-        assert given_to_init["object_store_memory"] >= 75 << 20
-        assert given_to_init["log_to_driver"] is False
-        spill = Path(given_to_init["object_spilling_directory"])
-        assert spill.is_dir()
-    assert not spill.exists()
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "of the user's clusters")
+    before = dict(os.environ)
+    start_and_stop()
+    assert given_to_init["address"] == "local", "one that somebody else runs is not joined"
+    assert given_to_init["num_cpus"] >= 1
+    assert given_to_init["object_store_memory"] >= 75 << 20
+    assert given_to_init["log_to_driver"] is False
+    assert not Path(given_to_init["object_spilling_directory"]).exists()
+    assert not Path(given_to_init["_temp_dir"]).exists()
+    inside = given_to_init["environ"]
+    assert "RAY_AUTH_TOKEN" not in inside
+    assert Path(inside["RAY_AUTH_TOKEN_PATH"]).name == "token"
+    assert dict(os.environ) == before
 
 
 @pytest.mark.ray
-def test_a_given_cluster_is_joined(
+def test_given_cluster_is_joined_with_the_token_of_the_user(
     monkeypatch: pytest.MonkeyPatch, given_to_init: dict[str, Any]
 ) -> None:
     """With ``RAY_ADDRESS`` nothing is sized or started here."""
-    from ray_mr.engines import ray as engine_module
-
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "of the user's clusters")
     with socket.create_server(("127.0.0.1", 0)) as head:
         monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{head.getsockname()[1]}")
-        engine_module._init(contextlib.ExitStack())
+        start_and_stop()
+    inside = given_to_init.pop("environ")
+    assert inside["RAY_AUTH_TOKEN"] == "of the user's clusters"
+    assert "RAY_AUTH_TOKEN_PATH" not in inside
     assert set(given_to_init) == {"address", "logging_level", "log_to_driver"}
     assert given_to_init["address"] is None, "Ray reads the variable itself"
 

@@ -10,7 +10,6 @@ import pytest
 
 from ray_mr import machine
 from ray_mr.engines import fit
-from ray_mr.errors import EngineError
 from ray_mr.workdir import roomy_temporary_folder, run_folder
 
 MIB = 1 << 20
@@ -121,37 +120,6 @@ def test_little_memory_means_fewer_tasks_at_a_time(memory: int, cpus: int) -> No
     found = fit.sizes(8, memory, 64 * MIB)
     assert found.cpus == cpus
     assert found.memory > 0
-
-
-def test_session_is_where_its_sockets_fit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A temporary folder with a long name has no sockets; without any place the error says so."""
-    monkeypatch.delenv("RAY_TMPDIR", raising=False)
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / ("x" * 60)))
-    assert len(fit.session_folder()) <= 44
-    monkeypatch.setattr(fit, "SESSION_PLACES", (str(tmp_path / "absent"),))
-    with pytest.raises(EngineError, match="TMPDIR"):
-        fit.session_folder()
-
-
-@pytest.mark.parametrize(
-    ("environ", "given"),
-    [
-        ({}, True),
-        ({"HOME": "/nonexistent"}, True),
-        ({"HOME": "{home}"}, False),
-        ({"RAY_AUTH_TOKEN_PATH": "/x"}, False),
-        ({"RAY_AUTH_MODE": "disabled"}, False),
-    ],
-)
-def test_token_only_where_ray_cannot_keep_one(
-    tmp_path: Path, environ: dict[str, str], given: bool
-) -> None:
-    """Without a home that keeps files one of this process is used; a choice is kept."""
-    found = {name: value.format(home=tmp_path) for name, value in environ.items()}
-    fit.give_token(found)
-    assert ("RAY_AUTH_TOKEN" in found) is given
-    assert (len(found.get("RAY_AUTH_TOKEN", "")) == 64) is given
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_given_temporary_folder_is_kept() -> None:

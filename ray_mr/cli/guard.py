@@ -77,10 +77,15 @@ def _wait_for(child: int, journal: Journal) -> None:
         # Of a signal at the very end, 128 and its number, as shells have it.
         raise click.exceptions.Exit(code if code >= 0 else 128 - code)
     from ray_mr.driver.aftermath import Past
+    from ray_mr.engines import session
 
     sweep()
     past = Past.of(journal)
     if past.has_published():
+        session.sweep()
         say(f"done; the process of this run {in_words(code)} when it had published the result")
         raise click.exceptions.Exit(0)
+    if folder := session.keep_session_of(child):
+        past.notices.append(f"the logs of Ray are in {folder}")
+        say(past.notices[-1])
     raise past.error or past.died(in_words(code))

@@ -22,7 +22,7 @@ from ray_mr.driver.loop import Loop
 from ray_mr.driver.publish import announced, settle
 from ray_mr.driver.report import Report
 from ray_mr.driver.skew import Shares
-from ray_mr.engines import engine_named
+from ray_mr.engines import engine_named, session
 from ray_mr.errors import Interrupted, JobError, RayMrError, StoreError
 from ray_mr.events import Notice, Stage
 from ray_mr.plan import Plan, make_plan
@@ -194,6 +194,7 @@ class _Run:
         wish, checkpoint = self._wish, self._checkpoint
         temporary(run_folder(self._id))
         sweep()
+        session.sweep()
         owned = own(self._id)
         try:
             self._engine.prepare(self._job)
@@ -210,6 +211,7 @@ class _Run:
             error = self._work(made, resumed.plan, self._ledger, sink)
             if error is None:
                 return self._publish(sink)
+            self._keep_logs()
             report = self._report(error)
             self._keep(report)
             self._note("error", error)
@@ -219,6 +221,7 @@ class _Run:
             if (lost := self._lost()) is not None:
                 self._note("error", lost)
                 raise lost from error
+            self._keep_logs()
             self._keep_if_started(error)
             raise
         else:
@@ -385,6 +388,10 @@ class _Run:
 
     def _keep(self, report: Report) -> None:
         write_whole(report_uri(self._job.output), more=report.json_pieces())
+
+    def _keep_logs(self) -> None:
+        if folder := self._engine.keep_logs():
+            self._tell(Notice(f"the logs of {self._engine.name} are in {folder}"))
 
     def _keep_if_started(self, error: RayMrError) -> None:
         """Leave a report of a run that failed, where there is something to tell."""

@@ -152,6 +152,9 @@ class Engine(Protocol):
     def ailing(self) -> str:
         """What may be behind a silence, in words; empty if nothing can be found out."""
 
+    def keep_logs(self) -> str:
+        """Let logs of its own stay after ``close``; return their folder, empty if there is none."""
+
     def close(self) -> None:
         """End everything of the run; what was running before it stays up."""
 

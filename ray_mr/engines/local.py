@@ -168,6 +168,10 @@ class LocalEngine:
         """See ``Engine``; here a silence is the program's own."""
         return ""
 
+    def keep_logs(self) -> str:
+        """See ``Engine``; this process has none."""
+        return ""
+
     def close(self) -> None:
         """See ``Engine``."""
         if self._work is None:

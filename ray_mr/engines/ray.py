@@ -14,7 +14,6 @@ import platform
 import shutil
 import signal
 import tempfile
-import threading
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -22,6 +21,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import ray
 from ray import exceptions as rex
+from ray._private import ray_constants
+from ray._private.authentication import authentication_token_setup as tokens
 from ray.experimental.internal_kv import _internal_kv_exists, _internal_kv_put
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -39,11 +40,11 @@ from ray_mr.engines import (
     Said,
     Yielded,
     cluster,
-    fit,
     shelf,
+    surroundings,
 )
 from ray_mr.engines.delivery import Delivery
-from ray_mr.engines.vital import Vital
+from ray_mr.engines.runtime import Calls, Runtime
 from ray_mr.errors import EngineError, NoCapacity, OutOfMemory, RayMrError, WorkerLost
 from ray_mr.model import FIRST_TERMS, AttemptEnd, BlockMeta, Progress, ReducerEnd
 from ray_mr.tasks.mapper import Block, MapTask, Message, map_split
@@ -53,7 +54,7 @@ from ray_mr.units import count, format_bytes
 from ray_mr.workdir import run_folder, used
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from ray_mr.engines.delivery import Given
@@ -74,14 +75,6 @@ READ_S = 120.0
 """A block that does not come in this time is lost: Ray itself can wait for ever."""
 MOST_GATHERED = 64
 """Messages of an attempt that travel together."""
-KEEPALIVE = {
-    "RAY_grpc_client_keepalive_time_ms": "10000",
-    "RAY_grpc_client_keepalive_timeout_ms": "3000",
-}
-"""Without these a task on a node that went silent never comes back."""
-LARGE_PAGES = {"MIMALLOC_ALLOW_LARGE_OS_PAGES": "1"}
-"""For Arrow's allocator in our workers, as it is set before they start: page faults are a good part
-of what the kernel does for a sort."""
 
 
 def _over(run_id: str) -> str:
@@ -126,6 +119,7 @@ def _attempt(
 ) -> Iterator[Any]:
     if not alone and _internal_kv_exists(_over(task.run_id)):
         return
+    surroundings.restore()
     be_thrifty(task.job.memory)
     with (
         used(task.run_id) as root,
@@ -172,6 +166,7 @@ class _ReducerActor:
     """A reducer, or a process that waits to be one: it has imported all that one needs."""
 
     def begin(self, task: ReduceTask, partitions: Sequence[int], name: str, *, alone: bool) -> None:
+        surroundings.restore()
         be_thrifty(task.job.memory)
         self._used = used(task.run_id)  # until the actor ends
         self._root, self._name, self._alone = self._used.__enter__(), name, alone
@@ -253,7 +248,9 @@ class RayEngine:
     name = "Ray"
 
     def __init__(self) -> None:
-        self._runtime = _Runtime()
+        self._runtime = Runtime(
+            Calls(ray.is_initialized, ray.init, _loopback, ray.shutdown, _forget_token)
+        )
         self._run_id = ""
         self._alone = False
         self._held = 0
@@ -469,6 +466,10 @@ class RayEngine:
                 answers[asked.index(ref)] = ray.get(ref)
         return cluster.ailing(zip(nodes, answers, strict=True))
 
+    def keep_logs(self) -> str:
+        """See ``Engine``; those of a cluster are the cluster's."""
+        return str(self._runtime.keep_logs() or "")
+
     def close(self) -> None:
         """See ``Engine``."""
         if ray.is_initialized() and self._run_id and not self._runtime.started:
@@ -533,6 +534,27 @@ def _check_workers() -> None:
             check(where, "")
         except rex.RayError:
             continue
+
+
+@contextlib.contextmanager
+def _loopback() -> Iterator[None]:
+    """Have Ray take the loopback address for this machine's, as it does where firewalls ask.
+
+    All its servers listen at the address of their node; ``_node_ip_address`` takes no loopback.
+    """
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+def _forget_token() -> None:
+    """Have Ray look anew whether there are tokens, and which."""
+    names: Any = tokens
+    names.AuthenticationTokenLoader.instance().reset_cache()
+    names.Config.initialize("")
 
 
 class _RayReducer:
@@ -633,83 +655,3 @@ def _translated() -> Iterator[None]:
         raise _GoneError(f"a block did not come within {READ_S:.0f} s") from error
     except rex.RayError as error:
         raise EngineError(f"Ray: {type(error).__name__}: {error}") from error
-
-
-class _Runtime:
-    """The Ray runtime: found, joined or started; stopped only if it was joined or started here."""
-
-    def __init__(self) -> None:
-        self.started = False
-        """It is ours alone, and ends with the run."""
-        self.vital = Vital()
-        self._ready = threading.Event()
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
-        self._error: BaseException | None = None
-
-    def start(self, then: Callable[[], None] = lambda: None) -> None:
-        """Begin to make ``ray`` usable, while others work; of a Ray of ours, do this ``then``."""
-        if ray.is_initialized() or self._thread is not None:
-            return
-        self.started = not os.environ.get("RAY_ADDRESS")
-        for name, value in (KEEPALIVE | (LARGE_PAGES if self.started else {})).items():
-            os.environ.setdefault(name, value)
-        self._thread = threading.Thread(
-            target=self._park, args=(then,), name="ray-runtime", daemon=True
-        )
-        self._thread.start()
-
-    def _park(self, then: Callable[[], None]) -> None:
-        # The thread that calls init must live on: when it ends, Ray's processes die.
-        with contextlib.ExitStack() as stack:
-            try:
-                _init(stack)
-                if self.started:
-                    self.vital.watch()
-                    then()
-            except BaseException as error:  # noqa: BLE001 - told to whoever joins
-                self._error = error
-            self._ready.set()
-            self._stop.wait()
-
-    def join(self) -> None:
-        """Wait until ``ray`` is usable.
-
-        Raises:
-            EngineError: It cannot be started or joined.
-        """
-        self.start()
-        if self._thread is None:
-            return
-        while not self._ready.wait(0.2):
-            pass
-        if self._error is not None:
-            address = os.environ.get("RAY_ADDRESS", "")
-            raise cluster.not_joined(address, self._error) from self._error
-        if threading.current_thread() is threading.main_thread():
-            # Ray's own handler calls ours, and then aborts the process in the middle of clean-up.
-            signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
-
-    def stop(self) -> None:
-        """Leave the runtime as it was found."""
-        if self._thread is not None:
-            self._ready.wait()
-            self.vital.close()
-            with contextlib.suppress(Exception):
-                ray.shutdown()
-            self._stop.set()
-            self._thread.join()
-            self._thread = None
-
-
-def _init(stack: contextlib.ExitStack) -> None:
-    """Join or start Ray; what the runtime needs as long as it lives is put on the stack."""
-    quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
-    if address := os.environ.get("RAY_ADDRESS"):
-        cluster.reach(address)
-        ray.init(**quiet)
-        return
-    fit.give_token(os.environ)
-    options = stack.enter_context(fit.options(fit.sizes_here()))
-    # "local", and not the cluster that somebody has started on this machine.
-    ray.init("local", include_dashboard=False, **options, **quiet)
