@@ -94,7 +94,7 @@ class Run:
         return found
 
     def run_folders(self) -> list[Path]:
-        """What a run has made in its temporary folder, but for logs that are kept after a failure."""
+        """What a run has made in its temporary folder, less logs kept after a failure."""
         found = (self.folder / "tmp").glob("ray_mr-*/*")
         return [path for path in found if not (path.parent / "failed").exists()]
 

@@ -11,6 +11,7 @@ import pytest
 
 from jobs import MAPPER, job, make_pings, result, run_told, script, undisturbed
 from ray_mr.driver import loop as loop_module
+from ray_mr.driver import waits
 from ray_mr.engines import (
     BlockLost,
     Capacity,
@@ -204,7 +205,7 @@ def test_waiting_for_a_cpu_is_told(folder: Path, use: Use, monkeypatch: pytest.M
 
     engine = FullEngine()
     use(engine)
-    monkeypatch.setattr(loop_module, "PLACE_S", 0.3)
+    monkeypatch.setattr(waits, "PLACE_S", 0.3)
     report, notices = run_told(job(folder), on_event=engine.make_room)
     assert report.ok
     assert result(folder) == plain

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from ray_mr.driver import commit
 from ray_mr.driver.keepsakes import Keepsakes
+from ray_mr.driver.waits import Waits, check_deadline
 from ray_mr.engines import (
     REDUCERS_PER_SLOT,
     BlockLost,
@@ -27,7 +28,6 @@ from ray_mr.engines import (
     Yielded,
 )
 from ray_mr.errors import (
-    DeadlinePassed,
     LedgerError,
     RayMrError,
     WorkerLost,
@@ -36,7 +36,6 @@ from ray_mr.errors import (
 from ray_mr.events import Advanced, Notice, Parts
 from ray_mr.model import AttemptEnd, AttemptId, BlockMeta, Progress, ReducerEnd
 from ray_mr.tasks.reducer import Due
-from ray_mr.units import format_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -54,8 +53,6 @@ _Sums = tuple[int, ...]
 WAIT_S = 0.25
 SILENT_S = 120.0
 """An attempt or reducer that says nothing for so long is taken for lost."""
-PLACE_S = 30.0
-"""After this time without a first word from any attempt, the user is told why."""
 WINDOW = 2
 """Attempts given to the engine for each slot, so that none waits for the driver."""
 LOOK_S = 1.0
@@ -142,7 +139,8 @@ class Loop:
         self._parts_written: set[int] = set()
         self._written = 0
         self._written_blocks: list[_Sums] = []
-        self._began = self._looked = time.monotonic()
+        self._looked = time.monotonic()
+        self._waits = Waits(engine, plan.job, capacity.text, on_event)
         self.first_map: float | None = None
         """When the first attempt spoke, on the monotonic clock."""
 
@@ -326,7 +324,8 @@ class Loop:
         if now - self._looked >= min(LOOK_S, SILENT_S / 4):
             self._looked = now
             self._look_for_silence(now)
-        self._check_placed(now)
+            began = any(item.spoke for item in self._running.values())
+            self._waits.look(now, waiting=bool(self._running) and not began)
         self._tell_news()
         self.check_deadline()
 
@@ -339,7 +338,9 @@ class Loop:
         for number, made in list(self._reducers.items()):
             waiting = made.busy or (made.finishing and not self._is_done(made))
             if waiting and now - made.heard > SILENT_S:
-                self._failed_reducer(number, self._silent("a reducer"))
+                unplaced = number in self._engine.unplaced()
+                who = "a reducer that has not started" if unplaced else "a reducer"
+                self._failed_reducer(number, self._silent(who))
 
     def _silent(self, who: str) -> RayMrError:
         found = self._engine.ailing()
@@ -354,17 +355,7 @@ class Loop:
         Raises:
             DeadlinePassed: It may not.
         """
-        if self._until is not None and time.monotonic() > self._until:
-            allowed = format_seconds(self._plan.job.deadline or 0)
-            raise DeadlinePassed(
-                f"the run took longer than {allowed} (deadline)",
-                "go on with --resume and a later --deadline",
-            )
-
-    def _check_placed(self, now: float) -> None:
-        if self.first_map is None and self._running and now - self._began > PLACE_S:
-            self._began = now
-            self._tell(Notice(f"still waiting for a free CPU: there are {self._capacity.text}"))
+        check_deadline(self._plan.job, self._until)
 
     def _handle(self, event: EngineEvent) -> None:
         if isinstance(event, Said):

@@ -22,6 +22,7 @@ from ray_mr.driver.loop import Loop
 from ray_mr.driver.publish import announced, settle
 from ray_mr.driver.report import Report
 from ray_mr.driver.skew import Shares
+from ray_mr.driver.waits import await_engine
 from ray_mr.engines import engine_named, session
 from ray_mr.errors import Interrupted, JobError, RayMrError, StoreError
 from ray_mr.events import Notice, Stage
@@ -311,6 +312,8 @@ class _Run:
         """Everything between the plan and the publishing; the error of a limit that was passed."""
         reduce_task = None if made.reducer is None else ReduceTask.of(made, self._id)
         with self._stage("start", self._engine.name):
+            until = None if self._job.deadline is None else self._began + self._job.deadline
+            await_engine(self._engine, self._job, until, self._tell)
             capacity = self._engine.open(
                 MapTask.of(made, self._id, backoff(self._job, self._id)), reduce_task
             )
@@ -318,7 +321,6 @@ class _Run:
         _check_reach(made, capacity)
         if _uses_s3(made) and (told := access.outlasted(_longest_s(made, capacity))):
             self._tell(Notice(told))
-        until = None if self._job.deadline is None else self._began + self._job.deadline
         loop = Loop(
             self._engine, goal, ledger, capacity, self._tell, sink=sink,
             keeper=self._checkpoint.keeper, until=until, run_id=self._id,

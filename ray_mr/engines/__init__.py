@@ -152,6 +152,15 @@ class Engine(Protocol):
     def ailing(self) -> str:
         """What may be behind a silence, in words; empty if nothing can be found out."""
 
+    def starting(self, seconds: float) -> str:
+        """Wait for this time at most until ``open`` would not wait; what for, empty if it is so."""
+
+    def unplaced(self) -> set[int]:
+        """Reducers that were made and have not begun to work."""
+
+    def is_crowded(self) -> bool:
+        """Whether other work than that of this run is being done: what waits may have its turn."""
+
     def keep_logs(self) -> str:
         """Let logs of its own stay after ``close``; return their folder, empty if there is none."""
 

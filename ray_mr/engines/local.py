@@ -168,6 +168,18 @@ class LocalEngine:
         """See ``Engine``; here a silence is the program's own."""
         return ""
 
+    def starting(self, seconds: float) -> str:  # noqa: ARG002 - part of the contract
+        """See ``Engine``; this process is there."""
+        return ""
+
+    def unplaced(self) -> set[int]:
+        """See ``Engine``; a reducer has a thread at once."""
+        return set()
+
+    def is_crowded(self) -> bool:
+        """See ``Engine``; nobody else uses these slots."""
+        return False
+
     def keep_logs(self) -> str:
         """See ``Engine``; this process has none."""
         return ""

@@ -403,7 +403,7 @@ class RayEngine:
         try:
             if made.begun is not None and made.begun in found:
                 with _translated():
-                    ray.get(made.begun)
+                    ray.get(made.begun, timeout=READ_S)
                 made.begun = None
             for ref in [ref for ref in made.delivery.calls if ref in found]:
                 yield from self._answered(number, made, ref)
@@ -425,7 +425,7 @@ class RayEngine:
         """A call has brought its blocks, or not."""
         lost: set[int] | None = None
         with contextlib.suppress(_GoneError), _translated():
-            lost = set(ray.get(ref))
+            lost = set(ray.get(ref, timeout=READ_S))
         for meta, is_lost in made.delivery.answered(ref, lost):
             yield BlockLost(number, meta) if is_lost else ReducerAlive(number)
 
@@ -465,6 +465,23 @@ class RayEngine:
             with contextlib.suppress(rex.RayError):
                 answers[asked.index(ref)] = ray.get(ref)
         return cluster.ailing(zip(nodes, answers, strict=True))
+
+    def starting(self, seconds: float) -> str:
+        """See ``Engine``."""
+        return self._runtime.starting(seconds)
+
+    def unplaced(self) -> set[int]:
+        """See ``Engine``."""
+        return {number for number, made in self._reducers.items() if made.begun is not None}
+
+    def is_crowded(self) -> bool:
+        """See ``Engine``: CPUs are in use, where nothing of this run is at work."""
+        if self._alone:
+            return False
+        with contextlib.suppress(Exception):
+            has, free = ray.cluster_resources(), ray.available_resources()
+            return bool(free.get("CPU", 0) < has.get("CPU", 0))
+        return False
 
     def keep_logs(self) -> str:
         """See ``Engine``; those of a cluster are the cluster's."""
@@ -598,14 +615,14 @@ class _Stream:
             except StopIteration:
                 self.ended = True
                 with _translated():  # an announced block that raises is not looked at: ask the task
-                    ray.get(self.generator.completed())
+                    ray.get(self.generator.completed(), timeout=READ_S)
                 return
             if self._announced is not None:
                 announced, self._announced = self._announced, None
                 yield announced, ref
                 continue
             with _translated():
-                said = ray.get(ref)
+                said = ray.get(ref, timeout=READ_S)
             for message in said if isinstance(said, list) else [said]:
                 if isinstance(message, _Filed):
                     yield message.what, shelf.Shelved(message.where)
