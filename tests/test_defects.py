@@ -40,7 +40,6 @@ HIDDEN = {
     "CREDENTIALS": "sealed", "AWS_SESSION_TOKEN": "token", "RAY_MR_KEY": "key",
     "RAY_AUTH_TOKEN": "token", "TASKCLUSTER_ACCESS_TOKEN": "token",
     "TASKCLUSTER_CERTIFICATE": "certificate", "TASKCLUSTER_PROXY_URL": "http://proxy",
-    "MIMALLOC_ALLOW_LARGE_OS_PAGES": "1",
 }  # fmt: skip
 
 
