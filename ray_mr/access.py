@@ -10,13 +10,14 @@ import datetime as dt
 import functools
 import json
 import os
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ray_mr import credentials as sealed
 from ray_mr import taskcluster
 from ray_mr.errors import CredentialsError, JobError
 from ray_mr.units import format_seconds
+from ray_mr.userfiles import read_named
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -31,6 +32,32 @@ RENEW = "RAY_MR_RENEW"
 """``chain``, ``taskcluster:LEVEL/BUCKET/PREFIX`` or ``command:WORDS``."""
 
 _sent: list[str] = []
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """How S3 is read in this process, besides with which credentials."""
+
+    anonymous: bool = False
+    request_payer: bool = False
+
+
+_terms = [Terms()]
+
+
+def read_as(*, anonymous: bool, request_payer: bool) -> None:
+    """Read S3 from here on as the job wants it.
+
+    Args:
+        anonymous: Without credentials.
+        request_payer: The reader pays, where the bucket's owner wants that.
+    """
+    _terms[:] = [Terms(anonymous, request_payer)]
+
+
+def terms() -> Terms:
+    """Return how S3 is read."""
+    return _terms[0]
 
 
 def carry(text: str) -> None:
@@ -75,7 +102,7 @@ def read_key(path: str) -> bytes:
         CredentialsError: It cannot be read.
     """
     try:
-        return Path(path).read_bytes()
+        return read_named(path)
     except OSError as error:
         raise CredentialsError(f"{path}: the key cannot be read: {error.strerror}") from None
 

@@ -29,6 +29,7 @@ class _Block(NamedTuple):
     sizes: list[int]
     etags: list[str]
     locators: list[str]
+    remarks: list[str]
 
     @classmethod
     def of(cls, objects: Sequence[StoredObject]) -> _Block:
@@ -42,6 +43,7 @@ class _Block(NamedTuple):
             [obj.size_bytes for obj in objects],
             [obj.etag for obj in objects],
             [obj.locator for obj in objects],
+            [obj.remark for obj in objects] if any(obj.remark for obj in objects) else [],
         )
 
     def key(self, at: int) -> str:
@@ -52,8 +54,9 @@ class _Block(NamedTuple):
     def value(self, at: int) -> StoredObject:
         """An object."""
         return StoredObject(
-            self.uris[at], self.key(at), self.sizes[at], self.etags[at], self.locators[at]
-        )
+            self.uris[at], self.key(at), self.sizes[at], self.etags[at], self.locators[at],
+            self.remarks[at] if self.remarks else "",
+        )  # fmt: skip
 
 
 class Catalog(Sequence[StoredObject]):

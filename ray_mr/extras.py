@@ -42,6 +42,8 @@ def pack_extras(paths: Iterable[str]) -> Files:
             raise JobError(
                 f"files: {text}: the name {title!r} is taken in a program's folder", _RENAME
             )
+        if not (top.is_dir() or top.is_file()):
+            raise JobError(f"files: {text}: neither a file nor a folder", "name what can be sent")
         for path in _below(top) if top.is_dir() else (top,):
             name = str(Path(title, path.relative_to(top)))
             if found.setdefault(name, path) != path:

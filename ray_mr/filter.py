@@ -16,10 +16,10 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ray_mr.errors import PATHS, PERMISSIONS, JobError
+from ray_mr.userfiles import read_named
 
 _UNSAFE = re.compile(r"[^a-zA-Z0-9_/.]")
 _FROM_THE_NAME = 2
@@ -74,7 +74,7 @@ def load(path: str) -> Filter:
         JobError: It is missing, unreadable, or no such filter; the message says where.
     """
     try:
-        text = Path(path).read_bytes().decode("utf-8-sig")
+        text = read_named(path).decode("utf-8-sig")
         document = json.loads(text)
     except OSError as error:
         hint = PATHS if isinstance(error, FileNotFoundError) else PERMISSIONS

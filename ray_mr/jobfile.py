@@ -17,6 +17,7 @@ import yaml
 
 from ray_mr.errors import PERMISSIONS, JobError
 from ray_mr.texts import cut_off, homed, shown, whole_pairs
+from ray_mr.userfiles import open_stream
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -139,7 +140,7 @@ def _text_of(name: str) -> str:
         JobError: It is missing, unreadable, too large, or not UTF-8.
     """
     try:
-        with Path(homed(name)).open("rb") as stream:
+        with open_stream(homed(name)) as stream:
             data = stream.read(MAX_BYTES + 1)
         if len(data) > MAX_BYTES:
             message = f"{name}: larger than {MAX_BYTES >> 20} MiB, which no job file is"

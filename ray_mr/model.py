@@ -19,6 +19,18 @@ ROW_BITS = 36
 """A row's place in the plan's order is ``split.start << ROW_BITS | place in the split``."""
 
 
+HIDDEN = "hidden: its name begins with _ or ."
+"""Remark on an object that matches a pattern only where a wildcard stands for ``_`` or ``.``."""
+SIDE_FILE = "side file of a result"
+"""Remark on a report or manifest that is listed together with its result."""
+IRREGULAR = "not a regular file"
+"""Remark on a pipe, socket or device; what it is follows."""
+WALKED = "folder listed under another name"
+"""Remark on a link to a folder that the same listing has walked."""
+ARCHIVED = "archived"
+"""Remark on an object that its store has to restore before it can be read."""
+
+
 @dataclass(frozen=True, slots=True)
 class StoredObject:
     """An object as a store lists it."""
@@ -33,6 +45,8 @@ class StoredObject:
     """What identifies this version of the content; another one means it changed."""
     locator: str = field(default="", repr=False)
     """What its store needs besides to fetch this very object, such as a version; never shown."""
+    remark: str = ""
+    """Why its listing says that it is not read: a word of those above; empty: it is."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,7 @@ from ray_mr.errors import (
     StoreError,
     StoreUnavailable,
 )
+from ray_mr.model import IRREGULAR, WALKED
 from ray_mr.stores import Store, is_glob, literal_prefix, matcher, store_for
 from ray_mr.workdir import disk_errors
 
@@ -340,14 +341,16 @@ def test_local_uri_forms(tmp_path: Path) -> None:
 
 
 def test_local_links_are_followed(tmp_path: Path) -> None:
-    """Linked folders are listed, loops end, a link to nothing is an error, not a lost input."""
+    """Linked folders are listed once, loops end, a link to nothing is an error."""
     (tmp_path / "real").mkdir()
     (tmp_path / "real/f").write_bytes(b"1")
     (tmp_path / "in").mkdir()
     (tmp_path / "in/link").symlink_to(tmp_path / "real")
     (tmp_path / "real/loop").symlink_to(tmp_path / "in")
     found = list(store_for("/").find(f"{tmp_path}/in/"))
-    assert [obj.uri for obj in found] == [f"{tmp_path}/in/link/f"]
+    assert [(obj.uri, obj.remark) for obj in found] == [
+        (f"{tmp_path}/in/link/f", ""), (f"{tmp_path}/in/link/loop/", WALKED),
+    ]  # fmt: skip
     (tmp_path / "in/broken").symlink_to(tmp_path / "nothing")
     with pytest.raises(StoreError, match="broken"):
         list(store_for("/").find(f"{tmp_path}/in/"))
@@ -363,11 +366,12 @@ def test_local_names_of_any_bytes(tmp_path: Path) -> None:
 
 
 def test_local_special_files(tmp_path: Path) -> None:
-    """A pipe is no input: an error by name, passed over in a listing (never waited for)."""
+    """A pipe is not an input: an error by name, passed over in a listing, never waited for."""
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(StoreError, match="not a regular file"):
         list(store_for("/").find(f"{tmp_path}/pipe"))
-    assert list(store_for("/").find(f"{tmp_path}/")) == []
+    (found,) = store_for("/").find(f"{tmp_path}/")
+    assert found.remark == f"{IRREGULAR}: a pipe"
 
 
 def test_disk_full(tmp_path: Path) -> None:

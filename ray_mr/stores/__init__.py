@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 from ray_mr.addresses import shown
 from ray_mr.errors import JobError
+from ray_mr.stores.patterns import exact, is_glob, literal_prefix, matcher
 
 if TYPE_CHECKING:
     import threading
@@ -22,8 +23,9 @@ if TYPE_CHECKING:
     from ray_mr.manifest import Named
     from ray_mr.model import StoredObject
 
+__all__ = ["exact", "is_glob", "literal_prefix", "matcher"]  # and what stands below
+
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
-_GLOB = re.compile(r"(?<![^/])\*\*/|\*\*|\*|\?|\[[!^]?\]?[^\]/]*\]")
 
 
 class Writer(Protocol):
@@ -111,14 +113,21 @@ class Store(Protocol):
     ``CredentialsError``; an error names the object, never a secret.
     """
 
-    def find(self, pattern: str) -> Iterator[StoredObject]:
+    def find(self, pattern: str, *, stop: threading.Event | None = None) -> Iterator[StoredObject]:
         """Objects that a pattern names, sorted by the bytes of their keys.
 
         A pattern is an exact name, a prefix that ends in ``/`` (everything below it), or a glob:
         ``*``, ``?`` and ``[...]`` stay within a component, ``**`` crosses ``/``.  An object whose
         name is the pattern itself, letter by letter, always belongs.
 
+        What a prefix or glob finds may have a ``remark``: it is listed, and not read.
+
+        Args:
+            pattern: What to find.
+            stop: Once set, the listing ends soon.
+
         Raises:
+            Interrupted: ``stop`` was set.
             StoreError: An exact name does not exist (a glob or prefix without match is empty).
         """
 
@@ -198,48 +207,6 @@ class Store(Protocol):
         """
 
 
-def is_glob(pattern: str) -> bool:
-    """Whether a pattern has wildcards."""
-    return _GLOB.search(pattern) is not None
-
-
-def exact(name: str) -> str:
-    """A pattern that names what has this very name, whatever letters are in it."""
-    return re.sub(r"[*?\[]", r"[\g<0>]", name)
-
-
-def literal_prefix(pattern: str) -> str:
-    """What every match of a pattern begins with, up to its first wildcard."""
-    match = _GLOB.search(pattern)
-    return pattern[: match.start()] if match else pattern
-
-
-def matcher(pattern: str) -> Callable[[str], bool]:
-    """The test that decides whether a name matches a glob, or is below a prefix."""
-    if pattern.endswith("/") or not pattern:
-        pattern += "**"
-    parts, end = [], 0
-    for match in _GLOB.finditer(pattern):
-        parts += [re.escape(pattern[end : match.start()]), _wildcard(match[0])]
-        end = match.end()
-    regex = re.compile("".join(parts) + re.escape(pattern[end:]), re.DOTALL)
-    return lambda name: name == pattern or regex.fullmatch(name) is not None
-
-
-def _wildcard(text: str) -> str:
-    fixed = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
-    if text in fixed:
-        return fixed[text]
-    inside = text[1:-1]
-    negated = inside[:1] in ("!", "^")
-    letters = re.sub(r"([\\\[\]^&~|])", r"\\\1", inside[negated:])
-    try:
-        re.compile(f"[{letters}]")
-    except re.error:  # a range like [z-a]
-        return re.escape(text)
-    return f"(?!/)[{'^' if negated else ''}{letters}]"
-
-
 def name_bytes(name: str) -> bytes:
     """The bytes by which names are sorted; any ``str`` has some."""
     return name.encode("utf-8", "surrogatepass" if _has_lone_surrogate(name) else "surrogateescape")
@@ -273,16 +240,18 @@ def _local() -> Store:
 
 
 def _s3() -> Store:
-    from ray_mr.access import session
+    from ray_mr.access import session, terms
 
-    return _s3_of(session())
+    how = terms()
+    found = None if how.anonymous else session()
+    return _s3_of(found, anonymous=how.anonymous, request_payer=how.request_payer)
 
 
 @functools.cache
-def _s3_of(session: object) -> Store:
+def _s3_of(session: object, *, anonymous: bool, request_payer: bool) -> Store:
     from ray_mr.aws.s3 import S3Store
 
-    return S3Store(session)
+    return S3Store(session, anonymous=anonymous, request_payer=request_payer)
 
 
 @functools.cache

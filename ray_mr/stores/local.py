@@ -8,13 +8,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import re
 import secrets
 import shutil
 import stat
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, cast
+from typing import TYPE_CHECKING, BinaryIO
 from urllib.parse import unquote
 
 from ray_mr import machine
@@ -27,8 +26,12 @@ from ray_mr.errors import (
     ObjectChanged,
     StoreError,
 )
-from ray_mr.model import StoredObject
-from ray_mr.stores import is_glob, literal_prefix, matcher, name_bytes
+from ray_mr.model import IRREGULAR, StoredObject
+from ray_mr.spool import in_order
+from ray_mr.stores import is_glob, literal_prefix, name_bytes
+from ray_mr.stores.sides import Selection
+from ray_mr.stores.walk import STAGED, Walk
+from ray_mr.userfiles import NotAFile, kind_of, open_regular
 from ray_mr.workdir import arriving, disk_errors, settled, temporary
 
 if TYPE_CHECKING:
@@ -38,7 +41,6 @@ if TYPE_CHECKING:
     from ray_mr.manifest import Named
 
 _CHUNK_BYTES = 1 << 20
-_STAGED = re.compile(r"\.(.*)\.ray-mr-[0-9a-f]{12}\.part", re.DOTALL)
 _LONGEST_STEM = 220
 """Bytes of a name that its temporary name repeats, of the 255 a file system allows."""
 
@@ -46,20 +48,20 @@ _LONGEST_STEM = 220
 class LocalStore:
     """See ``Store``."""
 
-    def find(self, pattern: str) -> Iterator[StoredObject]:
+    def find(self, pattern: str, *, stop: threading.Event | None = None) -> Iterator[StoredObject]:
         """See ``Store``; links are followed, staged objects are not there yet."""
         path = _path(pattern)
         if not path.endswith("/") and not is_glob(path):
             yield self._exact(path)
             return
-        matches = matcher(path)
-        depth = None if path.endswith("/") or "**" in path else path.count("/")
-        base = literal_prefix(path).rpartition("/")[0] or "/"
-        names = [name for name in _walk(base, depth, ()) if matches(name)]
-        for name in sorted(names, key=name_bytes):
-            with disk_errors(name):
-                found = Path(name).stat()
-            yield StoredObject(name, name[1:], found.st_size, _etag(found))
+        selection = Selection(path, self.exists)
+        found = Walk(selection.pattern, literal_prefix(path).rpartition("/")[0] or "/", stop)
+        rows = ((name_bytes(name), name, remark) for name, remark in found)
+        for _, name, passed_over in in_order(rows):
+            if passed_over:
+                yield StoredObject(name, name[1:], 0, "", remark=passed_over)
+            elif (remark := selection.remark(name)) is not None:
+                yield _listed(name, remark)
 
     def stat(self, uri: str, *, version: str = "") -> StoredObject:
         """See ``Store``."""
@@ -79,7 +81,10 @@ class LocalStore:
         if stat.S_ISDIR(found.st_mode):
             raise StoreError(f"{path} is a folder", "a '/' or '/**' at its end means all below it")
         if not stat.S_ISREG(found.st_mode):
-            raise StoreError(f"{path} is not a regular file")
+            raise StoreError(
+                f"{path} is not a regular file, but {kind_of(found.st_mode)}",
+                "an input is read more than once: write it to a file first",
+            )
         return StoredObject(path, path[1:], found.st_size, _etag(found))
 
     def download(
@@ -115,7 +120,7 @@ class LocalStore:
         path = _path(uri)
         with disk_errors(path):
             try:
-                return Path(path).open("rb")
+                return open_regular(path)
             except FileNotFoundError:
                 raise StoreError(f"{path}: no such file", PATHS) from None
 
@@ -154,7 +159,7 @@ class LocalStore:
         removed = 0
         with disk_errors(folder), contextlib.suppress(FileNotFoundError, NotADirectoryError):
             for path in Path(folder or "/").iterdir():
-                match = _STAGED.fullmatch(path.name)
+                match = STAGED.fullmatch(path.name)
                 if match and (not name or match[1] == _stem(name)):
                     path.unlink(missing_ok=True)
                     removed += 1
@@ -387,43 +392,36 @@ def _what_changed(obj: StoredObject, found: os.stat_result) -> str:
     return "its content, mode, owner or links changed" if metadata else "changed"
 
 
-def _walk(folder: str, depth: int | None, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
-    """Paths of all files below a folder, down to paths with ``depth`` slashes.
+def _listed(name: str, remark: str) -> StoredObject:
+    """A file that a walk has found, or what is there instead.
 
-    Args:
-        folder: Need not exist.
-        depth: ``None``: without a limit.
-        above: Device and inode of the folders on the way: a link to one of them is not followed.
+    Raises:
+        StoreError: It is a link that leads nowhere, or cannot be looked at.
     """
-    with disk_errors(folder):
-        try:
-            found = Path(folder).stat()
-            entries = list(os.scandir(folder))
-        except (FileNotFoundError, NotADirectoryError):
-            return
-    ident = (found.st_dev, found.st_ino)
-    if ident in above:
-        return
-    for entry in entries:
-        path = f"{folder.rstrip('/')}/{entry.name}"
-        if entry.is_dir():
-            if depth is None or path.count("/") < depth:
-                yield from _walk(path, depth, (*above, ident))
-        elif (entry.is_file() or entry.is_symlink()) and not _STAGED.fullmatch(entry.name):
-            yield path
+    try:
+        found = Path(name).stat()
+    except OSError as error:
+        if remark:  # hidden files come and go
+            return StoredObject(name, name[1:], 0, "", remark=remark)
+        raise StoreError(f"{name}: {error.strerror}", PERMISSIONS) from None
+    if not remark and not stat.S_ISREG(found.st_mode):
+        remark = f"{IRREGULAR}: {kind_of(found.st_mode)}"
+    return StoredObject(name, name[1:], found.st_size, _etag(found), remark=remark)
 
 
 @contextlib.contextmanager
 def _opened(obj: StoredObject) -> Iterator[BinaryIO]:
     try:
-        source = Path(obj.uri).open("rb")  # noqa: SIM115 - closed below
+        source = open_regular(obj.uri)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         raise ObjectChanged(f"{obj.uri} was deleted since it was listed", AT_REST) from None
+    except NotAFile:
+        raise ObjectChanged(f"{obj.uri} changed since it was listed", AT_REST) from None
     except OSError as error:
         raise StoreError(f"{obj.uri} cannot be read: {error.strerror}", PERMISSIONS) from None
     with source:
         _check(obj, source.fileno())
-        yield cast("BinaryIO", source)
+        yield source
 
 
 def _check(obj: StoredObject, descriptor: int) -> None:

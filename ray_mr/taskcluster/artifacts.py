@@ -50,7 +50,12 @@ _URI = re.compile(r"taskcluster://([^/@]+)(?:@(\d+))?/(.+)", re.DOTALL)
 class ArtifactStore:
     """See ``Store``."""
 
-    def find(self, pattern: str) -> Iterator[StoredObject]:
+    def find(
+        self,
+        pattern: str,
+        *,
+        stop: threading.Event | None = None,  # noqa: ARG002 - it asks about one object
+    ) -> Iterator[StoredObject]:
         """See ``Store``; exact names only, of results that the task's report tells of.
 
         Raises:
