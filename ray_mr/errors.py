@@ -11,6 +11,8 @@
         CorruptObject               5  does not decode to its end
         RefusedObject               5  an archive, a format that is not read, or a bomb
         UnsafeKey                   5  its key cannot be a path
+        ObjectDenied                4  the store refuses this object, not the others
+          ObjectArchived            4  it has to be restored first
         TooManyBadRecords           5
       ChildError                    6  the user's program is at fault
         ChildNotStarted             6  no interpreter, script does not load
@@ -67,6 +69,8 @@ PATHS = "a job file's paths are relative to its folder, a command's to where it 
 """Advice on a path at which nothing is."""
 PERMISSIONS = "see its permissions and those of its folder"
 """Advice on a path that the system refuses."""
+RESTORE = "restore it first (aws s3api restore-object), or leave it out of the inputs"
+"""Advice on an object that is archived."""
 AT_REST = "run again when nobody writes to it"
 """Advice on an input that changes."""
 LAST_WORDS = "; its last words:"
@@ -127,6 +131,16 @@ class RefusedObject(DataError):
 
 class UnsafeKey(DataError):
     """The key cannot be used as a path below the working folder."""
+
+
+class ObjectDenied(DataError):
+    """The store refuses this very object; others may be readable."""
+
+    exit_code = 4
+
+
+class ObjectArchived(ObjectDenied):
+    """The object is in an archive, and has to be restored before it can be read."""
 
 
 class TooManyBadRecords(DataError):

@@ -248,15 +248,17 @@ class FakeClient:
         self.meta: Any = self
         self.endpoint_url = f"https://{host}"
 
-    def get_paginator(self, _: str) -> FakeClient:
-        return self
-
-    def paginate(self, **_: str) -> Iterator[dict[str, Any]]:
-        for page in self._pages:
-            yield {"Contents": [
-                {"Key": key_of(number), "Size": number, "ETag": etag_of(number),
-                 "LastModified": object(), "StorageClass": "STANDARD"} for number in page
-            ]}  # fmt: skip
+    def list_objects_v2(self, ContinuationToken: str = "0", **_: str) -> dict[str, Any]:  # noqa: N803
+        number = int(ContinuationToken)
+        contents = [
+            {"Key": key_of(each), "Size": each, "ETag": etag_of(each), "LastModified": object(),
+             "StorageClass": "STANDARD"}
+            for each in self._pages[number]
+        ]  # fmt: skip
+        more = number + 1 < len(self._pages)
+        return {
+            "Contents": contents, "IsTruncated": more, "NextContinuationToken": str(number + 1),
+        }  # fmt: skip
 
 
 def listed(pages: list[list[int]], host: str) -> Iterator[StoredObject]:

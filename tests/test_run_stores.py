@@ -13,7 +13,13 @@ import pytest
 import ray_mr
 from jobs import CAT, SUM_OF_80, job, make_pings, report_of, result, run_told, script
 from ray_mr.driver import run as driver
-from ray_mr.errors import JobError, ObjectChanged, StoreError, TooManyBadRecords
+from ray_mr.errors import (
+    JobError,
+    ObjectChanged,
+    ObjectDenied,
+    StoreError,
+    TooManyBadRecords,
+)
 from ray_mr.events import Event, Stage
 from web_server import web_server
 
@@ -149,8 +155,10 @@ def test_missing_bucket(tmp_path: Path, s3: S3Server) -> None:
     assert caught.value.exit_code == 4
 
 
-def test_access_denied_is_no_bad_file(tmp_path: Path, s3: S3Server, engine: str) -> None:
-    """No permission to read ends the run with exit 4, whatever number of inputs may fail."""
+def test_access_denied_to_one_object_is_a_failed_input(
+    tmp_path: Path, s3: S3Server, engine: str
+) -> None:
+    """No permission to read it ends the run with exit 4, unless as many inputs may fail."""
     bucket = s3.bucket()
     s3.put(bucket, {"in/1.txt": b"x\n", "in/2.txt": b"y\n"})
     deny = {
@@ -160,14 +168,17 @@ def test_access_denied_is_no_bad_file(tmp_path: Path, s3: S3Server, engine: str)
     policy = {"Version": "2012-10-17", "Statement": [deny]}
     s3.client.put_bucket_policy(Bucket=bucket, Policy=json.dumps(policy))
     wanted = job(
-        tmp_path, inputs=[f"s3://{bucket}/in/"], records="text", max_failed_inputs=100,
+        tmp_path, inputs=[f"s3://{bucket}/in/"], records="text",
         mapper={"script": script(tmp_path, "n.py", NAMES)}, reducer=None,
     )  # fmt: skip
-    with pytest.raises(StoreError, match="access denied") as caught:
+    with pytest.raises(ObjectDenied, match="access denied") as caught:
         driver.run(wanted, engine=engine)
     assert caught.value.exit_code == 4
     assert "in/2.txt" in str(caught.value)
     assert not (tmp_path / "out" / "result.txt").exists()
+    report = driver.run(wanted.model_copy(update={"max_failed_inputs": 1}), engine=engine)
+    assert report.ok
+    assert [uri for uri, _ in report.failed] == [f"s3://{bucket}/in/2.txt"]
 
 
 def test_changed_since_listing(tmp_path: Path, s3: S3Server, engine: str) -> None:

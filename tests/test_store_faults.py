@@ -16,7 +16,7 @@ from fault_proxy import FaultProxy, by_table, fault_proxy, no_backoff
 from jobs import MAPPER, REDUCER, ping_line, run_told, script
 from ray_mr import stores
 from ray_mr.aws import s3 as s3_module
-from ray_mr.errors import CredentialsError, RayMrError, StoreError, StoreUnavailable
+from ray_mr.errors import CredentialsError, ObjectDenied, RayMrError, StoreError, StoreUnavailable
 from ray_mr.job import Job
 
 if TYPE_CHECKING:
@@ -177,7 +177,7 @@ def test_store_that_stays_away(bucket: Bucket, serve: Serve) -> None:
 
 @pytest.mark.parametrize(
     ("fate", "error", "code"),
-    [("denied", StoreError, 4), ("expired", CredentialsError, 3)],
+    [("denied", ObjectDenied, 4), ("expired", CredentialsError, 3)],
 )
 def test_never_asked_twice(
     bucket: Bucket, serve: Serve, fate: str, error: type[RayMrError], code: int

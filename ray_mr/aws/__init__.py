@@ -11,13 +11,17 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from botocore import exceptions as boto
+from botocore.parsers import ResponseParserError
 
 from ray_mr.errors import (
     AT_REST,
+    RESTORE,
     CredentialsError,
     CredentialsExpired,
     JobError,
+    ObjectArchived,
     ObjectChanged,
+    ObjectDenied,
     RayMrError,
     StoreError,
     StoreUnavailable,
@@ -74,6 +78,23 @@ _BROKEN_ERRORS = (
     boto.CapacityNotAvailableError,
     OSError,
 )
+_CHECKSUM_CODES = {
+    "MissingContentLength", "NotImplemented", "XAmzContentSHA256Mismatch", "InvalidArgument",
+    "InvalidRequest", "SignatureDoesNotMatch", "BadDigest", "MalformedTrailerError",
+    "UnsupportedTransferEncoding",
+}  # fmt: skip
+"""Answers of servers that do not know a checksum after the body of a request."""
+_CHECKSUMS_HINT = (
+    "a server that knows no checksums after a body is written to with "
+    "AWS_REQUEST_CHECKSUM_CALCULATION=when_required"
+)
+_SSE = "Server Side Encryption"
+"""What AWS says of an object that is encrypted with a key of the reader's."""
+_DENIED_HINT = (
+    "the credentials in use have no permission for it; see their policy and the bucket's; "
+    "a bucket whose reader pays is read with `request_payer: true` (--request-payer), "
+    "a public one with `anonymous: true`"
+)
 _SETTINGS_HINT = "see AWS_ENDPOINT_URL, AWS_DEFAULT_REGION and the AWS configuration file"
 
 
@@ -96,6 +117,11 @@ def translated(uri: str, endpoint: str = "", *, listed: bool = False) -> Iterato
         yield
     except boto.ClientError as error:
         raise _of_answer(uri, error, origin(endpoint), listed=listed) from None
+    except ResponseParserError:
+        where = origin(endpoint) or "the store"
+        raise StoreUnavailable(
+            f"{uri}: no proper answer from {where}: it is not one of S3's", _SETTINGS_HINT
+        ) from None
     except (boto.BotoCoreError, boto.UndefinedModelAttributeError, OSError, ValueError) as error:
         raise _of_failure(uri, error, origin(endpoint)) from None
 
@@ -129,9 +155,11 @@ def _of_answer(uri: str, error: boto.ClientError, endpoint: str, *, listed: bool
     code, status = code_and_status(error)
     said = str(error.response.get("Error", {}).get("Message", ""))[:_LONGEST_TEXT]
     where = endpoint or "the store"
+    advice = _CHECKSUMS_HINT if _over_checksums(error, code, status) else ""
     if code in _CREDENTIAL_CODES:
         kind = CredentialsExpired if code in _EXPIRED_CODES else CredentialsError
-        return kind(f"{uri}: {where} refused the credentials ({code})", _CREDENTIAL_CODES[code])
+        hint = "\n  ".join(filter(None, (_CREDENTIAL_CODES[code], advice)))
+        return kind(f"{uri}: {where} refused the credentials ({code})", hint)
     if code == "NoSuchBucket":
         bucket = uri.removeprefix("s3://").partition("/")[0]
         return StoreError(
@@ -139,26 +167,35 @@ def _of_answer(uri: str, error: boto.ClientError, endpoint: str, *, listed: bool
         )
     if status == 412 or (status == 404 and listed):
         return ObjectChanged(f"{uri} changed (or was deleted) since it was listed", AT_REST)
-    if code in _BUSY_CODES or status == 429 or status >= 500:
-        return StoreUnavailable(f"{uri}: {where} does not answer properly ({code or status})", said)
-    if status == 403:
-        return _denied(uri, code)
+    if code in _BUSY_CODES or status == 429 or (status >= 500 and status != 501):
+        text = f"{uri}: {where} does not answer properly ({code or status})"
+        return StoreUnavailable(text, "\n  ".join(filter(None, (said, advice))))
+    if status == 403 or (listed and (code.startswith("KMS.") or _SSE in said)):
+        return _denied(uri, code, said, listed=listed)
     if status == 404:
         said = "it does not exist"
-    hint = _SETTINGS_HINT if status in (301, 307, 400) else ""
+    hint = advice or (_SETTINGS_HINT if status in (301, 307, 400) else "")
     return StoreError(f"{uri}: {where} refused ({code or status}): {said}", hint)
 
 
-def _denied(uri: str, code: str) -> StoreError:
+def _over_checksums(error: boto.ClientError, code: str, status: int) -> bool:
+    """Whether a server may have refused a body for the checksum that follows it."""
+    sending = error.operation_name in ("PutObject", "UploadPart")
+    return sending and (code in _CHECKSUM_CODES or status in (411, 501))
+
+
+def _denied(uri: str, code: str, said: str, *, listed: bool) -> RayMrError:
+    kind: type[RayMrError] = ObjectDenied if listed else StoreError
     if code == "InvalidObjectState":
-        return StoreError(
-            f"{uri} is archived (Glacier) and cannot be read as it is",
-            "restore it first (aws s3api restore-object), or leave it out of the inputs",
-        )
-    return StoreError(
-        f"{uri}: access denied ({code})",
-        "the credentials in use have no permission for it; see their policy and the bucket's",
-    )
+        return archived(uri) if listed else StoreError(*archived(uri).args)
+    if code not in ("AccessDenied", "403", "AllAccessDisabled"):
+        return kind(f"{uri}: access denied ({code}): {said}", _DENIED_HINT)
+    return kind(f"{uri}: access denied ({code})", _DENIED_HINT)
+
+
+def archived(uri: str) -> ObjectArchived:
+    """The error of an object that has to be restored before it can be read."""
+    return ObjectArchived(f"{uri} is archived (Glacier) and cannot be read as it is", RESTORE)
 
 
 def _of_failure(uri: str, error: Exception, endpoint: str) -> RayMrError:
@@ -166,7 +203,8 @@ def _of_failure(uri: str, error: Exception, endpoint: str) -> RayMrError:
     if isinstance(error, _CREDENTIAL_ERRORS):
         return CredentialsError(
             f"{uri}: no usable AWS credentials ({name})",
-            "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile or a role",
+            "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile or a role; "
+            "a public bucket is read without with `anonymous: true` (--anonymous)",
         )
     where = endpoint or origin(str(getattr(error, "kwargs", {}).get("endpoint_url", "")))
     if isinstance(error, boto.SSLError):

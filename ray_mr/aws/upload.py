@@ -64,15 +64,15 @@ class Upload:
     def _begun(self) -> dict[str, str]:
         if self._upload is None:
             with self._store.calling(self._uri) as client:
-                made = client.create_multipart_upload(**self._at, ChecksumAlgorithm="CRC32")
-            self._upload = {**self._at, "UploadId": made["UploadId"]}
+                made = client.create_multipart_upload(**self._at, **_checksums(client))
+            self._upload = {**self._at, "UploadId": upload_of(self._uri, made)}
         return self._upload
 
     def _send(self) -> None:
         upload, number = self._begun(), len(self._parts) + 1
         with self._store.calling(self._uri) as client:
             sent = client.upload_part(
-                **upload, PartNumber=number, Body=self._buffer, ChecksumAlgorithm="CRC32"
+                **upload, PartNumber=number, Body=self._buffer, **_checksums(client)
             )
         checks = {name: sent[name] for name in ("ETag", "ChecksumCRC32") if name in sent}
         self._parts.append({"PartNumber": number, **checks})
@@ -147,8 +147,8 @@ class Upload:
         parts = f'-{len(self._parts)}"'
         return (
             head is not None
-            and head["ContentLength"] == self._size_bytes
-            and str(head["ETag"]).endswith(parts)
+            and head.get("ContentLength") == self._size_bytes
+            and str(head.get("ETag", "")).endswith(parts)
         )
 
     def abort(self) -> None:
@@ -185,6 +185,27 @@ class UploadPlace:
             return Upload(cast("S3Store", store_for(self.uri)), self.uri, dict(self.upload))
         except RayMrError:
             return None
+
+
+def upload_of(uri: str, answer: dict[str, Any]) -> str:
+    """Return the id of an upload that was begun.
+
+    Raises:
+        StoreError: The server has given none.
+    """
+    if not (found := answer.get("UploadId")):
+        raise StoreError(f"{uri}: the server begins no multipart upload: it gives no UploadId")
+    return str(found)
+
+
+def _checksums(client: Any) -> dict[str, str]:
+    """What asks for a checksum of a part, where the user's AWS settings do not say otherwise.
+
+    Old S3 servers refuse requests with a checksum after their body; the setting for those is
+    ``AWS_REQUEST_CHECKSUM_CALCULATION=when_required``.
+    """
+    when = getattr(client.meta.config, "request_checksum_calculation", None)
+    return {} if when == "when_required" else {"ChecksumAlgorithm": "CRC32"}
 
 
 def part_bytes(index: int) -> int:

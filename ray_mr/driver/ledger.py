@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, overload
 
-from ray_mr.errors import LedgerError, RayMrError, TooManyBadRecords, one_line
+from ray_mr.errors import LedgerError, ObjectDenied, RayMrError, TooManyBadRecords, one_line
 from ray_mr.model import Fate, FileCounts
 from ray_mr.units import count
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from ray_mr.model import AttemptEnd, Input, ReducerEnd, Split, Trouble
     from ray_mr.plan import Plan
+    from ray_mr.sources import Source
 
 
 MAX_CAUSES = 8
@@ -114,6 +115,7 @@ class Ledger:
         self._errors: list[tuple[str, RayMrError]] = [
             (obj.uri, error) for obj, error in plan.refused
         ]
+        self._denied = sum(isinstance(error, ObjectDenied) for _, error in self._errors)
         self._counters: Counter[str] = Counter()
         self.rows = self.mapped_rows = self.bad_values = 0
         self.reduced: dict[int, ReducerEnd] = {}
@@ -142,6 +144,7 @@ class Ledger:
         self._columns.fate[position] = _FAILED
         self._causes[position] = error.message
         self._errors.append((self._plan.object_at(position).uri, error))
+        self._denied += isinstance(error, ObjectDenied)
 
     def committed(self, end: AttemptEnd) -> None:
         """An attempt is the winner for its inputs."""
@@ -175,6 +178,11 @@ class Ledger:
         return dict(sorted(total.items()))
 
     @property
+    def patterns(self) -> tuple[Source, ...]:
+        """What each input pattern has brought."""
+        return self._plan.patterns
+
+    @property
     def failures(self) -> list[tuple[str, RayMrError]]:
         """Inputs that have failed, with their errors, by name."""
         return sorted(self._errors, key=lambda item: item[0])
@@ -193,6 +201,13 @@ class Ledger:
     def beyond_limits(self) -> RayMrError | None:
         """The error that a run ends with when more went wrong than the job allows."""
         failures, limit = self.failures, self._job.max_failed_inputs
+        if failures and self._all_denied():
+            uri, first = failures[0]
+            return type(first)(
+                f"every one of {count(len(failures), 'input')} was refused; the first: "
+                f"{one_line(uri)}: {first.message.removeprefix(f'{uri}: ')}",
+                first.hint,
+            )
         if len(failures) > limit:
             uri, first = failures[0]
             return type(first)(
@@ -214,6 +229,19 @@ class Ledger:
                 "allow them with --max-bad-records",
             )
         return None
+
+    def hopeless(self) -> RayMrError | None:
+        """The error of a run that cannot succeed any more, as its store refuses too much.
+
+        Other failures are all found first: only a run over everything names them.
+        """
+        return self.beyond_limits() if self._denied > self._job.max_failed_inputs else None
+
+    def _all_denied(self) -> bool:
+        """Whether the store refused every input: it is not the objects that are at fault."""
+        fates = self._columns.fate
+        others = fates.count(_OK) + fates.count(_UNKNOWN)
+        return not others and all(type(error) is ObjectDenied for _, error in self._errors)
 
     def expected(self, rows: Mapping[int, int]) -> None:
         """Check what was put into blocks against what reducers were given and fed.

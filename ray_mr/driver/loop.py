@@ -480,6 +480,8 @@ class Loop:
             if self._keeper is not None:
                 self._keeper.failed(obj, cause)
             self._notice_failure(obj, cause)
+        if decision.failed and (hopeless := self._ledger.hopeless()) is not None:
+            raise hopeless
         when = time.monotonic() + decision.pause_s
         for work in decision.again:
             heapq.heappush(self._paused, (when, next(self._numbers), work))

@@ -19,11 +19,13 @@ from ray_mr.errors import (
     Interrupted,
     JobError,
     ObjectChanged,
+    ObjectDenied,
     StoreError,
     StoreUnavailable,
 )
 from ray_mr.stores.http.address import Address
 from ray_mr.stores.http.asking import (
+    DENIED,
     NOT_THERE,
     Busy,
     Pause,
@@ -55,7 +57,12 @@ _CHANGED = "changed (or was deleted) since it was listed"
 class HttpStore:
     """See ``Store``."""
 
-    def find(self, pattern: str) -> Iterator[StoredObject]:
+    def find(
+        self,
+        pattern: str,
+        *,
+        stop: threading.Event | None = None,  # noqa: ARG002 - it asks about one object
+    ) -> Iterator[StoredObject]:
         """See ``Store``; a web server lists nothing.
 
         Raises:
@@ -236,6 +243,8 @@ class _Body:
         """See that the answer is of the object that was listed, and begins where we are."""
         if answer.status in (404, 410, 412):
             raise self._changed()
+        if answer.status == 403:
+            raise ObjectDenied(f"{self._obj.uri}: access denied (403)", DENIED)
         if answer.status not in (200, 206):
             refuse(self._address, answer)
         said = validator(answer)

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 NOT_THERE = "is the URL right, capitals too?"
 """Advice on a page that is not there."""
+DENIED = "is it open to you? the signature of a signed URL may have expired"
+"""Advice on a page that its server refuses."""
 _TRIES = 4
 """Tries without a byte between them."""
 _BACKOFF_S = 0.3
@@ -194,10 +196,7 @@ def refuse(address: Address, answer: Answer) -> NoReturn:
             "put user and password for its host into ~/.netrc, or a file that NETRC names",
         )
     if status == 403:
-        raise StoreError(
-            f"{uri}: access denied (403)",
-            "is it open to you? the signature of a signed URL may have expired",
-        )
+        raise StoreError(f"{uri}: access denied (403)", DENIED)
     if status in (404, 410):
         raise StoreError(f"{uri} does not exist", NOT_THERE)
     raise StoreError(f"{uri}: the server refused ({status})")
