@@ -298,6 +298,18 @@ class Job(_Value):
     filter: Annotated[Annotated[str, AfterValidator(_homed)] | None, _Optional] = Field(
         None, description="A Filter.json of 2014: which inputs to read, by the parts of their keys."
     )
+    allow_empty: bool = Field(
+        default=False,
+        description="An input pattern may bring nothing; else that is an error.",
+    )
+    anonymous: bool = Field(
+        default=False,
+        description="S3 is asked without credentials, as public buckets allow; output too.",
+    )
+    request_payer: bool = Field(
+        default=False,
+        description="You pay for reading buckets whose owner wants that (requester pays).",
+    )
     mapper: Annotated[
         Annotated[Literal["identity"], Tag("<word>")] | Annotated[Script, Tag("<program>")],
         Discriminator(_identity_or_program),

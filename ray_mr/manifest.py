@@ -47,7 +47,14 @@ class Named:
     """The version id, where the store has versions."""
 
 
-def read(lines: Iterable[bytes], *, name: str, bucket: str | None, folder: str) -> Iterator[Named]:
+def read(
+    lines: Iterable[bytes],
+    *,
+    name: str,
+    bucket: str | None,
+    folder: str,
+    allow_empty: bool = False,
+) -> Iterator[Named]:
     """The objects that a manifest names, in its order; empty lines are passed over.
 
     Args:
@@ -55,6 +62,7 @@ def read(lines: Iterable[bytes], *, name: str, bucket: str | None, folder: str) 
         name: Of the manifest, for messages.
         bucket: Where keys without a scheme are; ``None``: they are paths.
         folder: What paths are relative to.
+        allow_empty: There may be nothing in it.
 
     Raises:
         JobError: A line is none, with its number; or there is nothing in it.
@@ -75,7 +83,7 @@ def read(lines: Iterable[bytes], *, name: str, bucket: str | None, folder: str) 
         found += 1
         facts = _facts(where, text) if text.startswith(b"{") else {"key": _decoded(text)}
         yield _named(where, facts, bucket, folder)
-    if not found:
+    if not found and not allow_empty:
         raise JobError(f"no inputs in {name}", "it has a line for each: a name, or JSON")
 
 

@@ -19,11 +19,20 @@ from ray_mr import markup
 from ray_mr.addresses import shown
 from ray_mr.archives import ADVICE, archive_name
 from ray_mr.catalog import Catalog, Inputs, Skipped
-from ray_mr.errors import DataError, JobError, RefusedObject, UnsafeKey, one_line
+from ray_mr.errors import (
+    RESTORE,
+    DataError,
+    JobError,
+    ObjectArchived,
+    RefusedObject,
+    UnsafeKey,
+    one_line,
+)
 from ray_mr.extras import joined, pack_extras
 from ray_mr.job import Job, Script
-from ray_mr.model import Split, StoredObject
+from ray_mr.model import ARCHIVED, Split, StoredObject
 from ray_mr.program import IDENTITY, WHOLE, Program, ProgramFile, pack
+from ray_mr.sources import NOTHING, Source, Sources, unread
 from ray_mr.spool import in_order
 from ray_mr.units import count, format_bytes
 
@@ -68,6 +77,8 @@ class Plan:
     """Objects that are not read, with the reason."""
     refused: tuple[tuple[StoredObject, DataError], ...]
     """Objects that cannot be read: they count as failed inputs."""
+    patterns: tuple[Source, ...] = ()
+    """What each of the job's input patterns has brought."""
     bounds: tuple[bytes, ...] = ()
     """For ``partition: range``, the least keys of all parts but the first; not known before a run
     has looked at the inputs."""
@@ -133,6 +144,9 @@ class Plan:
         ]
         if len(sizes) > 1:
             lines[-1] += f", of {format_bytes(min(sizes))} to {format_bytes(max(sizes))}"
+        lines += [f"input     {source}" for source in self.patterns[:PATTERNS_SHOWN]]
+        if more := len(self.patterns) - PATTERNS_SHOWN:
+            lines += [f"input     and {more:,} more patterns"] if more > 0 else []
         skipped = self.skipped
         why = (
             skipped.counts()
@@ -160,6 +174,7 @@ class Plan:
         return {
             "inputs": self.total_inputs,
             "stored_bytes": self.total_bytes,
+            "patterns": [source.facts() for source in self.patterns],
             "reducers": 0 if self.reducer is None else self.job.reducers,
             "disk_bytes": self.disk_bytes(slots),
             "splits": [
@@ -192,12 +207,13 @@ def _in_words(step: Program | str) -> str:
     return f"{' '.join([step.entry, *step.arguments])}, {step.language}, fed {step.feed}"
 
 
-def make_plan(job: Job, objects: Iterable[StoredObject]) -> Plan:
+def make_plan(job: Job, objects: Iterable[StoredObject], sources: Sources | None = None) -> Plan:
     """Cut the objects, in their order, into splits.
 
     Args:
         job: What to do.
         objects: As the stores list them: in the order of the job's patterns, sorted within one.
+        sources: Where the objects are counted as they come.
 
     Raises:
         JobError: There is nothing to read, or a script cannot be packed.
@@ -213,15 +229,16 @@ def make_plan(job: Job, objects: Iterable[StoredObject]) -> Plan:
         if isinstance(job.mapper, Script)
         else _hand_on(combiner, reducer)
     )
-    chosen, skipped = _choose(objects, skip_reason(job))
-    if not chosen:
+    chosen, skipped = _choose(objects, skip_reason(job), sources)
+    if not chosen and not job.allow_empty:
         raise JobError(_no_input(job, skipped), NOTHING)
     good, refused = _sound(_distinct(chosen), archives=job.decompress != "auto")
     if mapper == WHOLE:
         _check_one_folder(good)
     return Plan(
-        job.portable(), mapper, combiner, reducer, _cut(good, job.split_bytes), skipped, refused
-    )
+        job.portable(), mapper, combiner, reducer, _cut(good, job.split_bytes), skipped, refused,
+        patterns=sources.rows() if sources is not None else (),
+    )  # fmt: skip
 
 
 def _packed(script: Script, extras: tuple[ProgramFile, ...]) -> Program:
@@ -236,8 +253,8 @@ def _hand_on(combiner: Program | str | None, reducer: Program | str | None) -> P
 
 
 _SHOWN = 5
-NOTHING = "see the names, capitals too: * is any part of a name, ** any number of folders"
-"""Advice where patterns fit nothing."""
+PATTERNS_SHOWN = 20
+"""Patterns in a plan's text; its JSON has all."""
 
 
 def _no_input(job: Job, skipped: Sequence[tuple[StoredObject, str]]) -> str:
@@ -259,32 +276,37 @@ def skip_reason(job: Job) -> Callable[[StoredObject], str]:
     wanted = filters.load(job.filter) if job.filter is not None else None
 
     def reason(obj: StoredObject) -> str:
-        if obj.key.endswith("/") and obj.size_bytes == 0:
-            return "folder marker"
+        if why := unread(obj):
+            return why
         return wanted.reason(obj.key) if wanted is not None else ""
 
     return reason
 
 
 def _choose(
-    objects: Iterable[StoredObject], skip: Callable[[StoredObject], str]
+    objects: Iterable[StoredObject],
+    skip: Callable[[StoredObject], str],
+    sources: Sources | None = None,
 ) -> tuple[Catalog, Skipped]:
     """The objects to read, and those not to, with the reason."""
     chosen, skipped = Catalog(), Skipped()
 
-    def add(obj: StoredObject) -> None:
-        if reason := skip(obj):
-            skipped.add(obj, reason)
-        else:
+    def add(number: int, obj: StoredObject, reason: str) -> None:
+        if not reason:
             chosen.add(obj)
+            return
+        skipped.add(obj, reason)
+        if sources is not None:
+            sources.skip(number)
 
-    last, rest = "", iter(objects)
+    last, rest, number = "", iter(objects), 0
     for obj in rest:  # none is twice there while they come in the order of their names
         identity = _identity(obj)
         if identity <= last:
             rest = itertools.chain((obj,), rest)
             break
-        add(obj)
+        add(number, obj, skip(obj))
+        number += 1
         last = identity
     else:
         return chosen, skipped
@@ -292,11 +314,10 @@ def _choose(
     again = _again(itertools.chain(chosen, (obj for obj, _ in skipped)), unordered)
     following = next(again, None)
     for at, obj in enumerate(unordered):
-        if at == following:
-            skipped.add(obj, "listed twice")
+        repeated = at == following
+        if repeated:
             following = next(again, None)
-        else:
-            add(obj)
+        add(number + at, obj, "listed twice" if repeated else skip(obj))
     return chosen, skipped
 
 
@@ -328,7 +349,9 @@ def _sound(
     """The objects that can be files and, if need be, no archives; and the others, with why not."""
     refused: dict[int, tuple[StoredObject, DataError]] = {}
     for index, obj in enumerate(objects):
-        if fault := key_fault(obj.key):
+        if obj.remark == ARCHIVED:
+            refused[index] = obj, ObjectArchived("it is archived (Glacier)", RESTORE)
+        elif fault := key_fault(obj.key):
             refused[index] = obj, UnsafeKey(f"its key {fault}")
         elif not archives and (end := archive_name(obj.key)):
             said = f"its name says that it is an archive ({end})"

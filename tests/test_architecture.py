@@ -16,7 +16,18 @@ import ray_mr
 ROOT = Path(ray_mr.__file__).parent
 
 FLOORS = [
-    ["errors", "model", "events", "units", "addresses", "markup", "spool", "catalog"],
+    [
+        "errors",
+        "model",
+        "events",
+        "units",
+        "addresses",
+        "markup",
+        "spool",
+        "catalog",
+        "sources",
+        "userfiles",
+    ],
     [
         "credentials",
         "job",

@@ -118,6 +118,11 @@ def job_options(command: Callable[..., None]) -> Callable[..., None]:
 def _job_option(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """The flag of a field of the job, if it can be said in a word."""
     field = Job.model_fields[name]
+    flag = "--" + name.replace("_", "-")
+    if field.annotation is bool:
+        return click.option(
+            flag, is_flag=True, flag_value="true", default=None, help=field.description
+        )
     choices = _choices(field.annotation)
     if choices is None:
         return lambda command: command
@@ -126,7 +131,7 @@ def _job_option(name: str) -> Callable[[Callable[..., None]], Callable[..., None
         return [word for word in choices if word.startswith(begun)]
 
     return click.option(
-        "--" + name.replace("_", "-"),
+        flag,
         metavar=f"[{'|'.join(choices)}]" if choices else "VALUE",
         help=field.description,
         shell_complete=complete,

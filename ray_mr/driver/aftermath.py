@@ -84,6 +84,7 @@ class Past:
             totals=self.ledger.totals(),
             counters=self.ledger.counters(),
             inputs=self.ledger.rows_of_inputs(),
+            patterns=self.ledger.patterns,
             failed=[(uri, each.message) for uri, each in self.ledger.failures],
             notices=self.notices,
             key_end=self.plan.job.result_end,

@@ -18,10 +18,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ray_mr import manifest
+from ray_mr import access, manifest
 from ray_mr.errors import PATHS, PERMISSIONS, JobError
 from ray_mr.job import Manifest
+from ray_mr.sources import Sources
 from ray_mr.stores import store_for
+from ray_mr.userfiles import open_stream
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
     from ray_mr.manifest import Named
     from ray_mr.model import StoredObject
 
-    Lookup = Callable[[], Iterator[StoredObject]]
+    Lookup = Callable[[threading.Event], Iterator[StoredObject]]
 
 LISTINGS = 16
 """Lookups at once."""
@@ -44,30 +46,47 @@ PART = 1_000
 PARTS_AHEAD = 4
 
 
-def objects_of(job: Job) -> Generator[StoredObject]:
+def objects_of(job: Job, sources: Sources | None = None) -> Generator[StoredObject]:
     """The objects of a job's inputs, under the keys that a child sees.
 
+    Args:
+        job: Whose inputs.
+        sources: Counts what each pattern brings.
+
     Raises:
-        JobError: A manifest is missing, or has a line that is none.
+        JobError: A manifest is missing, or has a line that is none; a pattern brings nothing.
         StoreError: An input is missing or cannot be listed.
     """
+    access.read_as(anonymous=job.anonymous, request_payer=job.request_payer)
+    counted = sources_of(job) if sources is None else sources
     with closing(_ahead(_lookups(job))) as found:
-        yield from found
+        for index, objects in found:
+            counted.begin(index)
+            for obj in objects:
+                counted.add(obj)
+                yield obj
+    counted.finish()
 
 
-def _lookups(job: Job) -> Iterator[Lookup]:
-    for item in job.inputs:
+def sources_of(job: Job) -> Sources:
+    """Counts for a job's patterns."""
+    return Sources(job.inputs, allow_empty=job.allow_empty)
+
+
+def _lookups(job: Job) -> Iterator[tuple[int, Lookup]]:
+    """What to look up, with the number of the pattern that it belongs to."""
+    for index, item in enumerate(job.inputs):
         if isinstance(item, Manifest):
-            names = _named(item, job.bucket)
+            names = _named(item, job)
             base = os.path.abspath(item.folder) + "/"  # noqa: PTH100 - may be "", no link is followed
             while some := _together(names):
-                yield partial(_look_up, some, str(item), base)
+                yield index, partial(_look_up, some, str(item), base)
         else:
-            yield partial(_listed, item)
+            yield index, partial(_listed, item)
 
 
-def _listed(pattern: str) -> Iterator[StoredObject]:
-    objects = store_for(pattern).find(pattern)
+def _listed(pattern: str, stop: threading.Event) -> Iterator[StoredObject]:
+    objects = store_for(pattern).find(pattern, stop=stop)
     if "://" in pattern:
         return objects
     base = _literal_folder(pattern)
@@ -92,11 +111,13 @@ def _below(obj: StoredObject, base: str) -> StoredObject:
 # ------------------------------------------------------------------ manifests
 
 
-def _named(item: Manifest, bucket: str | None) -> Iterator[Named]:
+def _named(item: Manifest, job: Job) -> Iterator[Named]:
     with _opened(item.manifest) as file:
         lines = iter(lambda: file.readline(manifest.MAX_LINE_BYTES + 2), b"")
         folder = str(Path(item.folder).absolute())
-        yield from manifest.read(lines, name=str(item), bucket=bucket, folder=folder)
+        yield from manifest.read(
+            lines, name=str(item), bucket=job.bucket, folder=folder, allow_empty=job.allow_empty
+        )
 
 
 def _together(names: Iterator[Named]) -> list[Named]:
@@ -117,17 +138,19 @@ def _opened(name: str) -> BinaryIO:
     if "://" in name:
         return store_for(name).open(name)
     try:
-        return Path(name).open("rb")
+        return open_stream(name)
     except OSError as error:
         hint = PATHS if isinstance(error, FileNotFoundError) else PERMISSIONS
         raise JobError(f"the manifest {name} cannot be read: {error.strerror}", hint) from None
 
 
-def _look_up(names: list[Named], source: str, base: str) -> Iterator[StoredObject]:
+def _look_up(
+    names: list[Named], source: str, base: str, stop: threading.Event
+) -> Iterator[StoredObject]:
     for named in names:
         store = store_for(named.uri)
         if named.uri.endswith("/"):
-            yield from _listed(named.uri)
+            yield from _listed(named.uri, stop)
             continue
         if named.size_bytes is not None and named.etag and (known := store.known(named)):
             yield known
@@ -143,20 +166,24 @@ def _look_up(names: list[Named], source: str, base: str) -> Iterator[StoredObjec
 # ------------------------------------------------------------------ threads
 
 
-def _ahead(lookups: Iterator[Lookup]) -> Generator[StoredObject]:
+def _ahead(
+    lookups: Iterator[tuple[int, Lookup]],
+) -> Generator[tuple[int, Iterator[StoredObject]]]:
     """What lookups find, one lookup after the other, while threads work on those that follow."""
     stop = threading.Event()
     pool = ThreadPoolExecutor(LISTINGS, "listing")
-    waiting: deque[_Found] = deque()
+    waiting: deque[tuple[int, _Found]] = deque()
     try:
         while True:
-            while len(waiting) < LISTINGS and (lookup := next(lookups, None)) is not None:
+            while len(waiting) < LISTINGS and (following := next(lookups, None)) is not None:
+                index, lookup = following
                 found = _Found(stop)
                 pool.submit(found.fill, lookup)
-                waiting.append(found)
+                waiting.append((index, found))
             if not waiting:
                 return
-            yield from waiting.popleft().taken()
+            index, found = waiting.popleft()
+            yield index, found.taken()
     finally:
         stop.set()
         pool.shutdown(wait=False, cancel_futures=True)
@@ -175,7 +202,7 @@ class _Found:
         """In the thread: look up, to the end or to the first error."""
         last: BaseException | None = None
         try:
-            objects = lookup()
+            objects = lookup(self._stop)
             while part := list(itertools.islice(objects, PART)):
                 if not self._put(part):
                     return

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
+    from ray_mr.sources import Source
+
 TOTALS_SHOWN = (
     "inputs", "ok", "skipped", "failed", "records", "mapped", "bad_records", "keys",
 )  # fmt: skip
@@ -45,6 +47,8 @@ class Report:
     """Time of each stage; ``steady`` is from the first map attempt to the last byte written."""
     inputs: Sequence[dict[str, Any]] = ()
     """A row for each listed object."""
+    patterns: Sequence[Source] = ()
+    """What each input pattern has brought."""
     results: list[dict[str, Any]] = field(default_factory=list)
     """A row for each file of the result: name, size_bytes, sha256, records (its lines)."""
     failed: list[tuple[str, str]] = field(default_factory=list)
@@ -125,6 +129,7 @@ class Report:
             "output": self.output,
             "results": self.results,
             "totals": self.totals,
+            "patterns": [source.facts() for source in self.patterns],
             "counters": self.counters,
             "seconds": {name: round(took, 3) for name, took in self.seconds.items()},
             "notices": self.notices,

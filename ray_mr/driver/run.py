@@ -17,7 +17,7 @@ from ray_mr.child.sweep import sweep
 from ray_mr.driver.checkpoint import Checkpoint, Wish
 from ray_mr.driver.commit import backoff
 from ray_mr.driver.ledger import Ledger
-from ray_mr.driver.listing import objects_of
+from ray_mr.driver.listing import objects_of, sources_of
 from ray_mr.driver.loop import Loop
 from ray_mr.driver.publish import announced, settle
 from ray_mr.driver.report import Report
@@ -62,8 +62,9 @@ def plan(job: Job) -> Plan:
         StoreError: An input is missing or cannot be listed.
     """
     job = job.placed()
-    with closing(objects_of(job)) as objects:
-        return make_plan(job, objects)
+    sources = sources_of(job)
+    with closing(objects_of(job, sources)) as objects:
+        return make_plan(job, objects, sources)
 
 
 def run(
@@ -194,6 +195,7 @@ class _Run:
         sink: Sink | None = None
         wish, checkpoint = self._wish, self._checkpoint
         temporary(run_folder(self._id))
+        access.read_as(anonymous=self._job.anonymous, request_payer=self._job.request_payer)
         sweep()
         session.sweep()
         owned = own(self._id)
@@ -336,6 +338,8 @@ class _Run:
         return error
 
     def _phases(self, made: Plan, ledger: Ledger, loop: Loop, has: str) -> RayMrError | None:
+        if error := ledger.hopeless():
+            return error
         size = f"{count(made.total_inputs, 'input')}, {format_bytes(made.total_bytes)}"
         with self._stage("map", f"{size} in {count(len(made.splits), 'split')}, {has}"):
             self._checkpoint.adopt(loop)
@@ -376,6 +380,7 @@ class _Run:
             counters=ledger.counters() if ledger else {},
             seconds=dict(self._seconds),
             inputs=ledger.rows_of_inputs() if ledger else (),
+            patterns=ledger.patterns if ledger else (),
             results=list(results),
             failed=[(uri, each.message) for uri, each in ledger.failures] if ledger else [],
             notices=self._notices,

@@ -13,7 +13,8 @@ from ray_mr.driver.ledger import Ledger
 from ray_mr.driver.listing import objects_of
 from ray_mr.errors import JobError, RayMrError
 from ray_mr.model import AttemptEnd, AttemptId
-from ray_mr.plan import NOTHING, make_plan, skip_reason
+from ray_mr.plan import make_plan, skip_reason
+from ray_mr.sources import NOTHING
 from ray_mr.tasks.mapper import Block, MapTask, map_split
 from ray_mr.units import count, format_bytes
 from ray_mr.workdir import remove_run_folder, run_folder, temporary

@@ -137,6 +137,7 @@ def map_split(
     """
     attempt = _Attempt(task, split, ident, terms)
     access.carry(task.sealed)
+    access.read_as(anonymous=task.job.anonymous, request_payer=task.job.request_payer)
     try:
         yield Progress(0)
         with disk_errors(root), WorkDir(root, str(ident)) as work:
