@@ -444,13 +444,14 @@ class Table:
         self.rows, self.pattern = [], None
 
     def fill(self, rows):
-        self.rows = rows
-        source = "|".join("(" + row[1] + ")" for row in rows)
-        self.pattern = re.compile(source.encode("latin-1"), re.DOTALL) if rows else None
+        self.rows, self.pattern = rows, None
 
     def look_at(self, head):
-        match = self.pattern.match(head) if self.pattern is not None else None
-        if match is not None:
+        if self.pattern is None:  # compiled for the first compressed file: it takes milliseconds
+            source = "|".join("(" + row[1] + ")" for row in self.rows)
+            self.pattern = re.compile(source.encode("latin-1"), re.DOTALL)
+        match = self.pattern.match(head)
+        if match is not None and self.rows:
             name, _, advice = self.rows[match.lastindex - 1]
             raise Refused(f"it is compressed and holds {name}: {advice}")
 
