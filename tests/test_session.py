@@ -95,6 +95,25 @@ def test_session_of_a_killed_driver_is_swept(place: Path, killed: tuple[Path, in
     assert names(place / "home") == set(), "the copy of its token goes too"
 
 
+@pytest.mark.parametrize("keep", [False, True])
+def test_processes_of_a_killed_driver_are_ended(killed: tuple[Path, int], *, keep: bool) -> None:
+    """Ray's agents wait for a minute for a GCS that is not there; others' processes stay."""
+    folder, pid = killed
+    own = os.environ | {"RAY_AUTH_TOKEN_PATH": f"{folder}/token"}
+    other = os.environ | {"RAY_AUTH_TOKEN_PATH": f"{folder}x/token"}
+    with (
+        subprocess.Popen(["/bin/sleep", "60"], env=own) as agent,
+        subprocess.Popen(["/bin/sleep", "60"], env=other) as stranger,
+    ):
+        if keep:
+            keep_session_of(pid)
+        else:
+            sweep()
+        assert agent.wait(60) == -signal.SIGKILL
+        assert stranger.poll() is None
+        stranger.kill()
+
+
 def test_session_of_a_driver_that_died_can_be_kept(killed: tuple[Path, int]) -> None:
     folder, pid = killed
     assert keep_session_of(pid + 1) is None

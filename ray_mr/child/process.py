@@ -426,9 +426,9 @@ def kill_descendants() -> None:
         kill_tree(child)
 
 
-def kill_marked(mark: str) -> None:
+def kill_marked(mark: str, name: str = MARK) -> None:
     """SIGKILL what children have left running: processes whose mark begins with this."""
-    wanted = f"{MARK}={mark}".encode("utf-8", "surrogateescape")
+    wanted = f"{name}={mark}".encode("utf-8", "surrogateescape")
     for _ in range(_KILL_TRIES):
         found = [pid for pid in _own_processes() if wanted in _environment(pid)]
         if not found:

@@ -23,6 +23,7 @@ import time
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
+from ray_mr.child.process import kill_marked
 from ray_mr.engines.token import hide, show, write_token
 from ray_mr.errors import EngineError
 from ray_mr.workdir import disk_errors, settled, temporary
@@ -98,9 +99,10 @@ class Session:
 
 
 def sweep() -> None:
-    """Remove sessions of this user on this machine whose driver was killed."""
+    """Remove sessions of this user on this machine whose driver was killed, and their processes."""
     for folder in _dead():
         if not (folder / _FAILED).exists():
+            _end_processes(folder)
             hide(folder / "token")
             _remove(folder)
 
@@ -110,6 +112,7 @@ def keep_session_of(pid: int) -> Path | None:
     for folder in _dead():
         with contextlib.suppress(OSError, ValueError):
             if int((folder / _DRIVER).read_text()) == pid and (folder / "r").exists():
+                _end_processes(folder)
                 _remove_failed()
                 _mark_failed(folder)
                 return folder
@@ -156,6 +159,11 @@ def _lock(folder: Path) -> IO[str]:
         file.flush()
         Path(file.name).rename(folder / _DRIVER)  # nobody sees it unlocked
     return file
+
+
+def _end_processes(folder: Path) -> None:
+    """End Ray's agents, which outlive a raylet that was killed by a minute."""
+    kill_marked(f"{folder / 'token'}", "RAY_AUTH_TOKEN_PATH")
 
 
 def _mark_failed(folder: Path) -> None:
