@@ -31,7 +31,7 @@ REDUCE_DOWNLOADS = 20
 """Results of map tasks that a reduce task downloads at once, as in 2014."""
 _MAP_SIDE = (
     "bucket", "inputs", "filter", "mapper", "combiner", "reducers", "output", "records",
-    "decompress", "max_expansion", "max_failed_inputs", "allow_empty",
+    "decompress", "max_expansion", "max_record_bytes", "max_failed_inputs", "allow_empty",
 )  # fmt: skip
 """What of a job is for its map tasks alone."""
 

@@ -37,9 +37,13 @@ from ray_mr.units import parse_bytes, parse_seconds
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-MAX_EXPANSION = 2_000
-"""Decoded bytes of a stored byte, by default.  gzip gives 1,032 at most; what xz and zstd make of
-real logs stays far below; zeros alone, or one line over and over, are beyond."""
+MAX_EXPANSION = 1_000
+"""Decoded bytes of a stored byte, by default.  gzip gives 1,032 at most, and more than this only
+where one short pattern fills the file; what xz and zstd make of real logs stays far below."""
+
+MAX_RECORD_BYTES = 64 << 20
+"""Longest record by default, in bytes: above any line that is data, and a few of them fit into the
+memory of a small machine."""
 
 Feed = Literal["files", "records", "lines"]
 
@@ -366,6 +370,11 @@ class Job(_Value):
         MAX_EXPANSION,
         ge=1,
         description="Decoded bytes that a stored byte of an input may become, past 1 GiB.",
+    )
+    max_record_bytes: Annotated[Size, Field(le=2**30)] = Field(
+        MAX_RECORD_BYTES,
+        description="Longest line or record that is held, decoded, such as 64MiB: a longer one of "
+        "an input is a bad record, one that a program puts out is an error.",
     )
     separator: Annotated[str, AfterValidator(_separator)] = Field(
         "auto",

@@ -25,6 +25,7 @@ FLOORS = [
         "markup",
         "spool",
         "catalog",
+        "counters",
         "sources",
         "userfiles",
     ],

@@ -17,7 +17,7 @@ from ray_mr.child.streaming import OLD_NAMES
 from ray_mr.driver.run import run
 from ray_mr.errors import ChildCrashed, ChildError, CorruptObject, DataError
 from ray_mr.job import Job
-from ray_mr.tasks.lines import count_lines
+from ray_mr.tasks.longlines import count_lines
 from samples import COMPRESS, alive, setting, shell
 
 if TYPE_CHECKING:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections import Counter
 from typing import TYPE_CHECKING
 
 import pytest
 
 from ray_mr.child.child import run_files
 from ray_mr.child.process import FORKING
+from ray_mr.counters import Counters
 from ray_mr.errors import ChildCrashed, ChildError
 from ray_mr.program import Program
 from samples import alive, setting, shell, wait_until
@@ -50,7 +50,7 @@ class TestFiles:
 
     def test_counters(self, tmp_path: Path) -> None:
         """What it counts on stderr is added up."""
-        counters = Counter({"g,n": 1})
+        counters = Counters({"g,n": 1})
         place = setting(tmp_path, shell("cat; echo reporter:counter:g,n,2 >&2"))
         assert b"x\n" in list(run_files(place, [b"x"], counters))
         assert counters == {"g,n": 3}

@@ -135,7 +135,7 @@ def test_many_small_and_one_large() -> None:
     """50,000 frames in one piece, and 64 MiB in pieces of a pipe, take no quadratic time."""
     small = [Frame("text", number, 0, b"x\n") for number in range(50_000)]
     assert decoded(b"".join(map(encoded, small))) == small
-    large = encoded(Frame("text", 0, 0, bytes(64 << 20)))
+    large = encoded(Frame("pairs", 0, 0, bytes(64 << 20)))
     pieces = [large[at : at + 65536] for at in range(0, len(large), 65536)]
     assert len(decoded(*pieces)[0].payload) == 64 << 20
 

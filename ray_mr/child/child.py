@@ -13,12 +13,12 @@ import json
 import queue
 import re
 import threading
-from collections import Counter
 from dataclasses import dataclass, replace
 from typing import IO, TYPE_CHECKING, Any
 
 from ray_mr import codecs
 from ray_mr.child import wire
+from ray_mr.counters import Counters
 from ray_mr.errors import (
     ChildCrashed,
     ChildError,
@@ -166,6 +166,7 @@ class HarnessChild:
             "final": HOOKS[role][1],
             "stream": setting.program.stream,
             "memory": memory_bytes,
+            "max_record_bytes": setting.max_record_bytes,
             "most_decoded": {
                 "ratio": setting.max_expansion,
                 "floor": codecs.EXPANSION_FLOOR_BYTES,
@@ -210,7 +211,7 @@ class HarnessChild:
         Raises:
             ChildError: It crashed, hung, or broke the protocol.
         """
-        decoder = wire.Decoder()
+        decoder = wire.Decoder(self._setting.max_record_bytes + wire.FRAME_BYTES)
         try:
             yield from self._setting.prepare()
             with self._setting.start(self._feed(feed)) as self._process:
@@ -369,7 +370,7 @@ class Combiner:
         patient = replace(setting, limits=limits)
         self._child = HarnessChild(patient, "combine", ("combine", "reduce"))
         self._output = self._child.run(iter(self._queue.get, None))
-        self.counters: Counter[str] = Counter()
+        self.counters = Counters()
         """What its program counted, once it is closed."""
 
     def combine(self, pairs: Pairs) -> Iterator[Text | Pairs | None]:
@@ -400,7 +401,7 @@ class Combiner:
         self._queue.put(None)
         for _ in self._output:
             pass
-        self.counters.update(self._child.process.counters)
+        self.counters.add_all(self._child.process.counters)
 
     def kill(self) -> None:
         """End the child whatever it does; no effect after ``close``."""
@@ -414,7 +415,7 @@ class PlainChild:
     def __init__(self, setting: Setting) -> None:
         setting.write_program()
         self._setting = setting
-        self.counters: Counter[str] = Counter()
+        self.counters = Counters()
         """What it counted, once it has ended well."""
         self.status = ""
         """Its last ``reporter:status:``."""
@@ -437,7 +438,7 @@ class PlainChild:
                 self.status = process.status
                 yield data
             process.finish(any_code=self._setting.program.ignore_exit_code)
-            self.counters.update(process.counters)
+            self.counters.add_all(process.counters)
             if process.input_closed_early:
                 raise ChildError(
                     f"{process.name} closed its stdin and ended before it {left}", hint
@@ -458,7 +459,7 @@ def run_lines(child: PlainChild, lines: Iterable[bytes]) -> Generator[bytes]:
 
 
 def run_files(
-    setting: Setting, paths: Iterable[bytes], counters: Counter[str] | None = None
+    setting: Setting, paths: Iterable[bytes], counters: Counters | None = None
 ) -> Iterator[bytes | None]:
     """Run a program that reads file names on stdin; yield its output once it has ended well.
 
@@ -478,7 +479,7 @@ def run_files(
             target.write(data)
             yield None
     if counters is not None:
-        counters.update(child.counters)
+        counters.add_all(child.counters)
     result = setting.folder / RESULT_NAME
     with (result if result.is_file() else spool).open("rb") as made:
         yield from _pieces(made)

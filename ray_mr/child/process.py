@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Self, cast
 
 from ray_mr.child import inherited
+from ray_mr.counters import Counters
 from ray_mr.errors import LAST_WORDS, ChildCrashed, ChildKilled, ChildNotStarted, ChildTimeout
 from ray_mr.units import format_seconds
 
@@ -144,7 +145,7 @@ class Process:
         self._fed_all = False
         self._feed_error: BaseException | None = None
         self.input_closed_early = False
-        self.counters: collections.Counter[str] = collections.Counter()
+        self.counters = Counters()
         self.status = ""
         self._tail: collections.deque[bytes] = collections.deque(maxlen=TAIL_LINES)
         self._threads = [
@@ -202,9 +203,9 @@ class Process:
     def _understand(self, line: bytes) -> None:
         if match := _COUNTER.fullmatch(line):
             group, name = (part.decode("utf-8", "replace") for part in match.group(1, 2))
-            self.counters[f"{group},{name}"] += int(match[3])
+            self.counters.add(f"{group},{name}", int(match[3]))
         elif _ANY_COUNTER.match(line):
-            self.counters[MALFORMED] += 1
+            self.counters.add(MALFORMED, 1)
         elif match := _STATUS.match(line):
             self.status = match[1].decode("utf-8", "replace").strip()[:200]
         elif not _DONE.match(line):
@@ -312,7 +313,7 @@ class Process:
                 "look at its first line, #!: is the interpreter there, and are line ends LF?",
             )
         if code > 0 and any_code:
-            self.counters[IGNORED_EXITS] += 1
+            self.counters.add(IGNORED_EXITS, 1)
         elif code:
             kind = ChildKilled if code == -signal.SIGKILL else ChildCrashed
             words = self.last_words()

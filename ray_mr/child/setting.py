@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Self
 from ray_mr.child.languages import LANGUAGES, Language
 from ray_mr.child.process import FORKING, Limits, Process, run_in_terminal
 from ray_mr.errors import ChildCrashed, ChildNotStarted, ChildTimeout
-from ray_mr.job import MAX_EXPANSION
+from ray_mr.job import MAX_EXPANSION, MAX_RECORD_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -32,6 +32,8 @@ class Setting:
     """Called with each line of its stderr, as ``Process`` calls it."""
     max_expansion: int = MAX_EXPANSION
     """As for ``codecs.decode``."""
+    max_record_bytes: int = MAX_RECORD_BYTES
+    """Longest record that a harness takes or gives."""
     setup: str = ""
     """A shell command to run in the folder before the child."""
     interpreters: Mapping[str, str] = field(default_factory=dict)
@@ -50,8 +52,8 @@ class Setting:
         limits = limits or Limits(job.timeout, job.stall_timeout)
         interpreters = {"python": job.python or "", "javascript": job.node or ""}
         return cls(
-            program, folder, job.env, limits, on_stderr, job.max_expansion, job.setup or "",
-            interpreters,
+            program, folder, job.env, limits, on_stderr, job.max_expansion, job.max_record_bytes,
+            job.setup or "", interpreters,
         )  # fmt: skip
 
     @property

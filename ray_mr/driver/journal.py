@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
+import zlib
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     from ray_mr.errors import RayMrError
     from ray_mr.model import AttemptEnd, Trouble
     from ray_mr.plan import Plan
+
+
+LARGE_BYTES = 4 << 10
+"""Larger entries are compressed: names of counters and inputs are much alike."""
 
 
 class Journal:
@@ -36,7 +41,10 @@ class Journal:
         if self._full:
             return
         try:
-            pickle.dump(entry, self._file)
+            data = pickle.dumps(entry)
+            if len(data) > LARGE_BYTES:
+                data = pickle.dumps(zlib.compress(data, 1))
+            self._file.write(data)
             self._file.flush()
         except OSError:
             self._full = True
@@ -64,7 +72,10 @@ class Journal:
         self._file.seek(0)
         with contextlib.suppress(EOFError, pickle.UnpicklingError):
             while True:
-                name, *values = pickle.load(self._file)  # noqa: S301 - our own process wrote it
+                entry = pickle.load(self._file)  # noqa: S301 - our own process wrote it
+                if isinstance(entry, bytes):
+                    entry = pickle.loads(zlib.decompress(entry))  # noqa: S301 - as above
+                name, *values = entry
                 yield name, values
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, overload
 
+from ray_mr.counters import Counters
 from ray_mr.errors import LedgerError, ObjectDenied, RayMrError, TooManyBadRecords, one_line
 from ray_mr.model import Fate, FileCounts
 from ray_mr.units import count
@@ -116,7 +117,7 @@ class Ledger:
             (obj.uri, error) for obj, error in plan.refused
         ]
         self._denied = sum(isinstance(error, ObjectDenied) for _, error in self._errors)
-        self._counters: Counter[str] = Counter()
+        self._counters = Counters()
         self.rows = self.mapped_rows = self.bad_values = 0
         self.reduced: dict[int, ReducerEnd] = {}
 
@@ -165,22 +166,26 @@ class Ledger:
         self.rows += sign * end.rows
         self.mapped_rows += sign * end.mapped_rows
         self.bad_values += sign * end.bad_values
-        for name, amount in end.counters.items():
-            self._counters[name] += sign * amount
+        self._counters.add_all(end.counters, sign)
 
     # ------------------------------------------------------------ what it says
 
     def counters(self) -> dict[str, int]:
         """The programs' own counters, of committed attempts and of reducers, by name."""
-        total = Counter(self._counters)
+        total = Counters(self._counters)
         for end in self.reduced.values():
-            total.update(end.counters)
+            total.add_all(end.counters)
         return dict(sorted(total.items()))
 
     @property
     def patterns(self) -> tuple[Source, ...]:
         """What each input pattern has brought."""
         return self._plan.patterns
+
+    @property
+    def counters_overflowed(self) -> bool:
+        """Whether mappers and combiners named more counters than are kept."""
+        return self._counters.overflowed
 
     @property
     def failures(self) -> list[tuple[str, RayMrError]]:

@@ -14,6 +14,7 @@ from collections import Counter, OrderedDict
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from ray_mr.counters import MAX_COUNTERS, OTHERS
 from ray_mr.driver import commit
 from ray_mr.driver.keepsakes import Keepsakes
 from ray_mr.driver.waits import Waits, check_deadline
@@ -35,6 +36,7 @@ from ray_mr.errors import (
 )
 from ray_mr.events import Advanced, Notice, Parts
 from ray_mr.model import AttemptEnd, AttemptId, BlockMeta, Progress, ReducerEnd
+from ray_mr.spool import packed, unpacked
 from ray_mr.tasks.reducer import Due
 
 if TYPE_CHECKING:
@@ -55,6 +57,8 @@ SILENT_S = 120.0
 """An attempt or reducer that says nothing for so long is taken for lost."""
 WINDOW = 2
 """Attempts given to the engine for each slot, so that none waits for the driver."""
+FEW_COUNTERS = 16
+"""Of a committed attempt, more counters than this are held compressed."""
 LOOK_S = 1.0
 """Time between two looks at every attempt and reducer for those that have fallen silent."""
 MAX_FAILURE_NOTICES = 100
@@ -77,6 +81,8 @@ class _Committed:
     end: AttemptEnd
     work: commit.Work
     blocks: list[tuple[BlockMeta, Ref]]
+    counters: bytes
+    """Those of ``end``, which are taken out of it where they are many."""
 
     @property
     def checksums(self) -> list[_Sums]:
@@ -138,6 +144,7 @@ class Loop:
         self._lost_blocks = False
         self._parts_written: set[int] = set()
         self._written = 0
+        self._counters_noticed = False
         self._written_blocks: list[_Sums] = []
         self._looked = time.monotonic()
         self._waits = Waits(engine, plan.job, capacity.text, on_event)
@@ -438,12 +445,18 @@ class Loop:
         self, work: commit.Work, end: AttemptEnd, blocks: list[tuple[BlockMeta, Ref]]
     ) -> None:
         self._done_bytes += work.split.size_bytes
-        committed = _Committed(end, work, blocks)
+        short = replace(end, counters={}) if len(end.counters) > FEW_COUNTERS else end
+        committed = _Committed(short, work, blocks, packed(dict(end.counters)))
         start = work.split.start
         self._committed[start] = committed
         bisect.insort(self._order, start)
         self._count(committed, 1)
         self._ledger.committed(end)
+        if self._ledger.counters_overflowed and not self._counters_noticed:
+            self._counters_noticed = True
+            self._tell(Notice(
+                f"more than {MAX_COUNTERS:,} names of counters: the others are counted as {OTHERS}"
+            ))  # fmt: skip
         before = self._withdrawn.pop(start, None)
         if before is not None and before != committed.checksums:
             self._tell(Notice(
@@ -504,7 +517,7 @@ class Loop:
         self._count(committed, -1)
         self._tell(Notice(f"a block of split {meta.id.split} is lost: the split runs again"))
         self._withdrawn[meta.id.start] = committed.checksums
-        self._ledger.withdrawn(committed.end)
+        self._ledger.withdrawn(replace(committed.end, counters=unpacked(committed.counters)))
         self._done_bytes -= committed.work.split.size_bytes
         error = WorkerLost(f"block {meta.sequence} of {meta.id} is lost")
         self._follow(commit.after_loss(committed.work, error, self._plan.job), error)

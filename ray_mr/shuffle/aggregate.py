@@ -42,6 +42,8 @@ _SMALL_DIGITS = 18
 _INT64_MAX = 2**63 - 1
 _LONG_DIGITS = 4000
 """From here on, Python's ``int`` and ``str`` refuse to convert; ``Decimal`` does not."""
+MAX_NUMBER_BYTES = 10_000
+"""Longer numbers are set aside: the time to convert one grows with the square of its digits."""
 SUM_ROWS = 5
 """Rows that a sum of equal floats needs at most: a whole number, and 116 bits in floats of 53."""
 _FLOAT_UNIT_BITS = 1074
@@ -113,8 +115,8 @@ def _to_int64(values: Any) -> Any:
 
 
 def is_number(values: Any) -> Any:
-    """Whether each value is decimal text of a number."""
-    return _is(values, _NUMBER)
+    """Whether each value is decimal text of a number, of no more than ``MAX_NUMBER_BYTES``."""
+    return _is(values, _NUMBER) & (np.diff(edges_of(values)) <= MAX_NUMBER_BYTES)
 
 
 def _is(values: Any, pattern: str) -> Any:
@@ -178,7 +180,8 @@ def integers_last(rows: Rows) -> Rows:
 
 def is_integer(rows: Rows) -> Any:
     """Whether the value of each row is decimal text of an integer."""
-    return _is(rows.values(), _INTEGER)
+    values = rows.values()
+    return _is(values, _INTEGER) & (np.diff(edges_of(values)) <= MAX_NUMBER_BYTES)
 
 
 def _as_they_were(made: Rows, rows: Rows) -> Any:

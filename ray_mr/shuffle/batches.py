@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from ray_mr.child.child import Pairs
-from ray_mr.errors import DataError
+from ray_mr.errors import ChildError, DataError
 from ray_mr.shuffle.condense import neighbours
 from ray_mr.shuffle.rows import (
     EXPAND_BYTES,
@@ -44,15 +44,21 @@ class TextCutter:
 
     Args:
         size: About so many bytes each; ``TEXT_BYTES`` if not given.
+        max_record_bytes: Longest line that is taken; 0 for no limit.
     """
 
-    def __init__(self, size: int | None = None) -> None:
+    def __init__(self, size: int | None = None, max_record_bytes: int = 0) -> None:
         self._buffer = bytearray()
+        self._limit = max_record_bytes
         self._size = TEXT_BYTES if size is None else size
         self._searched = self._size  # up to here there is no newline, if the first line is long
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """Pieces that are complete once ``data`` has come."""
+        """Pieces that are complete once ``data`` has come.
+
+        Raises:
+            ChildError: A line is too long.
+        """
         self._buffer += data
         while len(self._buffer) >= self._size:
             end = self._buffer.rfind(b"\n", 0, self._size)
@@ -60,6 +66,8 @@ class TextCutter:
                 end = self._buffer.find(b"\n", self._searched)
             if end < 0:
                 self._searched = len(self._buffer)
+                if 0 < self._limit < len(self._buffer):
+                    raise too_long(len(self._buffer), self._limit)
                 return
             yield self._take(end + 1)
 
@@ -72,9 +80,31 @@ class TextCutter:
 
     def _take(self, size: int) -> bytes:
         piece = bytes(memoryview(self._buffer)[:size])
+        if 0 < self._limit < size - 1:  # shorter pieces have no longer line
+            ends = np.flatnonzero(np.frombuffer(piece, np.uint8) == NEWLINE)
+            check_sizes(np.diff(ends, prepend=-1) - 1, self._limit)
         del self._buffer[:size]
         self._searched = self._size
         return piece
+
+
+def too_long(size_bytes: int, limit_bytes: int) -> ChildError:
+    """Return the error of output with a record that is longer than the job allows."""
+    return ChildError(
+        f"the program put out a record of {size_bytes:,} bytes or more: max_record_bytes is "
+        f"{limit_bytes:,}",
+        "let it put out shorter lines, each with a line end, or raise max_record_bytes",
+    )
+
+
+def check_sizes(sizes: Any, limit_bytes: int) -> None:
+    """See that no record is too long.
+
+    Raises:
+        ChildError: One is.
+    """
+    if len(sizes) and int(sizes.max()) > limit_bytes:
+        raise too_long(int(sizes.max()), limit_bytes)
 
 
 def byte_of(separator: str) -> int:
@@ -250,11 +280,13 @@ class Pieces:
 
     Args:
         size: In bytes; ``TEXT_BYTES`` if not given.
+        max_record_bytes: As for ``TextCutter``.
     """
 
-    def __init__(self, size: int | None = None) -> None:
+    def __init__(self, size: int | None = None, max_record_bytes: int = 0) -> None:
         self._size = TEXT_BYTES if size is None else size
-        self._text = TextCutter(size)
+        self._limit = max_record_bytes
+        self._text = TextCutter(size, max_record_bytes)
         self._held: list[Rows] = []
         self._bytes = 0
 
@@ -268,8 +300,11 @@ class Pieces:
         """Pieces that are complete once these pairs have come."""
         yield from self.end_text()
         if pairs.count:
-            self._held.append(unpack_pairs(pairs))
-            self._bytes += self._held[-1].size_bytes
+            rows = unpack_pairs(pairs)
+            if 0 < self._limit < len(pairs.payload):
+                check_sizes(np.diff(rows.edges) - 2, self._limit)
+            self._held.append(rows)
+            self._bytes += rows.size_bytes
         if self._bytes >= self._size:
             yield self._take()
 

@@ -11,13 +11,14 @@ turned.  No string is the beginning of another.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ray_mr.shuffle.rows import binary, data_of, edges_of, numbers_of
+from ray_mr.shuffle.rows import binary, data_of, edges_of, integers, numbers_of, strings
 
 _ZERO = 0x80
 """The head of 0; those of positive numbers are above it, of negative ones below."""
@@ -25,6 +26,11 @@ _MANY = 0x7E
 """So many digits and more are told in eight bytes after the head."""
 _FEW = 18
 """Digits, and a sign, of numbers that fit into 64 bits."""
+LONG_BYTES = 1 << 16
+"""Longer texts are looked at one by one: together they would take 40 bytes for each of theirs."""
+_NUMBER = re.compile(rb"[ \t]*(-?)(\d*)(?:\.(\d*))?")
+_HALVES = bytes.maketrans(b"0123456789", b"123456789a")
+_TURNED = bytes(range(255, -1, -1))
 _POWERS = 10 ** np.arange(_FEW + 1, dtype=np.int64)
 _BLANK, _TAB, _MINUS, _POINT, _0, _9 = (np.uint8(ord(each)) for each in " \t-.09")
 
@@ -36,7 +42,35 @@ def ordered(texts: Any) -> Any:
         texts: Large binary array; a number stands at the start of each.
     """
     small = _small(texts)
-    return _any_size(texts) if small is None else _of_small(small)
+    if small is not None:
+        return _of_small(small)
+    is_long = np.diff(edges_of(texts)) > LONG_BYTES
+    return _with_long(texts, is_long) if is_long.any() else _any_size(texts)
+
+
+def _with_long(texts: Any, is_long: Any) -> Any:
+    """As ``_any_size``, where some of the texts are long."""
+    long, short = np.flatnonzero(is_long), np.flatnonzero(~is_long)
+    made = [strings([_one(texts[at].as_py()) for at in long.tolist()])]
+    if len(short):
+        made.append(ordered(texts.take(integers(short))))
+    back = np.argsort(np.concatenate([long, short]))
+    return pa.concat_arrays(made).take(integers(back))
+
+
+def _one(text: bytes) -> bytes:
+    """Return the byte string of one number; its digits are written as hexadecimal ones."""
+    sign, whole, rest = _NUMBER.match(text).groups(b"")  # type: ignore[union-attr]
+    whole, rest = whole.lstrip(b"0"), rest.rstrip(b"0")
+    size = len(whole) + len(rest)
+    if not size:
+        return bytes([_ZERO])
+    head = b"\xff" + len(whole).to_bytes(8, "big")
+    if len(whole) < _MANY:
+        head = bytes([_ZERO + len(whole) + 1])
+    halves = (whole + rest).translate(_HALVES) + b"0" * (2 - size % 2)
+    made = head + bytes.fromhex(halves.decode())
+    return made.translate(_TURNED) if sign else made
 
 
 def _small(texts: Any) -> Any:

@@ -15,12 +15,12 @@ from ray_mr.shuffle.shape import Shaper
 from ray_mr.tasks.combiner import combiner
 
 if TYPE_CHECKING:
-    from collections import Counter
     from collections.abc import Iterator
     from pathlib import Path
     from typing import Any
 
     from ray_mr.child.setting import Setting
+    from ray_mr.counters import Counters
     from ray_mr.model import Progress
     from ray_mr.program import Program
     from ray_mr.shuffle.rows import Rows
@@ -44,7 +44,7 @@ class Attempt(Protocol):
     """What is needed of the attempt whose output it is."""
 
     task: MapTask
-    counters: Counter[str]
+    counters: Counters
     mapped_rows: int
     bad_values: int
 
@@ -66,7 +66,7 @@ class TextBlocks:
     def __init__(self, attempt: Attempt) -> None:
         self._attempt = attempt
         self._pack_bytes = pack_bytes(attempt.task.job.memory)
-        self._cutter = batches.TextCutter()
+        self._cutter = batches.TextCutter(max_record_bytes=attempt.task.job.max_record_bytes)
         self._pieces: list[bytes] = []
 
     def take(self, output: Iterator[children.Output]) -> Iterator[Message]:
@@ -109,7 +109,10 @@ class RowBlocks:
         self._task = task = attempt.task
         self._pack_bytes = pack_bytes(task.job.memory)
         self._piece_bytes = min(batches.TEXT_BYTES, self._pack_bytes)
-        self._pieces = batches.Pieces(SAMPLE_BYTES if task.sample else self._piece_bytes)
+        self._longest = task.job.max_record_bytes
+        self._pieces = batches.Pieces(
+            SAMPLE_BYTES if task.sample else self._piece_bytes, self._longest
+        )
         self._program: Combiner | None = None
         self._shaper = Shaper(
             self._parse,
@@ -151,7 +154,7 @@ class RowBlocks:
             for rows in self._combined.close():
                 yield self._block(rows)
             self._program.close()
-            self._attempt.counters.update(self._program.counters)
+            self._attempt.counters.add_all(self._program.counters)
         self._attempt.mapped_rows = self._shaper.rows
         self._attempt.bad_values = self._shaper.bad
 
@@ -172,7 +175,7 @@ class RowBlocks:
             if self._program is None:
                 yield self._block(rows)
                 continue
-            gathered = batches.Pieces(self._piece_bytes)
+            gathered = batches.Pieces(self._piece_bytes, self._longest)
             for item in self._program.combine(rows):
                 yield from self._attempt.progress(None)
                 for piece in self._into(gathered, item):

@@ -6,12 +6,12 @@ batch of sorted rows, as Hadoop Streaming runs its combiner for each spill.
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 from ray_mr.child import child as children
 from ray_mr.child.process import Limits
+from ray_mr.counters import Counters
 from ray_mr.shuffle import batches
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 class Combiner(Protocol):
     """What combines."""
 
-    counters: Counter[str]
+    counters: Counters
     """What its program counted, once it is closed."""
 
     def combine(self, rows: Rows) -> Iterator[children.Output]:
@@ -72,7 +72,7 @@ class _ByLines:
     def __init__(self, setting: Setting, *, tabs: bool) -> None:
         self._setting, self._tabs = setting, tabs
         self._running: Generator[bytes] | None = None
-        self.counters: Counter[str] = Counter()
+        self.counters = Counters()
 
     def combine(self, rows: Rows) -> Iterator[children.Output]:
         child = children.PlainChild(self._setting)
@@ -80,7 +80,7 @@ class _ByLines:
         self._running = children.run_lines(child, [batches.to_lines(rows, tabs=self._tabs)])
         for data in self._running:
             yield children.Text(data) if data else None
-        self.counters.update(child.counters)
+        self.counters.add_all(child.counters)
 
     def close(self) -> None:
         """Each run has ended well already."""

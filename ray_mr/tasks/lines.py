@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from ray_mr.errors import CorruptObject, DataError, RefusedObject, StoreError
+from ray_mr.job import MAX_RECORD_BYTES
 from ray_mr.model import FileCounts
 from ray_mr.stores import store_for
+from ray_mr.tasks.longlines import NEWLINE, LineLimit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from ray_mr.errors import RayMrError
     from ray_mr.fetch import Fetch, Fetched
 
-NEWLINE = b"\n"[0]
 MARK = b"\xef\xbb\xbf"
 """Byte order mark of UTF-8."""
 
@@ -35,6 +34,7 @@ class LineFeed:
         fetch: Brings the inputs, not decoded.
         ended: Told of each input that was fed to its end.
         failed: Told of each that is bad, by position.
+        max_record_bytes: Longer lines are set aside.
         keep_mark: Leave the byte order mark at the beginning of an input where it is.
     """
 
@@ -43,10 +43,11 @@ class LineFeed:
         fetch: Fetch,
         ended: Callable[[FileCounts], None],
         failed: Callable[[int, RayMrError], None],
+        max_record_bytes: int = MAX_RECORD_BYTES,
         *,
         keep_mark: bool = False,
     ) -> None:
-        self._keep_mark = keep_mark
+        self._max_record_bytes, self._keep_mark = max_record_bytes, keep_mark
         self._fetch, self._ended, self._failed = fetch, ended, failed
         self._inputs = iter(fetch)
 
@@ -75,14 +76,12 @@ class LineFeed:
         if fetched.error is not None or fetched.path is None:
             raise fetched.error or DataError("not fetched")
         obj, position = fetched.input.object, fetched.input.position
-        lines = size = 0
+        limit = LineLimit(self._max_record_bytes)
         last = NEWLINE
         chunks = Unmarked(self._fetch.decode(fetched), keep=self._keep_mark)
         try:
-            for chunk in chunks:
-                lines += count_lines(chunk)
-                size += len(chunk)
-                last = chunk[-1]
+            for chunk in limit.cut(chunks):
+                last = chunk[-1] if chunk else last
                 yield chunk
         except (CorruptObject, RefusedObject, StoreError) as error:
             if changed := store_for(obj.uri).changed(obj):  # the cause of what else is wrong
@@ -92,12 +91,14 @@ class LineFeed:
             said = error.message.removeprefix(f"{fetched.path.name}: ")
             raise type(error)(f"{obj.uri}: {said}", error.hint) from None
         if last != NEWLINE:
-            lines += 1
             yield b"\n"  # or the first line of the next file would go on here
         if changed := store_for(obj.uri).changed(obj):
             raise changed
         self._fetch.release(position)
-        self._ended(FileCounts(position, lines, lines, decoded_bytes=size + chunks.dropped))
+        self._ended(FileCounts(
+            position, limit.lines, limit.lines - limit.bad, limit.bad,
+            limit.size_bytes + chunks.dropped, limit.sample,
+        ))  # fmt: skip
 
 
 class Unmarked:
@@ -126,8 +127,3 @@ class Unmarked:
         if head := head[self.dropped :]:
             yield head
         yield from self._chunks
-
-
-def count_lines(chunk: bytes) -> int:
-    """How many newlines there are."""
-    return int(np.count_nonzero(np.frombuffer(chunk, np.uint8) == NEWLINE))

@@ -12,7 +12,7 @@ import resource
 import struct
 import time
 import traceback
-from collections import Counter, deque
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ from ray_mr.backoff import NO_PATIENCE, Backoff
 from ray_mr.child import child as children
 from ray_mr.child import streaming
 from ray_mr.child.setting import Setting
+from ray_mr.counters import Counters
 from ray_mr.errors import ChildCrashed, ChildProtocol, DataError, LedgerError, RayMrError
 from ray_mr.fetch import Fetch, Fetched
 from ray_mr.model import (
@@ -162,7 +163,7 @@ class _Attempt:
         self.following = dict(itertools.pairwise(self.objects))
         self.files: dict[int, FileCounts] = {}
         self.failed: dict[int, RayMrError] = {}
-        self.counters: Counter[str] = Counter()
+        self.counters = Counters()
         self.suspect: int | None = None
         self.poison: Poison | None = None
         self.rows = self.places = self.mapped_rows = self.bad_values = self.blocks = 0
@@ -244,7 +245,7 @@ class _Attempt:
                     self.poison = Poison(item.position, item.line, data) if item.line else None
                 self.status = child.status
                 yield item
-            self.counters.update(child.process.counters)
+            self.counters.add_all(child.process.counters)
         if not self.failed and not child.ended:
             raise ChildCrashed(
                 f"{child.process.name} ended with exit code 0 before it had read every input"
@@ -314,20 +315,26 @@ class _Attempt:
             backoff=self.task.backoff,
         ) as fetch:  # fmt: skip
             self.troubles = fetch.troubles
-            feed = LineFeed(fetch, self._counted, self.failed.__setitem__)
+            feed = LineFeed(fetch, self._counted, self.failed.__setitem__, job.max_record_bytes)
             try:
                 for data in children.run_lines(child, feed):
                     self.status = child.status
                     yield children.Text(data) if data else None
             except BadInputError:
                 yield from self._check_rest(fetch, feed.rest())
-        self.counters.update(child.counters)
+        self.counters.add_all(child.counters)
 
     def _run_identity(self, work: WorkDir) -> Generator[children.Output]:
         # A reduce task of TaskCluster reads rows so, which may begin with any bytes.
         keep_mark = self.task.job.decompress == "none"
         with self._fetch_as_stored(work, as_text=True) as fetch:
-            feed = LineFeed(fetch, self._counted, self.failed.__setitem__, keep_mark=keep_mark)
+            feed = LineFeed(
+                fetch,
+                self._counted,
+                self.failed.__setitem__,
+                self.task.job.max_record_bytes,
+                keep_mark=keep_mark,
+            )
             try:
                 for data in feed:
                     yield children.Text(data)

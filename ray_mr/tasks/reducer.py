@@ -11,7 +11,6 @@ import itertools
 import os
 import shutil
 import time
-from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +20,7 @@ from ray_mr import access
 from ray_mr.child import child as children
 from ray_mr.child import streaming
 from ray_mr.child.setting import Setting
+from ray_mr.counters import Counters
 from ray_mr.errors import JobError, LedgerError, WorkerLost
 from ray_mr.model import ROW_BITS, BlockMeta, Progress, ReducerEnd
 from ray_mr.plan import COLLECT
@@ -274,7 +274,7 @@ class _Partition:
     def __init__(self, task: ReduceTask, number: int, folder: Path) -> None:
         self._task, self._number, self._folder = task, number, folder
         self._keys = self._fed = self._bad = 0
-        self._counters: Counter[str] = Counter()
+        self._counters = Counters()
 
     def run(self, rows: Any, place: Place | None) -> Iterator[Piece | Progress | ReducerEnd]:
         began = time.monotonic()
@@ -366,7 +366,7 @@ class _Partition:
         with contextlib.closing(children.run_lines(child, lines)) as output:
             for data in output:  # it reads all, or there is an error
                 yield data or None
-        self._counters.update(child.counters)
+        self._counters.add_all(child.counters)
 
     def _records(self, rows: _Rows, program: Program) -> Iterator[bytes | None]:
         child = children.HarnessChild(
@@ -389,7 +389,7 @@ class _Partition:
             elif isinstance(item, children.Flushed):
                 self._keys, taken = item.groups, item.rows
             yield None
-        self._counters.update(child.process.counters)
+        self._counters.add_all(child.process.counters)
         if not child.ended or taken != given:
             raise LedgerError(
                 f"the reduce program took {max(0, taken)} of {given} rows of part {self._number}",

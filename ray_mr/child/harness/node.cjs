@@ -158,9 +158,10 @@ class Growing {
 // A returned text is whole lines: one that ends within a line gets a line end.  With `always`
 // every returned text gets one, an empty text too, as reducers' text did in 2014.
 class Output {
-  constructor(wire, always) {
+  constructor(wire, always, limit) {
     this.wire = wire;
     this.always = always;
+    this.limit = limit;
     this.position = 0;
     this.text = new Growing();
     this.keyLengths = new Growing();
@@ -232,8 +233,12 @@ class Output {
     const key = scalar(pair[0]);
     const value = scalar(pair[1]);
     if (this.text.size) this.flush();
-    this.keyLengths.addLength(this.keys.add(key));
-    this.valueLengths.addLength(this.values.add(value));
+    const [keySize, valueSize] = [this.keys.add(key), this.values.add(value)];
+    if (keySize + valueSize > this.limit) {
+      throw new RangeError(`a pair of ${keySize + valueSize} bytes: max_record_bytes is ${this.limit}`);
+    }
+    this.keyLengths.addLength(keySize);
+    this.valueLengths.addLength(valueSize);
     this.count += 1;
     if (this.keys.size + this.values.size + 8 * this.count >= FLUSH_BYTES) this.flush();
   }
@@ -273,11 +278,12 @@ function isPromise(value) {
 // ---------------------------------------------------------------- the roles
 
 class Role {
-  constructor(wire, work, always) {
+  constructor(wire, work, begin, always) {
     this.wire = wire;
+    this.limit = begin.max_record_bytes;
     this.call = work.call;
     this.final = work.final;
-    this.output = new Output(wire, always);
+    this.output = new Output(wire, always, this.limit);
   }
 
   // Nothing more comes: call the last hook.
@@ -309,7 +315,7 @@ const RECORDS = {
 // Role map: one call a record.
 class Mapper extends Role {
   constructor(wire, work, begin) {
-    super(wire, work, false);
+    super(wire, work, begin, false);
     this.parse = RECORDS[begin.records];
     this.tally = null;
     this.careful = begin.careful;
@@ -339,6 +345,7 @@ class Mapper extends Role {
     let bytes = Buffer.allocUnsafe(CHUNK_BYTES);
     let held = 0; // of a line that goes on
     let begun = false; // the byte order mark at the beginning is dropped, if there is one
+    let dropped = 0; // of one that is too long to be held
     let next = Date.now() + PROGRESS_MS;
     for (;;) {
       if (held === bytes.length) bytes = Buffer.concat([bytes], 2 * held);
@@ -363,19 +370,35 @@ class Mapper extends Role {
         let start = 0;
         for (let at = held; start < last; at = start) {
           const stop = chunk.indexOf(NEWLINE, at);
-          const pending = this.line(file, chunk, start, stop, sound);
-          if (pending) await pending;
+          const length = dropped + stop - start;
+          if (length > this.limit) {
+            this.tooLong(length);
+          } else {
+            const pending = this.line(file, chunk, start, stop, sound);
+            if (pending) await pending;
+          }
+          dropped = 0;
           start = stop + 1;
         }
         bytes.copyWithin(0, last, end);
       }
       held = end - last;
+      if (dropped + held > this.limit) {
+        dropped += held;
+        held = 0;
+      }
       if (Date.now() >= next) {
         next = Date.now() + PROGRESS_MS;
         this.wire.send('progress', position, this.tally.decoded_bytes);
       }
     }
-    if (held) await this.line(file, bytes, 0, held, false);
+    if (dropped) this.tooLong(dropped + held);
+    else if (held) await this.line(file, bytes, 0, held, false);
+  }
+
+  tooLong(length) {
+    this.tally.records += 1;
+    this.setAside(new Bad(`${length} bytes, more than max_record_bytes (${this.limit})`));
   }
 
   // Map one line; a promise if there is something to wait for.
@@ -467,7 +490,7 @@ function shown(key) {
 // Roles reduce and combine: one call a key, with an array.
 class Reducer extends Role {
   constructor(wire, work, begin) {
-    super(wire, work, true);
+    super(wire, work, begin, true);
     this.memory = begin.memory;
     this.clear();
   }

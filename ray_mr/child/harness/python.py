@@ -90,8 +90,9 @@ class Output:
     every returned text gets one, an empty text too, as reducers' text did in 2014.
     """
 
-    def __init__(self, wire, *, always):
+    def __init__(self, wire, limit, *, always):
         self.wire = wire
+        self.limit = limit
         self.always = always
         self.position = 0
         self.clear()
@@ -137,6 +138,9 @@ class Output:
         if self.text:
             self.flush()
         key, value = as_bytes(pair[0]), as_bytes(pair[1])
+        if len(key) + len(value) > self.limit:
+            size = len(key) + len(value)
+            raise ValueError(f"a pair of {size:,} bytes: max_record_bytes is {self.limit:,}")
         self.keys.append(key)
         self.values.append(value)
         self.size += len(key) + len(value) + 8
@@ -457,7 +461,7 @@ class Table:
 
 
 REFUSED = Table()
-MOST_DECODED = {"ratio": 2000, "floor": 1 << 30}  # until ``begin`` tells them
+MOST_DECODED = {"ratio": 1000, "floor": 1 << 30}  # until ``begin`` tells them
 
 
 def chunks_of(path, codec, told):
@@ -478,6 +482,13 @@ def chunks_of(path, codec, told):
             raise Corrupt(f"damaged: {error or type(error).__name__}") from None
 
 
+class TooLong:
+    """Stands for a line that is not held: it is longer than a record may be."""
+
+    def __init__(self, size):
+        self.size = size
+
+
 def without_mark(chunks):
     """The chunks without the byte order mark at their very beginning."""
     head = b""
@@ -489,22 +500,32 @@ def without_mark(chunks):
     yield from chunks
 
 
-def lines_of(chunks):
-    """Lines without their newline."""
-    pieces = []
+def lines_of(chunks, limit):
+    """Lines without their newline; a TooLong for each that is longer than the limit."""
+    pieces, size = [], 0  # of the line that is not complete
     for chunk in without_mark(iter(chunks)):
-        if b"\n" not in chunk:
-            pieces.append(chunk)
-            continue
         lines = chunk.split(b"\n")
-        if pieces:
+        size += len(lines[0])
+        if size > limit:
+            pieces = []  # it is not held any more
+        else:
             pieces.append(lines[0])
-            lines[0] = b"".join(pieces)
-        pieces = [lines.pop()]
+        if len(lines) == 1:
+            continue
+        lines[0] = TooLong(size) if size > limit else b"".join(pieces)
+        last = lines.pop()
+        pieces, size = [last], len(last)
+        if len(chunk) > limit:
+            lines = [TooLong(len(line)) if is_long(line, limit) else line for line in lines]
         yield from lines
-    last = b"".join(pieces)
-    if last:
-        yield last
+    if size > limit:
+        yield TooLong(size)
+    elif size:
+        yield b"".join(pieces)
+
+
+def is_long(line, limit):
+    return not isinstance(line, TooLong) and len(line) > limit
 
 
 def parse_json(data):
@@ -565,7 +586,8 @@ class Mapper(Role):
 
     def __init__(self, wire, function, begin):
         self.wire = wire
-        self.output = Output(wire, always=False)
+        self.output = Output(wire, begin["max_record_bytes"], always=False)
+        self.limit = begin["max_record_bytes"]
         self.call = getattr(self, "call_" + begin["records"].replace("-", "_"))
         self.function = function
         self.tally = None
@@ -589,7 +611,7 @@ class Mapper(Role):
         tally = self.tally = Tally(self.wire, position)
         try:
             chunks = tally.counted(chunks_of(path, codec.decode(), tally.told))
-            lines = lines_of(chunks)
+            lines = lines_of(chunks, self.limit)
             if self.careful is not None:
                 lines = self.announced(lines, tally)
             self.records(path, lines, tally)
@@ -613,6 +635,9 @@ class Mapper(Role):
                 tally.records = number
                 tally.died()
                 continue
+            if isinstance(line, TooLong):
+                yield line
+                continue
             self.wire.send("at", tally.position, number, line)
             yield line
             self.wire.send("at", tally.position)
@@ -623,6 +648,9 @@ class Mapper(Role):
     def records(self, path, lines, tally):
         for line in lines:
             tally.records += 1
+            if line.__class__ is TooLong:
+                tally.too_long(line.size, self.limit)
+                continue
             try:
                 call = self.call(path, line)
             except (ValueError, RecursionError) as error:
@@ -657,6 +685,13 @@ class Tally:
         if not self.sample:
             self.sample = f"line {self.records}: the program died of it"
 
+    def too_long(self, size, limit):
+        self.bad += 1
+        if not self.sample:
+            self.sample = (
+                f"line {self.records}: {size:,} bytes, more than max_record_bytes ({limit:,})"
+            )
+
     def set_aside(self, error):
         self.bad += 1
         if not self.sample:
@@ -668,7 +703,7 @@ class Reducer(Role):
 
     def __init__(self, wire, function, begin):
         self.wire = wire
-        self.output = Output(wire, always=True)
+        self.output = Output(wire, begin["max_record_bytes"], always=True)
         self.function = function
         self.memory = begin["memory"]
         self.key = None
@@ -874,7 +909,11 @@ def debug(path):
     function, _ = load(begin)
     role = Mapper(Unheard(), function, begin)
     for name in begin["paths"]:
-        for number, line in enumerate(lines_of(chunks_of(name, "none", lambda _read: None)), 1):
+        chunks = chunks_of(name, "none", lambda _read: None)
+        for number, line in enumerate(lines_of(chunks, role.limit), 1):
+            if isinstance(line, TooLong):
+                print(f"{name}, line {number}: set aside: {line.size:,} bytes")
+                continue
             try:
                 call = role.call(name, line)
             except (ValueError, RecursionError) as error:
