@@ -7,6 +7,7 @@ import gzip
 import itertools
 import lzma
 import struct
+import sys
 import zlib
 from typing import TYPE_CHECKING, Any
 
@@ -81,6 +82,19 @@ def test_gzip_head_across_any_edge_is_read(
         harness.READ_BYTES = size
         assert b"".join(decode(path, "gz")) == wanted, size
         assert by_harness(harness, path, "gz") == wanted, size
+
+
+def test_gzip_head_is_read_without_isal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, harness: Any
+) -> None:
+    """An interpreter of the user's may have the standard library alone."""
+    monkeypatch.setitem(sys.modules, "isal", None)
+    path = tmp_path / "a.gz"
+    for head in HEADS:
+        path.write_bytes(gzip_member(TEXT, **head) + gzip_member(b"last\n", **head) + bytes(5))
+        for size in (1, 7, 100, 1 << 18):
+            harness.READ_BYTES = size
+            assert by_harness(harness, path, "gz") == TEXT + b"last\n"
 
 
 def test_gzip_head_that_is_damaged_or_cut_is_an_error(tmp_path: Path, harness: Any) -> None:
