@@ -43,7 +43,7 @@ def gzip_member(data: bytes, *, extra: bytes = b"", name: bytes = b"", comment: 
     return head + body + struct.pack("<II", zlib.crc32(data), len(data))
 
 
-HEADS = [
+HEADS: list[dict[str, Any]] = [
     dict(zip(("extra", "name", "comment", "checked"), parts, strict=True))
     for parts in itertools.product((b"", b"E\0" * 9), (b"", b"n.txt"), (b"", b"what"), (0, 1))
 ]
