@@ -244,6 +244,8 @@ class AttemptEnd:
     """What its children took: ``cpu_ms``; ``max_rss_bytes`` is the most any of the worker's had."""
     poison: Poison | None = None
     """Of a careful attempt whose child died at a record."""
+    bad_value: str = ""
+    """One of the rows set aside, key and value; for messages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,3 +286,5 @@ class ReducerEnd:
     """From the first row that was reduced to the last piece of output."""
     hot_keys: tuple[tuple[bytes, int], ...] = ()
     """The keys with the most rows, as they were received; see ``shuffle/hot.py``."""
+    bad_value: str = ""
+    """One of the rows set aside, key and value; for messages."""

@@ -26,6 +26,7 @@ MAX_CAUSES = 8
 MAX_CAUSE_CHARS = 300
 MOST_ATTEMPTS = 2**16 - 1
 """No more are counted."""
+ALLOW_BAD = "allow them with --max-bad-records"
 SEE_ALL = "the report names all; allow them with --max-failed-inputs"
 
 
@@ -120,6 +121,7 @@ class Ledger:
         self._counters = Counters()
         self.rows = self.mapped_rows = self.bad_values = 0
         self.reduced: dict[int, ReducerEnd] = {}
+        self._values: dict[int, tuple[int, str]] = {}  # bad ones by an attempt's first input
 
     # ------------------------------------------------------------ what happens
 
@@ -166,6 +168,10 @@ class Ledger:
         self.rows += sign * end.rows
         self.mapped_rows += sign * end.mapped_rows
         self.bad_values += sign * end.bad_values
+        if sign < 0:
+            self._values.pop(end.id.start, None)
+        elif end.bad_values:
+            self._values[end.id.start] = len(end.files), end.bad_value
         self._counters.add_all(end.counters, sign)
 
     # ------------------------------------------------------------ what it says
@@ -221,19 +227,43 @@ class Ledger:
                 "\n  ".join(filter(None, (first.hint, SEE_ALL))),
             )
         bad, most = self.bad_records, self._job.max_bad_records
-        if most is not None and bad > most:
-            first_bad = min(self._samples, default=None)
-            where = (
-                f"{self._plan.object_at(first_bad).uri} {self._samples[first_bad]}"
-                if first_bad is not None
-                else ""
-            )
-            return TooManyBadRecords(
-                f"{count(bad, 'record')} could not be read, {most:,} allowed"
-                + (f"; the first: {where}" if where else ""),
-                "allow them with --max-bad-records",
-            )
-        return None
+        if most is None or bad <= most:
+            return None
+        values = self.bad_values + sum(end.bad_values for end in self.reduced.values())
+        if values == bad:
+            told, advice = self._of_values(values)
+            return TooManyBadRecords(f"{told}; {most:,} allowed", f"{advice}\n  or {ALLOW_BAD}")
+        first_bad = min(self._samples, default=None)
+        where = (
+            f"{self._plan.object_at(first_bad).uri} {self._samples[first_bad]}"
+            if first_bad is not None
+            else ""
+        )
+        message = f"{count(bad, 'record')} could not be read, {most:,} allowed"
+        message += f"; the first: {where}" if where else ""
+        if not values:
+            return TooManyBadRecords(message, ALLOW_BAD)
+        told, advice = self._of_values(values)
+        return TooManyBadRecords(f"{message}; of them, {told}", f"{advice}\n  or {ALLOW_BAD}")
+
+    def _of_values(self, values: int) -> tuple[str, str]:
+        """What a built-in reducer or combiner has set aside, and what to do about it."""
+        step = self._job.reducer if isinstance(self._job.reducer, str) else None
+        word = f"reducer: {step}" if step else f"combiner: {self._job.combiner}"
+        are = "value is not a number" if values == 1 else "values are not numbers"
+        example, where = self._bad_value()
+        shown = f": one is the {example}, {where}" if example else ""
+        return f"{values:,} {are}, which `{word}` needs{shown}", _advice(example)
+
+    def _bad_value(self) -> tuple[str, str]:
+        """A value that is not a number, and where it comes from."""
+        if self._values:
+            start = min(self._values)
+            size, example = self._values[start]
+            others = f" or {count(size - 1, 'input')} after it" if size > 1 else ""
+            return example, f"from {one_line(self._plan.object_at(start).uri)}{others}"
+        part = min(number for number, end in self.reduced.items() if end.bad_values)
+        return self.reduced[part].bad_value, f"in part {part}"
 
     def hopeless(self) -> RayMrError | None:
         """The error of a run that cannot succeed any more, as its store refuses too much.
@@ -328,6 +358,32 @@ class Ledger:
             "shuffled_rows": self.rows,
             "keys": sum(end.keys for end in self.reduced.values()),
         }
+
+
+def _advice(example: str) -> str:
+    """What to do about a value, of which the example is ``value '5' of key 'a'``."""
+    value = example.removeprefix("value ").partition(" of key ")[0][1:-1]
+    if value.endswith("\\r"):
+        return (
+            "its line ends with CR LF, as files from Windows do: have the mapper remove the CR, or "
+            "take a reduce function with sum(map(int, values)), which reads such numbers"
+        )
+    if value in {"True", "False"}:
+        return f"have the mapper give a number in place of {value}, as int(value) does in Python"
+    if not value:
+        return (
+            "the line has no value behind its key: see `separator` and `key_fields`, or count the "
+            "lines of a key with `reducer: count`"
+        )
+    if value.strip("+-0123456789.") in {"", " "} or value != value.strip():
+        return (
+            "a built-in reducer takes numbers without blanks: have the mapper remove them, or take "
+            "a reduce function with sum(map(int, values))"
+        )
+    return (
+        "have the mapper give a number as the value; the value is what follows the key: see "
+        "`separator` and `key_fields`"
+    )
 
 
 def _row(entry: Entry, delay: Delay | None = None) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import math
 import sys
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -60,6 +60,45 @@ class Fold:
     """A sum takes each value as often as its count says."""
     weigh: bool = False
     """The result has the sum of the counts as its count; else 1."""
+
+
+MAX_EXAMPLE = 60
+"""Bytes of a key and of a value in an example."""
+
+
+class Bad(int):
+    """The number of rows that were set aside, because their value is not a number."""
+
+    example: str
+    """Key and value of one of them; empty for none."""
+
+    def __new__(cls, count: int = 0, example: str = "") -> Self:
+        """Make one of a count and an example."""
+        made = super().__new__(cls, count)
+        made.example = example
+        return made
+
+    def __add__(self, other: int) -> Bad:
+        """The sum, with the example of the first that has one."""
+        return Bad(int(self) + int(other), self.example or getattr(other, "example", ""))
+
+    __radd__ = __add__
+
+    @classmethod
+    def of(cls, rows: Rows, marks: Any) -> Self:
+        """Count the rows that are marked; the first of them is the example."""
+        places = np.flatnonzero(marks)
+        if not len(places):
+            return cls()
+        first = rows.take(places[:1])
+        words = (_shown(first.keys()), _shown(first.values()))
+        return cls(int(rows.counts[places].sum()), "value {1} of key {0}".format(*words))
+
+
+def _shown(column: Any) -> str:
+    data = column[0].as_py()
+    text = repr(data[:MAX_EXAMPLE].decode("utf-8", "backslashreplace"))
+    return text if len(data) <= MAX_EXAMPLE else text + "..."
 
 
 SUM, MIN, MAX = Fold("sum"), Fold("min", times=False), Fold("max", times=False)
@@ -138,7 +177,7 @@ def _fold_small(rows: Rows, numbers: Any, fold: Fold) -> Rows | None:
     return of_columns(rows.keys().take(integers(heads)), text, counts)
 
 
-def combine(rows: Rows, fold: Fold) -> tuple[Rows, int]:
+def combine(rows: Rows, fold: Fold) -> tuple[Rows, Bad]:
     """Rows, the integers of each key folded into one; and how many were set aside.
 
     Args:
@@ -146,14 +185,14 @@ def combine(rows: Rows, fold: Fold) -> tuple[Rows, int]:
         fold: What to do.
     """
     if not len(rows):
-        return rows, 0
+        return rows, Bad()
     values = rows.values()
     numbers = _all_small(values)
     done = None if numbers is None else _fold_small(rows, numbers, fold)
     if done is not None:
-        return done, 0
+        return done, Bad()
     good = is_number(values)
-    bad = int(rows.counts[~good].sum())
+    bad = Bad.of(rows, ~good)
     small, whole = good & _is(values, _SMALL), good & _is(values, _INTEGER)
     floats, infinite = _finite(rows.take(np.flatnonzero(good & ~whole)), fold)
     if small.any():
@@ -191,17 +230,17 @@ def _as_they_were(made: Rows, rows: Rows) -> Any:
     return np.argsort(place, kind="stable")
 
 
-def _finite(rows: Rows, fold: Fold) -> tuple[Rows, int]:
+def _finite(rows: Rows, fold: Fold) -> tuple[Rows, Bad]:
     """The rows whose number a float can be, as they stay; and how many others there are."""
     if not len(rows):
-        return rows, 0
+        return rows, Bad()
     infinite = np.fromiter((math.isinf(float(v)) for v in rows.values().to_pylist()), bool)
     kept = rows.take(np.flatnonzero(~infinite))
     if fold.weigh and fold.times:  # states from here on: each row is the sum of one value
         kept = _multiplied(kept)
     elif fold.function != "sum":
         kept = kept.once()
-    return kept, int(rows.counts[infinite].sum())
+    return kept, Bad.of(rows, infinite)
 
 
 def _multiplied(rows: Rows) -> Rows:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ray_mr.shuffle.aggregate import digits, is_number, number
+from ray_mr.shuffle.aggregate import Bad, digits, is_number, number
 from ray_mr.shuffle.condense import condense
 from ray_mr.shuffle.rows import integers, numbers_of, of_columns, strings
 
@@ -24,7 +24,7 @@ NO_BIN = b""
 """Stands for what is no number: no edge is empty."""
 
 
-def binned(rows: Rows, width: str) -> tuple[Rows, int]:
+def binned(rows: Rows, width: str) -> tuple[Rows, Bad]:
     """Counted rows in key order with edges for values; and how many rows were set aside.
 
     Args:
@@ -32,7 +32,7 @@ def binned(rows: Rows, width: str) -> tuple[Rows, int]:
         width: Of a bin: decimal digits, perhaps a point and more of them; above 0.
     """
     if not len(rows):
-        return rows, 0
+        return rows, Bad()
     coded = rows.values().dictionary_encode()
     numeric = is_number(coded.dictionary)
     edges = [
@@ -44,7 +44,7 @@ def binned(rows: Rows, width: str) -> tuple[Rows, int]:
     values = strings(edges).take(integers(of_row[good]))
     kept = rows.keys().take(integers(np.flatnonzero(good)))
     made = condense(of_columns(kept, values, rows.counts[good]), in_order=False)
-    return made, int(rows.counts[~good].sum())
+    return made, Bad.of(rows, ~good)
 
 
 def _edge(text: bytes, width: str) -> bytes:

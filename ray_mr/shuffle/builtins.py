@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ray_mr.shuffle import aggregate, bins
+from ray_mr.shuffle.aggregate import Bad
 from ray_mr.shuffle.condense import condense, neighbours
 from ray_mr.shuffle.order import ranks
 from ray_mr.shuffle.rows import (
@@ -40,8 +41,6 @@ if TYPE_CHECKING:
 
 TOP = 10
 """Values that ``top`` gives of each key."""
-Bad = int
-"""Rows set aside, because their value is no number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +73,7 @@ def _folded(raw: Fold, state: Fold, *, raw_is_state: bool = True) -> BuiltIn:
             yield done, bad, len(done)
         if held is not None:
             done = aggregate.finish(held, state)
-            yield done, 0, len(done)
+            yield done, Bad(), len(done)
 
     return BuiltIn(
         lambda rows: aggregate.combine(rows, raw),
@@ -104,7 +103,7 @@ def for_program(windows: Iterable[Rows], word: str) -> Iterator[tuple[Rows, Bad]
             rows, held = rows.slice(0, len(rows) - 1), rows.slice(len(rows) - 1)
         yield rows, bad
     if held is not None:
-        yield held, 0
+        yield held, Bad()
 
 
 # ------------------------------------------------------------ count
@@ -113,11 +112,11 @@ def for_program(windows: Iterable[Rows], word: str) -> Iterator[tuple[Rows, Bad]
 def _erased(rows: Rows) -> tuple[Rows, Bad]:
     """Without their values, one row a key."""
     if not len(rows):
-        return rows, 0
+        return rows, Bad()
     heads = groups(rows)
     keys = rows.keys().take(integers(heads))
     empty = binary(np.zeros(len(heads) + 1), b"")
-    return of_columns(keys, empty, np.add.reduceat(rows.counts, heads)), 0
+    return of_columns(keys, empty, np.add.reduceat(rows.counts, heads)), Bad()
 
 
 def _counts(windows: Iterable[Rows]) -> Iterator[tuple[Rows, Bad, int]]:
@@ -126,9 +125,9 @@ def _counts(windows: Iterable[Rows]) -> Iterator[tuple[Rows, Bad, int]]:
         rows, _ = _erased(window if held is None else concat([held, window]))
         last = max(0, len(rows) - 1)
         held = rows.slice(last, len(rows))
-        yield _with_values(rows.slice(0, last), _text(rows.counts[:last])), 0, last
+        yield _with_values(rows.slice(0, last), _text(rows.counts[:last])), Bad(), last
     if held is not None and len(held):
-        yield _with_values(held, _text(held.counts)), 0, 1
+        yield _with_values(held, _text(held.counts)), Bad(), 1
 
 
 def _text(numbers: Any) -> Any:
@@ -143,11 +142,11 @@ def _with_values(rows: Rows, values: Any) -> Rows:
 
 
 def _counted(rows: Rows) -> tuple[Rows, Bad]:
-    return condense(rows, in_order=False), 0
+    return condense(rows, in_order=False), Bad()
 
 
 def _once(rows: Rows) -> tuple[Rows, Bad]:
-    return condense(rows, in_order=False).once(), 0
+    return condense(rows, in_order=False).once(), Bad()
 
 
 def _top(windows: Iterable[Rows], size: int) -> Iterator[tuple[Rows, Bad, int]]:
@@ -157,9 +156,9 @@ def _top(windows: Iterable[Rows], size: int) -> Iterator[tuple[Rows, Bad, int]]:
         heads = groups(rows)
         last = int(heads[-1]) if len(heads) else 0
         held = _most_so_far(rows.slice(last, len(rows)), size)
-        yield _value_counts(_most(rows.slice(0, last), size)), 0, max(0, len(heads) - 1)
+        yield _value_counts(_most(rows.slice(0, last), size)), Bad(), max(0, len(heads) - 1)
     if held is not None and len(held):
-        yield _value_counts(_most(held, size)), 0, 1
+        yield _value_counts(_most(held, size)), Bad(), 1
 
 
 def _histogram(windows: Iterable[Rows]) -> Iterator[tuple[Rows, Bad, int]]:
@@ -168,9 +167,9 @@ def _histogram(windows: Iterable[Rows]) -> Iterator[tuple[Rows, Bad, int]]:
         rows = neighbours(window if held is None else concat([held, window]))
         last = max(0, len(rows) - 1)  # it may go on
         held = rows.slice(last, len(rows))
-        yield _value_counts(rows.slice(0, last)), 0, max(0, len(groups(rows)) - 1)
+        yield _value_counts(rows.slice(0, last)), Bad(), max(0, len(groups(rows)) - 1)
     if held is not None and len(held):
-        yield _value_counts(held), 0, 1
+        yield _value_counts(held), Bad(), 1
 
 
 def _value_counts(rows: Rows) -> Rows:
@@ -215,9 +214,9 @@ def _distinct(windows: Iterable[Rows]) -> Iterator[tuple[Rows, Bad, int]]:
         sizes[0] += before
         held, before = rows.slice(len(rows) - 1, len(rows)), int(sizes[-1]) - 1
         keys = rows.keys().take(integers(heads[:-1]))
-        yield of_columns(keys, _text(sizes[:-1])), 0, len(keys)
+        yield of_columns(keys, _text(sizes[:-1])), Bad(), len(keys)
     if held is not None:
-        yield _with_values(held, _text(np.array([before + 1]))), 0, 1
+        yield _with_values(held, _text(np.array([before + 1]))), Bad(), 1
 
 
 def _top_of(size: int) -> BuiltIn:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ray_mr.shuffle.aggregate import Bad
 from ray_mr.shuffle.condense import condense
 from ray_mr.shuffle.order import key_order
 from ray_mr.shuffle.rows import Rows, concat, groups
@@ -62,7 +63,7 @@ class Shaper:
         self._run_bytes = 0
         self.rows = 0
         """Rows so far."""
-        self.bad = 0
+        self.bad = Bad()
         """Rows set aside because their value is no number."""
 
     def add(self, piece: bytes | Rows) -> Iterator[Rows]:

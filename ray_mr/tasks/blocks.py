@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ray_mr.counters import Counters
     from ray_mr.model import Progress
     from ray_mr.program import Program
+    from ray_mr.shuffle.aggregate import Bad
     from ray_mr.shuffle.rows import Rows
     from ray_mr.tasks.combiner import Combiner
     from ray_mr.tasks.mapper import Block, MapTask, Message
@@ -46,7 +47,7 @@ class Attempt(Protocol):
     task: MapTask
     counters: Counters
     mapped_rows: int
-    bad_values: int
+    bad_values: Bad
 
     def setting(self, program: Program, folder: Path) -> Setting:
         """How a child of this attempt is started."""

@@ -39,6 +39,7 @@ from ray_mr.model import (
 )
 from ray_mr.plan import COLLECT
 from ray_mr.shuffle import blocks
+from ray_mr.shuffle.aggregate import Bad
 from ray_mr.stores import store_for
 from ray_mr.tasks.blocks import RowBlocks, TextBlocks
 from ray_mr.tasks.lines import BadInputError, LineFeed
@@ -166,7 +167,8 @@ class _Attempt:
         self.counters = Counters()
         self.suspect: int | None = None
         self.poison: Poison | None = None
-        self.rows = self.places = self.mapped_rows = self.bad_values = self.blocks = 0
+        self.rows = self.places = self.mapped_rows = self.blocks = 0
+        self.bad_values = Bad()
         self.started = time.monotonic()
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         self.cpu_before_s = before.ru_utime + before.ru_stime
@@ -181,9 +183,9 @@ class _Attempt:
             error = self._unbalanced()
         return AttemptEnd(
             self.ident, tuple(self.files.values()), failed, error, self.suspect,
-            dict(self.counters), self.rows, self.mapped_rows, self.bad_values, self.blocks,
+            dict(self.counters), self.rows, self.mapped_rows, int(self.bad_values), self.blocks,
             {"attempt": time.monotonic() - self.started}, tuple(self.troubles.values()),
-            self._usage(), self.poison,
+            self._usage(), self.poison, self.bad_values.example,
         )  # fmt: skip
 
     def _usage(self) -> dict[str, int]:

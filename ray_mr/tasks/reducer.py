@@ -25,6 +25,7 @@ from ray_mr.errors import JobError, LedgerError, WorkerLost
 from ray_mr.model import ROW_BITS, BlockMeta, Progress, ReducerEnd
 from ray_mr.plan import COLLECT
 from ray_mr.shuffle import batches, blocks
+from ray_mr.shuffle.aggregate import Bad
 from ray_mr.shuffle.builtins import BuiltIn, built_in, for_program
 from ray_mr.shuffle.fields import order_of
 from ray_mr.shuffle.hot import Hottest
@@ -273,7 +274,8 @@ class _Partition:
 
     def __init__(self, task: ReduceTask, number: int, folder: Path) -> None:
         self._task, self._number, self._folder = task, number, folder
-        self._keys = self._fed = self._bad = 0
+        self._keys = self._fed = 0
+        self._bad = Bad()
         self._counters = Counters()
 
     def run(self, rows: Any, place: Place | None) -> Iterator[Piece | Progress | ReducerEnd]:
@@ -296,12 +298,13 @@ class _Partition:
             self._fed,
             self._keys,
             dict(self._counters),
-            self._bad,
+            int(self._bad),
             output.size_bytes,
             output.receipt,
             rows.size_bytes,
             time.monotonic() - began,
             rows.hottest.keys() if isinstance(rows, _Rows) else (),
+            self._bad.example,
         )
 
     def _output(self, rows: Any) -> Generator[bytes | None]:
