@@ -27,6 +27,7 @@ FLOORS = [
         "catalog",
         "counters",
         "sources",
+        "strictjson",
         "userfiles",
     ],
     [

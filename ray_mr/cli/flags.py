@@ -6,7 +6,6 @@ The flags are made from the job's own fields.
 from __future__ import annotations
 
 import functools
-import json
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import NoneType
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
 import click
 
+from ray_mr import strictjson
 from ray_mr.cli.screen import put
 from ray_mr.errors import JobError, RayMrError
 from ray_mr.job import Job, Manifest
@@ -99,7 +99,7 @@ def options(command: Callable[..., None]) -> Callable[..., None]:
         except RayMrError as error:
             if how.as_json:
                 facts = {"ok": False, "exit_code": error.exit_code, "error": str(error)}
-                put(json.dumps(facts))
+                put(strictjson.dumps(facts))
             raise
 
     result = job_options(called)

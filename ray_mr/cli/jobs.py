@@ -5,11 +5,9 @@ The driver, and with it all that is heavy, is imported when a command runs.
 
 from __future__ import annotations
 
-import json
-
 import click
 
-from ray_mr import machine
+from ray_mr import machine, strictjson
 from ray_mr.cli.flags import JobCommand, RunOptions, gathered, options
 from ray_mr.cli.running import run_and_show
 from ray_mr.cli.screen import put
@@ -41,7 +39,7 @@ def plan(
     from ray_mr.driver.run import plan as make_plan
 
     made, slots = make_plan(job), machine.cpus()
-    put(json.dumps(made.facts(slots)) if how.as_json else made.describe(slots))
+    put(strictjson.dumps(made.facts(slots)) if how.as_json else made.describe(slots))
 
 
 @click.command(cls=JobCommand)

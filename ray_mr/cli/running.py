@@ -6,7 +6,6 @@ All goes to stderr but the JSON that is asked for.  The driver is imported when 
 from __future__ import annotations
 
 import functools
-import json
 import os
 import sys
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ray_mr import strictjson
 from ray_mr.cli.guard import guarded
 from ray_mr.cli.screen import put, say
 from ray_mr.errors import ChildError, headline, one_line
@@ -39,7 +39,7 @@ def run_and_show(job: Job, how: RunOptions) -> None:
     on_ray = how.engine == "ray"
     report = guarded(functools.partial(_run, job, how)) if on_ray else _run(job, how)
     if how.as_json:
-        put(json.dumps(report.facts(), indent=1))
+        put(strictjson.dumps(report.facts(), indent=1))
     for uri, message in report.failed[:MAX_FAILED_SHOWN]:
         say(f"failed: {one_line(uri)}: {headline(message).removeprefix(f'{uri}: ')}")
     if more := report.failed[MAX_FAILED_SHOWN:]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import datetime as dt
-import json
 import os
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from ray_mr import strictjson
 from ray_mr.cli.flags import JobCommand, gathered, job_options
 from ray_mr.cli.screen import put, say
 from ray_mr.errors import JobError
@@ -82,7 +82,7 @@ def submit(
         dt.datetime.now(dt.UTC),
     )  # fmt: skip
     if dry_run:
-        put(json.dumps(graph.facts(), indent=1))
+        put(strictjson.dumps(graph.facts(), indent=1))
         return
     for scope in graph.scopes:
         say(f"needs scope {scope}")
@@ -96,7 +96,12 @@ def _job_digest(job: Job, made: Any) -> str:
         each.digest if hasattr(each, "digest") else str(each)
         for each in (made.mapper, made.combiner, made.reducer)
     ]
-    return json.dumps([job.portable().model_dump_json(exclude={"inputs"}), programs])
+    portable = job.portable()
+    try:
+        text = portable.model_dump_json(exclude={"inputs"})
+    except ValueError:  # a name that is not UTF-8
+        text = strictjson.dumps(portable.model_dump(mode="json", exclude={"inputs"}))
+    return strictjson.dumps([text, programs])
 
 
 def _settings(job: Job, job_file: str, options: dict[str, Any]) -> Settings:

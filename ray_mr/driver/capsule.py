@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
-import json
 import os
 import shutil
 import uuid
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from ray_mr import strictjson
 from ray_mr.child.child import debug_records
 from ray_mr.errors import JobError, RayMrError
 from ray_mr.fetch import Fetch
@@ -58,7 +58,7 @@ class Capsules:
             return
         self._written += 1
         facts = self._facts(split, ident, terms, end)
-        text = json.dumps(facts, indent=1, default=str)
+        text = strictjson.dumps(facts, indent=1, default=str)
         write_whole(f"{folder_uri(self._plan.job.output)}{ident}.json", text.encode() + b"\n")
 
     def _facts(
@@ -122,9 +122,10 @@ def read(uri: str) -> Capsule:
     """
     with store_for(uri).open(uri) as stream:
         data = stream.read(MAX_BYTES + 1)
+    line: int | None
     try:
-        facts = json.loads(data)
-        inputs = [Input(item.pop("position"), StoredObject(**item)) for item in facts["inputs"]]
+        facts = strictjson.loads(data)
+        inputs = [_input(item) for item in facts["inputs"]]
         at_fault = _at_fault(facts, inputs)
         careful = facts["terms"]["careful"]
         terms = Terms(careful=None if careful is None else tuple(map(int, careful)))
@@ -132,6 +133,7 @@ def read(uri: str) -> Capsule:
         told = _told(facts)
         env = dict(job_facts.pop("env"))
         programs = [job_facts.get(name) for name in ("mapper", "combiner", "reducer")]
+        number = int(facts["attempt"]["split"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise JobError(
             f"{uri} is no capsule of a failed attempt: {error!r}",
@@ -145,19 +147,44 @@ def read(uri: str) -> Capsule:
     missing = [name for name, value in env.items() if value is None]
     env |= {name: os.environ[name] for name in missing if name in os.environ}
     kept = {name: value for name, value in env.items() if value is not None}
-    job = Job(**job_facts | {"env": kept, "inputs": [item.object.uri for item in inputs]})
+    uris = [item.object.uri for item in inputs]
+    try:
+        job = Job(**job_facts | {"env": kept, "inputs": uris})
+    except TypeError as error:  # a word that no job has, such as "self"
+        raise JobError(f"{uri}: its job makes no sense: {error}") from None
     plan = make_plan(job, [item.object for item in at_fault])
-    split = Split(int(facts["attempt"]["split"]), tuple(at_fault))
+    if plan.refused:
+        raise plan.refused[0][1]
+    split = Split(number, tuple(at_fault))
     return Capsule(
         uri, replace(plan, splits=(split,)), terms, line, told, plan.mapper.digest != digest,
         tuple(name for name in missing if name not in kept),
     )  # fmt: skip
 
 
+def _input(facts: dict[str, Any]) -> Input:
+    """An input of a capsule.
+
+    Raises:
+        ValueError: It is not one.
+        TypeError: The same.
+    """
+    position = facts.pop("position")
+    obj = StoredObject(**facts)
+    numbers, texts = (position, obj.size_bytes), (obj.uri, obj.key, obj.etag)
+    if not all(type(number) is int and number >= 0 for number in numbers):
+        raise ValueError("a position or size is not a number")
+    if not all(isinstance(text, str) and "\0" not in text for text in texts) or obj.locator:
+        raise ValueError("a name is not text")
+    return Input(position, obj)
+
+
 def _at_fault(facts: dict[str, Any], inputs: list[Input]) -> list[Input]:
     wanted = {uri for uri in facts["failed"] if uri}
     found = [
-        item for item in inputs if item.object.uri in wanted or item.position == facts["suspect"]
+        item
+        for item in inputs
+        if strictjson.readable(item.object.uri) in wanted or item.position == facts["suspect"]
     ]
     return found or inputs
 

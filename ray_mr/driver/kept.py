@@ -28,7 +28,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ray_mr import errors, machine
+from ray_mr import errors, machine, strictjson
 from ray_mr.errors import CorruptObject, JobError, RayMrError, StoreError, StoreUnavailable
 from ray_mr.model import AttemptEnd, AttemptId, BlockMeta, FileCounts
 from ray_mr.sinks import is_prefix, write_whole
@@ -251,7 +251,7 @@ class State:
             "owner": owner,
             "generations": [asdict(each) for each in generations],
         }
-        write_whole(self.uri + RUN, json.dumps(run, indent=1).encode())
+        write_whole(self.uri + RUN, strictjson.dumps(run, indent=1).encode())
 
     def _census(self) -> dict[str, Counter[str]]:
         """How many objects of each kind each generation has."""
@@ -368,7 +368,7 @@ class State:
             "error": type(error).__name__, "message": error.message, "hint": error.hint,
             "limits": limits, "basis": self._generation.basis,
         }  # fmt: skip
-        text = json.dumps({"version": asdict(version)} | facts)
+        text = strictjson.dumps({"version": asdict(version)} | facts)
         write_whole(self._named("failed", [version]), _sealed(text))
 
     def keep_mapped(self, uris: Iterable[str]) -> None:
@@ -466,7 +466,7 @@ def _run(uri: str) -> Any:
     with store_for(uri).open(uri) as stream:
         data = stream.read(MAX_HEAD_BYTES)
     try:
-        return json.loads(data)
+        return strictjson.loads(data)
     except ValueError:
         raise CorruptObject(f"{uri} is damaged") from None
 
@@ -504,7 +504,7 @@ def _head(
         "counts": counts,
         "blocks": [asdict(meta) | {"bytes": meta.size_bytes} for meta in metas],
     }
-    text = json.dumps(facts, default=dict).encode()
+    text = strictjson.dumps(facts, default=dict).encode()
     return MAGIC + f"{len(text)}\n".encode() + _sealed(text.decode())
 
 
@@ -518,7 +518,7 @@ def _unsealed(data: bytes, uri: str) -> Any:
     digest, _, text = data.partition(b"\n")
     if digest != hashlib.sha256(text).hexdigest().encode():
         raise CorruptObject(f"{uri} is damaged")
-    return json.loads(text)
+    return strictjson.loads(text)
 
 
 def _head_bytes(stream: BinaryIO, uri: str) -> bytes:

@@ -7,10 +7,10 @@ that says where they come from and what happened.  The same job leaves the same 
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from typing import TYPE_CHECKING
 
+from ray_mr import strictjson
 from ray_mr.sinks import is_prefix, write_whole
 
 if TYPE_CHECKING:
@@ -43,5 +43,5 @@ def write(output: str, obj: StoredObject, poison: Poison, error: RayMrError) -> 
         "message": error.message,
     }
     write_whole(f"{uri}.record", poison.data)
-    write_whole(f"{uri}.json", json.dumps(facts, indent=1).encode() + b"\n")
+    write_whole(f"{uri}.json", strictjson.dumps(facts, indent=1).encode() + b"\n")
     return uri

@@ -7,11 +7,11 @@ What a run could not say any more, ``settle`` says in its place.
 
 from __future__ import annotations
 
-import json
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeGuard
 
+from ray_mr import strictjson
 from ray_mr.driver.report import INPUTS, READ_BYTES
 from ray_mr.errors import Interrupted
 from ray_mr.sinks import SUCCESS, is_prefix, is_whole, report_uri
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from ray_mr.driver.report import Report
+
+
+MAX_HEAD_BYTES = 256 << 20
+"""Size of a report before its inputs; a file of this name may be anybody's."""
 
 
 @contextmanager
@@ -83,12 +87,13 @@ def settle(output: str, *, whole: bool = False) -> bool:
         facts, rest = _cut(stream)
         if facts.get("state") != "publishing":
             return False
-        if not (whole or is_whole(output, facts["results"])):
+        results = facts.get("results")
+        if not (whole or (_are_rows(results) and is_whole(output, results))):
             return False
         facts |= {"ok": True, "state": "published", "exit_code": 0, "error": ""}
         staged = store.stage(uri)
         try:
-            staged.write(json.dumps(facts, indent=1).removesuffix("\n}").encode())
+            staged.write(strictjson.dumps(facts, indent=1).removesuffix("\n}").encode())
             while rest:
                 staged.write(rest)
                 rest = stream.read(READ_BYTES)
@@ -98,14 +103,21 @@ def settle(output: str, *, whole: bool = False) -> bool:
     return True
 
 
+def _are_rows(results: Any) -> TypeGuard[list[dict[str, Any]]]:
+    """Whether these can be the rows of a report's results; the file may be anybody's."""
+    return isinstance(results, list) and all(
+        isinstance(row, dict) and isinstance(row.get("sha256"), str) for row in results
+    )
+
+
 def _cut(stream: BinaryIO) -> tuple[dict[str, Any], bytes]:
     """The facts of a report, and what was read after them; no facts of what is no report."""
     data = b""
-    while INPUTS not in data and (more := stream.read(READ_BYTES)):
+    while INPUTS not in data and len(data) < MAX_HEAD_BYTES and (more := stream.read(READ_BYTES)):
         data += more
     head, mark, rest = data.partition(INPUTS)
     try:
-        facts = json.loads(head + b"\n}")
+        facts = strictjson.loads(head + b"\n}")
     except ValueError:
         return {}, b""
     return facts, mark + rest

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ray_mr import markup
+from ray_mr import markup, strictjson
 from ray_mr.driver.skew import Shares
 from ray_mr.errors import RayMrError, headline
 from ray_mr.shuffle.table import table_of
@@ -143,11 +142,11 @@ class Report:
 
     def json_pieces(self) -> Iterator[bytes]:
         """The report as it is kept, in pieces: of inputs there may be millions."""
-        head = json.dumps(self.facts(), indent=1)
+        head = strictjson.dumps(self.facts(), indent=1)
         yield head.removesuffix("\n}").encode() + INPUTS
         between = "\n  "
         for row in self.inputs:
-            yield (between + json.dumps(row, indent=1).replace("\n", "\n  ")).encode()
+            yield (between + strictjson.dumps(row, indent=1).replace("\n", "\n  ")).encode()
             between = ",\n  "
         yield b"]\n}\n" if between == "\n  " else b"\n ]\n}\n"
 

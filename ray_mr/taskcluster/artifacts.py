@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import re
 import threading
 from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 
+from ray_mr import strictjson
 from ray_mr.errors import (
     DataError,
     Interrupted,
@@ -81,7 +81,7 @@ class ArtifactStore:
         beside = name[: name.rfind("/") + 1] + REPORT
         with self.open(f"taskcluster://{task}@{run}/{beside}") as stream:
             try:
-                facts = json.loads(stream.read(MAX_REPORT_BYTES))
+                facts = strictjson.loads(stream.read(MAX_REPORT_BYTES))
             except (ValueError, RecursionError):
                 facts = None
         if not isinstance(facts, dict):
