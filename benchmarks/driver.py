@@ -52,6 +52,10 @@ class IdleEngine:
         self._left -= 1
         return [self._events.popleft() for _ in range(min(2, len(self._events)))]
 
+    def unplaced(self) -> set[int]:
+        """See ``Engine``."""
+        return set()
+
 
 def plan_of(inputs: int) -> Plan:
     """Return a plan of this number of small inputs, each in a split of its own."""

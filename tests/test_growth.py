@@ -63,6 +63,9 @@ class AnsweringEngine:
     def finish(self, reducer: int, due: Mapping[int, Due]) -> None:
         self._events += [Reduced(reducer, part, ReducerEnd(part, 0, 0, 0)) for part in due]
 
+    def unplaced(self) -> set[int]:
+        return set()
+
     def read(self, ref: object) -> memoryview:
         del ref
         return memoryview(b"")
