@@ -17,6 +17,7 @@ from ray_mr.errors import (
     Interrupted,
     JobError,
     ObjectChanged,
+    ObjectDenied,
     RayMrError,
     StoreError,
     StoreUnavailable,
@@ -135,6 +136,16 @@ class TestFind:
         assert type(caught.value) is kind
         assert caught.value.retryable == (kind is StoreUnavailable)
         assert len(web.asked) == (4 if kind is StoreUnavailable else 1)
+
+    def test_download_that_is_refused_is_a_failed_input(
+        self, web: WebServer, tmp_path: Path
+    ) -> None:
+        """One object to which there is no access says nothing of the others."""
+        url = web.put("/o", b"x", statuses=[200, 403])
+        obj = find(url)
+        with pytest.raises(ObjectDenied, match=r"access denied \(403\)") as caught:
+            store_for(url).download(obj, tmp_path / "o", private=True)
+        assert caught.value.exit_code == 4
 
     def test_passing_faults(self, web: WebServer, tmp_path: Path) -> None:
         """A server that is busy for a moment is waited for, as long as it asks to."""
