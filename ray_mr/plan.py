@@ -46,6 +46,8 @@ MIN_TARGET_BYTES = 4 * 2**20
 """No smaller splits in the tail: starting a child costs about as much as reading this."""
 COLLECT = "collect"
 """The reducer of a map task for reduce tasks: lines as they come, in the order of the plan."""
+FINAL_HOOK = b"mapper_final"
+"""A function of this name in a mapper's script is called after the last input of a split."""
 MIN_COST_BYTES = 4 * 2**10
 """What an object costs at least, for its request and its line: empty objects count too."""
 MAX_SPLIT_OBJECTS = 2_000
@@ -92,6 +94,22 @@ class Plan:
     def total_bytes(self) -> int:
         """Stored bytes in all splits."""
         return sum(split.size_bytes for split in self.splits)
+
+    @property
+    def fed_together(self) -> bool:
+        """Whether map output depends on which inputs one attempt is fed, not on each one alone.
+
+        A program fed files or lines reads all inputs of a split, a ``mapper_final`` may sum them
+        up, and a combiner works on rows of all of them.  What built-in combiners do is the same
+        however rows are grouped, once the reducer has the rest of it.
+        """
+        if isinstance(self.combiner, Program) or self.mapper.feed in {"files", "lines"}:
+            return True
+        if any(FINAL_HOOK in file.content for file in self.mapper.files):
+            return True
+        reads_files = not isinstance(self.reducer, str | None) and self.reducer.feed == "files"
+        by_value = self.job.order is not None and bool(self.job.order.value)
+        return self.combiner is not None and (reads_files or by_value or self.reducer == COLLECT)
 
     def object_at(self, position: int) -> StoredObject:
         """The object of the input at a position."""

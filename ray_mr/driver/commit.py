@@ -12,6 +12,11 @@ An attempt counts whole or not at all.  The rules, in order:
   failed ``attempts`` times has failed for good.  Where a harness tells, the last of these attempts
   is a careful one, which finds the record that the child dies of: it is set aside as a bad record,
   as far as the job allows them, and the input runs again without it.
+* Where the output of a split depends on which inputs are fed together (``Plan.fed_together``), what
+  is set apart is a *probe*: it shows which inputs are sound, and its output does not count.  When
+  every probe of a split has ended, all inputs that have not failed run again as one attempt, which
+  counts (``narrowing``).  So chance crashes change no byte.  One exception depends on the data
+  alone: an input whose records were set aside counts by itself, and cuts the split in two there.
 * A store or a worker was not there: again, after a pause, up to ``attempts`` times; then the run
   ends, for this says nothing about the data.  What a store refuses for the moment (busy, reset,
   timed out, cut short) is first asked for again within the attempt, by ``backoff``: one slow
@@ -70,6 +75,12 @@ class Work:
     """Of both, those for which memory may have been too small."""
     careful: tuple[int, ...] | None = None
     """The next attempt is a careful one, without the records on these lines."""
+    together: bool = False
+    """Only an attempt of the whole split counts, less the inputs that have failed."""
+    probe: bool = False
+    """A part of such a split, run to find the inputs at fault."""
+    sound: bool = False
+    """Each input has been mapped by a probe: all of them together run as one attempt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +88,8 @@ class Decision:
     """What to do after an attempt."""
 
     commit: bool = False
+    passed: bool = False
+    """A probe has ended well: its inputs are sound."""
     failed: Mapping[int, RayMrError] = field(default_factory=dict)
     """Inputs that have failed for good, by position."""
     again: tuple[Work, ...] = ()
@@ -105,7 +118,8 @@ def decide(work: Work, end: AttemptEnd, job: Job) -> Decision:
         again = (replace(work, split=rest),) if rest else ()
         return Decision(failed=dict(end.failed), again=again)
     if end.error is None:
-        return Decision(commit=True)
+        passed = work.probe and not work.careful
+        return Decision(commit=not passed, passed=passed)
     if isinstance(end.error, ChildCrashed | ChildTimeout | ChildProtocol):
         if end.poison is not None and work.careful is not None:
             return _poisoned(work, end.error, end.poison, job)
@@ -118,7 +132,7 @@ def after_loss(work: Work, error: RayMrError, job: Job) -> Decision:
     losses = work.losses + 1
     if not error.retryable or isinstance(error, ChildError) or losses >= job.attempts:
         return Decision(stop=error)
-    what = _range(work.split)
+    what = range_of(work.split)
     pauses = Backoff(job.attempts, PAUSE_S, MAX_PAUSE_S)
     squeezes = work.squeezes + isinstance(error, OutOfMemory)
     return Decision(
@@ -137,7 +151,7 @@ def _poisoned(work: Work, error: RayMrError, poison: Poison, job: Job) -> Decisi
         return Decision(failed={poison.position: type(error)(where, error.hint)})
     return Decision(
         again=(replace(work, careful=lines),),
-        notice=f"{_range(work.split)} runs again without {where}",
+        notice=f"{range_of(work.split)} runs again without {where}",
     )
 
 
@@ -145,9 +159,11 @@ def _crashed(work: Work, error: RayMrError, suspect: int | None, job: Job) -> De
     crashes = work.crashes + 1
     split = work.split
     tells = job.fed == "records"
+    if work.sound and len(split.inputs) > 1:
+        return _crashed_together(work, error, job)
     if len(split.inputs) == 1 and crashes >= job.attempts and not (tells and work.careful is None):
         return Decision(failed={split.start: error})
-    notice = f"{_range(split)} runs again: {error.message}"
+    notice = f"{range_of(split)} runs again: {error.message}"
     squeezes = work.squeezes + isinstance(error, ChildKilled)
     next_work = replace(work, crashes=crashes, squeezes=squeezes)
     careful = () if tells and crashes >= job.attempts - 1 else None
@@ -157,10 +173,28 @@ def _crashed(work: Work, error: RayMrError, suspect: int | None, job: Job) -> De
         return Decision(again=(next_work,), notice=notice)
     index = list(split.positions).index(suspect) if suspect is not None else -1
     parts = split.cut(index, index + 1) if index >= 0 else split.cut(len(split.inputs) // 2)
-    return Decision(again=tuple(replace(next_work, split=part) for part in parts), notice=notice)
+    parts_work = replace(next_work, probe=work.together)
+    return Decision(again=tuple(replace(parts_work, split=part) for part in parts), notice=notice)
 
 
-def _range(split: Split) -> str:
+def _crashed_together(work: Work, error: RayMrError, job: Job) -> Decision:
+    """Return what to do after a crash of an attempt whose inputs are sound one by one.
+
+    Parts of it must not count: their bytes would depend on how often the program crashed.
+    """
+    crashes = work.crashes + 1
+    where = range_of(work.split)
+    if crashes >= job.attempts:
+        message = f"{where}: each input was mapped, but never all of them in one run: "
+        hint = "make split_bytes smaller, or see what the program keeps from one input to the next"
+        return Decision(stop=type(error)(message + error.message, hint))
+    squeezes = work.squeezes + isinstance(error, ChildKilled)
+    again = (replace(work, crashes=crashes, squeezes=squeezes),)
+    return Decision(again=again, notice=f"{where} runs again: {error.message}")
+
+
+def range_of(split: Split) -> str:
+    """Return the words for a split in messages: its only input, or the first and the last."""
     first, last = split.inputs[0].object.uri, split.inputs[-1].object.uri
     if len(split.inputs) == 1:
         return first

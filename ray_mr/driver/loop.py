@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from ray_mr.counters import MAX_COUNTERS, OTHERS
 from ray_mr.driver import commit
 from ray_mr.driver.keepsakes import Keepsakes
+from ray_mr.driver.narrowing import Narrowing
 from ray_mr.driver.waits import Waits, check_deadline
 from ray_mr.engines import (
     REDUCERS_PER_SLOT,
@@ -126,7 +127,11 @@ class Loop:
         self._capacity = capacity
         self._total_bytes = plan.total_bytes
         # By the start of the split, which no two of them share.
-        self._pending = OrderedDict((split.start, commit.Work(split)) for split in plan.splits)
+        together = plan.fed_together
+        self._pending = OrderedDict(
+            (split.start, commit.Work(split, together=together)) for split in plan.splits
+        )
+        self._narrowing = Narrowing()
         self._paused: list[tuple[float, int, commit.Work]] = []  # a heap; the number breaks ties
         self._numbers = itertools.count()
         self._running: dict[AttemptId, _Running] = {}
@@ -160,8 +165,7 @@ class Loop:
 
     def adopt(self, split: Split, end: AttemptEnd, blocks: list[tuple[BlockMeta, Ref]]) -> None:
         """Take an earlier run's attempt for the winner of a split that has not begun."""
-        del self._pending[split.start]
-        self._commit(commit.Work(split), end, blocks)
+        self._commit(self._pending.pop(split.start), end, blocks)
 
     def give_up(self, split: Split, error: RayMrError) -> None:
         """Take an earlier run's word that the inputs of a split have failed."""
@@ -421,16 +425,24 @@ class Loop:
         self._ledger.fetched(end.troubles)
         if end.poison is not None and end.error is not None and running.work.careful is not None:
             self._keepsakes.letter(end.poison, end.error)
-        if not decision.commit:
-            work = running.work
-            self._keepsakes.capsule(work.split, end.id, commit.terms(work), end)
+        work = running.work
+        if decision.commit:
+            self._won(replace(work, probe=False), running, end)
+        else:
+            if not decision.passed:
+                self._keepsakes.capsule(work.split, end.id, commit.terms(work), end)
             self._follow(decision, end.error)
-            return
+        for whole in self._narrowing.after(work, decision):
+            self._tell(Notice(f"{commit.range_of(whole.split)} runs again: its parts were probed"))
+            heapq.heappush(self._paused, (0.0, next(self._numbers), whole))
+
+    def _won(self, work: commit.Work, running: _Running, end: AttemptEnd) -> None:
+        """Commit an attempt that has sent all that it says."""
         if len(running.blocks) != end.blocks:
             raise LedgerError(f"{end.id} sent {end.blocks} blocks, {len(running.blocks)} arrived")
         if self._keeper is not None:
-            self._keeper.committed(running.work.split, end, running.blocks)
-        self._commit(running.work, end, running.blocks)
+            self._keeper.committed(work.split, end, running.blocks)
+        self._commit(work, end, running.blocks)
 
     def _tell_news(self) -> None:
         for text in self._keepsakes.news():

@@ -18,6 +18,7 @@ from ray_mr.driver import installed
 from ray_mr.driver.kept import Version, name_hash, pieces_by_first
 from ray_mr.errors import ChildCrashed, ChildProtocol, ChildTimeout, JobError, StoreError
 from ray_mr.model import Split
+from ray_mr.tasks.blocks import pack_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -57,6 +58,7 @@ def fingerprint(plan: Plan) -> dict[str, str]:
         "ray_mr's version": importlib.metadata.version("ray-mr"),
         "the mapper": _program(plan.job, plan.mapper, plan.reducer),
         "the combiner": _program(plan.job, plan.combiner, plan.reducer),
+        "the size of blocks": str(pack_bytes(plan.job.memory)) if plan.combiner else "",
         "the locale": installed.locale_of(plan.job),
         "the kind of reducer": kind,
         "the ranges of keys": _digest([bound.hex() for bound in plan.bounds]),
@@ -138,7 +140,7 @@ def resume(plan: Plan, earlier: Earlier, *, only_failed: bool = False) -> Resume
     """
     if only_failed and earlier.mapped is None:
         raise JobError(ONLY_FAILED_NEEDS_ALL, RESUME_FIRST)
-    work = _Matching(plan, earlier)
+    work = _Matching(plan, earlier, only_failed=only_failed)
     if not only_failed:
         work.take_failures()
     loose = isinstance(plan.reducer, str) and plan.reducer in ANY_ORDER
@@ -148,9 +150,10 @@ def resume(plan: Plan, earlier: Earlier, *, only_failed: bool = False) -> Resume
 
 
 class _Matching:
-    def __init__(self, plan: Plan, earlier: Earlier) -> None:
-        self._plan, self._earlier = plan, earlier
+    def __init__(self, plan: Plan, earlier: Earlier, *, only_failed: bool) -> None:
+        self._plan, self._earlier, self._only_failed = plan, earlier, only_failed
         self._inputs = [item for split in plan.splits for item in split.inputs]
+        self._together = plan.fed_together
         self._index_of = {item.position: split.index for split in plan.splits
                           for item in split.inputs}  # fmt: skip
         self._at = {item.object.uri: at for at, item in enumerate(self._inputs)}
@@ -188,6 +191,8 @@ class _Matching:
     def take(self, piece: Piece, *, loose: bool) -> None:
         """Take a piece if all of its inputs are as they were, and in one row.
 
+        Where inputs of a split count together, it has to be all of a split of today's plan.
+
         One with more records set aside than may be now could have failed instead: it runs again.
         """
         most = self._plan.job.max_bad_records
@@ -196,6 +201,8 @@ class _Matching:
         if not all(map(self._is_still, piece.versions)):
             return
         found = [self._at[version.uri] for version in piece.versions]
+        if self._together and found != self._whole(found[0]):
+            return
         between = set(range(found[0], found[-1] + 1)) - set(found)
         if found != sorted(found) or not (loose or between <= set(self._failed)):
             return
@@ -203,6 +210,20 @@ class _Matching:
             return
         self._taken[found[0]] = piece
         self._members |= dict.fromkeys(found, found[0])
+
+    def _whole(self, at: int) -> list[int]:
+        """Indexes of all inputs of a split of today's that are to be mapped, by one of them."""
+        index = self._index_of[self._inputs[at].position]
+        low = high = at
+        while low and self._split_of(low - 1) == index:
+            low -= 1
+        while high < len(self._inputs) and self._split_of(high) == index:
+            high += 1
+        mapped = (each for each in range(low, high) if each not in self._failed)
+        return [each for each in mapped if not self._only_failed or self._ran(each)]
+
+    def _split_of(self, at: int) -> int:
+        return self._index_of[self._inputs[at].position]
 
     def resumed(self, *, only_failed: bool) -> Resumed:
         left = [at for at in range(len(self._inputs))

@@ -208,21 +208,6 @@ def combine(rows: Rows, fold: Fold) -> tuple[Rows, Bad]:
     return everything.take(_as_they_were(everything, rows)), bad + infinite
 
 
-def integers_last(rows: Rows) -> Rows:
-    """Rows that are ``combine``d, the integer of each key after its floats."""
-    heads = groups(rows)
-    if len(heads) == len(rows):
-        return rows
-    key = np.repeat(np.arange(len(heads)), np.diff(np.append(heads, len(rows))))
-    return rows.take(np.argsort(2 * key + is_integer(rows), kind="stable"))
-
-
-def is_integer(rows: Rows) -> Any:
-    """Whether the value of each row is decimal text of an integer."""
-    values = rows.values()
-    return _is(values, _INTEGER) & (np.diff(edges_of(values)) <= MAX_NUMBER_BYTES)
-
-
 def _as_they_were(made: Rows, rows: Rows) -> Any:
     """The numbers of the rows that were made, in the order that their keys have in others."""
     keys = rows.keys().take(integers(groups(rows)))

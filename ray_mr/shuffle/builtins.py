@@ -87,23 +87,15 @@ def for_program(windows: Iterable[Rows], word: str) -> Iterator[tuple[Rows, Bad]
     """Rows on their way to a program of the user, after a combiner of ours.
 
     Args:
-        windows: In key order.
+        windows: Rows in order, equal keys side by side.
         word: ``sum``, ``min`` or ``max``.
 
     Yields:
-        In the same order, of each key the values that are no whole numbers, then one that is, if
-        there was any: however the rows were cut into windows.  And how many were set aside.
+        One row a key, with the same value however rows were grouped before; and how many rows were
+        set aside.
     """
-    merge = BUILT_INS[word].merge
-    held: Rows | None = None
-    for window in windows:
-        rows, bad = merge(window if held is None else concat([held, window]))
-        rows, held = aggregate.integers_last(rows), None
-        if len(rows) and aggregate.is_integer(rows.slice(len(rows) - 1)):  # its key may go on
-            rows, held = rows.slice(0, len(rows) - 1), rows.slice(len(rows) - 1)
+    for rows, bad, _ in BUILT_INS[word].finish(windows):
         yield rows, bad
-    if held is not None:
-        yield held, Bad()
 
 
 # ------------------------------------------------------------ count

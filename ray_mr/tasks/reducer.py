@@ -82,7 +82,7 @@ class ReduceTask:
     whole_files: bool = False
     """Rows are pieces of files, under the files' names."""
     folds: str = ""
-    """The combiner of ours that leaves the program one whole number a key, where there is one."""
+    """The built-in combiner that leaves the program one number a key; empty for none."""
     sealed: str = ""
     """The envelope that gives access to where output goes, where there is one."""
 
