@@ -2,6 +2,16 @@
 
 Everything that turns a key into a path passes ``safe_path``.  What is put into the folders is
 nobody's business here.
+
+The folder of a run is ``TMPDIR/ray_mr-<uid>/<run id>/``. Who works in it holds a lock on a file
+*beside* it, so that a removal that was killed half-way leaves either the lock file or nothing:
+
+    <run id>.driver   locked by the run's driver (``own``) as long as it lives
+    <run id>.users    locked by each process that works for the run on any machine (``used``)
+
+``dead_runs`` finds folders and lock files of which nobody holds the lock. A folder without any
+lock file (of an older ray_mr, which had them inside, or after somebody has removed them) counts as
+dead when it has not changed for a day.
 """
 
 from __future__ import annotations
@@ -19,6 +29,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, BinaryIO, Self
 
 from ray_mr.errors import PERMISSIONS, StoreError, UnsafeKey
+from ray_mr.trees import remove_tree
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,11 +38,14 @@ if TYPE_CHECKING:
 _LONGEST_COMPONENT = 255
 _LONGEST_PATH = 4096 - 64
 """The kernel's limit less room for a temporary name beside the file."""
-_REMOVE_TRIES = 5
 _OWNED = ".driver"
-"""A file in a run's folder, locked as long as the run's driver lives."""
+"""Suffix of the file beside a run's folder that is locked as long as the run's driver lives."""
 _USED = ".users"
 """The same on machines without the driver: locked by each process that works in the folder."""
+_ABANDONED_S = 24 * 3600.0
+"""Age of the last change in a folder without a lock file, from which on it belongs to nobody."""
+_LEFT = "left-"
+"""Prefix of folders that could not be removed when their attempts had ended."""
 SMALL_DISK_BYTES = 1 << 30
 """A temporary folder on less than this is somebody's limit, not meant for data."""
 
@@ -120,8 +134,8 @@ class WorkDir:
         """Where objects are brought to, under their keys."""
 
     def __enter__(self) -> Self:
+        self._remove()
         with disk_errors(self.path):
-            _remove(self.path)
             self.path.mkdir(mode=0o700)
             self.objects.mkdir(mode=0o700)
         return self
@@ -132,43 +146,15 @@ class WorkDir:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._remove()
+
+    def _remove(self) -> None:
+        """Remove the folder; what resists is moved aside, for the end of the run to say so."""
         try:
-            with disk_errors(self.path):
-                _remove(self.path)
-        except StoreError:
-            if error is None:
-                raise
-
-
-def _remove(path: Path) -> None:
-    """Remove a tree, whatever its modes, without following a symbolic link.
-
-    A child's descendants may still write for a moment: what appears meanwhile is removed too.
-    """
-    for left in reversed(range(_REMOVE_TRIES)):
-        try:
-            if not path.is_symlink() and path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
-        except OSError as error:
-            if not left:
-                raise
-            if error.errno in (errno.EACCES, errno.EPERM):
-                _make_writable(path)
-            else:
-                time.sleep(0.05)
-        else:
-            return
-
-
-def _make_writable(path: Path) -> None:
-    path.chmod(0o700)
-    for folder, names, _ in os.walk(path):
-        for name in names:
-            below = Path(folder, name)
-            if not below.is_symlink():
-                below.chmod(0o700)
+            remove_tree(self.path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                self.path.rename(self.path.with_name(f"{_LEFT}{secrets.token_hex(6)}"))
 
 
 @contextlib.contextmanager
@@ -212,11 +198,29 @@ def temporary(path: Path) -> None:
     _temporary.add(path)
 
 
-def remove_run_folder(run_id: str) -> None:
-    """Remove the run's folder on this machine, as far as that can be done."""
-    folder = run_folder(run_id)
-    shutil.rmtree(folder, ignore_errors=True)
+def remove_run_folder(run_id: str) -> str:
+    """Remove the run's folder on this machine, and then its lock files.
+
+    Returns:
+        Why some of it is left, for a notice; empty: nothing is.
+    """
+    folder = _all_runs() / run_id
     settled(folder)
+    return _remove_run(folder)
+
+
+def _remove_run(folder: Path) -> str:
+    try:
+        remove_tree(folder)
+    except OSError as error:
+        return f"{folder} cannot be removed: {error.strerror}: {error.filename or 'in it'}"
+    for suffix in (_USED, _OWNED):  # the lock of the living last
+        _beside(folder, suffix).unlink(missing_ok=True)
+    return ""
+
+
+def _beside(folder: Path, suffix: str) -> Path:
+    return folder.with_name(f"{folder.name}{suffix}")
 
 
 def settled(path: Path) -> None:
@@ -233,7 +237,10 @@ def remove_temporary() -> None:
     """Remove what this process has made and not settled: its last act when it is stopped."""
     for path in unsettled():
         with contextlib.suppress(OSError):
-            _remove(path)
+            if path.parent == _all_runs():
+                _remove_run(path)
+            else:
+                remove_tree(path)
         _temporary.discard(path)
 
 
@@ -269,11 +276,24 @@ def own(run_id: str) -> IO[bytes]:
         StoreError: The file system refused.
     """
     folder = run_folder(run_id)
+    mark = _beside(folder, _OWNED)
     with disk_errors(folder):
-        file = (folder / f"{_OWNED}-{os.getpid()}").open("xb")
+        file = _beside(folder, f"{_OWNED}-{os.getpid()}").open("xb")
         fcntl.flock(file, fcntl.LOCK_EX)
-        Path(file.name).rename(folder / _OWNED)  # nobody sees it unlocked
+        Path(file.name).rename(mark)  # nobody sees it unlocked
     return file
+
+
+@contextlib.contextmanager
+def owned_folder(run_id: str) -> Iterator[Path]:
+    """The folder of a run that is over when this context is left: made, locked, and removed."""
+    folder = run_folder(run_id)
+    temporary(folder)
+    with own(run_id):
+        try:
+            yield folder
+        finally:
+            remove_run_folder(run_id)
 
 
 @contextlib.contextmanager
@@ -287,9 +307,9 @@ def used(run_id: str) -> Iterator[Path]:
     while file is None:
         folder = run_folder(run_id)
         with disk_errors(folder):
-            file = _entered(folder / _USED)
+            file = _entered(_beside(folder, _USED))
     with file:
-        yield folder
+        yield run_folder(run_id)
 
 
 def _entered(mark: Path) -> IO[bytes] | None:
@@ -304,13 +324,37 @@ def _entered(mark: Path) -> IO[bytes] | None:
 
 
 def dead_runs() -> Iterator[Path]:
-    """Folders of runs on this machine that are dead for sure; nobody enters one meanwhile."""
+    """Folders of runs on this machine that are dead for sure; nobody enters one meanwhile.
+
+    A folder may be gone already, where its removal was killed before that of the lock file.
+    """
     with contextlib.suppress(OSError):
-        for folder in list(_all_runs().iterdir()):
-            mark = folder / _OWNED
-            with (
-                contextlib.suppress(OSError),
-                (mark if mark.exists() else folder / _USED).open("rb") as file,
-            ):
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                yield folder
+        names = {entry.name for entry in _all_runs().iterdir()}
+        for name in sorted({_run_of(name) for name in names}):
+            folder = _all_runs() / name
+            with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+                if _is_dead(folder, stack):
+                    yield folder
+
+
+def remove_dead_run(folder: Path) -> None:
+    """Remove what ``dead_runs`` has found, as far as that can be done."""
+    _remove_run(folder)
+
+
+def _run_of(name: str) -> str:
+    """The run that an entry beside the folders of all runs belongs to."""
+    run, dot, suffix = name.partition(".")
+    marks = (_OWNED, _USED)
+    return run if run and f"{dot}{suffix}".startswith(marks) else name
+
+
+def _is_dead(folder: Path, stack: contextlib.ExitStack) -> bool:
+    """Whether nobody holds the run's lock; if so the stack holds it."""
+    marks = [_beside(folder, suffix) for suffix in (_OWNED, _USED)]
+    inside = [folder / suffix for suffix in (_OWNED, _USED)]  # of older versions
+    for mark in (*marks, *inside):
+        if mark.exists():
+            fcntl.flock(stack.enter_context(mark.open("rb")), fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+    return time.time() - folder.lstat().st_mtime > _ABANDONED_S

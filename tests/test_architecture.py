@@ -45,7 +45,7 @@ FLOORS = [
         "manifest",
         "texts",
     ],
-    ["access", "taskcluster", "stores", "aws", "codecs", "fetch", "workdir", "machine"],
+    ["access", "taskcluster", "stores", "aws", "codecs", "fetch", "workdir", "trees", "machine"],
     ["child"],
     ["shuffle", "sinks"],
     ["tasks"],

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
-import shutil
 import stat
 import subprocess
 import sys
@@ -13,9 +14,18 @@ from pathlib import Path
 
 import pytest
 
+from jobs import job, make_pings, result, run_told
 from ray_mr.child.sweep import sweep
 from ray_mr.errors import StoreError, UnsafeKey
-from ray_mr.workdir import WorkDir, arriving, dead_runs, run_folder, safe_path, used
+from ray_mr.workdir import (
+    WorkDir,
+    arriving,
+    dead_runs,
+    remove_dead_run,
+    run_folder,
+    safe_path,
+    used,
+)
 
 
 @pytest.mark.parametrize(
@@ -215,6 +225,107 @@ def test_folder_is_entered_while_it_is_swept(
         thread.start()
         time.sleep(0.2)  # if it came in too early, it would now
         assert not entered.is_set()
-        shutil.rmtree(folder)
+        remove_dead_run(folder)
     thread.join()
-    assert [path.name for path in sorted(run_folder("run").iterdir())] == [".users", "mine"]
+    assert [path.name for path in run_folder("run").iterdir()] == ["mine"]
+
+
+def names(tmp_path: Path) -> list[str]:
+    return sorted(path.name for path in (tmp_path / f"ray_mr-{os.getuid()}").iterdir())
+
+
+def test_run_folder_whose_removal_was_killed_is_swept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SIGKILL after any of the changes to the disk that a removal makes: the next sweep does it."""
+    kill = (
+        "import os, signal, sys, tempfile\n"
+        "from ray_mr import workdir\n"
+        "tempfile.tempdir = sys.argv[1]\n"
+        "left = int(sys.argv[2])\n"
+        "def count(event, args):\n"
+        "    global left\n"
+        "    if event in ('os.remove', 'os.rmdir', 'os.rename'):\n"
+        "        left -= 1\n"
+        "        if left < 0: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "kept = workdir.own('run')\n"
+        "with workdir.used('run') as folder: (folder / 'a' / 'b').mkdir(parents=True)\n"
+        "(folder / 'a' / 'file').touch()\n"
+        "sys.addaudithook(count)\n"
+        "workdir.remove_run_folder('run')\n"
+    )
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    killed = 0
+    for number in range(20):
+        argv = [sys.executable, "-c", kill, str(tmp_path), str(number)]
+        if subprocess.run(argv, check=False).returncode == 0:
+            break
+        killed += 1
+        assert names(tmp_path), "something is left, or nobody needs a sweep"
+        sweep()
+        assert names(tmp_path) == []
+    assert killed >= 6, "file, two folders, the run's own, two locks"
+    assert names(tmp_path) == []
+
+
+def test_run_folder_without_any_lock_is_swept_when_it_is_old(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody removed the lock file; a run that begins has made its folder, but no lock yet."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    folder = run_folder("run")
+    (folder / "data").write_bytes(b"x")
+    sweep()
+    assert folder.exists()
+    os.utime(folder, (time.time() - 25 * 3600,) * 2)
+    sweep()
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("mark", [".driver", ".users"])
+def test_run_folder_of_an_older_version_is_swept_unless_it_lives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mark: str
+) -> None:
+    """Versions before this one had the lock file inside."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    folder = run_folder("run")
+    with (folder / mark).open("xb") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        os.utime(folder, (time.time() - 25 * 3600,) * 2)
+        sweep()
+        assert folder.exists()
+    sweep()
+    assert not folder.exists()
+
+
+def test_work_dir_that_resists_removal_is_moved_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The attempt has ended well all the same, and its name is free for the next."""
+
+    def refuse(path: Path) -> None:
+        if path.exists():
+            raise PermissionError(errno.EPERM, "Operation not permitted", "immutable")
+
+    monkeypatch.setattr("ray_mr.workdir.remove_tree", refuse)
+    for _ in range(2):
+        with WorkDir(tmp_path, "attempt") as work:
+            assert list(work.path.iterdir()) == [work.objects]
+    assert [path.name[:5] for path in tmp_path.iterdir()] == ["left-", "left-"]
+
+
+def test_run_whose_folder_resists_removal_ends_well_with_a_notice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a program leaves is no reason for a good result to have failed."""
+
+    def refuse(path: Path) -> None:
+        if "left-" not in path.name and path.exists():
+            raise PermissionError(errno.EPERM, "Operation not permitted", "immutable")
+
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("ray_mr.workdir.remove_tree", refuse)
+    make_pings(tmp_path / "in", files=1)
+    _, notices = run_told(job(tmp_path))
+    assert result(tmp_path)
+    assert any("cannot be removed: Operation not permitted: immutable" in each for each in notices)
