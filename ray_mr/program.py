@@ -33,7 +33,10 @@ class ProgramFile:
     """A file that is put into an attempt's folder."""
 
     name: str
-    """File name; with folders below the attempt's for what stands in a folder."""
+    """File name; with folders below the attempt's for what stands in a folder.
+
+    A name with a slash at its end is that of a folder with nothing in it.
+    """
     content: bytes
     executable: bool
 

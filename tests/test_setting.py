@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -186,6 +187,65 @@ class TestFiles:
                 pack_extras(str(tmp_path / name) for name in names)
             assert words in str(caught.value)
             assert names[-1] in str(caught.value)
+
+    def test_empty_folder_is_there_for_the_program(self, house: House) -> None:
+        """Alone, and within a folder; also under another name."""
+        for name in ("empty", "full/empty"):
+            (house.folder / name).mkdir(parents=True)
+        (house.folder / "full" / "file").write_text("x")
+        plan = house.plan(
+            binary(house, "cat >&2; find empty full new -mindepth 0 | sort"), records=None,
+            files=[*(str(house.folder / name) for name in ("empty", "full")),
+                   f"{house.folder}/empty#new"],
+        )  # fmt: skip
+        assert said(house, plan) == b"empty\nfull\nfull/empty\nfull/file\nnew\n"
+
+    @pytest.mark.parametrize("kind", ["pipe", "socket", "device", "dangling"])
+    @pytest.mark.parametrize("where", ["", "folder/"])
+    def test_what_is_no_file_is_refused_and_never_read(
+        self, tmp_path: Path, kind: str, where: str
+    ) -> None:
+        """A pipe would be read for ever, named itself or in a folder."""
+        (tmp_path / "folder").mkdir()
+        path = tmp_path / f"{where}x"
+        if kind == "pipe":
+            os.mkfifo(path)
+        elif kind == "socket":
+            with socket.socket(socket.AF_UNIX) as server:
+                server.bind(str(path))
+        elif kind == "device":
+            path.symlink_to("/dev/zero")
+        else:
+            path.symlink_to(tmp_path / "nothing")
+        named = tmp_path / (where or "x")
+        with pytest.raises(JobError, match=r"not a regular file|no such file") as caught:
+            pack_extras([str(named)])
+        assert str(path) in caught.value.message
+
+    def test_file_and_folder_of_one_name_are_refused(self, house: House) -> None:
+        """Among `files`, and beside the program's own."""
+        folder = house.folder / "folder"
+        (folder / "below").mkdir(parents=True)
+        (folder / "file").write_text("x")
+        (house.folder / "word").write_text("x")
+        word = str(house.folder / "word")
+        with pytest.raises(JobError, match="word is the name of a file and of a folder"):
+            pack_extras([word, f"{folder}#word"])
+        with pytest.raises(JobError, match="word is the name of a file and of a folder"):
+            pack_extras([word, f"{folder}/below#word"])
+        script = house.script("m", WHICH)
+        with pytest.raises(JobError, match=r"is a folder here and a file of"):
+            house.plan({"script": script}, files=[f"{folder}#{Path(script).name}"])
+
+    def test_folder_that_is_too_deep_is_refused(self, tmp_path: Path) -> None:
+        """Whatever its depth, nothing recurses; one at the limit is sent."""
+        folder = tmp_path / "d"
+        (folder / Path(*["d"] * extras.MAX_DEPTH)).mkdir(parents=True)
+        (packed,) = pack_extras([str(folder)])
+        assert packed.name == "d/" * (extras.MAX_DEPTH + 1)
+        (folder / Path(*["d"] * (extras.MAX_DEPTH + 1))).mkdir()
+        with pytest.raises(JobError, match="more than 100 folders"):
+            pack_extras([str(folder)])
 
     def test_named_like_the_script(self, house: House) -> None:
         """One that would take the place of the script, or of a file beside it, is refused."""
