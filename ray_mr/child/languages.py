@@ -23,6 +23,10 @@ class Language:
     """File in ``harness/`` that calls the user's functions; empty: there is none."""
     option: str = ""
     """The job option that chooses the interpreter, and the interpreter's name in a ``bin/``."""
+    ask: tuple[str, ...] = ()
+    """Arguments with which the interpreter prints its version, as three numbers."""
+    least: tuple[int, int] = (0, 0)
+    """Oldest version that runs the harness."""
 
     @property
     def harness_name(self) -> str:
@@ -54,7 +58,13 @@ class Language:
 
 
 LANGUAGES = {
-    "python": Language((sys.executable,), "python.py", "python"),
-    "javascript": Language(("node",), "node.cjs", "node"),
+    "python": Language(
+        (sys.executable,),
+        "python.py",
+        "python",
+        ("-c", "import sys; sys.stdout.write('%d.%d.%d' % sys.version_info[:3])"),
+        (3, 8),
+    ),
+    "javascript": Language(("node",), "node.cjs", "node", ("-p", "process.versions.node"), (12, 0)),
     "binary": Language((), ""),
 }

@@ -3,11 +3,18 @@
 Copied beside the user's script and run there; never imported by ray_mr.  It needs the standard
 library only, and takes ``orjson``, ``isal`` and ``zstandard`` where the interpreter has them.
 The messages are described in docs/child-protocol.md.
+
+It runs as ``__main__`` in the program, and as ``__mp_main__`` in each process that multiprocessing
+starts by ``spawn`` or ``forkserver``: there it makes the user's script importable, and no more.
 """
 
+import os
 import sys
 
-sys.path.pop(0)  # the script's folder, until `load`: a json.py beside the script is not for us
+HOME = os.path.dirname(os.path.abspath(__file__))  # the script's folder
+if __name__ == "__main__":
+    # Until `load`: a json.py beside the script is not for us.
+    sys.path.pop(0)
 
 import array
 import gc
@@ -16,7 +23,6 @@ import importlib.util
 import itertools
 import json
 import operator
-import os
 import pickle
 import re
 import time
@@ -39,7 +45,6 @@ GZIP_HEAD_BYTES = 1 << 20  # most of a gzip member's head: extra field, name, co
 HEAD_BYTES = 512  # of decoded content, by which its format is recognised
 LITTLE = sys.byteorder == "little"
 VALUE_BYTES = 57  # what a str and its place in a list take, beside its characters
-HOME = os.getcwd()
 NOT_THE_USERS = (__file__, "<frozen importlib")
 
 
@@ -780,16 +785,31 @@ def load(begin):
         with open(script, "rb") as stream:
             function = pickle.load(stream)
             return function, function
-    name = os.path.splitext(os.path.basename(script))[0]
-    loader = importlib.machinery.SourceFileLoader(name, os.path.join(HOME, script))
-    spec = importlib.util.spec_from_file_location(name, loader=loader)
+    spec = spec_of(script)  # a process that multiprocessing starts finds it under this name, too
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
+    sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     for function in begin["functions"]:
         if hasattr(module, function):
             return getattr(module, function), module
     raise AttributeError(f"{script} has no function {' or '.join(begin['functions'])}")
+
+
+def spec_of(script):
+    """How to import the user's script, whatever its file is called."""
+    name = os.path.splitext(os.path.basename(script))[0].replace(".", "_")
+    loader = importlib.machinery.SourceFileLoader(name, os.path.join(HOME, script))
+    return importlib.util.spec_from_file_location(name, loader=loader)
+
+
+class ScriptFinder:
+    """Finds the user's script where its file name is none that Python finds by itself."""
+
+    def find_spec(self, name, _path=None, _target=None):
+        for file in os.listdir(HOME):
+            if spec_of(file).name == name and os.path.isfile(os.path.join(HOME, file)):
+                return spec_of(file)
+        return None
 
 
 def private_streams():
@@ -800,9 +820,12 @@ def private_streams():
     os.dup2(nothing, 0)
     os.dup2(2, 1)
 
+    # Numbers, no file objects: Python 3.8 and 3.9 crash at their end where a callback holds one.
+    private = (source.fileno(), target.fileno())
+
     def forked():  # a copy that the user's code makes of us has no say
-        os.dup2(nothing, source.fileno())
-        os.dup2(nothing, target.fileno())
+        for number in private:
+            os.dup2(nothing, number)
 
     os.register_at_fork(after_in_child=forked)
     return Wire(source, Whole(target))
@@ -936,7 +959,9 @@ def debug(path):
     return 0
 
 
-if __name__ == "__main__":
+if __name__ == "__mp_main__":
+    sys.meta_path.append(ScriptFinder())
+elif __name__ == "__main__":
     if sys.argv[1:2] == ["--debug"]:
         sys.exit(debug(sys.argv[2]))
     main()
