@@ -246,7 +246,7 @@ CASES = [
         CAT,
         6,
         "cannot run 'mapper.sh'",
-        "look at its first line",
+        "its first line names '/usr/bin/awwk', which is not an interpreter here",
         head="#!/usr/bin/awwk",
     ),
     shell(
@@ -254,7 +254,7 @@ CASES = [
         CAT,
         6,
         "cannot run 'mapper.sh'",
-        "are line ends LF?",
+        "convert the script to LF line ends",
         head="#!/bin/sh\r",
     ),
     shell(
@@ -295,11 +295,28 @@ CASES = [
     shell("A program that leaves no output", "cat >/dev/null", 0, "2 ok", result=b""),
     shell(
         "A program that leaves a process running",
-        f"(trap '' TERM HUP; setsid sleep 600) & {CAT}",
+        f"(trap '' TERM HUP; setsid sleep 600) > /dev/null 2>&1 & {CAT}",
         0,
         "2 ok",
         result=BOTH,
         note="It is ended with the program.",
+    ),
+    shell(
+        "A program that leaves a process running which holds its output",
+        f"sleep 600 & {CAT}",
+        6,
+        "processes that it left behind hold its output: sleep",
+        "made no progress for 1.0 s (stall_timeout)",
+        "start a process that is to go on with `> /dev/null &`, or wait for it",
+        options="stall_timeout: 1\n",
+    ),
+    shell(
+        "A program whose last words come from a process that it left running",
+        f"(sleep 2; echo late) & {CAT}",
+        0,
+        "2 ok",
+        result=BOTH + b"late\n",
+        note="Output is read to its end, as from a pipe.",
     ),
     shell(
         "A program that hangs",

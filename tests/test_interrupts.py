@@ -152,6 +152,30 @@ def test_stopped_half_way(started: Run) -> None:
     assert started.run_folders() == []
 
 
+def state(pid: int) -> str:
+    """Letter of a process's state; T is stopped."""
+    return Path("/proc", str(pid), "stat").read_text().rpartition(")")[2].split()[0]
+
+
+@pytest.mark.parametrize("started", ["local"], indirect=True)
+def test_ctrl_z_stops_programs_too_and_they_go_on_together(started: Run) -> None:
+    """Programs are not in the terminal's session, so the command passes Ctrl-Z on."""
+    process = started.start_and_hold()
+
+    def states() -> set[str]:
+        return {state(pid) for pid in started.processes(HARNESS) if pid != process.pid}
+
+    process.send_signal(signal.SIGTSTP)
+    wait_until(lambda: state(process.pid) == "T")
+    wait_until(lambda: states() == {"T"})
+    process.send_signal(signal.SIGCONT)
+    wait_until(lambda: "T" not in states())
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate(timeout=PATIENCE_S)[0]
+    assert process.returncode == 130, said
+    wait_until(lambda: not started.processes())
+
+
 @pytest.mark.parametrize("started", ENGINES, indirect=True)
 def test_next_start_cleans_up(started: Run) -> None:
     """SIGKILL of the command: its children go with it, and nothing is published.

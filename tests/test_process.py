@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -17,9 +18,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ray_mr.child import process
-from ray_mr.child.process import Limits, Process, child_environment, in_words, kill_tree
-from ray_mr.errors import ChildCrashed, ChildNotStarted, ChildTimeout
+from ray_mr.child import family, process
+from ray_mr.child.family import kill_tree
+from ray_mr.child.process import Limits, Process, child_environment, in_words
+from ray_mr.errors import ChildCrashed, ChildError, ChildNotStarted, ChildTimeout, StoreError
 from samples import PATIENT, alive, open_files, wait_until
 
 if TYPE_CHECKING:
@@ -34,6 +36,16 @@ def sh(folder: Path, source: str, feed: Iterable[bytes] = (), limits: Limits = P
 def py(folder: Path, source: str, feed: Iterable[bytes] = (), limits: Limits = PATIENT) -> Process:
     """A Python interpreter."""
     return Process([sys.executable, "-c", source], folder, feed, {}, limits)
+
+
+def names_in(folder: Path) -> set[str]:
+    """Names of the processes that work in a folder."""
+    found = set()
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if entry.name.isdigit() and (entry / "cwd").readlink() == folder:
+                found.add((entry / "comm").read_text().strip())
+    return found
 
 
 def output(child: Process) -> bytes:
@@ -81,6 +93,17 @@ class TestEnds:
         assert all(line.startswith("line ") for line in text.splitlines()[1:-1])
         assert len(text) < process.TAIL_LINES * (process.TAIL_LINE_BYTES + 10)
 
+    @pytest.mark.parametrize(
+        "words", ["You must specify a region.", "Unable to locate credentials", "Region is missing"]
+    )
+    def test_program_without_aws_settings_is_told_how_they_are_passed(
+        self, tmp_path: Path, words: str
+    ) -> None:
+        """They are set, but hidden from it: its own words do not say so."""
+        with pytest.raises(ChildCrashed) as caught:
+            output(sh(tmp_path, f"echo '{words}' >&2; exit 1"))
+        assert "`env` in the job" in caught.value.hint
+
     def test_no_such_program(self, tmp_path: Path) -> None:
         """What cannot be run is told before anything else, and leaves no file open."""
         (tmp_path / "data").write_text("#!/bin/sh\n")
@@ -90,14 +113,59 @@ class TestEnds:
                 Process([name], tmp_path, [], {}, PATIENT)
         assert open_files() <= before
 
-    @pytest.mark.parametrize("head", ["#!/no/such/interpreter", "#!/bin/sh\r"])
-    def test_bad_interpreter(self, tmp_path: Path, head: str) -> None:
-        """A script whose interpreter is missing never started: no crash that is tried again."""
+    @pytest.mark.parametrize(
+        ("content", "hint"),
+        [
+            (b"#!/no/such/interpreter\necho hi\n", "names '/no/such/interpreter', which is not"),
+            (b"#!/bin/sh\r\necho hi\r\n", "convert the script to LF line ends"),
+        ],
+    )
+    def test_program_that_cannot_be_executed_has_the_reason_in_its_hint(
+        self, tmp_path: Path, content: bytes, hint: str
+    ) -> None:
+        """It never started: no crash that is tried again."""
         script = tmp_path / "job.sh"
-        script.write_bytes(f"{head}\necho hi\n".encode())
+        script.write_bytes(content)
         script.chmod(0o755)
-        with pytest.raises(ChildNotStarted, match=r"job\.sh"):
+        with pytest.raises(ChildNotStarted, match=r"job\.sh") as caught:
             output(Process(["./job.sh"], tmp_path, [b"x\n"], {}, PATIENT))
+        assert hint in caught.value.hint
+
+    def test_script_without_first_line_is_run_by_a_shell(self, tmp_path: Path) -> None:
+        """As a shell would."""
+        (tmp_path / "job").write_text("echo hi\n")
+        (tmp_path / "job").chmod(0o755)
+        assert output(Process(["./job"], tmp_path, [], {}, PATIENT)) == b"hi\n"
+
+    def test_program_that_is_open_for_writing_is_tried_again(self, tmp_path: Path) -> None:
+        """Another thread's child may have it open for a moment: no lasting fault of the job."""
+        script = tmp_path / "job"
+        script.write_text("#!/bin/sh\necho hi\n")
+        script.chmod(0o755)
+        with script.open("ab"), pytest.raises(ChildCrashed, match="busy") as caught:
+            output(Process(["./job"], tmp_path, [], {}, PATIENT))
+        assert caught.value.retryable
+
+    @pytest.mark.skipif(os.getuid() != 0, reason="mounting takes root")
+    def test_script_on_noexec_file_system_is_run_by_its_interpreter(self, tmp_path: Path) -> None:
+        """A program that is no script cannot be run there: TMPDIR is named."""
+        mount = ["/usr/bin/mount", "-t", "tmpfs", "-o", "noexec", "tmpfs", str(tmp_path)]
+        if subprocess.run(mount, capture_output=True, check=False).returncode:
+            pytest.skip("no file system can be mounted here")
+        try:
+            (tmp_path / "job").write_text('#!/bin/sh -e\necho "$0 $1 $-"\n')
+            shutil.copy("/bin/true", tmp_path / "true")
+            (tmp_path / "data").write_text("#!/bin/sh\n")
+            (tmp_path / "job").chmod(0o755)
+            said = output(Process(["./job", "word"], tmp_path, [], {}, PATIENT))
+            assert said.startswith(b"./job word e")
+            with pytest.raises(StoreError, match="mounted noexec") as caught:
+                Process(["./true"], tmp_path, [], {}, PATIENT)
+            assert "TMPDIR" in caught.value.hint
+            with pytest.raises(ChildNotStarted, match="not executable"):
+                Process(["./data"], tmp_path, [], {}, PATIENT)
+        finally:
+            subprocess.run(["/usr/bin/umount", str(tmp_path)], check=True)
 
     def test_folder_is_no_program(self, tmp_path: Path) -> None:
         """A folder may be executable, and cannot be run."""
@@ -162,26 +230,87 @@ class TestStreams:
         data = os.urandom(1 << 20)
         assert output(sh(tmp_path, "cat", [data] * 20)) == data * 20
 
-    def test_last_output_is_not_lost(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Output written, and the exit, just after a look at the pipe found it empty."""
-        monkeypatch.setattr(process, "TICK_S", 0.01)
-        go = tmp_path / "go"
-        source = f"while [ ! -e {go} ]; do sleep 0.01; done; echo last; (sleep 5) & exit 0"
-        with sh(tmp_path, source) as child:
-            poll = child._popen.poll
+    def test_output_of_process_left_behind_is_read_to_its_end(self, tmp_path: Path) -> None:
+        """As from a pipe: stdout, stderr and counters of what writes on when the child has ended.
 
-            def poll_late() -> int | None:
-                go.touch()
-                child._popen.wait(10)
-                return poll()
+        It writes when it has seen the child's end, after a silence.
+        """
+        late = (
+            "while grep -qv ') Z' /proc/$$/stat; do sleep 0.05; done; sleep 0.6; cat <&3;"
+            " echo reporter:counter:g,n,2 >&2; echo last"
+        )
+        child = sh(tmp_path, f"exec 3<&0; ({late}) & exit 0", [b"fed\n"])
+        assert output(child) == b"fed\nlast\n"
+        assert child.counters == {"g,n": 2}
+        assert not child.input_closed_early
 
-            monkeypatch.setattr(child._popen, "poll", poll_late)
-            assert b"".join(child.chunks()) == b"last\n"
+    def test_bash_process_substitution_loses_nothing(self, tmp_path: Path) -> None:
+        """A bash that has ended before the last program of its pipes."""
+        source = "tee >(sort | { sleep 0.6; cat; }) > /dev/null"
+        child = Process(["bash", "-c", source], tmp_path, [b"b\na\n"], {}, PATIENT)
+        assert output(child) == b"a\nb\n"
 
-    def test_grandchild_does_not_hold_us_up(self, tmp_path: Path) -> None:
-        """What a child leaves running keeps its streams open; we go on, and end it."""
-        pid = int(output(sh(tmp_path, "sleep 600 & echo $!")))
+    def test_large_input_of_process_left_behind_is_fed_to_its_end(self, tmp_path: Path) -> None:
+        """More than a pipe holds, read by a process whose parent has ended long before."""
+        source = "exec 3<&0; (sleep 0.6; wc -c <&3) & exit 0"
+        child = sh(tmp_path, source, [b"x" * 1_000_000] * 5)
+        assert output(child) == b"5000000\n"
+        assert not child.input_closed_early
+
+    def test_daemon_without_our_output_does_not_delay(self, tmp_path: Path) -> None:
+        """What holds neither output is not waited for, and ended with the child's context."""
+        with sh(tmp_path, "sleep 600 > /dev/null 2>&1 & echo $!") as child:
+            pid = int(b"".join(child.chunks()))
+            child.finish()
+            assert alive(pid)
         wait_until(lambda: not alive(pid))
+
+    @pytest.mark.parametrize("clear", ["", "env -i ", "setsid ", "setsid env -i "])
+    def test_daemon_that_holds_output_fails_aloud(self, tmp_path: Path, clear: str) -> None:
+        """The message names it and says what to do; it is no crash that is tried again."""
+        limits = Limits(stall_s=0.5)
+        child = sh(tmp_path, f"{clear}sleep 600 & exit 0", limits=limits)
+        with pytest.raises(ChildError, match="hold its output") as caught, child:
+            list(child.chunks())
+        assert "stall_timeout" in caught.value.message
+        assert "> /dev/null &" in caught.value.hint
+        assert not caught.value.retryable
+        if clear != "setsid env -i ":  # neither session nor mark: nobody knows whose it is
+            assert "sleep (process" in caught.value.message
+        family.kill_left_in(tmp_path.parent)
+        assert names_in(tmp_path) == set()
+
+    def test_daemon_that_holds_output_is_bound_by_timeout(self, tmp_path: Path) -> None:
+        """One that is busy for ever makes progress, but not beyond the job's time limit."""
+        source = "(while :; do :; done) & exit 0"
+        with pytest.raises(ChildError, match=r"(?s)hold its output.*\(timeout\)"):
+            output(sh(tmp_path, source, limits=Limits(timeout_s=1.0)))
+
+    def test_busy_process_left_behind_makes_progress(self, tmp_path: Path) -> None:
+        """Its use of the CPU is progress, also in a session of its own."""
+        loop = "import time; t = time.process_time; n = t() + 2.5\nwhile t() < n: pass\nprint(1)"
+        source = f'setsid {sys.executable} -c "{loop}" & exit 0'
+        assert output(sh(tmp_path, source, limits=Limits(stall_s=2.0))) == b"1\n"
+
+    def test_failed_child_is_not_waited_for(self, tmp_path: Path) -> None:
+        """Nobody needs the output of what a child has left that ended badly."""
+        with pytest.raises(ChildCrashed, match="exit code 3"):
+            output(sh(tmp_path, "sleep 600 & exit 3"))
+
+    def test_ignored_exit_code_still_reads_to_the_end(self, tmp_path: Path) -> None:
+        """With `ignore_exit_code` a child with an exit code has ended well."""
+        source = ["sh", "-c", "(sleep 0.6; echo late) & exit 3"]
+        child = Process(source, tmp_path, [], {}, PATIENT, any_code=True)
+        assert output(child) == b"late\n"
+        assert child.counters == {process.IGNORED_EXITS: 1}
+
+    def test_stopped_driver_does_not_blame_its_child(self, tmp_path: Path) -> None:
+        """Time in which this process was stopped (Ctrl-Z) is not the child's."""
+        limits = Limits(timeout_s=30.0, stall_s=30.0)
+        with sh(tmp_path, "sleep 60", limits=limits) as child:
+            for name in ("_checked_at", "_alive_at", "_rested_at"):
+                setattr(child, name, getattr(child, name) - 1000)
+            child._check_limits()
 
     def test_feed_exception(self, tmp_path: Path) -> None:
         """What the feed raises is raised by chunks, the child is dead; a broken pipe too."""
@@ -349,6 +478,37 @@ class TestKill:
         with child:
             pass
         wait_until(lambda: not any(map(alive, pids)))
+
+    @pytest.mark.parametrize(
+        "start", ["env -i sleep 600", "setsid sleep 600", "setsid sh -c 'sleep 600 & sleep 600'"]
+    )
+    def test_orphan_without_mark_or_session_is_killed(self, tmp_path: Path, start: str) -> None:
+        """A child that has cleared its environment, or has made a session of its own."""
+        child = sh(tmp_path, f"({start} > /dev/null 2>&1 &) ; echo started; sleep 600")
+        with child:
+            assert next(data for data in child.chunks() if data) == b"started\n"
+            wait_until(lambda: "sleep" in names_in(tmp_path))
+        assert names_in(tmp_path) == set()
+
+    def test_kill_left_in_spares_a_terminal(self, tmp_path: Path) -> None:
+        """What works in a folder of a dead run is ended, but no shell that looks at it."""
+        inside = tmp_path / "run" / "attempt"
+        inside.mkdir(parents=True)
+        argv = ["setsid", "env", "-i", "sleep", "600"]
+        with subprocess.Popen(argv, cwd=inside) as orphan:
+            wait_until(lambda: Path("/proc", str(orphan.pid), "comm").read_text() == "sleep\n")
+            ours, other = os.openpty()
+            argv = ["/usr/bin/setsid", "--ctty", "sh", "-c", "echo; exec sleep 600"]
+            with subprocess.Popen(
+                argv, cwd=inside, stdin=other, stdout=other, stderr=other
+            ) as shell:
+                os.read(ours, 1)
+                family.kill_left_in(tmp_path / "run")
+                assert not alive(orphan.pid)
+                assert alive(shell.pid)
+                shell.kill()
+            os.close(ours)
+            os.close(other)
 
     def test_kill_tree_of_nothing(self) -> None:
         """A process that is gone is no error."""

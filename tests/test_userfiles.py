@@ -80,5 +80,5 @@ def test_job_parts_in_a_pipe_without_a_writer_are_refused(pipe: str) -> None:
     """A filter and a file of the program's do not hold up a run."""
     with pytest.raises(JobError, match="nothing writes"):
         load(pipe)
-    with pytest.raises(JobError, match="neither a file nor a folder"):
+    with pytest.raises(JobError, match="is not a regular file"):
         pack_extras([pipe])

@@ -18,6 +18,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from ray_mr import codecs
 from ray_mr.child import wire
+from ray_mr.child.process import advice_on
 from ray_mr.counters import Counters
 from ray_mr.errors import (
     ChildCrashed,
@@ -211,19 +212,29 @@ class HarnessChild:
         Raises:
             ChildError: It crashed, hung, or broke the protocol.
         """
-        decoder = wire.Decoder(self._setting.max_record_bytes + wire.FRAME_BYTES)
         try:
-            yield from self._setting.prepare()
-            with self._setting.start(self._feed(feed)) as self._process:
-                for data in self._process.chunks():
-                    if not data:
-                        yield None
-                    for frame in decoder.feed(data):
-                        yield self._understand(frame)
-                self._process.finish()
-                decoder.close()
+            yield from self._run(feed)
+        except ChildError as error:
+            # Without a word of the harness: it may be no interpreter, or too old a one.
+            if not self._hello.is_set() and (wrong := self._setting.interpreter_error()):
+                raise wrong from error
+            raise
         finally:
             self._hello.set()  # whatever waits in opens() must not wait for ever
+
+    def _run(self, feed: Iterable[bytes]) -> Generator[Output]:
+        decoder = wire.Decoder(self._setting.max_record_bytes + wire.FRAME_BYTES)
+        yield from self._setting.prepare()
+        with self._setting.start(self._feed(feed)) as self._process:
+            for data in self._process.chunks():
+                if not data:
+                    yield None
+                for frame in decoder.feed(data):
+                    yield self._understand(frame)
+            self._process.finish()
+            decoder.close()
+            if not self._hello.is_set():
+                raise ChildProtocol("the harness ended without a word")
 
     def _feed(self, feed: Iterable[bytes]) -> Iterator[bytes]:
         yield self._begin
@@ -276,7 +287,8 @@ class HarnessChild:
             )
             raise ChildNotStarted(f"{script} does not load: {message}\n{trace}".rstrip(), hint)
         if kind == "final":
-            raise ChildRaised(f"{script} raised {message}\n{trace}".rstrip())
+            told = f"{script} raised {message}\n{trace}".rstrip()
+            raise ChildRaised(told, advice_on(message))
         if kind in _BAD_INPUT:
             return Failure(position, _BAD_INPUT[kind](message))
         if kind == "memory":
@@ -286,7 +298,8 @@ class HarnessChild:
                 "take them one by one with `stream: true` beside the script, or raise `memory`",
             )
         told = f"{script} raised {message}\n{trace}".rstrip()
-        return Failure(position, ChildRaised(told, self._called(message, trace)))
+        hint = self._called(message, trace) or advice_on(message)
+        return Failure(position, ChildRaised(told, hint))
 
     def _called(self, message: str, trace: str) -> str:
         """How the function is called, as advice where the call itself has failed."""
@@ -437,7 +450,7 @@ class PlainChild:
             for data in process.chunks():
                 self.status = process.status
                 yield data
-            process.finish(any_code=self._setting.program.ignore_exit_code)
+            process.finish()
             self.counters.add_all(process.counters)
             if process.input_closed_early:
                 raise ChildError(

@@ -1,9 +1,16 @@
 """One child process: started, fed, drained, watched, killed as a tree, its end told in words.
 
 The only module that imports ``subprocess``.  It knows nothing of frames, files or records: bytes
-go in, bytes come out.  No new session or process group is made, so that the clean-up of whoever
-runs us covers the child's children too; ``setpriv`` (util-linux), where there is one, makes the
-kernel kill the child when the thread that started it is gone.
+go in, bytes come out.
+
+A child has a session of its own, and so no controlling terminal: it cannot write to the user's
+terminal or type into it, and its session shows which processes are its own (``family``). A launcher
+makes the kernel kill the child when the thread that started it has ended: ``setpriv`` (util-linux),
+or a few lines of Python where that is not installed. Its descendants are killed by ``kill``, by the
+end of the run, or by the next run (``sweep``).
+
+Output is read to the end of the pipe, as a shell's pipe does: a process that the child has left
+running may still write (``tee >(sort)`` in bash). ``stall_timeout`` bounds that.
 """
 
 from __future__ import annotations
@@ -11,6 +18,7 @@ from __future__ import annotations
 import array
 import collections
 import contextlib
+import errno
 import fcntl
 import os
 import re
@@ -20,6 +28,7 @@ import selectors
 import shutil
 import signal
 import subprocess
+import sys
 import termios
 import threading
 import time
@@ -27,9 +36,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Self, cast
 
-from ray_mr.child import inherited
+from ray_mr.child import family, inherited, shield
+from ray_mr.child.executable import command_of, why_not_executed
+from ray_mr.child.family import MARK
 from ray_mr.counters import Counters
-from ray_mr.errors import LAST_WORDS, ChildCrashed, ChildKilled, ChildNotStarted, ChildTimeout
+from ray_mr.errors import (
+    LAST_WORDS,
+    ChildCrashed,
+    ChildError,
+    ChildKilled,
+    ChildNotStarted,
+    ChildTimeout,
+)
 from ray_mr.units import format_seconds
 
 if TYPE_CHECKING:
@@ -40,12 +58,12 @@ HIDDEN = re.compile(
 )
 """Names in our environment that a child never inherits."""
 
-MARK = "CHILD_OF_RAY_MR"
-"""A child's variable, by which what it leaves running is found; it begins with its folder."""
 READ_BYTES = 1 << 18
 LITTLE_BYTES = 1 << 16
 """If less is there to be read, more is waited for."""
 TICK_S = 0.25
+ASK_S = 10.0
+"""Seconds that a program has for answering with a few words."""
 FORKING = threading.Lock()
 """Held while a child is started, and while a program is written: a child forked in between has it
 open for writing until its own exec, and a file that is busy so cannot be run."""
@@ -62,12 +80,39 @@ MALFORMED = "ray_mr,malformed counter lines"
 """The counter of ``reporter:counter:`` lines without group, name and a whole number."""
 IGNORED_EXITS = "ray_mr,ignored exit codes"
 """The counter of children that ended with an exit code which the job ignores."""
-_KILL_TRIES = 100
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.0005, 0.05
+_SUSPENDED_S = 10.0
+"""Seconds without a look at the limits after which this process counts as having been stopped."""
+_MAX_NAMED = 5
+_LEFT_HINT = "start a process that is to go on with `> /dev/null &`, or wait for it"
+_LAUNCHER = (
+    "import ctypes, os, signal, sys\n"
+    "ctypes.CDLL(None).prctl(1, signal.SIGKILL)\n"
+    "try:\n"
+    "    os.execvp(sys.argv[1], sys.argv[1:])\n"
+    "except OSError as error:\n"
+    "    sys.exit(f'setpriv: failed to execute {sys.argv[1]}: {error.strerror}')\n"
+)
+"""What ``setpriv --pdeathsig KILL`` does, for machines without it."""
+_BUSY = os.strerror(errno.ETXTBSY)
+_NOT_EXECUTED = b"setpriv: failed to execute "
 _SPEECHLESS = "it said nothing on stderr: let it say there why it ends"
 _COUNTER = re.compile(rb"reporter:counter:([^,]*),([^,]*),([+-]?\d{1,18})\s*")
+_NO_AWS = re.compile(
+    r"You must specify a region|Unable to locate credentials|Could not load credentials from any "
+    r"providers|Region is missing"
+)
+"""What boto3 and the AWS SDK for JavaScript say."""
+_AWS_HINT = (
+    "programs do not see AWS_* variables: `env` in the job passes AWS_DEFAULT_REGION and the like"
+)
 _ANY_COUNTER = re.compile(rb"reporter:counter:.*")
 _STATUS = re.compile(rb"reporter:status:(.*)")
 _DONE = re.compile(rb"reporter:done:.*")
+
+
+_running: set[int] = set()
+"""Process ids of the programs that run now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +149,7 @@ class Process:
         env: Added to the environment.
         limits: Time limits.
         name: What messages call it; its program's name if not given.
+        any_code: A non-zero exit code is counted, and no failure.
         on_stderr: Called, from another thread, with each line of its stderr that is no report.
 
     Raises:
@@ -119,9 +165,15 @@ class Process:
         limits: Limits,
         *,
         name: str = "",
+        any_code: bool = False,
         on_stderr: Callable[[bytes], None] | None = None,
     ) -> None:
+        shield.hide()
         self.name = name or Path(argv[0]).name
+        self._program = folder / argv[0]
+        self._any_code = any_code
+        self._code: int | None = None
+        self._output_ended = False
         self._limits = limits
         self._on_stderr = on_stderr
         # We keep the reading end too: what is left in it was never read.
@@ -136,6 +188,7 @@ class Process:
             os.close(self._stdin_read)
             os.close(self._stdin_write)
             raise
+        _running.add(self._popen.pid)
         streams = (self._popen.stdout, self._popen.stderr)
         self._stdout, self._stderr = cast(tuple[IO[bytes], ...], streams)
         self._stdout_pause_s = _widen(self._stdout.fileno())
@@ -174,7 +227,7 @@ class Process:
             os.close(self._stdin_write)
 
     def _give(self, data: bytes) -> bool:
-        """Write as the child reads; whether it took all before it ended."""
+        """Write as it is read; whether all was taken before the child and its output ended."""
         left = memoryview(data)
         poller = select.poll()
         poller.register(self._stdin_write, select.POLLOUT)
@@ -184,7 +237,7 @@ class Process:
                 self._alive_at = time.monotonic()
                 if left:  # the pipe is full
                     time.sleep(self._stdin_pause_s)
-            elif self._popen.poll() is not None:
+            elif self._output_ended and self._has_ended():
                 return False
         return True
 
@@ -226,7 +279,7 @@ class Process:
                 if self._feed_error is not None:
                     self.kill()
                     raise self._feed_error
-                data = b""
+                data, ended = b"", self._has_ended()
                 if selector.select(TICK_S):
                     if 0 < _unread_bytes(self._stdout.fileno()) < LITTLE_BYTES:
                         time.sleep(self._stdout_pause_s)
@@ -234,31 +287,51 @@ class Process:
                     if not data:
                         break
                     self._alive_at = time.monotonic()
-                elif self._popen.poll() is not None:
-                    # Something it left behind holds its output open; its own last words, written
-                    # since the select, are in the pipe.
-                    if left := _unread_bytes(self._stdout.fileno()):
-                        yield os.read(self._stdout.fileno(), left)
-                    return
+                elif ended and self._has_failed():
+                    break  # nobody needs the output of what it has left running
                 given_at = time.monotonic()
                 yield data
                 self._excuse(time.monotonic() - given_at)
                 self._check_limits()
+        self._output_ended = True
         while self._feed_error is None and not self._ends_within(TICK_S):
             yield b""  # it has closed its output and goes on
             self._check_limits()
 
+    def _has_ended(self) -> bool:
+        """Whether the program has ended. It stays a zombie, so that its session keeps its number.
+
+        The threads of this object ask too: each stores the same code.
+        """
+        if self._code is None:
+            try:
+                what = os.WEXITED | os.WNOHANG | os.WNOWAIT
+                end = os.waitid(os.P_PID, self._popen.pid, what)
+            except ChildProcessError:  # somebody else has waited for it, or nobody has to
+                self._code = self._popen.wait()
+            else:
+                if end is not None:
+                    exited = end.si_code == os.CLD_EXITED
+                    self._code = end.si_status if exited else -end.si_status
+        return self._code is not None
+
+    def _has_failed(self) -> bool:
+        return bool(self._code) and not (self._any_code and cast(int, self._code) > 0)
+
     def _ends_within(self, seconds: float) -> bool:
-        try:
-            self._popen.wait(seconds)
-        except subprocess.TimeoutExpired:
-            return False
+        until, pause_s = time.monotonic() + seconds, _FIRST_PAUSE_S
+        while not self._has_ended():
+            if time.monotonic() > until:
+                return False
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
         return True
 
     def _excuse(self, seconds: float) -> None:
         """The child is not to blame for time in which nobody took its output."""
         self._rested_at += seconds
         self._alive_at = min(self._alive_at + seconds, time.monotonic())
+        self._checked_at += seconds
 
     def rest(self) -> None:
         """The child finished a unit of work: its time limit starts anew."""
@@ -267,16 +340,18 @@ class Process:
     def _check_limits(self) -> None:
         now = time.monotonic()
         waited, self._checked_at = now - self._checked_at, now
-        if self._feeding and self._limits.feed_excuses:
+        waits_for_feed = self._feeding and self._limits.feed_excuses and not self._has_ended()
+        if waits_for_feed or waited > _SUSPENDED_S:
             self._rested_at += waited
+        if waited > _SUSPENDED_S:  # Ctrl-Z, or a machine that slept
+            self._alive_at = now
         timeout = self._limits.timeout_s
         if timeout is not None and now - self._rested_at > timeout:
             self._overdue(f"ran for more than {format_seconds(timeout)} (timeout)")
         if now - self._alive_at < min(1.0, self._limits.stall_s):
             return
-        ticks = _cpu_ticks(self._popen.pid)
-        excused = self._feeding and self._limits.feed_excuses
-        if excused or ticks != self._cpu_ticks:
+        ticks = family.cpu_ticks(self._popen.pid, self._mark if self._has_ended() else "")
+        if waits_for_feed or ticks != self._cpu_ticks:
             self._alive_at = now
             self._cpu_ticks = ticks
         elif now - self._alive_at > self._limits.stall_s:
@@ -284,17 +359,24 @@ class Process:
             self._overdue(f"made no progress for {limit} (stall_timeout)")
 
     def _overdue(self, why: str) -> None:
+        if self._has_ended():
+            left = family.holders(self._popen.pid, self._mark, self._stdout.fileno())
+            self.kill()
+            self._join()
+            raise ChildError(
+                f"{self.name} {in_words(cast(int, self._code))}, but processes that it left "
+                f"behind hold its output: {', '.join(left[:_MAX_NAMED]) or 'unknown'}; together "
+                f"they {why}{self.last_words()}",
+                _LEFT_HINT,
+            )
         self.kill()
         self._join()  # its last words may still be in the pipe
         raise ChildTimeout(f"{self.name} {why} and was killed{self.last_words()}")
 
     # ------------------------------------------------------------ the end
 
-    def finish(self, *, any_code: bool = False) -> None:
+    def finish(self) -> None:
         """Wait for the end, after ``chunks`` is exhausted.
-
-        Args:
-            any_code: A non-zero exit code is counted, and no failure.
 
         Raises:
             ChildNotStarted: There was nothing to run but a script of a missing interpreter.
@@ -306,18 +388,18 @@ class Process:
         self._join()
         if self._feed_error is not None:
             raise self._feed_error
-        code = self._popen.returncode
-        if code in (126, 127) and b"".join(self._tail).startswith(b"setpriv: failed to execute "):
-            raise ChildNotStarted(
-                f"cannot run {self.name!r}{self.last_words()}",
-                "look at its first line, #!: is the interpreter there, and are line ends LF?",
-            )
-        if code > 0 and any_code:
+        code = cast(int, self._code)
+        if code in (1, 126, 127) and b"".join(self._tail).startswith(_NOT_EXECUTED):
+            message = f"cannot run {self.name!r}{self.last_words()}"
+            if _BUSY in self.last_words():  # another thread forked while it was written
+                raise ChildCrashed(message)
+            raise ChildNotStarted(message, why_not_executed(self._program))
+        if code and not self._has_failed():
             self.counters.add(IGNORED_EXITS, 1)
         elif code:
             kind = ChildKilled if code == -signal.SIGKILL else ChildCrashed
             words = self.last_words()
-            hint = "" if words or kind is ChildKilled else _SPEECHLESS
+            hint = advice_on(words) if words or kind is ChildKilled else _SPEECHLESS
             raise kind(f"{self.name} {in_words(code)}{words}", hint)
         self.input_closed_early = not self._fed_all or _unread_bytes(self._stdin_read) > 0
 
@@ -333,8 +415,10 @@ class Process:
 
     def kill(self) -> None:
         """Kill the child and everything it started."""
-        if self._popen.poll() is None:
-            kill_tree(self._popen.pid)
+        if self._popen.returncode is None:
+            family.kill_program(self._popen.pid, self._mark)
+            self._has_ended()
+            _running.discard(self._popen.pid)
             self._popen.wait()
 
     def __enter__(self) -> Self:
@@ -342,7 +426,6 @@ class Process:
 
     def __exit__(self, *_: object) -> None:
         self.kill()
-        kill_marked(self._mark)
         self._join()
         os.close(self._stdin_read)
         if not any(thread.is_alive() for thread in self._threads):
@@ -371,22 +454,47 @@ def _unread_bytes(pipe: int) -> int:
 def _spawn(
     argv: Sequence[str], folder: Path, env: dict[str, str], stdin: int
 ) -> subprocess.Popen[bytes]:
-    program = argv[0] if "/" in argv[0] else shutil.which(argv[0], path=env.get("PATH"))
-    if program is None or not os.access(folder / program, os.X_OK):
-        raise ChildNotStarted(
-            f"cannot run {argv[0]!r}: there is no such program, or it is not executable",
-            "install it where the tasks run, or name it by its path",
-        )
-    launcher = ["setpriv", "--pdeathsig", "KILL", "--"] if shutil.which("setpriv") else []
-    command = [*launcher, program, *argv[1:]]
+    program = command_of(argv[0], folder, env.get("PATH"))
+    setpriv = shutil.which("setpriv")
+    launcher = (
+        [setpriv, "--pdeathsig", "KILL", "--"]
+        if setpriv
+        else [sys.executable, "-I", "-S", "-c", _LAUNCHER]
+    )
+    command = [*launcher, *program, *argv[1:]]
     pipe = subprocess.PIPE
     try:
         with FORKING, inherited.unblocked_signals():
             return subprocess.Popen(  # noqa: S603 - running the user's program is what we are for
-                command, cwd=folder, env=env, stdin=stdin, stdout=pipe, stderr=pipe, bufsize=0
-            )
+                command, cwd=folder, env=env, stdin=stdin, stdout=pipe, stderr=pipe, bufsize=0,
+                start_new_session=True,
+            )  # fmt: skip
     except OSError as error:
         raise ChildNotStarted(f"cannot run {argv[0]!r}: {error.strerror}") from error
+
+
+def advice_on(words: str) -> str:
+    """What to do about a program that fails with these words; empty: nothing is known."""
+    return _AWS_HINT if _NO_AWS.search(words) else ""
+
+
+def send_to_programs(number: int) -> None:
+    """Send a signal to every program that runs now, and to the processes of its session."""
+    for pid in list(_running):
+        family.send(pid, number)
+
+
+def ask(program: str, words: Sequence[str], folder: Path, env: Mapping[str, str]) -> str | None:
+    """Run a program that prints a few words, and return them; ``None`` if it cannot be run now."""
+    try:
+        answer = subprocess.run(  # noqa: S603 - as above
+            [program, *words], cwd=folder, env=child_environment(env), stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=ASK_S, check=False,
+            start_new_session=True,
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return answer.stdout[:LONGEST_LINE_BYTES].decode("utf-8", "replace").strip()
 
 
 def run_in_terminal(argv: Sequence[str], folder: Path, env: Mapping[str, str]) -> int:
@@ -404,81 +512,3 @@ def in_words(code: int) -> str:
         name = f"signal {-code}"
     hint = " (often the kernel, out of memory)" if name == "SIGKILL" else ""
     return f"was killed by {name}{hint}"
-
-
-def kill_tree(pid: int) -> None:
-    """SIGKILL a process and all its descendants; stopped first, so that none escapes by a fork."""
-    known: list[int] = []
-    fresh = [pid]
-    while fresh:
-        for one in fresh:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(one, signal.SIGSTOP)
-        known += fresh
-        fresh = [child for child in _descendants(pid) if child not in known]
-    for one in known:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.kill(one, signal.SIGKILL)
-
-
-def kill_descendants() -> None:
-    """SIGKILL all that this process has started, and what that has started, but not itself."""
-    for child in _descendants(os.getpid()):
-        kill_tree(child)
-
-
-def kill_marked(mark: str, name: str = MARK) -> None:
-    """SIGKILL what children have left running: processes whose mark begins with this."""
-    wanted = f"{name}={mark}".encode("utf-8", "surrogateescape")
-    for _ in range(_KILL_TRIES):
-        found = [pid for pid in _own_processes() if wanted in _environment(pid)]
-        if not found:
-            return
-        for pid in found:
-            kill_tree(pid)
-        time.sleep(0.01)  # a killed process keeps its environment for a moment
-
-
-def _own_processes() -> Iterator[int]:
-    uid = os.getuid()
-    for entry in os.scandir("/proc"):
-        with contextlib.suppress(FileNotFoundError):
-            if entry.name.isdigit() and entry.stat().st_uid == uid:
-                yield int(entry.name)
-
-
-def _environment(pid: int) -> bytes:
-    try:
-        return Path("/proc", str(pid), "environ").read_bytes()
-    except OSError:
-        return b""
-
-
-def _stat_fields(pid: str) -> list[str]:
-    """Fields of ``/proc/<pid>/stat`` from the third (state) on; proc(5)."""
-    try:
-        text = Path("/proc", pid, "stat").read_text(errors="replace")
-    except OSError:
-        return []
-    return text.rpartition(")")[2].split()
-
-
-def _descendants(pid: int) -> list[int]:
-    children: dict[int, list[int]] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and (fields := _stat_fields(entry.name)):
-            children.setdefault(int(fields[1]), []).append(int(entry.name))
-    found, todo = [], [pid]
-    while todo:
-        todo = [child for parent in todo for child in children.get(parent, [])]
-        found += todo
-    return found
-
-
-def _cpu_ticks(pid: int) -> int:
-    """User and system time of a process tree, in clock ticks."""
-    total = 0
-    for one in [pid, *_descendants(pid)]:
-        if fields := _stat_fields(str(one)):
-            total += sum(int(field) for field in fields[11:15])
-    return total

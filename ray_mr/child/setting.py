@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from ray_mr.child.languages import LANGUAGES, Language
-from ray_mr.child.process import FORKING, Limits, Process, run_in_terminal
-from ray_mr.errors import ChildCrashed, ChildNotStarted, ChildTimeout
+from ray_mr.child.process import FORKING, Limits, Process, ask, run_in_terminal
+from ray_mr.errors import ChildCrashed, ChildNotStarted, ChildTimeout, JobError
 from ray_mr.job import MAX_EXPANSION, MAX_RECORD_BYTES
 
 if TYPE_CHECKING:
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
 
     from ray_mr.job import Job
     from ray_mr.program import Program
+
+_VERSION = re.compile(r"(\d+)\.(\d+)\.\d+\s*")
+_MAX_ANSWER = 100
+"""Characters of an answer that is no version, for a message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +75,9 @@ class Setting:
         """Put the script, its siblings, the job's files and the harness into the folder."""
         for file in self.program.files:
             path = self.folder / file.name
+            if file.name.endswith("/"):
+                path.mkdir(parents=True, exist_ok=True)
+                continue
             path.parent.mkdir(parents=True, exist_ok=True)
             with FORKING:
                 path.write_bytes(file.content)
@@ -116,8 +124,34 @@ class Setting:
             script = program.entry if interpreter or program.installed else f"./{program.entry}"
             argv = [*interpreter, script, *program.arguments]
         return Process(
-            argv, self.folder, feed, env, self.limits, name=self.name, on_stderr=self.on_stderr
-        )
+            argv, self.folder, feed, env, self.limits, name=self.name,
+            any_code=program.ignore_exit_code, on_stderr=self.on_stderr,
+        )  # fmt: skip
+
+    def interpreter_error(self) -> JobError | None:
+        """Ask the interpreter for its version, and say what is wrong with it, if anything is.
+
+        Every start would pay for the question: it is for a child that has ended without a word.
+        """
+        language, (interpreter, *_) = self.language, self._interpreter()
+        version = ask(interpreter, language.ask, self.folder, self._environment())
+        if version is None:
+            return None
+        numbers = _VERSION.fullmatch(version)
+        what, option = f"{language.option}: {interpreter}", f"`{language.option}`"
+        least = ".".join(map(str, language.least))
+        if numbers is None:
+            return JobError(
+                f"{what} is not an interpreter of {self.program.language}: "
+                f"asked for its version, it says {version[:_MAX_ANSWER]!r}",
+                f"correct the job's {option}",
+            )
+        if (int(numbers[1]), int(numbers[2])) < language.least:
+            return JobError(
+                f"{what} is version {version}; feed records takes {least} or newer",
+                f"choose another {option}, or read lines or files (feed) with this one",
+            )
+        return None
 
     def run_in_terminal(self, *words: str) -> int:
         """Run the harness on our own terminal, to its end; its exit code."""

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
-
-from ray_mr.child.process import kill_marked
-from ray_mr.workdir import dead_runs
+from ray_mr.child.family import kill_left_in
+from ray_mr.workdir import dead_runs, remove_dead_run
 
 
 def sweep() -> None:
     """End their processes and remove their folders."""
     for folder in dead_runs():
-        kill_marked(f"{folder}/")
-        shutil.rmtree(folder, ignore_errors=True)
+        kill_left_in(folder)
+        remove_dead_run(folder)

@@ -8,13 +8,13 @@ word, writes the report and says what there is to do.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 from typing import TYPE_CHECKING
 
 import click
 
+from ray_mr.child import shield
 from ray_mr.child.process import in_words
 from ray_mr.child.sweep import sweep
 from ray_mr.cli.screen import say
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 OWN_PROCESS = "own process"
 """``obj`` of click's outermost context where this process is there for the command alone."""
-_PR_SET_PDEATHSIG = 1
 
 
 def guarded(run: Callable[[Journal | None], Report]) -> Report:
@@ -48,6 +47,7 @@ def guarded(run: Callable[[Journal | None], Report]) -> Report:
         journal, parent = Journal(), os.getpid()
     except OSError:  # where there is no room at all, the run itself says it best
         return run(None)
+    shield.hide()
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     child = os.fork()
     if child:
@@ -66,7 +66,7 @@ def guarded(run: Callable[[Journal | None], Report]) -> Report:
 
 def _die_with(parent: int) -> None:
     """Have the kernel end this process with its parent: who kills the command kills the run."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    shield.die_with_parent(signal.SIGKILL)
     if os.getppid() != parent:
         os.kill(os.getpid(), signal.SIGKILL)
 

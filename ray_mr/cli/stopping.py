@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM, and a terminal that is closed: how a command is stopped, once and twice.
+"""Ctrl-C, SIGTERM, and a terminal that is closed: how a command is stopped, once and twice; Ctrl-Z.
 
 The first signal raises KeyboardInterrupt, and the command cleans up behind itself.  Later ones do
 not disturb that.  Where it takes longer than it may (a store that does not answer, a Ray that
@@ -14,7 +14,8 @@ import sys
 import threading
 from typing import TYPE_CHECKING
 
-from ray_mr.child.process import kill_descendants, kill_marked
+from ray_mr.child.family import kill_descendants, kill_left_in
+from ray_mr.child.process import send_to_programs
 from ray_mr.cli.screen import say
 from ray_mr.errors import Interrupted
 from ray_mr.views.text import is_terminal
@@ -50,12 +51,20 @@ def stoppable() -> Iterator[None]:
         timers.append(_timer(CLEAN_UP_CLUSTER_S if cluster else CLEAN_UP_S, leave))
         raise KeyboardInterrupt
 
+    def pause(_signal: int, _frame: FrameType | None) -> None:
+        # Ctrl-Z reaches the terminal's processes alone: programs have sessions of their own.
+        send_to_programs(signal.SIGSTOP)
+        os.kill(os.getpid(), signal.SIGSTOP)
+        send_to_programs(signal.SIGCONT)
+
     # What is ignored (nohup, a shell's background) stays ignored.
     usual = (signal.SIG_DFL, signal.default_int_handler)
     before = {number: signal.getsignal(number) for number in SIGNALS}
     ours = {number: old for number, old in before.items() if old in usual}
     for number in ours:
         signal.signal(number, stop)
+    if signal.getsignal(signal.SIGTSTP) == signal.SIG_DFL:
+        signal.signal(signal.SIGTSTP, pause)
     try:
         yield
     finally:
@@ -72,7 +81,7 @@ def stoppable() -> Iterator[None]:
 
 def _clean_up() -> None:
     for path in unsettled():
-        kill_marked(f"{path}/")
+        kill_left_in(path)
     remove_temporary()
 
 

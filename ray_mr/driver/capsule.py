@@ -8,13 +8,13 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import os
-import shutil
 import uuid
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ray_mr import strictjson
 from ray_mr.child.child import debug_records
+from ray_mr.child.shield import hidden
 from ray_mr.errors import JobError, RayMrError
 from ray_mr.fetch import Fetch
 from ray_mr.job import Job
@@ -23,7 +23,7 @@ from ray_mr.plan import make_plan
 from ray_mr.sinks import is_prefix, write_whole
 from ray_mr.stores import store_for
 from ray_mr.tasks.mapper import AHEAD_BYTES, MapTask, map_split
-from ray_mr.workdir import WorkDir, run_folder
+from ray_mr.workdir import WorkDir, owned_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -204,19 +204,18 @@ def replay(
         on_stderr: Called, from another thread, with each line of the child's stderr.
     """
     run_id = uuid.uuid4().hex[:12]
-    root = run_folder(run_id)
     (split,) = capsule.plan.splits
     task = replace(MapTask.of(capsule.plan, run_id), on_stderr=on_stderr)
     end: AttemptEnd | None = None
-    try:
-        ident = AttemptId(split.index, split.start, 1)
-        messages = map_split(task, split, ident, root, capsule.terms)
-        with contextlib.closing(messages):
-            for message in messages:
-                if isinstance(message, AttemptEnd):
-                    end = message
-    finally:
-        shutil.rmtree(root, ignore_errors=True)
+    ident = AttemptId(split.index, split.start, 1)
+    with (
+        hidden(),
+        owned_folder(run_id) as root,
+        contextlib.closing(map_split(task, split, ident, root, capsule.terms)) as messages,
+    ):
+        for message in messages:
+            if isinstance(message, AttemptEnd):
+                end = message
     if end is None:
         raise RayMrError("the attempt ended without a last word")
     return end.error or next(iter(end.failed.values()), None)
@@ -235,23 +234,19 @@ def debug(capsule: Capsule) -> int:
     if mapper.language != "python" or mapper.feed != "records":
         raise JobError("--pdb is for mappers that are Python functions", "replay it without --pdb")
     run_id = uuid.uuid4().hex[:12]
-    root = run_folder(run_id)
     (split,) = capsule.plan.splits
-    try:
-        with WorkDir(root, "debug") as work, Fetch(
-            split.inputs, work.objects, downloads=1, ahead_bytes=AHEAD_BYTES,
-            decompress=job.decompress, max_expansion=job.max_expansion, as_text=True,
-            decode_here=_Everything(), private=True, keep=True,
-        ) as fetch:  # fmt: skip
-            paths = []
-            for fetched in fetch:
-                if fetched.error is not None:
-                    raise fetched.error
-                paths.append(f"./s3/{fetched.input.object.key}")
-            setting = MapTask.of(capsule.plan, run_id).setting(mapper, work.path)
-            return debug_records(setting, job.records or "", paths, capsule.line)
-    finally:
-        shutil.rmtree(root, ignore_errors=True)
+    with owned_folder(run_id) as root, WorkDir(root, "debug") as work, Fetch(
+        split.inputs, work.objects, downloads=1, ahead_bytes=AHEAD_BYTES,
+        decompress=job.decompress, max_expansion=job.max_expansion, as_text=True,
+        decode_here=_Everything(), private=True, keep=True,
+    ) as fetch:  # fmt: skip
+        paths = []
+        for fetched in fetch:
+            if fetched.error is not None:
+                raise fetched.error
+            paths.append(f"./s3/{fetched.input.object.key}")
+        setting = MapTask.of(capsule.plan, run_id).setting(mapper, work.path)
+        return debug_records(setting, job.records or "", paths, capsule.line)
 
 
 class _Everything:

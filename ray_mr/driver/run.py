@@ -12,7 +12,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ray_mr import access, machine
-from ray_mr.child.process import kill_marked
+from ray_mr.child.family import kill_left_in
+from ray_mr.child.shield import hidden
 from ray_mr.child.sweep import sweep
 from ray_mr.driver.checkpoint import Checkpoint, Wish
 from ray_mr.driver.commit import backoff
@@ -186,7 +187,7 @@ class _Run:
 
     def run(self) -> Report:
         """See ``run``."""
-        with roomy_temporary_folder() as folder:
+        with hidden(), roomy_temporary_folder() as folder:
             if folder:
                 self._tell(Notice(f"the temporary folder is small: data go to {folder}"))
             return self._run()
@@ -234,12 +235,16 @@ class _Run:
             with ExitStack() as stack:  # the last first, and each whatever becomes of the others
                 stack.callback(checkpoint.leave, published=self._published, failures=failures)
                 stack.callback(owned.close)
-                stack.callback(remove_run_folder, self._id)
-                stack.callback(kill_marked, f"{run_folder(self._id)}/")
+                stack.callback(self._remove_folder)
+                stack.callback(kill_left_in, run_folder(self._id))
                 stack.callback(self._engine.close)
                 if sink is not None:
                     stack.callback(sink.abort)
                 stack.callback(checkpoint.close)
+
+    def _remove_folder(self) -> None:
+        if left := remove_run_folder(self._id):
+            self._tell(Notice(f"something that a program made is left on this machine: {left}"))
 
     def _sink(self, *, cut_off: bool) -> Sink:
         """Where the result goes.

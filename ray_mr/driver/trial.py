@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ray_mr.addresses import shown
+from ray_mr.child.shield import hidden
 from ray_mr.driver.commit import backoff
 from ray_mr.driver.ledger import Ledger
 from ray_mr.driver.listing import objects_of
@@ -17,7 +18,7 @@ from ray_mr.plan import make_plan, skip_reason
 from ray_mr.sources import NOTHING
 from ray_mr.tasks.mapper import Block, MapTask, map_split
 from ray_mr.units import count, format_bytes
-from ray_mr.workdir import remove_run_folder, run_folder, temporary
+from ray_mr.workdir import owned_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -79,18 +80,17 @@ def try_mapper(
     run_id = uuid.uuid4().hex[:12]
     task = replace(MapTask.of(made, run_id, backoff(job, run_id)), on_stderr=on_stderr)
     end: AttemptEnd | None = None
-    root = run_folder(run_id)
-    temporary(root)
-    try:
-        ident = AttemptId(split.index, split.start, 1)
-        with contextlib.closing(map_split(task, split, ident, root)) as messages:
-            for message in messages:
-                if isinstance(message, Block):
-                    yield memoryview(message.data)
-                elif isinstance(message, AttemptEnd):
-                    end = message
-    finally:
-        remove_run_folder(run_id)
+    ident = AttemptId(split.index, split.start, 1)
+    with (
+        hidden(),
+        owned_folder(run_id) as root,
+        contextlib.closing(map_split(task, split, ident, root)) as messages,
+    ):
+        for message in messages:
+            if isinstance(message, Block):
+                yield memoryview(message.data)
+            elif isinstance(message, AttemptEnd):
+                end = message
     return _ended(split.inputs[0].object, ledger, end)
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
-import shutil
 import signal
 import tempfile
 import time
@@ -26,6 +25,7 @@ from ray._private.authentication import authentication_token_setup as tokens
 from ray.experimental.internal_kv import _internal_kv_exists, _internal_kv_put
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from ray_mr.child.family import kill_left_in
 from ray_mr.child.sweep import sweep
 from ray_mr.engines import (
     REDUCERS_PER_SLOT,
@@ -50,8 +50,9 @@ from ray_mr.model import FIRST_TERMS, AttemptEnd, BlockMeta, Progress, ReducerEn
 from ray_mr.tasks.mapper import Block, MapTask, Message, map_split
 from ray_mr.tasks.reducer import Due, Piece, Reducer, ReduceTask
 from ray_mr.tasks.thrift import be_thrifty
+from ray_mr.trees import remove_tree
 from ray_mr.units import count, format_bytes
-from ray_mr.workdir import run_folder, used
+from ray_mr.workdir import remove_run_folder, run_folder, used
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -70,7 +71,6 @@ AILING_S = 10.0
 """For each node to say how it is."""
 ASKED_S = 60.0
 """What they have said holds for so long: many are silent at once."""
-CLEAN_TRIES = 20
 READ_S = 120.0
 """A block that does not come in this time is lost: Ray itself can wait for ever."""
 MOST_GATHERED = 64
@@ -216,18 +216,21 @@ def _end(run_id: str, ident: AttemptId, pid: int) -> None:
     while (root / str(ident)).exists():  # as long as it is there, the worker is at this attempt
         if time.monotonic() > deadline:
             os.kill(pid, signal.SIGKILL)
+            kill_left_in(root / str(ident))  # its session is not its worker's
             return
         time.sleep(0.05)
 
 
 @ray.remote(num_cpus=0, max_retries=0)
 def _clean(run_id: str, name: str) -> None:
+    """Remove a folder of the run on this node (no name: all), and end what programs left in it."""
     folder = run_folder(run_id) / name
-    for _ in range(CLEAN_TRIES):  # a process that was just killed may still write
-        shutil.rmtree(folder, ignore_errors=True)
-        if not folder.exists():
-            return
-        time.sleep(0.05)
+    kill_left_in(folder)
+    if not name:
+        remove_run_folder(run_id)
+    else:
+        with contextlib.suppress(OSError):
+            remove_tree(folder)
 
 
 @ray.remote(num_cpus=0, max_retries=0)
@@ -392,6 +395,10 @@ class RayEngine:
             if self._alone and not stream.ended:  # blocks of which it had no time to tell
                 for path in run_folder(self._run_id).glob(f"block-{ident}-*"):
                     path.unlink(missing_ok=True)
+            if stream.here is not None and isinstance(error, WorkerLost):
+                on = NodeAffinitySchedulingStrategy(stream.here.node, soft=False)
+                clean = _clean.options(scheduling_strategy=on)
+                self._ending.append(clean.remote(self._run_id, str(ident)))
             yield Lost(ident, error)
             stream.ended = True
         if stream.ended:

@@ -23,7 +23,7 @@ import time
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from ray_mr.child.process import kill_marked
+from ray_mr.child.family import kill_marked
 from ray_mr.engines.token import hide, show, write_token
 from ray_mr.errors import EngineError
 from ray_mr.workdir import disk_errors, settled, temporary
