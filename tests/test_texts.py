@@ -115,10 +115,16 @@ class TestJobFiles:
         assert told in said
         assert len(said) < 2_000
 
-    def test_device_without_an_end_is_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    @pytest.mark.parametrize("device", ["/dev/zero", "/dev/null"])
+    def test_device_is_no_job_file(self, device: str) -> None:
+        assert device in refusal(lambda: Job.from_file(device))
+
+    def test_file_larger_than_any_job_file_is_refused(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr("ray_mr.jobfile.MAX_BYTES", 1 << 20)
-        assert "larger than 1 MiB" in refusal(lambda: Job.from_file("/dev/zero"))
-        assert "empty" in refusal(lambda: Job.from_file("/dev/null"))
+        path = file_of(tmp_path, "# " + "x" * (1 << 20))
+        assert "larger than 1 MiB" in refusal(lambda: Job.from_file(path))
 
     def test_name_with_a_nul_is_no_job_file(self) -> None:
         assert "cannot be the name" in refusal(lambda: Job.from_file("a\0b"))
