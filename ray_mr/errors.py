@@ -6,6 +6,7 @@
         CredentialsExpired          3  they were good once: worth a look for newer ones
       StoreError                    4  S3, disk: permission, missing bucket, endpoint down
         StoreUnavailable            4  the same, but worth another try
+        StagedLost                  4  an object that was being written is no longer there
       DataError                     5  an input object is at fault
         ObjectChanged               5  not the object that was listed
         CorruptObject               5  does not decode to its end
@@ -109,6 +110,10 @@ class StoreUnavailable(StoreError):
     """A store did not answer properly; the same request may succeed later."""
 
     retryable = True
+
+
+class StagedLost(StoreError):
+    """What was prepared for an object is no longer there, and the object is not there either."""
 
 
 class DataError(RayMrError):

@@ -29,7 +29,7 @@ from pydantic import (
 from pydantic.json_schema import SkipJsonSchema  # noqa: TC002 - pydantic reads annotations
 from pydantic_core import PydanticCustomError
 
-from ray_mr import forms, jobfile
+from ray_mr import forms, jobfile, outputs
 from ray_mr.keys import MAX_FIELDS, Sort, Term, fields_of, sort_of
 from ray_mr.texts import MAX_INTEGER, homed, listed, sound
 from ray_mr.units import parse_bytes, parse_seconds
@@ -352,7 +352,9 @@ class Job(_Value):
         None, description="What a reducer's rows are sorted by, as for sort(1): `-k1,1 -k2,2nr`, "
         "-n, or `key, value -n`; by default the bytes of the key.",
     )  # fmt: skip
-    output: Annotated[str, AfterValidator(_homed), AfterValidator(_not_empty)] = Field(
+    output: Annotated[
+        str, AfterValidator(_homed), AfterValidator(_not_empty), AfterValidator(outputs.checked)
+    ] = Field(
         "result.txt",
         json_schema_extra={"minLength": 1},
         description="Result file, or s3://bucket/prefix/ for parts.",

@@ -1,9 +1,14 @@
 """Where a result goes, and the moment at which it is there.
 
-A file (or, as ``name-*.txt``, one for each reducer): a temporary name in the same folder, renamed
-when the ledger balances.  A prefix (``/`` at
-the end): one part a reducer, each invisible until then, then ``manifest.json``, then ``_SUCCESS``;
-without ``_SUCCESS`` there is no result.
+A result is a file, a file for each reducer (``name-*.txt``), or a prefix (``/`` at the end) with a
+part for each reducer, ``manifest.json`` and ``_SUCCESS``.  Without ``_SUCCESS`` a prefix holds no
+result.
+
+1. ``Sink`` looks whether there is a result already.
+2. ``Sink.open`` removes what killed runs had staged, and nothing else of an older result.
+3. ``Sink.write``, or ``places`` and ``accept``, stage the parts, which nobody sees yet.
+4. ``Sink.publish`` changes the old result for the new one, report included (``publication``).
+   What a process that is killed there leaves, ``finish`` completes.
 """
 
 from __future__ import annotations
@@ -11,13 +16,17 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import os
 import re
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ray_mr.errors import JobError, ObjectChanged
+from ray_mr import publication
+from ray_mr.errors import JobError, ObjectChanged, StagedLost, StoreError
+from ray_mr.pipes import stream_of
+from ray_mr.publication import Change
 from ray_mr.stores import store_for
 
 if TYPE_CHECKING:
@@ -33,6 +42,8 @@ SUCCESS = "_SUCCESS"
 MANIFEST = "manifest.json"
 REPORT = "report.json"
 _AGAIN = "run the job again with an --output of its own, or use the report of the later run"
+FAILED_REPORT = f"failed-{REPORT}"
+REPORTS = (REPORT, FAILED_REPORT)
 _USUAL = re.compile(r"result(-\*)?\.txt")
 """The names that results have where nobody chooses another."""
 
@@ -61,9 +72,89 @@ def report_uri(output: str) -> str:
     It is ``report.json`` beside ``result.txt`` and its parts, as TaskCluster's artifacts have it;
     beside ``os.txt`` it is ``os.txt.report.json``: a folder may hold the results of several runs.
     """
-    folder, name = output[: output.rfind("/") + 1], output[output.rfind("/") + 1 :]
+    return _beside(output, REPORT)
+
+
+def failed_report_uri(output: str) -> str:
+    """Where the report of a failed run stands while an older result and its report stay."""
+    return _beside(output, FAILED_REPORT)
+
+
+def _beside(output: str, what: str) -> str:
+    folder, name = _folder_and_name(output)
     own = "" if not name or _USUAL.fullmatch(name) else name.replace("*", "") + "."
-    return f"{folder}{own}{REPORT}"
+    return f"{folder}{own}{what}"
+
+
+def record_uri(output: str) -> str:
+    """Where the record of a publication stands while it is carried out; see ``publication``."""
+    folder, name = _folder_and_name(output)
+    return f"{folder}.{name}.ray-mr-publishing" if name else f"{folder}_ray_mr_publishing"
+
+
+def _folder_and_name(output: str) -> tuple[str, str]:
+    cut = output.rfind("/") + 1
+    return output[:cut], output[cut:]
+
+
+def parts_there(output: str) -> list[str]:
+    """URIs of all parts that a prefix or numbered files have, of whichever run, in order."""
+    if not (is_prefix(output) or is_numbered(output)):
+        return [output] if store_for(output).exists(output) else []
+    start = f"{output}part-" if is_prefix(output) else output[: output.rindex("*")]
+    names = _part_names(output)
+    found = store_for(output).beside(start)
+    return [uri for uri in found if names.fullmatch(uri.rpartition("/")[2])]
+
+
+def _part_names(output: str) -> re.Pattern[str]:
+    """The names that parts of any run with this output have."""
+    head, tail = "part-", ""
+    if is_numbered(output):
+        head, tail = _folder_and_name(output)[1].split("*", 1)
+    return re.compile(f"{re.escape(head)}[0-9]{{5}}{re.escape(tail)}", re.DOTALL)
+
+
+def target_of(output: str) -> str:
+    """The file that is written for a single local output: where a link leads, if it is one."""
+    return os.path.realpath(output) if "://" not in output and os.path.islink(output) else output  # noqa: PTH114
+
+
+def finish(output: str) -> bool:
+    """Complete a publication that a process which was killed had begun; see ``publication``.
+
+    Returns:
+        Whether there was one; then the result is whole, and its report says so.
+
+    Raises:
+        StagedLost: It can no longer be completed; what there is of a result is cut off.
+        StoreError: The store cannot say, or refuses.
+    """
+    store = store_for(output)
+    try:
+        return publication.finish(record_uri(output), lambda name: _uri_of(output, name))
+    except StagedLost:
+        if not (is_prefix(output) and store.exists(output + SUCCESS)):
+            raise
+        store.delete(record_uri(output))  # no change was made: the older result is whole
+        return False
+
+
+def give_up(output: str) -> None:
+    """Forget a publication that cannot be completed."""
+    store_for(output).delete(record_uri(output))
+
+
+def _uri_of(output: str, name: str) -> str | None:
+    """The URI of a change, if a publication at this output may make one of this name."""
+    folder, own = _folder_and_name(output)
+    uri = folder + name
+    if uri in (report_uri(output), failed_report_uri(output)):
+        return uri
+    if not (is_prefix(output) or is_numbered(output)):
+        return target_of(output) if name == own else None
+    mark = is_prefix(output) and name in (MANIFEST, SUCCESS)
+    return uri if mark or _part_names(output).fullmatch(name) else None
 
 
 def part_name(part: int) -> str:
@@ -92,8 +183,8 @@ class Sink:
     Args:
         output: An absolute path, or an ``s3://`` prefix; see ``is_prefix``.
         parts: How many parts there will be.
-        force: Remove a result that is there.
-        cut_off: Remove one that an earlier run did not get to its end.
+        force: Replace a result that is there, once the new one is whole.
+        cut_off: Replace one that an earlier run did not get to its end.
 
     Raises:
         JobError: There is a result already, and no ``force``.
@@ -116,8 +207,10 @@ class Sink:
         self._digests = [hashlib.sha256() for _ in range(1 if self._single else parts)]
         self._told: dict[int, str] = {}
         self._lines = [0] * len(self._digests)
-        self._old = list(self._there())
-        if output.endswith(("/" + REPORT, "." + REPORT)):
+        self._old = self._there()
+        self.recorded = False
+        """Whether there is a record of the publication: it can no longer be withdrawn."""
+        if output.endswith(tuple(mark + name for mark in "/." for name in REPORTS)):
             raise JobError(f"{output} is the name of the report", "choose another --output")
         missing = self._missing()
         if self._old and not force and not (missing and cut_off):
@@ -128,44 +221,46 @@ class Sink:
         """What a result that is there lacks to be whole."""
         if is_prefix(self._output):
             return "" if self._output + SUCCESS in self._old else SUCCESS
-        if is_numbered(self._output) and len(self._old) < self._parts:
-            return f"part {len(self._old)}"
+        if is_numbered(self._output):
+            names = (name_of(self._output, part) for part in range(self._parts))
+            missing = (part for part, name in enumerate(names) if name not in self._old)
+            return f"part {part}" if (part := next(missing, None)) is not None else ""
         return ""
 
-    def _there(self) -> Iterator[str]:
+    def _there(self) -> list[str]:
         """What of a result is there; the mark that makes it one comes first."""
-        if self._single:
-            if self._store.exists(self._output):
-                yield self._output
-            return
-        for name in (SUCCESS, MANIFEST) if is_prefix(self._output) else ():
-            if self._store.exists(self._output + name):
-                yield self._output + name
-        for part in itertools.count():
-            if not self._store.exists(name_of(self._output, part)):
-                return
-            yield name_of(self._output, part)
+        marks = [self._output + name for name in (SUCCESS, MANIFEST)] if self._has_mark else []
+        return [uri for uri in marks if self._store.exists(uri)] + parts_there(self._output)
+
+    @property
+    def _has_mark(self) -> bool:
+        return is_prefix(self._output)
+
+    def _name_of(self, part: int) -> str:
+        """What is written for a part."""
+        return target_of(self._output) if self._single else name_of(self._output, part)
 
     def open(self) -> None:
-        """Remove what is there, a killed run's leftovers too, and begin.
+        """Remove a killed run's leftovers, and begin; an older result and its report stay.
 
         Raises:
             StoreError: It cannot be written there.
             JobError: Another run has published meanwhile, and no ``force``.
         """
         self._store.require_writable(name_of(self._output, 0))
-        there = list(self._there())
+        finish(self._output)
+        there = self._there()
         if not (self._force or set(there) <= set(self._old)):
             raise JobError(
                 f"{self._output}: another run has published meanwhile", "replace it with --force"
             )
-        # First the report, which must not speak of what is gone.
-        report = report_uri(self._output)
-        for uri in [report, *there]:
-            self._store.delete(uri)
+        reports = [report_uri(self._output), failed_report_uri(self._output)]
+        if not there:  # they speak of no result that is there
+            for uri in reports:
+                self._store.delete(uri)
         parts = range(self._parts) if is_numbered(self._output) else ()
-        names = [name_of(self._output, part) for part in parts] or [self._output]
-        for uri in [*names, report]:
+        names = [name_of(self._output, part) for part in parts] or [target_of(self._output)]
+        for uri in [*names, *reports, record_uri(self._output)]:
             self._store.abandon(uri)
         # The first part is opened here, so that a folder that cannot be written is told at once.
         self._file(0)
@@ -176,7 +271,7 @@ class Sink:
         if number not in self._staged:
             if self._unsealed is not None:
                 self._unsealed.seal()
-            self._unsealed = self._store.stage(name_of(self._output, number))
+            self._unsealed = self._store.stage(self._name_of(number))
             self._staged[number] = self._unsealed
         return self._staged[number]
 
@@ -274,60 +369,78 @@ class Sink:
 
     def is_there(self) -> bool:
         """Whether there is a result, or a part of one."""
-        return next(self._there(), None) is not None
+        return bool(self._there())
 
-    def publish(self, check: Callable[[], None] = lambda: None) -> None:
-        """Make the result be there; the last act of a good run.
+    def publish(
+        self, check: Callable[[], None] = lambda: None, reports: Sequence[Staged] = ()
+    ) -> None:
+        """Change what is there for the new result; the last act of a good run.
 
         Args:
-            check: Called before each object that is made to be there, and at the end; may raise.
+            check: Called before each change, and at the end; may raise.
+            reports: The report that is right meanwhile, and the one that is right at the end.
+
+        Raises:
+            StoreError: The store refused.  Where ``recorded`` is true, ``finish`` goes on.
         """
         self.end()
         self.withdraw(list(self._lent))
         for part in range(self._parts):
             self._file(part)
         check()
-        for uri in self._there():  # another run's, which did not know in time of ours
-            self._store.delete(uri)
-        for _, staged in sorted(self._staged.items()):
-            check()
-            staged.complete()
-        if is_prefix(self._output):
-            rows = [{"name": part_name(i), "size_bytes": size} for i, size in enumerate(self.sizes)]
-            manifest = json.dumps({"parts": rows}, indent=1).encode()
-            for name, data in ((MANIFEST, manifest), (SUCCESS, b"")):
-                check()
-                write_whole(self._output + name, data)
+        with ExitStack() as stack:
+            changes = list(self._changes(reports, stack))
+            publication.publish(record_uri(self._output), changes, check, self._record)
         check()
 
+    def _record(self) -> None:
+        self.recorded = True
+
+    def _changes(self, reports: Sequence[Staged], stack: ExitStack) -> Iterator[Change]:
+        """All changes, in an order in which no report speaks of a result that is not there.
+
+        Whoever sees ``_SUCCESS`` sees a whole result and its report: it goes first and comes last.
+        """
+        there = self._there()
+        report = report_uri(self._output)
+        if self._output + SUCCESS in there:
+            yield self._change(self._output + SUCCESS)
+        if reports:
+            yield self._change(report, reports[0])
+        parts = {self._name_of(part): each for part, each in sorted(self._staged.items())}
+        for uri, staged in parts.items():
+            yield self._change(uri, staged)
+        others = (self._output + name for name in ("", SUCCESS, MANIFEST))
+        yield from map(self._change, sorted({*there} - {*parts, *others}))
+        if self._has_mark:
+            yield self._small(MANIFEST, self._manifest(), stack)
+        if reports:
+            yield self._change(report, reports[1])
+        if self._store.exists(failed_report_uri(self._output)):
+            yield self._change(failed_report_uri(self._output))
+        if self._has_mark:
+            yield self._small(SUCCESS, b"", stack)
+
+    def _change(self, uri: str, staged: Staged | None = None) -> Change:
+        name = self._output if uri == target_of(self._output) else uri
+        return Change(name.rpartition("/")[2], uri, staged)
+
+    def _small(self, name: str, data: bytes, stack: ExitStack) -> Change:
+        staged = self._store.stage(self._output + name)
+        stack.callback(staged.abort)
+        staged.write(data)
+        return self._change(self._output + name, staged)
+
+    def _manifest(self) -> bytes:
+        rows = [{"name": part_name(i), "size_bytes": size} for i, size in enumerate(self.sizes)]
+        return json.dumps({"parts": rows}, indent=1).encode()
+
     def abort(self) -> None:
-        """Leave nothing behind; no effect after ``publish``."""
+        """Leave nothing behind; no effect once a publication is recorded."""
         self._hasher.shutdown(cancel_futures=True)
         with ExitStack() as stack:  # each whatever becomes of the others
             for staged in [*self._staged.values(), *self._lent.values()]:
                 stack.callback(staged.abort)
-
-
-def is_whole(output: str, results: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether a result is there as the rows of ``Sink.results`` tell it, byte for byte.
-
-    Raises:
-        StoreError: The store cannot say.
-    """
-    store = store_for(output)
-    if not results or (is_prefix(output) and not store.exists(output + SUCCESS)):
-        return False
-    for part, row in enumerate(results):
-        uri = name_of(output, part)
-        if not store.exists(uri):
-            return False
-        digest = hashlib.sha256()
-        with store.open(uri) as stream:
-            while data := stream.read(READ_BYTES):
-                digest.update(data)
-        if digest.hexdigest() != row["sha256"]:
-            return False
-    return True
 
 
 def read_checked(output: str, results: Sequence[Mapping[str, Any]]) -> Iterator[bytes]:
@@ -344,6 +457,7 @@ def read_checked(output: str, results: Sequence[Mapping[str, Any]]) -> Iterator[
         ObjectChanged: What is there is not what the rows describe.
         StoreError: It cannot be read.
     """
+    _refuse_stream(output)
     if not results:
         for stream in read_result(output):
             yield from iter(partial(stream.read, READ_BYTES), b"")
@@ -366,15 +480,20 @@ def read_checked(output: str, results: Sequence[Mapping[str, Any]]) -> Iterator[
             )
 
 
+def _refuse_stream(output: str) -> None:
+    if (stream := stream_of(output)) is not None:
+        raise StoreError(f"{output} is {stream.kind}: what was written there cannot be read again")
+
+
 def read_result(output: str) -> Iterator[BinaryIO]:
     """The parts of a published result, in order, as streams."""
     store = store_for(output)
+    _refuse_stream(output)
     if is_numbered(output):
-        for part in itertools.count():
-            if part and not store.exists(name_of(output, part)):
-                return
-            with store.open(name_of(output, part)) as stream:
+        for uri in parts_there(output) or [name_of(output, 0)]:
+            with store.open(uri) as stream:
                 yield stream
+        return
     if not is_prefix(output):
         with store.open(output) as stream:
             yield stream

@@ -206,6 +206,8 @@ class User:
         after = self._contents()
         if (report := after.pop("report.json", None)) is not None and "report.json" not in before:
             assert json.loads(report)["exit_code"] == case.exit_code
+        for name in [name for name in after if name.endswith("failed-report.json")]:
+            assert json.loads(after.pop(name))["exit_code"] == case.exit_code
         if case.result is not None:
             assert after.pop("result.txt") == case.result
             before = {name: data for name, data in before.items() if name != "result.txt"}

@@ -22,7 +22,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import ray_mr.machine
-from ray_mr import sinks
+from ray_mr import publication
 from ray_mr.aws.s3 import S3Store
 from ray_mr.aws.upload import Upload
 from ray_mr.driver.ledger import Ledger
@@ -31,7 +31,7 @@ from ray_mr.driver.run import run
 from ray_mr.engines import ray as engine
 from ray_mr.job import Job
 from ray_mr.model import AttemptEnd
-from ray_mr.sinks import Sink
+from ray_mr.sinks import MANIFEST, REPORT, SUCCESS, Sink
 from ray_mr.stores.local import LocalStore, StagedFile
 from samples import wait_until
 
@@ -51,8 +51,8 @@ STEPS: dict[str, tuple[Any, str, bool]] = {
     "a piece reduced": (Loop, "_reduced", False),
     "a piece written": (Sink, "write", False),
     "before publishing": (Sink, "publish", True),
-    FIRST_PART: (Sink, "publish", True),
-    "_SUCCESS": (sinks, "write_whole", True),
+    FIRST_PART: (publication, "_make", False),
+    "_SUCCESS": (publication, "_make", True),
     "after publishing": (Sink, "publish", False),
 }
 """Moments by name: before or after (false) the first call of a function.
@@ -62,7 +62,9 @@ In the commit: the ledger has the split, no reducer was told.  After it: reducer
 
 
 WRITES = [
-    (LocalStore, "delete"), (StagedFile, "complete"), (S3Store, "delete"), (Upload, "complete"),
+    (LocalStore, "delete"), (LocalStore, "commit"), (LocalStore, "clear"),
+    (StagedFile, "complete"),
+    (S3Store, "delete"), (S3Store, "clear"), (Upload, "complete"),
 ]  # fmt: skip
 """What changes what is to be seen at an output."""
 WRITE = "before write "
@@ -79,13 +81,13 @@ def at_write(moment: str, act: Act) -> Iterator[list[str]]:
 
     def counted(original: Any) -> Any:
         @functools.wraps(original)
-        def change(self: Any, *args: Any) -> Any:
+        def change(self: Any, *args: Any, **options: Any) -> Any:
             name = str(args[0] if args else getattr(self, "_uri", "") or self._path)
             is_state = "ray-mr-state" in name or "_ray_mr_state" in name
             if is_state == of_state and not next(left):
                 struck.append(name)
                 act(None)
-            return original(self, *args)
+            return original(self, *args, **options)
 
         return change
 
@@ -104,12 +106,11 @@ def at(moment: str, act: Act) -> Iterator[list[str]]:
 
     @functools.wraps(original)
     def step(*args: Any, **options: Any) -> Any:
-        if moment == FIRST_PART:
-            _after_first_part(args[0], strike)
-        elif before and (moment != "_SUCCESS" or args[0].endswith(moment)):
+        wanted = owner is not publication or _is_change(moment, *args)
+        if before and wanted:
             strike(args)
         answer = original(*args, **options)
-        if not before:
+        if wanted and not before:
             strike(args)
         return answer
 
@@ -124,15 +125,13 @@ def at(moment: str, act: Act) -> Iterator[list[str]]:
         yield struck
 
 
-def _after_first_part(sink: Any, strike: Callable[[tuple[Any, ...]], None]) -> None:
-    staged = sink._staged[0]
-    complete = staged.complete
-
-    def completed() -> None:
-        complete()
-        strike(())
-
-    staged.complete = completed
+def _is_change(moment: str, uri: str, new: object) -> bool:
+    """Whether a change of a publication is that of this moment, and the driver's own."""
+    if sys._getframe(2).f_code.co_name == publication.finish.__name__:
+        return False
+    if moment == FIRST_PART:
+        return not uri.endswith((REPORT, MANIFEST, SUCCESS))
+    return uri.endswith(moment) and new is not None
 
 
 @contextlib.contextmanager

@@ -33,6 +33,7 @@ FLOORS = [
     [
         "credentials",
         "job",
+        "outputs",
         "jobfile",
         "forms",
         "keys",
@@ -47,7 +48,7 @@ FLOORS = [
     ],
     ["access", "taskcluster", "stores", "aws", "codecs", "fetch", "workdir", "trees", "machine"],
     ["child"],
-    ["shuffle", "sinks"],
+    ["shuffle", "sinks", "publication", "pipes"],
     ["tasks"],
     ["engines"],
     ["driver"],

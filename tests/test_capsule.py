@@ -97,7 +97,8 @@ def test_capsule_and_input_in_s3(folder: Path, s3: S3Server) -> None:
     where = {"inputs": [f"s3://{bucket}/in/"], "output": f"s3://{bucket}/out/"}
     run_told(job(folder, mapper=mapper, **where))
     prefix = "out/failed-attempts/"
-    (item,) = s3.client.list_objects_v2(Bucket=bucket, Prefix=prefix)["Contents"]
+    listed = s3.client.list_objects_v2(Bucket=bucket, Prefix=prefix)["Contents"]
+    (item,) = (each for each in listed if each["Key"].endswith(".json"))
     s3.client.delete_object(Bucket=bucket, Key="in/3")
     found = replay(f"s3://{bucket}/{item['Key']}")
     assert found.exit_code == 6

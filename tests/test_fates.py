@@ -209,6 +209,7 @@ def test_any_script(folder: Path, kind: str, monkeypatch: pytest.MonkeyPatch) ->
     @example(STOPPED)
     def follow(script: Script) -> None:
         monkeypatch.setattr("ray_mr.driver.run.engine_named", lambda _: FateEngine(script))
+        output.unlink(missing_ok=True)  # with force an older result would stay
         stopped = at(script.stop, interrupt) if script.stop else nullcontext()
         with stopped:
             try:

@@ -36,7 +36,7 @@ def test_reports_of_two_runs_in_a_folder(folder: Path) -> None:
     kept = (out / "b.txt.report.json").read_bytes()
     (folder / "in" / "pings-0002.xz").write_bytes(b"\xfd7zXZ\0damaged")
     assert not driver.run(job(folder, output=str(out / "a.txt")), engine="local", force=True).ok
-    assert json.loads((out / "a.txt.report.json").read_bytes())["exit_code"] == 5
+    assert json.loads((out / "a.txt.failed-report.json").read_bytes())["exit_code"] == 5
     assert (out / "b.txt.report.json").read_bytes() == kept
 
 

@@ -298,11 +298,14 @@ def test_s3_output_that_exists(folder: Path, s3: S3Server) -> None:
     assert s3.body(bucket, "to/part-00000") == SUM_OF_80
 
 
-def test_a_failed_run_with_force_leaves_no_old_result(folder: Path, s3: S3Server) -> None:
-    """Once a forced run has begun, the former result does not count any more."""
+def test_a_failed_run_with_force_leaves_the_old_result(folder: Path, s3: S3Server) -> None:
+    """Until a forced run has a whole result, the former one counts, with its report."""
     bucket = s3.bucket()
     output = f"s3://{bucket}/to/"
     assert driver.run(job(folder, output=output), engine="local").ok
+    before = {key: s3.body(bucket, key) for key in s3.keys(bucket)}
     (folder / "in" / "pings-0000.xz").write_bytes(b"\xfd7zXZ\x00broken")
     assert not driver.run(job(folder, output=output), engine="local", force=True).ok
-    assert "to/_SUCCESS" not in s3.keys(bucket)
+    after = {key: s3.body(bucket, key) for key in s3.keys(bucket)}
+    assert before.items() <= after.items()
+    assert json.loads(after["to/failed-report.json"])["exit_code"] == 5

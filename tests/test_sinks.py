@@ -12,8 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ray_mr.errors import JobError, StoreError
-from ray_mr.sinks import Sink, is_prefix, part_name, read_result, report_uri, write_whole
+from ray_mr.errors import JobError, StagedLost, StoreError
+from ray_mr.sinks import (
+    Sink,
+    finish,
+    give_up,
+    is_prefix,
+    part_name,
+    read_result,
+    report_uri,
+    write_whole,
+)
 from ray_mr.stores import store_for
 
 if TYPE_CHECKING:
@@ -152,21 +161,19 @@ def test_refused_if_there_is_a_result(place: Place) -> None:
     assert place.files() == before
 
 
-def test_force_replaces(place: Place) -> None:
-    """With force the old result is gone from the start, so that no half of two can be read.
-
-    Its report is too: a run that is killed leaves none that speaks of a result.
-    """
+def test_force_keeps_the_old_result_until_the_new_one_is_whole(place: Place) -> None:
+    """With force the old result and its report stay until the new ones are published."""
     publish(place, TEXT, TEXT, TEXT)
     write_whole(report_uri(place.output), b"{}")
     store_for(place.output).stage(report_uri(place.output)).write(b"what a killed run was writing")
+    before = {name: place.files()[name] for name in place.visible()}
     sink = Sink(place.output, 2, force=True)
-    assert result(place) == TEXT * 3
     sink.open()
-    assert place.visible() == []
-    assert not any("report" in name for name in place.files())
     sink.write(0, b"new\n")
-    sink.publish()
+    assert {name: place.files()[name] for name in place.visible()} == before
+    sink.abort()
+    assert place.files() == before
+    publish(place, b"new\n", force=True)
     assert result(place) == b"new\n"
 
 
@@ -181,31 +188,121 @@ def test_leftovers_of_a_killed_run(place: Place) -> None:
     assert place.files() == {}
 
 
-def test_failed_publish_is_no_result(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    """When the last write fails there is no result; what is there is replaced with force only."""
+@pytest.mark.parametrize("older", [(), (TEXT, TEXT, b"old\n")], ids=["nothing", "older"])
+def test_publish_that_breaks_off_is_finished(
+    place: Place, older: tuple[bytes, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the store refuses one of the changes, ``finish`` makes it and all that follow."""
     last = "_SUCCESS" if is_prefix(place.output) else "result.txt"
-    sink = begun(place.output, 2)
+    if older:
+        publish(place, *older)
+    sink = begun(place.output, 2, force=True)
     sink.write(0, TEXT)
-    staged = type(sink._staged[0])
-    complete = staged.complete
+    store = type(store_for(place.output))
+    commit = store.commit
 
-    def failing(self: Any) -> None:
-        if last in str(vars(self)):
+    def failing(self: Any, uri: str, prepared: Any) -> None:
+        if uri.endswith(last):
             raise StoreError("the disk is gone")
-        complete(self)
+        commit(self, uri, prepared)
 
     with monkeypatch.context() as patch:
-        patch.setattr(staged, "complete", failing)
+        patch.setattr(store, "commit", failing)
         with pytest.raises(StoreError, match="the disk is gone"):
             sink.publish()
+        assert sink.recorded
         sink.abort()
-    assert last not in place.files()
     if is_prefix(place.output):
-        with pytest.raises(JobError, match="--force"):
-            Sink(place.output, 1, force=False)
-    publish(place, b"new\n", force=is_prefix(place.output))
-    assert result(place) == b"new\n"
-    assert "part-00001" not in place.files()
+        assert last not in place.files()
+    assert finish(place.output)
+    assert result(place) == TEXT
+    assert not finish(place.output)
+    assert place.visible() == list(place.files()), "nothing temporary stays"
+    assert "part-00002" not in place.files()
+
+
+def test_publish_without_room_for_its_record_changes_nothing(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before there is a record, an error leaves the older result as it is."""
+    publish(place, b"old\n")
+    before = place.files()
+    sink = begun(place.output, 1, force=True)
+    sink.write(0, TEXT)
+
+    def full(_uri: str, _data: bytes) -> None:
+        raise StoreError("disk full")
+
+    monkeypatch.setattr("ray_mr.publication._write", full)
+    with pytest.raises(StoreError, match="disk full"):
+        sink.publish()
+    sink.abort()
+    assert not sink.recorded
+    assert place.files() == before
+
+
+def killed_after_the_record(place: Place, *parts: bytes) -> None:
+    """What a process leaves that is killed between the record and the first change."""
+    sink = begun(place.output, len(parts), force=True)
+    for number, data in enumerate(parts):
+        sink.write(number, data)
+
+    def die() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sink, "_record", die)
+        with pytest.raises(KeyboardInterrupt):
+            sink.publish()
+
+
+def test_finish_without_what_was_prepared_keeps_an_older_result(prefix: Place) -> None:
+    """Staged files or uploads may be cleaned away: then no change is made, the record goes."""
+    publish(prefix, b"old\n", b"older\n")
+    before = prefix.files()
+    killed_after_the_record(prefix, os.urandom(9 << 20), b"new\n")
+    store_for(prefix.output).abandon(prefix.output)
+    assert not finish(prefix.output)
+    assert prefix.files() == before
+
+
+def test_finish_without_what_was_prepared_says_so(prefix: Place) -> None:
+    """Where there is no older result, what is there is cut off, and is not made to look whole."""
+    killed_after_the_record(prefix, os.urandom(9 << 20), b"new\n")
+    store_for(prefix.output).abandon(prefix.output)
+    with pytest.raises(StagedLost, match="cannot be published"):
+        finish(prefix.output)
+    assert "_SUCCESS" not in prefix.files()
+    give_up(prefix.output)
+    assert not finish(prefix.output)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"name": "notes.txt", "new": None},
+        {"name": "../other.txt", "new": None},
+        {"name": "part-00000", "new": {"part": "notes.txt", "inode": 1, "size_bytes": 4}},
+        {"name": "part-00000", "new": {"inode": 1}},
+        {"name": "part-00000", "new": 7},
+        {"new": None},
+        7,
+    ],
+    ids=str,
+)
+def test_finish_of_a_record_that_is_not_ours_changes_nothing(tmp_path: Path, change: Any) -> None:
+    """A record names results alone: nothing else is deleted or renamed for it."""
+    place = Place(f"{tmp_path}/out/")
+    place.put("notes.txt", b"mine")
+    place.put("part-00000", b"old\n")
+    (tmp_path / "other.txt").write_bytes(b"mine")
+    record = {"ray_mr": "publication 1", "changes": [{"name": "part-00000", "new": None}, change]}
+    place.put("_ray_mr_publishing", json.dumps(record).encode())
+    before = place.files()
+    with pytest.raises(StoreError, match="publi"):
+        finish(place.output)
+    assert place.files() == before
+    assert (tmp_path / "other.txt").read_bytes() == b"mine"
 
 
 # ---------------------------------------------------------------- parts
@@ -233,14 +330,14 @@ def test_success_comes_last(prefix: Place, monkeypatch: pytest.MonkeyPatch) -> N
     """Parts first, then the manifest, then ``_SUCCESS``: who sees it can read all."""
     order: list[list[str]] = []
     sink = begun(prefix.output, 2)
-    staged = type(sink._staged[0])
-    complete = staged.complete
+    store = type(store_for(prefix.output))
+    commit = store.commit
 
-    def watched(self: Any) -> None:
-        complete(self)
-        order.append(sorted(prefix.visible()))
+    def watched(self: Any, uri: str, prepared: Any) -> None:
+        commit(self, uri, prepared)
+        order.append(sorted(set(prefix.visible()) - {"_ray_mr_publishing"}))
 
-    monkeypatch.setattr(staged, "complete", watched)
+    monkeypatch.setattr(store, "commit", watched)
     sink.publish()
     parts = ["part-00000", "part-00001"]
     assert order == [

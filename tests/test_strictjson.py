@@ -17,8 +17,9 @@ from ray_mr import strictjson
 from ray_mr.cli import main
 from ray_mr.driver import capsule as capsules
 from ray_mr.driver import run as driver
-from ray_mr.driver.publish import settle
+from ray_mr.driver.publish import facts_of
 from ray_mr.errors import JobError, RayMrError
+from ray_mr.sinks import finish
 
 ODD = os.fsdecode(b"caf\xe9\xff.txt")
 DIES = (
@@ -194,5 +195,6 @@ def test_report_of_others_beside_a_result_stays_as_it_is(
     (tmp_path / "result.txt").write_text("a\n")
     text = json.dumps(facts).removesuffix("}") + ',\n "inputs": []\n}\n'
     (tmp_path / "report.json").write_text(text)
-    assert not settle(str(tmp_path / "result.txt"))
+    facts_of(str(tmp_path / "report.json"))
+    assert not finish(str(tmp_path / "result.txt"))
     assert (tmp_path / "report.json").read_text() == text

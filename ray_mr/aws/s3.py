@@ -41,10 +41,11 @@ from ray_mr.stores.streams import CHUNK_BYTES, stream_of
 from ray_mr.workdir import arriving
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from ray_mr.manifest import Named
+    from ray_mr.stores import Progress
 
 _ATTEMPTS = 5
 _BODY_TRIES = 3
@@ -341,18 +342,48 @@ class S3Store:
         """See ``Store``; a multipart upload once it is larger than its first part."""
         return Upload(self, uri)
 
+    def progress(self, uri: str, prepared: Mapping[str, Any]) -> Progress:
+        """See ``Store``."""
+        return Upload.prepared(self, uri, prepared).progress()
+
+    def commit(self, uri: str, prepared: Mapping[str, Any]) -> None:
+        """See ``Store``."""
+        Upload.prepared(self, uri, prepared).complete()
+
+    def beside(self, start: str) -> list[str]:
+        """See ``Store``."""
+        bucket, prefix = split_uri(start)
+        folder = prefix.rfind("/") + 1
+        found = (item["Key"] for item in self._list(start[: start.rfind("/") + 1], bucket, prefix))
+        return [f"s3://{bucket}/{key}" for key in sorted(found) if "/" not in key[folder:]]
+
+    def is_empty(self, uri: str) -> bool:
+        """See ``Store``."""
+        bucket, prefix = split_uri(uri)
+        with self.calling(uri) as client:
+            answer = client.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1)
+        return not answer.get("Contents")
+
+    def kind(self, uri: str) -> str:  # noqa: ARG002 - as Store has it
+        """See ``Store``; there are only objects."""
+        return ""
+
     def delete(self, uri: str) -> None:
         """See ``Store``."""
         bucket, key = split_uri(uri)
         with self.calling(uri) as client:
             client.delete_object(Bucket=bucket, Key=key)
 
-    def clear(self, uri: str) -> None:
+    def clear(self, uri: str, *, last: str = "") -> None:
         """See ``Store``."""
         bucket, prefix = split_uri(uri)
+        late: list[str] = []
         with self.calling(uri) as client:
             for page in pages(client, uri, bucket, prefix):
-                _delete(client, bucket, [item["Key"] for item in page])
+                keys = [item["Key"] for item in page]
+                late += [key for key in keys if last and key == prefix + last]
+                _delete(client, bucket, [key for key in keys if key not in late])
+            _delete(client, bucket, late)
         self.abandon(uri)
 
     def abandon(self, uri: str) -> int:

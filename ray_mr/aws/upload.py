@@ -5,19 +5,21 @@ What is stored are parts of a multipart upload; a small object is put whole at t
 
 from __future__ import annotations
 
+import base64
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from botocore import exceptions as boto
 
 from ray_mr.aws import code_and_status, split_uri
-from ray_mr.errors import RayMrError, StoreError
+from ray_mr.errors import RayMrError, StagedLost, StoreError
 from ray_mr.stores import store_for
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from ray_mr.aws.s3 import S3Store
+    from ray_mr.stores import Progress
 
 _PART_BYTES = 8 << 20
 _KEPT_BYTES = 64 << 10
@@ -120,6 +122,48 @@ class Upload:
         """See ``Writer``; the upload stays."""
         self._buffer = bytearray()
 
+    @classmethod
+    def prepared(cls, store: S3Store, uri: str, facts: Mapping[str, Any]) -> Self:
+        """An upload as ``prepare`` has left it, perhaps in another process."""
+        made = cls(store, uri)
+        made._upload = {**made._at, "UploadId": facts["upload"]} if facts["upload"] else None
+        made._parts = list(facts["parts"])
+        made._size_bytes = int(facts["size_bytes"])
+        made._buffer = bytearray(base64.b64decode(facts["data"]))
+        made._sealed = True
+        return made
+
+    def prepare(self, inline_bytes: int) -> dict[str, Any]:
+        """See ``Staged``; an object without parts is in the answer itself, at most 64 KiB."""
+        self.seal()
+        if not self._parts and len(self._buffer) > inline_bytes:
+            self._send()
+        parts, size_bytes, data = self.seal()
+        return {
+            "upload": self._upload["UploadId"] if self._upload else "",
+            "parts": parts,
+            "size_bytes": size_bytes,
+            "data": base64.b64encode(data).decode(),
+        }
+
+    def progress(self) -> Progress:
+        """See ``Store``; what is small can be put as often as one likes."""
+        if not self._parts:
+            return "prepared"
+        with self._store.calling(self._uri) as client:
+            try:
+                client.list_parts(**self._begun(), MaxParts=1)
+            except boto.ClientError as error:
+                if code_and_status(error)[0] != "NoSuchUpload":
+                    raise
+                return "committed" if self._is_there() else "lost"
+        return "prepared"
+
+    def release(self) -> None:
+        """See ``Staged``."""
+        self._open = False
+        self._buffer = bytearray()
+
     def complete(self) -> None:
         """See ``Staged``."""
         if not self._open:
@@ -138,8 +182,12 @@ class Upload:
             try:
                 client.complete_multipart_upload(**upload, MultipartUpload={"Parts": self._parts})
             except boto.ClientError as error:
-                if code_and_status(error)[0] != "NoSuchUpload" or not self._is_there():
+                if code_and_status(error)[0] != "NoSuchUpload":
                     raise
+                if not self._is_there():
+                    raise StagedLost(
+                        f"{self._uri} cannot be published: its upload is no longer there"
+                    ) from None
 
     def _is_there(self) -> bool:
         """Whether a first request to complete, whose answer was lost, has done it."""

@@ -9,11 +9,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ray_mr.driver.ledger import Ledger
-from ray_mr.driver.publish import settle
+from ray_mr.driver.publish import facts_of, keep_failed
 from ray_mr.driver.report import Report
 from ray_mr.errors import EngineError, RayMrError
-from ray_mr.sinks import report_uri, write_whole
-from ray_mr.stores import store_for
+from ray_mr.sinks import finish, report_uri
 
 if TYPE_CHECKING:
     from ray_mr.driver.journal import Journal
@@ -29,7 +28,11 @@ class Past:
     notices: list[str] = field(default_factory=list)
     publishing: bool = False
     """It was about to make the result be there."""
+    results: list[dict[str, Any]] = field(default_factory=list)
+    """The files of that result, as the report has them."""
     published: bool = False
+    stream: str = ""
+    """The output, if it is a pipe or a device: there is no place for a report."""
     error: RayMrError | None = None
     """What it ended with; its report is written."""
 
@@ -50,19 +53,28 @@ class Past:
             self.notices.append(values[0])
         elif name == "error":
             self.error = values[0]
-        elif name in ("publishing", "published"):
-            setattr(self, name, True)
+        elif name == "publishing":
+            self.publishing, self.results = True, values[0]
+        elif name == "published":
+            self.published = True
+        elif name == "stream":
+            self.stream = values[0]
         elif self.ledger is not None:
             getattr(self.ledger, name)(*values)
 
     def has_published(self) -> bool:
-        """Whether its result is there; the report says so then, where that can be written."""
-        if self.plan is None or not self.publishing or self.error is not None:
+        """Whether its result is there; what it was publishing is completed here."""
+        done = self.plan is None or not self.publishing or self.error is not None
+        if done or self.plan is None or self.stream:
             return False
+        output = self.plan.job.output
         try:
-            return settle(self.plan.job.output, whole=self.published) or self.published
+            if self.published or finish(output):
+                return True
+            facts = facts_of(report_uri(output))
         except RayMrError:
-            return self.published
+            return False
+        return bool(facts.get("ok")) and facts.get("results") == self.results
 
     def died(self, how: str) -> RayMrError:
         """The error of a driver that ended without a last word; its report is written here.
@@ -70,13 +82,13 @@ class Past:
         Args:
             how: It ended, in words.
         """
-        where = self.plan.job.output if self.plan else ""
+        where = self.stream or (self.plan.job.output if self.plan else "")
         error = EngineError(
             f"the process of this run {how}; Ray ends it so when its raylet or its GCS is gone; "
             + (f"do not rely on {where}" if self.publishing else "nothing was published"),
             "go on with --resume",
         )
-        if self.plan is None or self.ledger is None:
+        if self.plan is None or self.ledger is None or self.stream:
             return error
         report = Report(
             name=self.plan.job.name,
@@ -91,9 +103,7 @@ class Past:
             error=error,
         )
         try:
-            # That driver had removed all reports: one that is there is another run's, or its last.
-            if self.publishing or not store_for(where).exists(report_uri(where)):
-                write_whole(report_uri(where), more=report.json_pieces())
+            keep_failed(report)
         except RayMrError as refused:
             return EngineError(f"{error.message}; no report: {refused.message}", error.hint)
         return error

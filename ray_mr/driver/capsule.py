@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ray_mr import strictjson
 from ray_mr.child.child import debug_records
 from ray_mr.child.shield import hidden
+from ray_mr.driver import folders
 from ray_mr.errors import JobError, RayMrError
 from ray_mr.fetch import Fetch
 from ray_mr.job import Job
@@ -59,7 +60,9 @@ class Capsules:
         self._written += 1
         facts = self._facts(split, ident, terms, end)
         text = strictjson.dumps(facts, indent=1, default=str)
-        write_whole(f"{folder_uri(self._plan.job.output)}{ident}.json", text.encode() + b"\n")
+        folder = folder_uri(self._plan.job.output)
+        folders.claim(folder)
+        write_whole(f"{folder}{ident}.json", text.encode() + b"\n")
 
     def _facts(
         self, split: Split, ident: AttemptId, terms: Terms, end: AttemptEnd

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ray_mr.driver import capsule, letters
+from ray_mr.driver import capsule, folders, letters
 from ray_mr.driver.keeper import Keeper
 from ray_mr.driver.kept import State
 from ray_mr.driver.resume import (
@@ -22,7 +22,6 @@ from ray_mr.driver.resume import (
 )
 from ray_mr.errors import CorruptObject, DeadlinePassed, JobError, RayMrError, StoreError
 from ray_mr.events import Notice
-from ray_mr.stores import store_for
 from ray_mr.units import count
 
 if TYPE_CHECKING:
@@ -145,9 +144,9 @@ class Checkpoint:
         Raises:
             StoreError: It cannot be written there.
         """
-        store_for(self._job.output).clear(capsule.folder_uri(self._job.output))
+        folders.clear(capsule.folder_uri(self._job.output))
         if self._goes_on is None:
-            store_for(self._job.output).clear(letters.folder_uri(self._job.output))
+            folders.clear(letters.folder_uri(self._job.output))
         self._state.begin(run_id, self._facts or fingerprint(made), self._found, self._goes_on)
         self.keeper = Keeper(self._state, self._engine, self._job.checkpoint, limits(self._job))
 
@@ -207,6 +206,11 @@ class Checkpoint:
         """Nothing more is read from the engine."""
         if self.keeper is not None:
             self.keeper.close()
+
+    def retire(self, *, failures: bool) -> None:
+        """Remove what an earlier run has left whose result has been completed since."""
+        if not failures and self.is_there():
+            self._state.clear()
 
     def leave(self, *, published: bool, failures: bool) -> None:
         """Keep what another run can go on with.

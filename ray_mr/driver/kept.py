@@ -383,7 +383,7 @@ class State:
 
     def clear(self) -> None:
         """Remove all of it, what a killed run was about to write too."""
-        self._store.clear(self.uri)
+        self._store.clear(self.uri, last=RUN)
 
     def found(self) -> Found | None:
         """The generations that hold something; ``None`` if no run has left a readable record.

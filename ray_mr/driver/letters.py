@@ -11,6 +11,7 @@ import re
 from typing import TYPE_CHECKING
 
 from ray_mr import strictjson
+from ray_mr.driver import folders
 from ray_mr.sinks import is_prefix, write_whole
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def write(output: str, obj: StoredObject, poison: Poison, error: RayMrError) -> 
         "error": type(error).__name__,
         "message": error.message,
     }
+    folders.claim(folder_uri(output))
     write_whole(f"{uri}.record", poison.data)
     write_whole(f"{uri}.json", strictjson.dumps(facts, indent=1).encode() + b"\n")
     return uri

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from ray_mr import markup, strictjson
 from ray_mr.driver.skew import Shares
@@ -149,6 +149,17 @@ class Report:
             yield (between + strictjson.dumps(row, indent=1).replace("\n", "\n  ")).encode()
             between = ",\n  "
         yield b"]\n}\n" if between == "\n  " else b"\n ]\n}\n"
+
+    @classmethod
+    def of_facts(cls, facts: dict[str, Any], key_end: tuple[str, int]) -> Self:
+        """The report of a result that was published, from ``facts``; without a row for each input.
+
+        Args:
+            facts: As ``report.json`` has them.
+            key_end: Of the job.
+        """
+        names = ("name", "output", "totals", "counters", "seconds", "results", "notices")
+        return cls(**{name: facts[name] for name in names}, key_end=key_end)
 
     def raise_if_failed(self) -> None:
         """Raise what the run ended with, if it published nothing.

@@ -10,25 +10,29 @@ import uuid
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 from ray_mr import access, machine
 from ray_mr.child.family import kill_left_in
 from ray_mr.child.shield import hidden
 from ray_mr.child.sweep import sweep
 from ray_mr.driver.checkpoint import Checkpoint, Wish
+from ray_mr.driver.claims import check_inputs, check_names, check_patterns
 from ray_mr.driver.commit import backoff
 from ray_mr.driver.ledger import Ledger
 from ray_mr.driver.listing import objects_of, sources_of
 from ray_mr.driver.loop import Loop
-from ray_mr.driver.publish import announced, settle
+from ray_mr.driver.publish import facts_of, keep_failed, staged_reports
 from ray_mr.driver.report import Report
 from ray_mr.driver.skew import Shares
 from ray_mr.driver.waits import await_engine
 from ray_mr.engines import engine_named, session
-from ray_mr.errors import Interrupted, JobError, RayMrError, StoreError
+from ray_mr.errors import Interrupted, JobError, RayMrError, StagedLost, StoreError
 from ray_mr.events import Notice, Stage
+from ray_mr.pipes import Stream, stream_of
 from ray_mr.plan import Plan, make_plan
-from ray_mr.sinks import Sink, report_uri, write_whole
+from ray_mr.sinks import Sink, failed_report_uri, finish, give_up, report_uri
+from ray_mr.stores import store_for
 from ray_mr.tasks.mapper import MapTask
 from ray_mr.tasks.reducer import ReduceTask
 from ray_mr.tasks.sample import bounds_of
@@ -48,7 +52,10 @@ if TYPE_CHECKING:
     from ray_mr.engines import Capacity, Engine
     from ray_mr.events import Event
     from ray_mr.job import Job
+    from ray_mr.model import StoredObject
 
+STREAMED = "result.txt"
+"""Name of a result on its way to a stream."""
 SLOW_BYTES_A_S = 1 << 20
 """Stored bytes that a slow mapper reads in a second."""
 SHORTEST_S = 900.0
@@ -101,8 +108,17 @@ def run(
 
 
 def _absolute(output: str) -> str:
+    """An output as an absolute path, or with its scheme in small letters."""
+    scheme, mark, rest = output.partition("://")
+    if mark and scheme.lower() != "file":
+        return f"{scheme.lower()}://{rest}"
+    path = unquote(rest, errors="surrogateescape") if mark else output
     # Not Path.resolve: a link stays a link, and a prefix keeps its last slash.
-    return os.path.abspath(output) + "/" * output.endswith("/")  # noqa: PTH100
+    return os.path.abspath(path).rstrip("/") + "/" * path.endswith("/")  # noqa: PTH100
+
+
+def _objects(made: Plan) -> Iterator[StoredObject]:
+    return (item.object for split in made.splits for item in split.inputs)
 
 
 def _check_reach(made: Plan, capacity: Capacity) -> None:
@@ -129,17 +145,6 @@ def _uses_s3(made: Plan) -> bool:
     return any(uri.startswith("s3://") for uri in itertools.chain([made.job.output], inputs))
 
 
-def _check_inputs(made: Plan, output: str) -> None:
-    """Refuse to write over what is read."""
-    for split in made.splits:
-        for item in split.inputs:
-            if item.object.uri in (output, report_uri(output)):
-                raise JobError(
-                    f"{item.object.uri} is an input, and this run would write over it",
-                    "choose another --output",
-                )
-
-
 class _Run:
     def __init__(
         self,
@@ -149,7 +154,8 @@ class _Run:
         wish: Wish,
         journal: Journal | None,
     ) -> None:
-        output = job.output if "://" in job.output else _absolute(job.output)
+        output = _absolute(job.output)
+        self._stream = stream_of(output)
         self._job = job.model_copy(update={"output": output})
         self._engine = engine
         self._on_event = on_event
@@ -158,6 +164,7 @@ class _Run:
         self._seconds: dict[str, float] = {}
         self._notices: list[str] = []
         self._ledger: Ledger | None = None
+        self._sink: Sink | None = None
         self._publishing = self._published = False
         self._wish = wish
         self._journal = journal
@@ -190,10 +197,29 @@ class _Run:
         with hidden(), roomy_temporary_folder() as folder:
             if folder:
                 self._tell(Notice(f"the temporary folder is small: data go to {folder}"))
-            return self._run()
+            if self._stream is None:
+                return self._run()
+            self._publish_apart(self._stream)
+            return replace(self._run(), output=self._stream.path)
+
+    def _publish_apart(self, stream: Stream) -> None:
+        """Have the result published into the run's folder, from where it goes to a stream.
+
+        Raises:
+            JobError: The run was to go on with another.
+        """
+        if self._wish.resume:
+            raise JobError(
+                f"{stream.path} is {stream.kind}: nothing is kept there to go on with",
+                "run the job without --resume, or write to a file",
+            )
+        apart = {"output": f"{run_folder(self._id)}/stream/{STREAMED}", "checkpoint": "none"}
+        self._job = self._job.model_copy(update=apart)
+        self._checkpoint = Checkpoint(self._job, self._wish, self._engine, self._tell)
+        self._note("stream", stream.path)
+        self._tell(Notice(f"{stream.path} is {stream.kind}: no report is kept beside it"))
 
     def _run(self) -> Report:
-        sink: Sink | None = None
         wish, checkpoint = self._wish, self._checkpoint
         temporary(run_folder(self._id))
         access.read_as(anonymous=self._job.anonymous, request_payer=self._job.request_payer)
@@ -204,10 +230,16 @@ class _Run:
             self._engine.prepare(self._job)
             with self._stage("list", count(len(self._job.inputs), "pattern")):
                 left = wish.resume and checkpoint.is_there()
-                sink = self._sink(cut_off=left)
                 checkpoint.check()
+                check_names(self._job.output)
+                if (done := self._finish_earlier()) is not None:
+                    return done
+                check_patterns(self._job.placed())
+                sink = self._sink = Sink(
+                    self._job.output, self._job.reducers, force=wish.force, cut_off=left
+                )
                 made = self._with_bounds(plan(self._job))
-                _check_inputs(made, self._job.output)
+                check_inputs(self._job, _objects(made))
                 resumed = checkpoint.resume(made)
                 sink.open()
                 checkpoint.begin(made, self._id)
@@ -217,7 +249,7 @@ class _Run:
                 return self._publish(sink)
             self._keep_logs()
             report = self._report(error)
-            self._keep(report)
+            self._keep_failed(report)
             self._note("error", error)
         except KeyboardInterrupt:
             raise self._stopped() from None
@@ -238,28 +270,39 @@ class _Run:
                 stack.callback(self._remove_folder)
                 stack.callback(kill_left_in, run_folder(self._id))
                 stack.callback(self._engine.close)
-                if sink is not None:
-                    stack.callback(sink.abort)
+                if self._sink is not None:
+                    stack.callback(self._sink.abort)
                 stack.callback(checkpoint.close)
 
     def _remove_folder(self) -> None:
         if left := remove_run_folder(self._id):
             self._tell(Notice(f"something that a program made is left on this machine: {left}"))
 
-    def _sink(self, *, cut_off: bool) -> Sink:
-        """Where the result goes.
+    def _finish_earlier(self) -> Report | None:
+        """Complete what an earlier run was publishing when it was killed.
 
-        Raises:
-            JobError: There is one, and may stay.
+        Returns:
+            Its report, where this run was to go on from there: nothing is left to do.
         """
-        output = self._job.output
+        output, wish = self._job.output, self._wish
         try:
-            return Sink(output, self._job.reducers, force=self._wish.force, cut_off=cut_off)
-        except JobError:
-            with suppress(RayMrError):
-                if settle(output):
-                    self._tell(Notice(f"{output} is whole; its report says so now"))
-            raise
+            if not finish(output):
+                return None
+        except StagedLost as error:
+            if not (wish.force or wish.resume):
+                raise JobError(
+                    f"{output}: there is a result that was cut off: {error.message}",
+                    "replace it with --force",
+                ) from None
+            give_up(output)
+            return None
+        self._tell(Notice(f"{output}: completed what an earlier run was publishing: it is whole"))
+        facts = facts_of(report_uri(output))
+        totals = facts.get("totals")
+        self._checkpoint.retire(failures=not totals or bool(totals.get("failed")))
+        if not (facts and wish.resume) or wish.only_failed or wish.force:
+            return None
+        return Report.of_facts(facts, self._job.result_end)
 
     def _publish(self, sink: Sink) -> Report:
         """The last act of a good run; for the order see ``driver.publish``."""
@@ -267,16 +310,29 @@ class _Run:
             self._checkpoint.claim()
         self._check_ours()
         report = self._report(None, sink.results())
-        with announced(report) as confirm:
+        with staged_reports(report) as reports:
             self._publishing = True
-            self._note("publishing")
+            self._note("publishing", report.results)
             with self._stage("publish", self._job.output):
-                sink.publish(self._check_ours)
+                try:
+                    sink.publish(self._check_ours, reports)
+                except StoreError as error:
+                    raise self._broken_off(error) from None
             self._published = True
             self._note("published")
-            self._check_ours()
-            confirm()
+        self._check_ours()
+        if self._stream is not None:
+            with store_for(report.output).open(report.output) as source:
+                self._stream.write(source, self._job.stall_timeout)
         return report
+
+    def _broken_off(self, error: StoreError) -> StoreError:
+        if self._sink is None or not self._sink.recorded:
+            return error
+        return type(error)(
+            f"{error.message}; publishing {self._job.output} broke off, and all of it is stored",
+            "the next run with this output completes it: give the command again with --resume",
+        )
 
     def _check_ours(self) -> None:
         """Look whether no other run has begun at our output.
@@ -296,15 +352,20 @@ class _Run:
     def _stopped(self) -> Interrupted:
         """What to say of an interrupt; the report says it too."""
         output = self._job.output
-        if self._published:
+        recorded = self._sink is not None and self._sink.recorded
+        if recorded and not self._published:
             with suppress(RayMrError):
-                settle(output, whole=True)
+                finish(output)
+                self._published = True
+        if self._published and self._stream is not None:
+            return Interrupted(f"interrupted while the result was written to {self._stream.path}")
+        if self._published:
             return Interrupted(f"interrupted when {output} was published: it is whole")
         stopped = Interrupted(
-            f"interrupted while publishing: do not rely on {output}"
-            if self._publishing
-            else "interrupted: nothing was published"
-        )
+            f"interrupted while publishing: do not rely on {output}" if recorded
+            else "interrupted: nothing was published",
+            "the next run with this output completes it" if recorded else "",
+        )  # fmt: skip
         self._keep_if_started(stopped)
         return stopped
 
@@ -398,8 +459,9 @@ class _Run:
             error=error,
         )
 
-    def _keep(self, report: Report) -> None:
-        write_whole(report_uri(self._job.output), more=report.json_pieces())
+    def _keep_failed(self, report: Report) -> None:
+        if (uri := keep_failed(report)) == failed_report_uri(report.output):
+            self._tell(Notice(f"the result of an earlier run stays; this run's report is {uri}"))
 
     def _keep_logs(self) -> None:
         if folder := self._engine.keep_logs():
@@ -409,12 +471,12 @@ class _Run:
         """Leave a report of a run that failed, where there is something to tell."""
         if self._lost() is not None:  # the report is another run's
             return
-        if self._published:
-            self._tell(Notice(f"{self._job.output} is published, but its report cannot say so"))
+        if self._sink is not None and self._sink.recorded:  # the report is part of what is recorded
+            self._note("error", error)
             return
         try:
             if self._ledger is not None:
-                self._keep(self._report(error))
+                self._keep_failed(self._report(error))
         except RayMrError as second:
             self._tell(Notice(f"the report could not be written: {second}"))
         self._note("error", error)

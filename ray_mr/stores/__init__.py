@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import re
-from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Protocol
 
 from ray_mr.addresses import shown
 from ray_mr.errors import JobError
@@ -16,7 +16,7 @@ from ray_mr.stores.patterns import exact, is_glob, literal_prefix, matcher
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from ray_mr.errors import ObjectChanged
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["exact", "is_glob", "literal_prefix", "matcher"]  # and what stands below
 
+Progress = Literal["prepared", "committed", "lost"]
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
 
@@ -94,6 +95,22 @@ class Staged(Protocol):
 
     def read(self, start: int, size: int) -> Iterator[bytes]:
         """Of what is staged so far, where ``joined`` is possible."""
+
+    def prepare(self, inline_bytes: int) -> dict[str, Any]:
+        """Seal it, so that ``Store.commit`` can make it visible later, from any process.
+
+        Args:
+            inline_bytes: Maximum bytes of content that may be in the answer itself.
+
+        Returns:
+            What ``commit`` needs, as plain JSON values; ``abort`` makes it void.
+
+        Raises:
+            StoreError: The store refused; ``abort`` is still to be called.
+        """
+
+    def release(self) -> None:
+        """Leave what is prepared to ``Store.commit``: ``abort`` has no effect any more."""
 
     def complete(self) -> None:
         """Make the object visible, replacing one of the same name, whole or not at all.
@@ -190,11 +207,43 @@ class Store(Protocol):
     def stage(self, uri: str) -> Staged:
         """Begin to write an object."""
 
+    def progress(self, uri: str, prepared: Mapping[str, Any]) -> Progress:
+        """How far an object is that was prepared."""
+
+    def commit(self, uri: str, prepared: Mapping[str, Any]) -> None:
+        """Make an object visible that was prepared; no effect if that is done already.
+
+        Args:
+            uri: Its name.
+            prepared: As ``Staged.prepare`` returned it.
+
+        Raises:
+            StagedLost: Neither what was prepared nor the object made of it is there.
+            StoreError: The store refused.
+        """
+
+    def beside(self, start: str) -> list[str]:
+        """URIs in one folder that begin with these letters, sorted; nothing below it."""
+
+    def is_empty(self, uri: str) -> bool:
+        """Whether nothing stands below a prefix that ends in ``/``, staged objects aside."""
+
+    def kind(self, uri: str) -> str:
+        """What stands at a name if it is not a plain object, such as ``a folder`` or ``a pipe``.
+
+        Links are not followed; ``a link`` is what they are.
+        """
+
     def delete(self, uri: str) -> None:
         """Remove an object; no error if there is none."""
 
-    def clear(self, uri: str) -> None:
-        """Remove everything below a prefix that ends in ``/``, what is staged there too."""
+    def clear(self, uri: str, *, last: str = "") -> None:
+        """Remove everything below a prefix that ends in ``/``, what is staged there too.
+
+        Args:
+            uri: The prefix.
+            last: Name directly below it that is removed after all others.
+        """
 
     def abandon(self, uri: str) -> int:
         """Remove what runs that were killed have staged.

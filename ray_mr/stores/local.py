@@ -13,7 +13,7 @@ import shutil
 import stat
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import unquote
 
 from ray_mr import machine
@@ -24,6 +24,7 @@ from ray_mr.errors import (
     Interrupted,
     JobError,
     ObjectChanged,
+    StagedLost,
     StoreError,
 )
 from ray_mr.model import IRREGULAR, StoredObject
@@ -36,11 +37,16 @@ from ray_mr.workdir import arriving, disk_errors, settled, temporary
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from ray_mr.manifest import Named
+    from ray_mr.stores import Progress
 
 _CHUNK_BYTES = 1 << 20
+_KINDS = {
+    stat.S_IFREG: "", stat.S_IFDIR: "a folder", stat.S_IFLNK: "a link", stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a block device",
+}  # fmt: skip
 _LONGEST_STEM = 220
 """Bytes of a name that its temporary name repeats, of the 255 a file system allows."""
 
@@ -147,10 +153,60 @@ class LocalStore:
         with disk_errors(path), contextlib.suppress(FileNotFoundError, NotADirectoryError):
             Path(path).unlink()
 
-    def clear(self, uri: str) -> None:
+    def progress(self, uri: str, prepared: Mapping[str, Any]) -> Progress:
+        """See ``Store``."""
+        path = Path(_path(uri))
+        if _is_file(_prepared_part(path, prepared), prepared):
+            return "prepared"
+        return "committed" if _is_file(path, prepared) else "lost"
+
+    def commit(self, uri: str, prepared: Mapping[str, Any]) -> None:
+        """See ``Store``; the rename keeps the inode, so a commit that was done is recognised."""
+        path = Path(_path(uri))
+        part = _prepared_part(path, prepared)
+        with disk_errors(path):
+            if _is_file(part, prepared):
+                part.replace(path)
+            elif not _is_file(path, prepared):
+                raise StagedLost(f"{path} cannot be published: {part.name} is missing")
+            _sync_folder(path.parent)
+
+    def beside(self, start: str) -> list[str]:
+        """See ``Store``."""
+        folder, _, name = _path(start).rpartition("/")
+        with disk_errors(folder), contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            found = [each for each in os.listdir(folder or "/") if each.startswith(name)]  # noqa: PTH208
+            return [f"{folder}/{each}" for each in sorted(found)]
+        return []
+
+    def is_empty(self, uri: str) -> bool:
+        """See ``Store``; a file or a link in the place of the folder is something."""
+        path = Path(_path(uri).rstrip("/"))
+        with disk_errors(path), contextlib.suppress(FileNotFoundError):
+            if not stat.S_ISDIR(path.lstat().st_mode):
+                return False
+            return all(STAGED.fullmatch(each.name) for each in path.iterdir())
+        return True
+
+    def kind(self, uri: str) -> str:
+        """See ``Store``."""
+        path = _path(uri).rstrip("/")
+        try:
+            mode = Path(path).lstat().st_mode
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTDIR):
+                return ""
+            raise StoreError(f"{path}: {error.strerror}") from None
+        return _KINDS.get(stat.S_IFMT(mode), "something else than a file")
+
+    def clear(self, uri: str, *, last: str = "") -> None:
         """See ``Store``; a link in the place of the folder is not followed."""
         path = Path(_path(uri).rstrip("/"))
         with disk_errors(path), contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            if last and not path.is_symlink():
+                for entry in list(path.iterdir()):
+                    if entry.name != last:
+                        _remove(entry)
             shutil.rmtree(path)
 
     def abandon(self, uri: str) -> int:
@@ -249,6 +305,18 @@ class StagedFile:
                 yield data
                 size -= len(data)
 
+    def prepare(self, inline_bytes: int) -> dict[str, Any]:  # noqa: ARG002 - as Staged has it
+        """See ``Staged``; from here on the file may outlive this process."""
+        self.seal()
+        with disk_errors(self._path):
+            found = self._part.stat()
+        settled(self._part)
+        return {"part": self._part.name, "inode": found.st_ino, "size_bytes": found.st_size}
+
+    def release(self) -> None:
+        """See ``Staged``."""
+        self._open = False
+
     def complete(self) -> None:
         """See ``Staged``."""
         if not self._open:
@@ -258,11 +326,7 @@ class StagedFile:
             self._part.replace(self._path)
             settled(self._part)
             self._open = False
-            folder = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+            _sync_folder(self._path.parent)
 
     def abort(self) -> None:
         """See ``Staged``."""
@@ -343,6 +407,40 @@ class FileWriter:
         """See ``Writer``."""
         with contextlib.suppress(OSError):  # what is buffered may not fit the disk
             self._file.close()
+
+
+def _prepared_part(path: Path, prepared: Mapping[str, Any]) -> Path:
+    """The staged file that a record names; only one of our own for this very file is believed."""
+    name = str(prepared["part"])
+    match = STAGED.fullmatch(name)
+    if match is None or match[1] != _stem(path.name):
+        raise StagedLost(f"{path} cannot be published: {name!r} is not a staged file of it")
+    return path.with_name(name)
+
+
+def _is_file(path: Path, prepared: Mapping[str, Any]) -> bool:
+    with disk_errors(path):
+        try:
+            found = path.lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+    known = (prepared["inode"], prepared["size_bytes"])
+    return stat.S_ISREG(found.st_mode) and (found.st_ino, found.st_size) == known
+
+
+def _sync_folder(path: Path) -> None:
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _copy_some(source: int, target: int, size: int) -> int:

@@ -159,7 +159,27 @@ class ArtifactStore:
         """See ``Store``; never."""
         _read_only(uri)
 
-    def clear(self, uri: str) -> None:
+    def progress(self, uri: str, _prepared: object) -> NoReturn:
+        """See ``Store``; never."""
+        _read_only(uri)
+
+    def commit(self, uri: str, _prepared: object) -> NoReturn:
+        """See ``Store``; never."""
+        _read_only(uri)
+
+    def beside(self, start: str) -> NoReturn:
+        """See ``Store``; never."""
+        _read_only(start)
+
+    def is_empty(self, uri: str) -> NoReturn:
+        """See ``Store``; never."""
+        _read_only(uri)
+
+    def kind(self, uri: str) -> NoReturn:
+        """See ``Store``; never."""
+        _read_only(uri)
+
+    def clear(self, uri: str, *, last: str = "") -> None:  # noqa: ARG002 - as Store has it
         """See ``Store``; never."""
         _read_only(uri)
 

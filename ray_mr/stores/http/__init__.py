@@ -174,7 +174,27 @@ class HttpStore:
         """See ``Store``."""
         self.stage(uri)
 
-    def clear(self, uri: str) -> NoReturn:
+    def progress(self, uri: str, _prepared: object) -> NoReturn:
+        """See ``Store``."""
+        self.stage(uri)
+
+    def commit(self, uri: str, _prepared: object) -> NoReturn:
+        """See ``Store``."""
+        self.stage(uri)
+
+    def beside(self, start: str) -> NoReturn:
+        """See ``Store``."""
+        self.stage(start)
+
+    def is_empty(self, uri: str) -> NoReturn:
+        """See ``Store``."""
+        self.stage(uri)
+
+    def kind(self, uri: str) -> NoReturn:
+        """See ``Store``."""
+        self.stage(uri)
+
+    def clear(self, uri: str, *, last: str = "") -> NoReturn:  # noqa: ARG002 - as Store has it
         """See ``Store``."""
         self.stage(uri)
 
