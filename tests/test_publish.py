@@ -240,6 +240,26 @@ def test_failed_run_with_force_keeps_result_and_report(place: Place) -> None:
     place.check_whole("sum")
 
 
+def test_resume_of_a_run_with_force_replaces_the_older_result(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``--resume`` goes on with what was asked for; after that a result is not replaced again."""
+    assert run(Place(place.folder, place.output, "max").job, engine="local").ok
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Loop, "reduce", stop)
+        with pytest.raises(Interrupted):
+            run(place.job, engine="local", force=True)
+    place.check_no_lie()
+    assert run(place.job, engine="local", resume=True).ok
+    place.check_whole("sum")
+    with pytest.raises(JobError, match="there is a result already"):
+        run(place.job, engine="local", resume=True)
+
+
 def test_interrupted_run_with_force_keeps_result_and_report(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:

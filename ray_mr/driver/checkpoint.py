@@ -122,6 +122,15 @@ class Checkpoint:
         """Whether an earlier run has left anything to go on with."""
         return self._state.is_there()
 
+    def may_replace(self) -> bool:
+        """Whether an older result may be replaced: ``force``, of this run or the one gone on with.
+
+        Raises:
+            StoreError: The store cannot say.
+        """
+        wish = self._wish
+        return wish.force or (wish.resume and self._state.was_to_replace())
+
     def check(self) -> None:
         """Look whether nobody else is at it, and there is something to run the failed inputs of.
 
@@ -147,6 +156,7 @@ class Checkpoint:
         folders.clear(capsule.folder_uri(self._job.output))
         if self._goes_on is None:
             folders.clear(letters.folder_uri(self._job.output))
+        self._state.replaces = self.may_replace()
         self._state.begin(run_id, self._facts or fingerprint(made), self._found, self._goes_on)
         self.keeper = Keeper(self._state, self._engine, self._job.checkpoint, limits(self._job))
 
@@ -225,6 +235,8 @@ class Checkpoint:
                 if not self._state.is_there():  # it has ended, before we wrote the last of ours
                     self._state.clear()
                 return
+            if published:
+                self._state.replaces = False
             if keeper.trouble is not None:
                 self._tell(Notice(f"finished work could not be kept: {keeper.trouble.message}"))
             if published and (not failures or self._job.checkpoint == "none"):

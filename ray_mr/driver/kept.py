@@ -197,6 +197,8 @@ class State:
         self.uri = state_uri(output)
         self._store = store_for(output)
         self._run_id = ""
+        self.replaces = False
+        """Whether this run was asked to replace an older result, which then still stands."""
         self._generation = Generation("", {})
         self._others: tuple[Generation, ...] = ()
         self._failed: frozenset[str] = frozenset()
@@ -249,6 +251,7 @@ class State:
         run = {
             "run_id": self._run_id,
             "owner": owner,
+            "replaces": self.replaces,
             "generations": [asdict(each) for each in generations],
         }
         write_whole(self.uri + RUN, strictjson.dumps(run, indent=1).encode())
@@ -286,6 +289,14 @@ class State:
                 f"process {owner.split('/')[-2]} is at work on this output",
                 "wait for its end, end it, or choose another --output",
             )
+
+    def was_to_replace(self) -> bool:
+        """Whether the run that has left it was asked to replace an older result.
+
+        Raises:
+            StoreError: The store cannot say.
+        """
+        return (self._read_run() or {}).get("replaces") is True
 
     def is_ours(self) -> bool:
         """Whether no other run has begun since ``begin``.

@@ -236,7 +236,10 @@ class _Run:
                     return done
                 check_patterns(self._job.placed())
                 sink = self._sink = Sink(
-                    self._job.output, self._job.reducers, force=wish.force, cut_off=left
+                    self._job.output,
+                    self._job.reducers,
+                    force=checkpoint.may_replace(),
+                    cut_off=left,
                 )
                 made = self._with_bounds(plan(self._job))
                 check_inputs(self._job, _objects(made))
