@@ -204,7 +204,7 @@ class _Matching:
         if self._together and found != self._whole(found[0]):
             return
         between = set(range(found[0], found[-1] + 1)) - set(found)
-        if found != sorted(found) or not (loose or between <= set(self._failed)):
+        if found != sorted(found) or not (loose or between <= self._failed.keys()):
             return
         if any(at in self._members or at in self._failed for at in found):
             return
