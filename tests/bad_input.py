@@ -245,6 +245,7 @@ class User:
 MASKS = (
     (r"ray_mr-\d+/[0-9a-f]{12}", "ray_mr-1000/0123456789ab"),
     (r"\bafter \d+\.\d s", "after 1.2 s"),
+    (r"\(process \d+\)", "(process 4711)"),
     (r"(\w)\1{49,}", r"\1\1\1..."),
     (r"(is none of (?:[^,;\n]+, ){3})[^;\n]+", r"\1..."),  # lists that grow
     (r"(?m)^ *[\^~]+ *\n", ""),  # marks below a line of a traceback, which differ by Python

@@ -147,7 +147,12 @@ CASES = [
         "/home/me/job/out is a folder",
         files={"out/x": ""},
     ),
-    output("A result below a file", "--output in.txt/result.txt", 4, "/home/me/job/in.txt"),
+    output(
+        "A result below a file",
+        "--output in.txt/result.txt",
+        4,
+        "/home/me/job/in.txt/result.txt: a part of its path is a file, not a folder",
+    ),
     output(
         "A result that is an input",
         "--output in.txt --force",

@@ -182,7 +182,7 @@ class LocalStore:
     def is_empty(self, uri: str) -> bool:
         """See ``Store``; a file or a link in the place of the folder is something."""
         path = Path(_path(uri).rstrip("/"))
-        with disk_errors(path), contextlib.suppress(FileNotFoundError):
+        with disk_errors(path), contextlib.suppress(FileNotFoundError, NotADirectoryError):
             if not stat.S_ISDIR(path.lstat().st_mode):
                 return False
             return all(STAGED.fullmatch(each.name) for each in path.iterdir())
