@@ -20,7 +20,9 @@ def test_every_case_has_its_entry() -> None:
     assert errors_page.PAGE.read_text() == errors_page.rendered(errors_page.entries())
 
 
-WITH_A_PLACE = re.compile(r"\w\.yml:\d+: |--[a-z-]+: .*; did you mean |, such as |interrupted: ")
+WITH_A_PLACE = re.compile(
+    r"\w\.yml:\d+: |--[a-z-]+: .*; did you mean |, such as |interrupted: |: write s3:|: name it "
+)
 """What says by itself where to look and what is allowed there."""
 
 
