@@ -62,7 +62,7 @@ def _as_reduce(
     if not (flags.get("reducer") or data.get("reducer")):
         raise JobError(f"{document.path}: there is no reducer", "a map-only job has no reduce task")
     kept = {key: value for key, value in data.items() if key not in _MAP_SIDE}
-    if kept.get("separator", "auto") in {"auto", None}:
+    if kept.get("separator", "auto") in ("auto", None):
         kept["separator"] = _map_separator(data, flags)
     kept.setdefault("downloads", REDUCE_DOWNLOADS)
     return kept | {"mapper": "identity", "decompress": "none", "max_failed_inputs": 0}
@@ -73,7 +73,8 @@ def _map_separator(data: dict[str, Any], flags: dict[str, Any]) -> str:
     mapper = data.get("mapper")
     lines = mapper.get("feed") == "lines" if isinstance(mapper, dict) else mapper == "identity"
     fields = flags.get("key_fields") or data.get("key_fields") or 1
-    return "tab" if lines or str(fields).strip() != "1" else "tab-or-space"
+    one = (fields.strip() if isinstance(fields, str) else fields) in (1, "1")
+    return "tab-or-space" if one and not lines else "tab"
 
 
 _ROLES: dict[Role, Callable[..., dict[str, Any]]] = {
