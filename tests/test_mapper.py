@@ -216,7 +216,7 @@ class TestCombine:
             some, end = house.attempt(plan, split)
             blocks, bad = blocks + some, bad + end.bad_values
         text, ends = house.reduce(plan, blocks)
-        expected = {"records": b"a 2\nb 0.5,34\n", "lines": b"a\t2\nb\t0.5\nb\t34\n"}
+        expected = {"records": b"a 2\nb 34.5\n", "lines": b"a\t2\nb\t34.5\n"}
         assert text[0] == expected[feed]
         assert bad + ends[0].bad_values == 1, "x is no number"
 
