@@ -240,7 +240,9 @@ class State:
             StoreError: It cannot be written there.
         """
         there = self._census()
-        generations = [g for g in (self._generation, *self._others) if g.ident in there]
+        mapped_alone = {ident for ident, kinds in there.items() if kinds.keys() <= {MAPPED}}
+        worth = there.keys() - mapped_alone
+        generations = [g for g in (self._generation, *self._others) if g.ident in worth]
         if generations:
             self._write_run("", generations)
         else:
