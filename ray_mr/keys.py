@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 MAX_FIELDS = 1_000
 """Fields of a line that can be spoken of."""
-_FIELDS = re.compile(r"-k([0-9]{1,9})([nr]*)(?:,([0-9]{1,9})([nr]*))?")
+_FIELDS = re.compile(r"-k([0-9]+)([nr]*)(?:,([0-9]+)([nr]*))?")
 _OPTIONS = re.compile(r"-([nr]+)")
 _SORTS = "a sort is `-k1,1 -k2,2nr`, `key -n` or `key, value -nr`: fields, n and r"
 _DIVISIONS = "a partition is `hash`, `range`, or fields of the key such as `-k1,2`"
@@ -126,10 +126,15 @@ def _terms(text: str, known: str = _SORTS) -> Iterator[tuple[str, Term]]:
 
 
 def _of_fields(word: str, found: re.Match[str]) -> Term:
-    first, last = int(found[1]), int(found[3]) if found[3] else None
+    first, last = _field(found[1]), _field(found[3]) if found[3] else None
     if not 1 <= first <= MAX_FIELDS or not first <= (last or first) <= MAX_FIELDS or last == 0:
         raise ValueError(f"{word}: fields are 1 to {MAX_FIELDS}, the first before the last")
     return Term(first, last).but(found[2] + (found[4] or ""))
+
+
+def _field(digits: str) -> int:
+    """Return a field's number; one of very many digits is past every limit."""
+    return int(digits) if len(digits) <= 9 else MAX_FIELDS + 1
 
 
 def _within(word: str, term: Term, key_fields: int) -> Term:

@@ -65,7 +65,11 @@ def seen(private: PrivateRun, engine: str, environ: dict[str, str]) -> dict[str,
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("environ", [{}, TAKEN], ids=["unset", "taken"])
+@pytest.mark.parametrize(
+    "environ",
+    [{}, TAKEN, {"PYTHONBREAKPOINT": "ray.util.rpdb._driver_set_trace"}],
+    ids=["unset", "taken", "below a session with Ray"],
+)
 def test_program_on_ray_inherits_what_it_does_on_local(
     private: PrivateRun, environ: dict[str, str]
 ) -> None:
@@ -76,9 +80,10 @@ def test_program_on_ray_inherits_what_it_does_on_local(
     for program in ("true", "false"):
         inside = on_ray[program]
         assert isinstance(inside, dict)
-        assert {name: inside.get(name) for name in TAKEN if name in environ} == environ
+        if environ == TAKEN:
+            assert {name: inside.get(name) for name in TAKEN} == TAKEN
         assert not [name for name in inside if name.startswith("RAY_")]
-        if not environ:
+        if environ != TAKEN:
             assert not {"PYTHONBREAKPOINT", "OMP_NUM_THREADS", "SPT_NOENV"} & set(inside)
 
 

@@ -536,7 +536,8 @@ def relayed(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
 
 SPOILS: dict[str, Callable[[bytes], bytes]] = {
     "cut": lambda body: body[:-500],
-    "flipped": lambda body: body[:700] + bytes([body[700] ^ 1]) + body[701:],
+    "flipped": lambda body: body[:700] + bytes(byte ^ 1 for byte in body[700:701]) + body[701:],
+    "first flipped": lambda body: bytes(byte ^ 1 for byte in body[:1]) + body[1:],
 }
 
 
@@ -544,7 +545,10 @@ SPOILS: dict[str, Callable[[bytes], bytes]] = {
 def test_s3_damage_on_the_way(
     s3: S3Server, relayed: Callable[..., Any], tmp_path: Path, spoil: str
 ) -> None:
-    """A body that is cut or altered on the way is fetched again; three times is an error."""
+    """A body that is cut or altered on the way is fetched again; three times is an error.
+
+    The third time it is asked for in two answers.
+    """
     bucket = s3.bucket()
     data = os.urandom(200_000)
     s3.client.put_object(Bucket=bucket, Key="o", Body=data)
@@ -553,7 +557,7 @@ def test_s3_damage_on_the_way(
     store.download(obj, tmp_path / "o", private=True)
     assert (tmp_path / "o").read_bytes() == data
     assert relay.spoiled == 2
-    relay, store = relayed(SPOILS[spoil], 3)
+    relay, store = relayed(SPOILS[spoil], 4)
     with pytest.raises(StoreUnavailable, match="3 times"):
         store.download(obj, tmp_path / "p", private=True)
     assert [path.name for path in tmp_path.iterdir()] == ["o"]
@@ -591,7 +595,7 @@ def test_s3_completed_twice(s3: S3Server) -> None:
     staged._finish(staged._upload)
     store_for(uri).delete(uri)
     assert not staged._is_there()
-    with pytest.raises(StoreError, match=r"NoSuchUpload|does not exist"):
+    with pytest.raises(StoreError, match="its upload is no longer there"):
         staged._finish(staged._upload)
 
 

@@ -323,7 +323,7 @@ class TestPageOfHadoop:
         monkeypatch.chdir(tmp_path)
         (tmp_path / "texts" / "more").mkdir(parents=True)
         (tmp_path / "texts" / "a").write_text("to be or not\n")
-        (tmp_path / "texts" / "more" / ".b").write_text("to be\n")
+        (tmp_path / "texts" / "more" / "b").write_text("to be\n")
         (tmp_path / "map.sh").write_text("#!/bin/sh\ntr ' ' '\\n' | sed 's/$/\\t1/'\n")
         (tmp_path / "map.sh").chmod(0o755)
         (tmp_path / "reduce.py").write_text(

@@ -262,13 +262,13 @@ class S3Store:
             file: To write to.
             stop: Once set, the download ends soon.
             before: MD5 of what came each time until now, if that was always the same.  Then the
-                object is asked for in two ranges: if they are the same bytes again, these are what
-                is stored, and the server's ETags are not MD5 sums.  Damage on the way is not at
-                the same place of one answer and of another.
+                object is asked for in two ranges, its first byte and the rest: if they are the same
+                bytes again, these are what is stored, and the server's ETags are not MD5 sums.
+                Damage at one place of every answer would now be elsewhere in the object.
         """
         bucket = split_uri(obj.uri)[0]
-        half = obj.size_bytes // 2
-        ranges = [(0, half), (half, obj.size_bytes)] if before and half else [(0, 0)]
+        in_two = before and obj.size_bytes > 1
+        ranges = [(0, 1), (1, obj.size_bytes)] if in_two else [(0, 0)]
         digest, size, expected = hashlib.md5(usedforsecurity=False), 0, ""
         encoding = ""
         for low, high in ranges:

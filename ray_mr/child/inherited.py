@@ -21,12 +21,11 @@ _kept: list[dict[str, str]] = []
 
 def environment() -> Mapping[str, str]:
     """Return what programs inherit from this process, as far as they inherit anything."""
-    if _kept:
-        return _kept[-1]
-    if os.environ.get("PYTHONBREAKPOINT", "").startswith(_RAYS_DEBUGGER):
-        # This process has called ray.init itself.
-        return {name: value for name, value in os.environ.items() if name != "PYTHONBREAKPOINT"}
-    return os.environ
+    environ = _kept[-1] if _kept else os.environ
+    if environ.get("PYTHONBREAKPOINT", "").startswith(_RAYS_DEBUGGER):
+        # This process, or one above it, has called ray.init itself.
+        return {name: value for name, value in environ.items() if name != "PYTHONBREAKPOINT"}
+    return environ
 
 
 def hand_on(environ: Mapping[str, str] | None) -> None:
