@@ -552,8 +552,8 @@ def test_s3_damage_on_the_way(
     bucket = s3.bucket()
     data = os.urandom(200_000)
     s3.client.put_object(Bucket=bucket, Key="o", Body=data)
-    relay, store = relayed(SPOILS[spoil], 2)
     (obj,) = store_for("s3://").find(f"s3://{bucket}/o")
+    relay, store = relayed(SPOILS[spoil], 2)
     store.download(obj, tmp_path / "o", private=True)
     assert (tmp_path / "o").read_bytes() == data
     assert relay.spoiled == 2
