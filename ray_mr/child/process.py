@@ -80,6 +80,8 @@ MALFORMED = "ray_mr,malformed counter lines"
 """The counter of ``reporter:counter:`` lines without group, name and a whole number."""
 IGNORED_EXITS = "ray_mr,ignored exit codes"
 """The counter of children that ended with an exit code which the job ignores."""
+_START_TIMEOUT_S = 1.0
+"""Seconds to wait for the start of a program before Ctrl-Z stops all of them."""
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.0005, 0.05
 _SUSPENDED_S = 10.0
 """Seconds without a look at the limits after which this process counts as having been stopped."""
@@ -188,7 +190,6 @@ class Process:
             os.close(self._stdin_read)
             os.close(self._stdin_write)
             raise
-        _running.add(self._popen.pid)
         streams = (self._popen.stdout, self._popen.stderr)
         self._stdout, self._stderr = cast(tuple[IO[bytes], ...], streams)
         self._stdout_pause_s = _widen(self._stdout.fileno())
@@ -465,10 +466,12 @@ def _spawn(
     pipe = subprocess.PIPE
     try:
         with FORKING, inherited.unblocked_signals():
-            return subprocess.Popen(  # noqa: S603 - running the user's program is what we are for
+            started = subprocess.Popen(  # noqa: S603 - running the user's program is what we are for
                 command, cwd=folder, env=env, stdin=stdin, stdout=pipe, stderr=pipe, bufsize=0,
                 start_new_session=True,
             )  # fmt: skip
+            _running.add(started.pid)
+            return started
     except OSError as error:
         raise ChildNotStarted(f"cannot run {argv[0]!r}: {error.strerror}") from error
 
@@ -478,8 +481,24 @@ def advice_on(words: str) -> str:
     return _AWS_HINT if _NO_AWS.search(words) else ""
 
 
-def send_to_programs(number: int) -> None:
-    """Send a signal to every program that runs now, and to the processes of its session."""
+@contextlib.contextmanager
+def stopped_programs() -> Iterator[None]:
+    """Stop every running program and the processes of its session; continue them on exit.
+
+    No program starts in between, so none is missed.  A signal handler that interrupted the start
+    of a program waits for it in vain, and goes on without after ``_START_TIMEOUT_S``.
+    """
+    locked = FORKING.acquire(timeout=_START_TIMEOUT_S)
+    try:
+        _send_to_programs(signal.SIGSTOP)
+        yield
+        _send_to_programs(signal.SIGCONT)
+    finally:
+        if locked:
+            FORKING.release()
+
+
+def _send_to_programs(number: int) -> None:
     for pid in list(_running):
         family.send(pid, number)
 

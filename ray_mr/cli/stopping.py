@@ -15,7 +15,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from ray_mr.child.family import kill_descendants, kill_left_in
-from ray_mr.child.process import send_to_programs
+from ray_mr.child.process import stopped_programs
 from ray_mr.cli.screen import say
 from ray_mr.errors import Interrupted
 from ray_mr.views.text import is_terminal
@@ -53,9 +53,8 @@ def stoppable() -> Iterator[None]:
 
     def pause(_signal: int, _frame: FrameType | None) -> None:
         # Ctrl-Z reaches the terminal's processes alone: programs have sessions of their own.
-        send_to_programs(signal.SIGSTOP)
-        os.kill(os.getpid(), signal.SIGSTOP)
-        send_to_programs(signal.SIGCONT)
+        with stopped_programs():
+            os.kill(os.getpid(), signal.SIGSTOP)
 
     # What is ignored (nohup, a shell's background) stays ignored.
     usual = (signal.SIG_DFL, signal.default_int_handler)
