@@ -22,7 +22,7 @@ demo: $(STAMP)  ## pings in an S3 server, mapper, reducer: a checked result in d
 	@$(BIN)/python -m demo.run
 
 # Most tests wait: for Ray, for servers, for children. Each of these workers has a Ray and an S3 server
-# of its own (tests/sharing.py). WORKERS=0: all in one process.
+# of its own (tests/support/sharing.py). WORKERS=0: all in one process.
 WORKERS ?= 3
 
 test: check  ## check, then all tests
@@ -34,17 +34,17 @@ check: $(STAMP)  ## ruff and mypy
 	@$(BIN)/python -m mypy
 
 errors-page: $(STAMP)  ## docs/errors.md anew, from the tests of bad input
-	@RAY_MR_WRITE_ERRORS=1 $(BIN)/python -m pytest -q tests/test_bad_input*.py
+	@RAY_MR_WRITE_ERRORS=1 $(BIN)/python -m pytest -q tests/system/bad_input
 
 fuzz: $(STAMP)  ## FUZZ_S seconds (600) of odd input for each door to the outside
-	@RAY_MR_FUZZ_S=$(or $(FUZZ_S),600) $(BIN)/python -m pytest -q --timeout 0 tests/test_fuzz*.py
+	@RAY_MR_FUZZ_S=$(or $(FUZZ_S),600) $(BIN)/python -m pytest -q --timeout 0 tests/system/fuzz
 
 random-jobs: $(STAMP)  ## 1,000 random jobs on the local engine and 100 on Ray, against a plain reading
-	@RAY_MR_RANDOM_JOBS=$(or $(JOBS),1000) $(BIN)/python -m pytest -q --numprocesses 2 tests/test_random_jobs.py
+	@RAY_MR_RANDOM_JOBS=$(or $(JOBS),1000) $(BIN)/python -m pytest -q --numprocesses 2 tests/system/test_random_jobs.py
 
 soak: $(STAMP)  ## two runs of 20 minutes under every fault at once, compared with the truth
-	@PYTHONPATH=.:tests $(BIN)/python tests/soak.py
-	@PYTHONPATH=.:tests $(BIN)/python tests/soak.py --bad 0.01
+	@PYTHONPATH=.:tests/support $(BIN)/python tests/support/soak.py
+	@PYTHONPATH=.:tests/support $(BIN)/python tests/support/soak.py --bad 0.01
 
 bench: $(STAMP)  ## how fast against the bare loop (takes long)
 	@$(BIN)/python benchmarks/telemetry.py
@@ -58,7 +58,7 @@ image:  ## the container image, with docker, podman or buildah (docs/image.md)
 	@image/image.sh build $(IMAGE)
 
 image-test: $(STAMP)  ## build the image and run jobs in it
-	@$(BIN)/python -m pytest tests/test_image.py tests/test_image_runs.py tests/test_image_tasks.py
+	@$(BIN)/python -m pytest tests/system/image
 
 publish:  ## show what would be pushed to REGISTRY/INDEX; PUSH=1 builds and pushes it
 	@if [ -z "$(REGISTRY)" ]; then echo "publish where? make publish REGISTRY=registry.example.org INDEX=me/ray-mr PUSH=1" >&2; exit 1; fi

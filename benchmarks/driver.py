@@ -15,14 +15,14 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from ray_mr.driver.ledger import Ledger
-from ray_mr.driver.loop import Loop
-from ray_mr.engines import Capacity, EngineEvent, Said
-from ray_mr.job import Job
-from ray_mr.model import FIRST_TERMS, AttemptEnd, AttemptId, FileCounts, Progress, StoredObject
-from ray_mr.plan import Plan, make_plan
+from ray_mr.driver.scheduler import Scheduler
+from ray_mr.engines.contract import Capacity, EngineEvent, Said
+from ray_mr.jobs.job import Job
+from ray_mr.model import FIRST_OPTIONS, AttemptEnd, AttemptId, FileCounts, Progress, StoredObject
+from ray_mr.planning.plan import Plan, make_plan
 
 if TYPE_CHECKING:
-    from ray_mr.model import Split, Terms
+    from ray_mr.model import AttemptOptions, Split
 
 
 class EnoughError(Exception):
@@ -38,7 +38,7 @@ class IdleEngine:
         self._left = splits
         self._events: deque[EngineEvent] = deque()
 
-    def start(self, split: Split, ident: AttemptId, terms: Terms = FIRST_TERMS) -> None:
+    def start(self, split: Split, ident: AttemptId, terms: AttemptOptions = FIRST_OPTIONS) -> None:
         """See ``Engine``."""
         del terms
         files = tuple(FileCounts(position, 1, 1) for position, _ in split.sizes())
@@ -72,7 +72,7 @@ def measure(inputs: int, splits: int) -> tuple[int, float]:
     plan = plan_of(inputs)
     splits = min(splits, inputs)
     nothing: Any = IdleEngine(splits)
-    loop = Loop(nothing, plan, Ledger(plan), Capacity(2, 2, "2"), lambda _: None, sink=nothing)
+    loop = Scheduler(nothing, plan, Ledger(plan), Capacity(2, 2, "2"), lambda _: None, sink=nothing)
     began = time.process_time()
     with contextlib.suppress(EnoughError):
         loop.map()

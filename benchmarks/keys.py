@@ -74,10 +74,13 @@ def main() -> None:
             make_data(data, args.rows, one_key=one_key)
             for told, reducer in (("a function", function), ("distinct", "distinct")):
                 job = {
-                    "inputs": [f"{data}/"], "reducer": reducer, "memory": args.memory,
+                    "inputs": [f"{data}/"],
+                    "reducer": reducer,
+                    "memory": args.memory,
                     "mapper": {"language": "binary", "script": "cat", "feed": "lines"},
-                    "combiner": None, "split_bytes": "64MiB",
-                }  # fmt: skip
+                    "combiner": None,
+                    "split_bytes": "64MiB",
+                }
                 seconds, watch = ray_mr(job, folder, memory=True)
                 check(folder / "result.txt", args.rows, one_key=one_key)
                 print(f"{data.name}, {told}: {args.rows:,} rows, steady {seconds['steady']:.1f} s")

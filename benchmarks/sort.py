@@ -71,9 +71,14 @@ def job(args: argparse.Namespace, files: list[str]) -> dict[str, Any]:
     """Lines through cat and cat, in parts by ranges of keys."""
     cat = {"language": "binary", "script": "cat", "feed": "lines"}
     return {
-        "inputs": files, "mapper": cat, "reducer": cat, "reducers": args.reducers,
-        "partition": "range", "memory": args.memory, "split_bytes": args.split_bytes,
-    }  # fmt: skip
+        "inputs": files,
+        "mapper": cat,
+        "reducer": cat,
+        "reducers": args.reducers,
+        "partition": "range",
+        "memory": args.memory,
+        "split_bytes": args.split_bytes,
+    }
 
 
 def main() -> None:

@@ -39,9 +39,12 @@ def main() -> None:
         folder = Path(name)
         keys = make_data(folder / "in", args.maps, args.rows)
         job = {
-            "inputs": [f"{folder}/in/"], "reducer": "count", "reducers": args.reducers,
-            "mapper": {"language": "binary", "script": "cat", "feed": "lines"}, "split_bytes": 1,
-        }  # fmt: skip
+            "inputs": [f"{folder}/in/"],
+            "reducer": "count",
+            "reducers": args.reducers,
+            "mapper": {"language": "binary", "script": "cat", "feed": "lines"},
+            "split_bytes": 1,
+        }
         seconds, watch = ray_mr(job, folder)
         found = sum(1 for _ in (folder / "result.txt").open("rb"))
         if found != keys:

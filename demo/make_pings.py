@@ -33,8 +33,11 @@ PLATFORMS = {"WINNT": 80, "Darwin": 11, "Linux": 7, "Android": 2}
 LOCALES = ["en-US", "de", "fr", "ru", "pt-BR", "es-ES", "pl", "ja", "zh-CN", "it"]
 ADDONS = ["uBlock", "Tree Tabs", "Übersetzer", "日本語辞書", "Grüner Fuchs", "No, Script"]
 MEASUREMENTS = ["main", "createTopLevelWindow", "firstPaint", "sessionRestored", "delayedStartup"]
-HISTOGRAMS = [f"{group}_{what}" for group in ("GC", "CYCLE", "HTTP", "STARTUP", "DISK", "IMAGE")
-              for what in ("MS", "COUNT", "SLOW_MS", "REASON", "SIZE_KB", "FAILED")]  # fmt: skip
+HISTOGRAMS = [
+    f"{group}_{what}"
+    for group in ("GC", "CYCLE", "HTTP", "STARTUP", "DISK", "IMAGE")
+    for what in ("MS", "COUNT", "SLOW_MS", "REASON", "SIZE_KB", "FAILED")
+]
 
 CODECS: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
     "none": ("", bytes),

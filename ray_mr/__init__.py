@@ -20,15 +20,15 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from ray_mr.errors import Interrupted, RayMrError
-from ray_mr.job import Job, Script
-from ray_mr.plan import Plan
+from ray_mr.jobs.job import Job, Script
+from ray_mr.planning.plan import Plan
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ray_mr.driver.report import Report
     from ray_mr.events import Event
-    from ray_mr.views import Watcher
+    from ray_mr.views.watcher import ProgressView
 
 __all__ = ["Job", "Plan", "RayMrError", "Report", "Script", "plan", "run"]
 
@@ -109,11 +109,12 @@ def run(
     return report
 
 
-def _watcher(progress: bool | None) -> Watcher | None:  # noqa: FBT001 - as `run` takes it
+def _watcher(progress: bool | None) -> ProgressView | None:  # noqa: FBT001 - as `run` takes it
     if progress is False:
         return None
-    from ray_mr.views import notebook, watcher
+    from ray_mr.views import notebook
+    from ray_mr.views.watcher import make_view
 
     if notebook.in_notebook():
-        return notebook.Display()
-    return watcher(sys.stderr, os.environ) if progress else None
+        return notebook.NotebookProgress()
+    return make_view(sys.stderr, os.environ) if progress else None

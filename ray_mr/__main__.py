@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ray_mr.cli import main
+from ray_mr.cli.main import main
 
 if __name__ == "__main__":
     main(prog_name="ray-mr")

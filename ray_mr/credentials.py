@@ -159,9 +159,12 @@ def parse_credentials(text: str | bytes, origin: str) -> Credentials:
             f"{origin}: expiry is no time", "write it like 2026-11-24T21:00:00Z"
         ) from None
     return Credentials(
-        known["accessKeyId"], known["secretAccessKey"], known.get("sessionToken") or "",
-        known.get("region") or "", expiry,
-    )  # fmt: skip
+        known["accessKeyId"],
+        known["secretAccessKey"],
+        known.get("sessionToken") or "",
+        known.get("region") or "",
+        expiry,
+    )
 
 
 # ------------------------------------------------------------ keys
@@ -259,9 +262,11 @@ _OAEP_2014 = padding.OAEP(padding.MGF1(hashes.SHA1()), hashes.SHA1(), None)  # n
 def _seal_2014(credentials: Credentials, public: rsa.RSAPublicKey) -> dict[str, Any]:
     random, salt = os.urandom(_PASSPHRASE_BYTES), os.urandom(8)
     facts = (
-        credentials.access_key_id, credentials.secret_access_key, credentials.session_token,
+        credentials.access_key_id,
+        credentials.secret_access_key,
+        credentials.session_token,
         credentials.region,
-    )  # fmt: skip
+    )
     plain = json.dumps(dict(zip(_FIELDS, facts, strict=True))).encode()
     key, iv = _bytes_to_key(base64.b64encode(random), salt)
     padder = PKCS7(128).padder()

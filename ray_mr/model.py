@@ -50,6 +50,18 @@ class StoredObject:
 
 
 @dataclass(frozen=True, slots=True)
+class ManifestEntry:
+    """An object that a manifest names."""
+
+    uri: str
+    """With its scheme, or an absolute path; a ``/`` at its end means all below it."""
+    size_bytes: int | None = None
+    etag: str = ""
+    version: str = ""
+    """The version id, where the store has versions."""
+
+
+@dataclass(frozen=True, slots=True)
 class Input:
     """An object with its place in the plan."""
 
@@ -118,7 +130,7 @@ class AttemptId:
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
+class AttemptOptions:
     """On what terms an attempt runs; these are a first attempt's."""
 
     shares: int = 1
@@ -127,7 +139,7 @@ class Terms:
     """Each record is told before the function sees it; those on these lines it never sees."""
 
 
-FIRST_TERMS = Terms()
+FIRST_OPTIONS = AttemptOptions()
 
 
 class Fate(enum.StrEnum):
@@ -157,7 +169,7 @@ class FileCounts:
 
 
 @dataclass(frozen=True, slots=True)
-class Trouble:
+class FetchRetries:
     """What it took to bring an input, where that was more than one try."""
 
     position: int
@@ -170,7 +182,7 @@ class Trouble:
 
 
 @dataclass(frozen=True, slots=True)
-class Poison:
+class PoisonRecord:
     """The record that a careful attempt was at when its child died."""
 
     position: int
@@ -238,18 +250,18 @@ class AttemptEnd:
     """How many blocks were sent."""
     seconds: Mapping[str, float] = field(default_factory=dict)
     """Time of the attempt by stage."""
-    troubles: tuple[Trouble, ...] = ()
+    troubles: tuple[FetchRetries, ...] = ()
     """Inputs that were not brought at once, however the attempt ended."""
     usage: Mapping[str, int] = field(default_factory=dict)
     """What its children took: ``cpu_ms``; ``max_rss_bytes`` is the most any of the worker's had."""
-    poison: Poison | None = None
+    poison: PoisonRecord | None = None
     """Of a careful attempt whose child died at a record."""
     bad_value: str = ""
     """One of the rows set aside, key and value; for messages."""
 
 
 @dataclass(frozen=True, slots=True)
-class Receipt:
+class PartReceipt:
     """Output of a part that a reducer has written itself, to where the driver told it to."""
 
     size_bytes: int
@@ -278,13 +290,13 @@ class ReducerEnd:
     """Rows set aside because their value is no number."""
     output_bytes: int = 0
     """Length of all output; what is written must be as long."""
-    receipt: Receipt | None = None
+    receipt: PartReceipt | None = None
     """Of output that went straight to its place; ``None``: it came in pieces."""
     input_bytes: int = 0
     """Length of its rows in blocks."""
     seconds: float = 0.0
     """From the first row that was reduced to the last piece of output."""
     hot_keys: tuple[tuple[bytes, int], ...] = ()
-    """The keys with the most rows, as they were received; see ``shuffle/hot.py``."""
+    """The keys with the most rows, as they were received; see ``shuffle/heavy_hitters.py``."""
     bad_value: str = ""
     """One of the rows set aside, key and value; for messages."""

@@ -15,10 +15,11 @@ import pytest
 
 from bad_input import User
 from engine_run import Run
-from image_engine import TOP, Image, build, engine_name
+from image_engine import Image, build, engine_name
 from jobs import job, make_pings
+from paths import TOP
 from ray_mr.credentials import generate_key
-from ray_mr.engines import engine_named
+from ray_mr.engines.registry import engine_named
 from s3_server import S3Server, s3_server
 from sharing import Sharing
 from speaker import Speaker
@@ -130,9 +131,12 @@ def ray_runtime(s3: S3Server, key_of_workers: Path) -> Iterator[None]:
         with pytest.MonkeyPatch.context() as of_workers:
             of_workers.setenv("RAY_MR_KEY_FILE", str(key_of_workers))
             ray.init(
-                num_cpus=2, include_dashboard=False, log_to_driver=False,
-                logging_level=logging.ERROR, object_store_memory=500_000_000,
-            )  # fmt: skip
+                num_cpus=2,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                object_store_memory=500_000_000,
+            )
         yield
         ray.shutdown()
 

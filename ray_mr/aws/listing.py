@@ -18,7 +18,7 @@ import hashlib
 from typing import TYPE_CHECKING, Any
 
 from ray_mr.errors import Interrupted, StoreError
-from ray_mr.stores import name_bytes
+from ray_mr.storage.patterns import name_bytes
 
 if TYPE_CHECKING:
     import threading

@@ -12,7 +12,7 @@ import boto3
 import botocore.credentials
 import botocore.session
 
-from ray_mr.aws import translated
+from ray_mr.aws.errors import translated
 from ray_mr.credentials import Credentials, format_time, parse_time
 from ray_mr.errors import CredentialsError
 
@@ -36,9 +36,11 @@ def session_of(credentials: Credentials, refresh: Callable[[], Credentials] | No
     held: Any
     if refresh is None or credentials.expiry is None:
         held = botocore.credentials.Credentials(
-            credentials.access_key_id, credentials.secret_access_key,
-            credentials.session_token or None, method="sealed",
-        )  # fmt: skip
+            credentials.access_key_id,
+            credentials.secret_access_key,
+            credentials.session_token or None,
+            method="sealed",
+        )
     else:
         held = botocore.credentials.RefreshableCredentials.create_from_metadata(
             _metadata(credentials), lambda: _metadata(refresh()), "sealed"
@@ -91,6 +93,9 @@ def _taken(what: str, load: Callable[[], Any], region: str) -> Credentials:
         raise CredentialsError(f"{what}: it has no credentials")
     expiry = getattr(found, "_expiry_time", None)
     return Credentials(
-        frozen.access_key, frozen.secret_key, frozen.token or "", region,
+        frozen.access_key,
+        frozen.secret_key,
+        frozen.token or "",
+        region,
         None if expiry is None else parse_time(expiry.isoformat()),
-    )  # fmt: skip
+    )

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import boto3
 
-from ray_mr.aws import split_uri, translated
+from ray_mr.aws.errors import split_uri, translated
 from ray_mr.credentials import Credentials
 from ray_mr.errors import JobError
-from ray_mr.stores import is_glob, literal_prefix
+from ray_mr.storage.patterns import is_glob, literal_prefix
 from ray_mr.units import format_seconds
 
 if TYPE_CHECKING:
@@ -49,9 +49,12 @@ def federate(patterns: Iterable[str], *, seconds: int, name: str = "ray-mr") -> 
     given: dict[str, Any] = answer["Credentials"]
     expiry: dt.datetime = given["Expiration"]
     return Credentials(
-        given["AccessKeyId"], given["SecretAccessKey"], given["SessionToken"],
-        session.region_name or "", expiry.astimezone(dt.UTC),
-    )  # fmt: skip
+        given["AccessKeyId"],
+        given["SecretAccessKey"],
+        given["SessionToken"],
+        session.region_name or "",
+        expiry.astimezone(dt.UTC),
+    )
 
 
 def policy_for(patterns: Iterable[str]) -> dict[str, Any]:

@@ -11,15 +11,14 @@ from typing import TYPE_CHECKING, Any, Self, cast
 
 from botocore import exceptions as boto
 
-from ray_mr.aws import code_and_status, split_uri
+from ray_mr.aws.errors import code_and_status, split_uri
 from ray_mr.errors import RayMrError, StagedLost, StoreError
-from ray_mr.stores import store_for
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
-    from ray_mr.aws.s3 import S3Store
-    from ray_mr.stores import Progress
+    from ray_mr.aws.store import S3Store
+    from ray_mr.storage.contract import Progress, Store
 
 _PART_BYTES = 8 << 20
 _KEPT_BYTES = 64 << 10
@@ -94,9 +93,9 @@ class Upload:
             self._sealed = True
         return self._parts, self._size_bytes, bytes(self._buffer)
 
-    def place(self, *, joined: bool) -> UploadPlace | None:
+    def place(self, *, joined: bool) -> UploadTarget | None:
         """See ``Staged``: the upload is begun here, so that it is known whatever happens there."""
-        return None if joined else UploadPlace(self._uri, self._begun())
+        return None if joined else UploadTarget(self._uri, self._begun())
 
     def adopt(self, sealed: tuple[list[dict[str, Any]], int, bytes]) -> None:
         """See ``Staged``."""
@@ -218,7 +217,7 @@ class Upload:
 
 
 @dataclass(frozen=True, slots=True)
-class UploadPlace:
+class UploadTarget:
     """See ``Place``: an upload that was begun."""
 
     uri: str
@@ -227,7 +226,7 @@ class UploadPlace:
     joined: bool = False
     """See ``Place``."""
 
-    def open(self) -> Upload | None:
+    def open(self, store_for: Callable[[str], Store], /) -> Upload | None:
         """See ``Place``; that this process may write there is seen when it does."""
         try:
             return Upload(cast("S3Store", store_for(self.uri)), self.uri, dict(self.upload))

@@ -36,9 +36,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Self, cast
 
-from ray_mr.child import family, inherited, shield
+from ray_mr.child import inherited
 from ray_mr.child.executable import command_of, why_not_executed
-from ray_mr.child.family import MARK
 from ray_mr.counters import Counters
 from ray_mr.errors import (
     LAST_WORDS,
@@ -48,6 +47,8 @@ from ray_mr.errors import (
     ChildNotStarted,
     ChildTimeout,
 )
+from ray_mr.system import memory_shield, processes
+from ray_mr.system.processes import MARK
 from ray_mr.units import format_seconds
 
 if TYPE_CHECKING:
@@ -170,7 +171,7 @@ class Process:
         any_code: bool = False,
         on_stderr: Callable[[bytes], None] | None = None,
     ) -> None:
-        shield.hide()
+        memory_shield.hide()
         self.name = name or Path(argv[0]).name
         self._program = folder / argv[0]
         self._any_code = any_code
@@ -351,7 +352,7 @@ class Process:
             self._overdue(f"ran for more than {format_seconds(timeout)} (timeout)")
         if now - self._alive_at < min(1.0, self._limits.stall_s):
             return
-        ticks = family.cpu_ticks(self._popen.pid, self._mark if self._has_ended() else "")
+        ticks = processes.cpu_ticks(self._popen.pid, self._mark if self._has_ended() else "")
         if waits_for_feed or ticks != self._cpu_ticks:
             self._alive_at = now
             self._cpu_ticks = ticks
@@ -361,7 +362,7 @@ class Process:
 
     def _overdue(self, why: str) -> None:
         if self._has_ended():
-            left = family.holders(self._popen.pid, self._mark, self._stdout.fileno())
+            left = processes.holders(self._popen.pid, self._mark, self._stdout.fileno())
             self.kill()
             self._join()
             raise ChildError(
@@ -417,7 +418,7 @@ class Process:
     def kill(self) -> None:
         """Kill the child and everything it started."""
         if self._popen.returncode is None:
-            family.kill_program(self._popen.pid, self._mark)
+            processes.kill_program(self._popen.pid, self._mark)
             self._has_ended()
             _running.discard(self._popen.pid)
             self._popen.wait()
@@ -467,9 +468,15 @@ def _spawn(
     try:
         with FORKING, inherited.unblocked_signals():
             started = subprocess.Popen(  # noqa: S603 - running the user's program is what we are for
-                command, cwd=folder, env=env, stdin=stdin, stdout=pipe, stderr=pipe, bufsize=0,
+                command,
+                cwd=folder,
+                env=env,
+                stdin=stdin,
+                stdout=pipe,
+                stderr=pipe,
+                bufsize=0,
                 start_new_session=True,
-            )  # fmt: skip
+            )
             _running.add(started.pid)
             return started
     except OSError as error:
@@ -500,17 +507,23 @@ def stopped_programs() -> Iterator[None]:
 
 def _send_to_programs(number: int) -> None:
     for pid in list(_running):
-        family.send(pid, number)
+        processes.send(pid, number)
 
 
 def ask(program: str, words: Sequence[str], folder: Path, env: Mapping[str, str]) -> str | None:
     """Run a program that prints a few words, and return them; ``None`` if it cannot be run now."""
     try:
         answer = subprocess.run(  # noqa: S603 - as above
-            [program, *words], cwd=folder, env=child_environment(env), stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=ASK_S, check=False,
+            [program, *words],
+            cwd=folder,
+            env=child_environment(env),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=ASK_S,
+            check=False,
             start_new_session=True,
-        )  # fmt: skip
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     return answer.stdout[:LONGEST_LINE_BYTES].decode("utf-8", "replace").strip()

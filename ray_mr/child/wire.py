@@ -25,8 +25,16 @@ if TYPE_CHECKING:
 TO_HARNESS = ("begin", "file", "pairs", "flush", "end")
 """What we say."""
 FROM_HARNESS = (
-    "hello", "text", "pairs", "progress", "at", "done", "failed", "flushed", "ended",
-)  # fmt: skip
+    "hello",
+    "text",
+    "pairs",
+    "progress",
+    "at",
+    "done",
+    "failed",
+    "flushed",
+    "ended",
+)
 """What a harness says."""
 FAILURES = ("raised", "corrupt", "refused", "load", "final", "memory")
 """Kinds of ``failed``."""

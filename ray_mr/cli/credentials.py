@@ -97,7 +97,7 @@ def _seconds(text: str) -> float:
 
 
 def _patterns(places: tuple[str, ...]) -> list[str]:
-    from ray_mr.job import Job
+    from ray_mr.jobs.job import Job
 
     found: list[str] = []
     for place in places:
@@ -125,9 +125,9 @@ def seal(*, file: TextIO, key: str | None, form: str) -> None:
     Takes what `credentials federate`, `aws sts` and a credential_process print:
     accessKeyId, secretAccessKey, sessionToken, region, expiry.
     """
-    from ray_mr import access
     from ray_mr.credentials import parse_credentials
     from ray_mr.credentials import seal as make
+    from ray_mr.stores import access
 
     text = _text(file)
     found = parse_credentials(text, file.name)
@@ -153,8 +153,8 @@ def open_(*, file: TextIO | None, key: str | None, show_secrets: bool) -> None:
     """
     from dataclasses import replace
 
-    from ray_mr import access
     from ray_mr.credentials import kind_of, open_sealed
+    from ray_mr.stores import access
 
     text = os.environ.get(access.ENVELOPE, "") if file is None else _text(file)
     if not text.strip():

@@ -9,8 +9,8 @@ import click
 from click.shell_completion import get_completion_class
 
 from ray_mr.cli.screen import put
-from ray_mr.forms import THREE
-from ray_mr.job import Job
+from ray_mr.jobs.job import Job
+from ray_mr.jobs.normalize import THREE
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 SCALAR = ["string", "number", "boolean"]

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
 import click
 
-from ray_mr import strictjson
 from ray_mr.cli.screen import put
 from ray_mr.errors import JobError, RayMrError
-from ray_mr.job import Job, Manifest
-from ray_mr.texts import homed, is_there
+from ray_mr.jobs.job import Job, Manifest
+from ray_mr.system import strict_json
+from ray_mr.system.user_text import homed, is_there
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -99,7 +99,7 @@ def options(command: Callable[..., None]) -> Callable[..., None]:
         except RayMrError as error:
             if how.as_json:
                 facts = {"ok": False, "exit_code": error.exit_code, "error": str(error)}
-                put(strictjson.dumps(facts))
+                put(strict_json.dumps(facts))
             raise
 
     result = job_options(called)

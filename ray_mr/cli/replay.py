@@ -29,7 +29,7 @@ def replay(*, capsule: str, pdb: bool) -> None:
       ray-mr replay result.txt.failed-attempts/split-000003-attempt-7.json
       ray-mr replay s3://results/os/failed-attempts/split-000003-attempt-7.json --pdb
     """  # noqa: D301 - click's mark for lines that are not to be wrapped
-    from ray_mr.driver import capsule as capsules
+    from ray_mr.postmortem import replay as capsules
 
     uri = capsule if "://" in capsule else str(Path(home_path(capsule, "replay")).absolute())
     found = capsules.read(uri)

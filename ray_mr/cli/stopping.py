@@ -14,12 +14,12 @@ import sys
 import threading
 from typing import TYPE_CHECKING
 
-from ray_mr.child.family import kill_descendants, kill_left_in
 from ray_mr.child.process import stopped_programs
 from ray_mr.cli.screen import say
 from ray_mr.errors import Interrupted
+from ray_mr.system.processes import kill_descendants, kill_left_in
+from ray_mr.system.scratch import remove_temporary, unsettled
 from ray_mr.views.text import is_terminal
-from ray_mr.workdir import remove_temporary, unsettled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

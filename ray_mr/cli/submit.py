@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ray_mr import strictjson
 from ray_mr.cli.flags import JobCommand, gathered, job_options
 from ray_mr.cli.screen import put, say
 from ray_mr.errors import JobError
-from ray_mr.job import NOT_READ_BACK, Job
+from ray_mr.jobs.job import NOT_READ_BACK, Job
+from ray_mr.system import strict_json
 from ray_mr.units import parse_seconds
 
 if TYPE_CHECKING:
@@ -20,8 +20,13 @@ if TYPE_CHECKING:
 
 IMAGE_JOB = "/etc/analysis-tools.yml"
 MAX_DEADLINE_S = 5 * 24 * 3600
-_SECRET_NAMES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN",
-                 "TASKCLUSTER_ACCESS_TOKEN", "TASKCLUSTER_CERTIFICATE")  # fmt: skip
+_SECRET_NAMES = (
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "TASKCLUSTER_ACCESS_TOKEN",
+    "TASKCLUSTER_CERTIFICATE",
+)
 
 
 @click.command(cls=JobCommand)
@@ -32,9 +37,11 @@ _SECRET_NAMES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKE
 @click.option("--image", help="Docker image with ray-mr and the job; for payload docker.")
 @click.option("--job-path", default=IMAGE_JOB, show_default=True, help="JOB.yml for the tasks.")
 @click.option(
-    "--payload", type=click.Choice(["docker", "generic-worker"]), default="docker",
+    "--payload",
+    type=click.Choice(["docker", "generic-worker"]),
+    default="docker",
     show_default=True,
-)  # fmt: skip
+)
 @click.option("--key-secret", metavar="SECRET", help="Secret with the key of CREDENTIALS.")
 @click.option("--set-env", multiple=True, metavar="NAME=VALUE", help="For tasks; anyone reads it.")
 @click.option("--scope", multiple=True, help="A scope of the tasks.")
@@ -78,11 +85,13 @@ def submit(
         raise made.refused[0][1]
     objects = [item.object for split in made.splits for item in split.inputs]
     graph = make_graph(
-        group_keys(objects, job.split_bytes), _job_digest(job, made), settings,
+        group_keys(objects, job.split_bytes),
+        _job_digest(job, made),
+        settings,
         dt.datetime.now(dt.UTC),
-    )  # fmt: skip
+    )
     if dry_run:
-        put(strictjson.dumps(graph.facts(), indent=1))
+        put(strict_json.dumps(graph.facts(), indent=1))
         return
     for scope in graph.scopes:
         say(f"needs scope {scope}")
@@ -100,13 +109,13 @@ def _job_digest(job: Job, made: Any) -> str:
     try:
         text = portable.model_dump_json(exclude={"inputs"})
     except ValueError:  # a name that is not UTF-8
-        text = strictjson.dumps(portable.model_dump(mode="json", exclude={"inputs"}))
-    return strictjson.dumps([text, programs])
+        text = strict_json.dumps(portable.model_dump(mode="json", exclude={"inputs"}))
+    return strict_json.dumps([text, programs])
 
 
 def _settings(job: Job, job_file: str, options: dict[str, Any]) -> Settings:
-    from ray_mr import access
     from ray_mr.credentials import kind_of
+    from ray_mr.stores import access
     from ray_mr.taskcluster.graph import Settings
 
     if job.partition == "range" and job.reducers > 1:
@@ -129,14 +138,24 @@ def _settings(job: Job, job_file: str, options: dict[str, Any]) -> Settings:
     if deadline > MAX_DEADLINE_S:
         raise click.BadParameter("at most 5 days", param_hint="--task-deadline")
     return Settings(
-        task_queue=options["task_queue"], owner=options["owner"], name=job.name or job_file,
-        source=options["source"], job_path=options["job_path"],
-        reducers=0 if job.reducer is None else job.reducers, payload=options["payload"],
-        image=options["image"] or "", env=env, scopes=tuple(scopes), priority=options["priority"],
-        scheduler=options["scheduler_id"], index=options["index"] or "",
-        notify=(options["owner"],), label=options["label"],
-        max_run_s=_whole_seconds(options["max_run_time"], "--max-run-time"), deadline_s=deadline,
-    )  # fmt: skip
+        task_queue=options["task_queue"],
+        owner=options["owner"],
+        name=job.name or job_file,
+        source=options["source"],
+        job_path=options["job_path"],
+        reducers=0 if job.reducer is None else job.reducers,
+        payload=options["payload"],
+        image=options["image"] or "",
+        env=env,
+        scopes=tuple(scopes),
+        priority=options["priority"],
+        scheduler=options["scheduler_id"],
+        index=options["index"] or "",
+        notify=(options["owner"],),
+        label=options["label"],
+        max_run_s=_whole_seconds(options["max_run_time"], "--max-run-time"),
+        deadline_s=deadline,
+    )
 
 
 def _env(words: tuple[str, ...]) -> dict[str, str]:

@@ -8,9 +8,9 @@ from pathlib import Path
 import click
 
 from ray_mr.cli.flags import JobCommand, RunOptions, gathered, options
-from ray_mr.cli.running import run_and_show
+from ray_mr.cli.show_run import run_and_show
 from ray_mr.errors import JobError
-from ray_mr.job import Job
+from ray_mr.jobs.job import Job
 
 JOB_FILES = ("analysis-tools.yml", "/etc/analysis-tools.yml")
 """Where ``map`` and ``reduce`` look for their job, as in 2014."""
@@ -107,7 +107,7 @@ def reduce_(
 
 
 def _listed_ids(place: str) -> list[str]:
-    from ray_mr.stores import store_for
+    from ray_mr.stores.registry import store_for
 
     uri = place if "://" in place else str(Path(place).absolute())
     with store_for(uri).open(uri) as stream:

@@ -15,11 +15,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ray_mr.codecs import formats, hadoop, members, snappy
+from ray_mr.codecs import formats, hadoop_blocks, members, snappy
 from ray_mr.codecs.damage import HEAD_BYTES
 from ray_mr.codecs.table import CODECS, CODINGS
 from ray_mr.errors import RefusedObject
-from ray_mr.workdir import disk_errors
+from ray_mr.system.scratch import disk_errors
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -91,7 +91,7 @@ def _without_magic(codec: str, head: bytes) -> str:
         return "br"
     if codec == "snappy":
         return snappy.bare_kind(head)
-    if codec == "lz4" and hadoop.is_lz4(head):
+    if codec == "lz4" and hadoop_blocks.is_lz4(head):
         return "lz4-hadoop"
     return "deflate" if codec == "deflate" and members.is_zlib(head) else ""
 

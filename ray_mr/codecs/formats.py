@@ -19,7 +19,7 @@ import functools
 import re
 from dataclasses import dataclass
 
-from ray_mr.archives import ADVICE, is_tar
+from ray_mr.codecs.archives import ADVICE, is_tar
 
 HEAD_BYTES = 512
 """Bytes at the beginning of a file that decide; a tar header is as long."""
@@ -173,16 +173,32 @@ NESTED = tuple(
 """What is refused in a compressed file besides ``FORMATS``."""
 TAR = Format("a tar archive", b"", ADVICE, archive=True)
 COMPRESSED_NAMES = {
-    ".lzo": "lzo", ".lzo_deflate": "lzo", ".lzop": "lzo", ".z": "the old compress format",
-    ".lz": "lzip", ".lrz": "lrzip", ".rz": "rzip", ".zpaq": "zpaq", ".bz3": "bzip3",
+    ".lzo": "lzo",
+    ".lzo_deflate": "lzo",
+    ".lzop": "lzo",
+    ".z": "the old compress format",
+    ".lz": "lzip",
+    ".lrz": "lrzip",
+    ".rz": "rzip",
+    ".zpaq": "zpaq",
+    ".bz3": "bzip3",
     ".lzfse": "lzfse",
-}  # fmt: skip
+}
 """Ends of names of compressed files that no codec decodes, and their format."""
 BINARY_NAMES = {
-    ".parquet": "Parquet", ".orc": "ORC", ".avro": "Avro", ".rcfile": "RCFile",
-    ".seq": "SequenceFile", ".arrow": "Arrow", ".feather": "Feather", ".h5": "HDF5",
-    ".hdf5": "HDF5", ".sqlite": "SQLite", ".bson": "BSON", ".msgpack": "MessagePack",
-}  # fmt: skip
+    ".parquet": "Parquet",
+    ".orc": "ORC",
+    ".avro": "Avro",
+    ".rcfile": "RCFile",
+    ".seq": "SequenceFile",
+    ".arrow": "Arrow",
+    ".feather": "Feather",
+    ".h5": "HDF5",
+    ".hdf5": "HDF5",
+    ".sqlite": "SQLite",
+    ".bson": "BSON",
+    ".msgpack": "MessagePack",
+}
 """Ends of names of binary files, and their format."""
 
 

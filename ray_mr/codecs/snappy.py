@@ -1,7 +1,7 @@
 """Snappy: in frames (the format with a magic and checksums), as one bare block, as Hadoop writes.
 
 Frames: https://github.com/google/snappy/blob/main/framing_format.txt.  Hadoop's blocks are those of
-``codecs/hadoop.py``.
+``codecs/hadoop_blocks.py``.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import cramjam
 
 from ray_mr.codecs.damage import CHUNK_BYTES, MOST_MEMORY_BYTES, Damaged, exactly
-from ray_mr.codecs.hadoop import blocks, pieces
+from ray_mr.codecs.hadoop_blocks import blocks, pieces
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

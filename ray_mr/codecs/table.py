@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ray_mr.codecs import brotli, hadoop, members, snappy, zst
+from ray_mr.codecs import brotli_stream, hadoop_blocks, members, snappy, zstandard_blocks
 from ray_mr.codecs.damage import CHUNK_BYTES
 
 if TYPE_CHECKING:
@@ -43,23 +43,42 @@ CODECS = {
     "gz": Codec(b"\x1f\x8b\x08", 3, members.is_gz, members.gz, (".gz", ".gzip")),
     "bz2": Codec(b"BZh", 4, members.is_bz2, members.bz2_, (".bz2",)),
     "xz": Codec(b"\xfd7zXZ\0", 6, members.is_xz, members.xz, (".xz",)),
-    "zst": Codec(zst.ZSTD_MAGIC, 4, zst.is_zst, zst.zst, (".zst", ".zstd")),
+    "zst": Codec(
+        zstandard_blocks.ZSTD_MAGIC,
+        4,
+        zstandard_blocks.is_zst,
+        zstandard_blocks.zst,
+        (".zst", ".zstd"),
+    ),
     "lz4": Codec(b"\x04\x22\x4d\x18", 4, members.is_lz4, members.lz4, (".lz4",)),
     "snappy": Codec(b"\xff\x06\0\0sNaPpY", 10, snappy.is_framed, snappy.framed, (".snappy", ".sz")),
     "lzma": Codec(b"\x5d\0\0", 14, members.is_lzma, members.lzma_, (".lzma",)),
-    "br": Codec(b"", 0, _never, brotli.br, (".br",)),
+    "br": Codec(b"", 0, _never, brotli_stream.br, (".br",)),
     "deflate": Codec(b"", 0, _never, members.deflate, (".deflate", ".zlib", ".zz")),
     "snappy-raw": Codec(b"", 0, _never, snappy.raw, ()),
     "snappy-hadoop": Codec(b"", 0, _never, snappy.hadoop, ()),
-    "lz4-hadoop": Codec(b"", 0, _never, hadoop.lz4, ()),
+    "lz4-hadoop": Codec(b"", 0, _never, hadoop_blocks.lz4, ()),
 }
 """By name; those without a real magic last."""
 
 CODINGS = {
-    "gzip": "gz", "x-gzip": "gz", "deflate": "deflate", "br": "br", "zstd": "zst", "x-zstd": "zst",
-    "compress": "compress", "x-compress": "compress", "bzip2": "bz2", "x-bzip2": "bz2", "xz": "xz",
-    "lzma": "lzma", "snappy": "snappy", "x-snappy": "snappy", "lz4": "lz4", "x-lz4": "lz4",
-}  # fmt: skip
+    "gzip": "gz",
+    "x-gzip": "gz",
+    "deflate": "deflate",
+    "br": "br",
+    "zstd": "zst",
+    "x-zstd": "zst",
+    "compress": "compress",
+    "x-compress": "compress",
+    "bzip2": "bz2",
+    "x-bzip2": "bz2",
+    "xz": "xz",
+    "lzma": "lzma",
+    "snappy": "snappy",
+    "x-snappy": "snappy",
+    "lz4": "lz4",
+    "x-lz4": "lz4",
+}
 """Codecs, and formats that have none, by the words of ``Content-Encoding``.
 
 Other words (``identity``, ``aws-chunked``, ``utf-8``) say nothing about the bytes.

@@ -2,7 +2,7 @@
 
 ``aftermath`` makes a report of it.  It is gone with its last reader, and never on a disk: addresses
 of inputs may hold passwords.  Nothing heavy is imported here, for it would be twice in memory; see
-``cli/guard.py``.
+``cli/supervisor.py``.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from ray_mr.errors import RayMrError
-    from ray_mr.model import AttemptEnd, Trouble
-    from ray_mr.plan import Plan
+    from ray_mr.model import AttemptEnd, FetchRetries
+    from ray_mr.planning.plan import Plan
 
 
 LARGE_BYTES = 4 << 10
@@ -89,7 +89,7 @@ class _Written(Ledger):
         self._journal.put("tried", known)
         super().tried(known)
 
-    def fetched(self, troubles: Iterable[Trouble]) -> None:
+    def fetched(self, troubles: Iterable[FetchRetries]) -> None:
         known = list(troubles)
         if known:
             self._journal.put("fetched", known)

@@ -17,9 +17,9 @@ from ray_mr.units import count
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from ray_mr.model import AttemptEnd, Input, ReducerEnd, Split, Trouble
-    from ray_mr.plan import Plan
-    from ray_mr.sources import Source
+    from ray_mr.model import AttemptEnd, FetchRetries, Input, ReducerEnd, Split
+    from ray_mr.planning.plan import Plan
+    from ray_mr.planning.sources import Source
 
 
 MAX_CAUSES = 8
@@ -75,7 +75,7 @@ _ABSENT, _UNKNOWN, _OK, _FAILED = range(4)
 _FATES = {_UNKNOWN: None, _OK: Fate.OK, _FAILED: Fate.FAILED}
 
 
-class _Columns:
+class _LedgerColumns:
     """What is counted of each input, by position: 19 bytes each, as there may be millions."""
 
     def __init__(self, splits: Sequence[Split]) -> None:
@@ -110,7 +110,7 @@ class Ledger:
 
     def __init__(self, plan: Plan) -> None:
         self._job, self._plan = plan.job, plan
-        self._columns = _Columns(plan.splits)
+        self._columns = _LedgerColumns(plan.splits)
         self._causes: dict[int, str] = {}
         self._samples: dict[int, str] = {}
         self._delays: defaultdict[int, Delay] = defaultdict(Delay)
@@ -131,7 +131,7 @@ class Ledger:
             tries = self._columns.attempts
             tries[position] = min(tries[position] + 1, MOST_ATTEMPTS)
 
-    def fetched(self, troubles: Iterable[Trouble]) -> None:
+    def fetched(self, troubles: Iterable[FetchRetries]) -> None:
         """An attempt has ended, well or not, in which inputs were asked for more than once."""
         for trouble in troubles:
             tries = trouble.tries - 1
@@ -306,9 +306,11 @@ class Ledger:
             uri = self._plan.object_at(at).uri
             raise LedgerError(f"{uri}: {columns.records[at]} records in, not all accounted for")
 
-    def rows_of_inputs(self) -> Rows:
+    def rows_of_inputs(self) -> LedgerRows:
         """Every listed object, for the report."""
-        return Rows(self._rows, self._inputs + len(self._plan.skipped) + len(self._plan.refused))
+        return LedgerRows(
+            self._rows, self._inputs + len(self._plan.skipped) + len(self._plan.refused)
+        )
 
     def _rows(self) -> Iterator[dict[str, Any]]:
         for split in self._plan.splits:
@@ -322,11 +324,17 @@ class Ledger:
     def _entry(self, item: Input) -> Entry:
         at, columns = item.position, self._columns
         return Entry(
-            item.object.uri, item.object.size_bytes, _FATES[columns.fate[at]],
-            self._causes.get(at, ""), columns.attempts[at], columns.records[at],
-            columns.mapped(at), columns.bad.get(at, 0), self._samples.get(at, ""),
+            item.object.uri,
+            item.object.size_bytes,
+            _FATES[columns.fate[at]],
+            self._causes.get(at, ""),
+            columns.attempts[at],
+            columns.records[at],
+            columns.mapped(at),
+            columns.bad.get(at, 0),
+            self._samples.get(at, ""),
             columns.decoded[at],
-        )  # fmt: skip
+        )
 
     @property
     def _inputs(self) -> int:
@@ -393,7 +401,7 @@ def _row(entry: Entry, delay: Delay | None = None) -> dict[str, Any]:
     return row
 
 
-class Rows(Sequence[dict[str, Any]]):
+class LedgerRows(Sequence[dict[str, Any]]):
     """The rows of a report, each made when it is looked at."""
 
     def __init__(self, make: Callable[[], Iterator[dict[str, Any]]], size: int) -> None:

@@ -18,20 +18,20 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ray_mr import access, manifest
 from ray_mr.errors import PATHS, PERMISSIONS, JobError
-from ray_mr.job import Manifest
-from ray_mr.sources import Sources
-from ray_mr.stores import store_for
-from ray_mr.userfiles import open_stream
+from ray_mr.jobs.job import Manifest
+from ray_mr.planning import manifest
+from ray_mr.planning.sources import Sources
+from ray_mr.stores import access
+from ray_mr.stores.registry import store_for
+from ray_mr.system.user_files import open_stream
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
     from typing import BinaryIO
 
-    from ray_mr.job import Job
-    from ray_mr.manifest import Named
-    from ray_mr.model import StoredObject
+    from ray_mr.jobs.job import Job
+    from ray_mr.model import ManifestEntry, StoredObject
 
     Lookup = Callable[[threading.Event], Iterator[StoredObject]]
 
@@ -111,7 +111,7 @@ def _below(obj: StoredObject, base: str) -> StoredObject:
 # ------------------------------------------------------------------ manifests
 
 
-def _named(item: Manifest, job: Job) -> Iterator[Named]:
+def _named(item: Manifest, job: Job) -> Iterator[ManifestEntry]:
     with _opened(item.manifest) as file:
         lines = iter(lambda: file.readline(manifest.MAX_LINE_BYTES + 2), b"")
         folder = str(Path(item.folder).absolute())
@@ -120,9 +120,9 @@ def _named(item: Manifest, job: Job) -> Iterator[Named]:
         )
 
 
-def _together(names: Iterator[Named]) -> list[Named]:
+def _together(names: Iterator[ManifestEntry]) -> list[ManifestEntry]:
     """Those of one lookup: few, where each costs a request, so that all threads have some."""
-    some: list[Named] = []
+    some: list[ManifestEntry] = []
     asked = 0
     for named in names:
         some.append(named)
@@ -145,7 +145,7 @@ def _opened(name: str) -> BinaryIO:
 
 
 def _look_up(
-    names: list[Named], source: str, base: str, stop: threading.Event
+    names: list[ManifestEntry], source: str, base: str, stop: threading.Event
 ) -> Iterator[StoredObject]:
     for named in names:
         store = store_for(named.uri)
@@ -172,12 +172,12 @@ def _ahead(
     """What lookups find, one lookup after the other, while threads work on those that follow."""
     stop = threading.Event()
     pool = ThreadPoolExecutor(LISTINGS, "listing")
-    waiting: deque[tuple[int, _Found]] = deque()
+    waiting: deque[tuple[int, _Listed]] = deque()
     try:
         while True:
             while len(waiting) < LISTINGS and (following := next(lookups, None)) is not None:
                 index, lookup = following
-                found = _Found(stop)
+                found = _Listed(stop)
                 pool.submit(found.fill, lookup)
                 waiting.append((index, found))
             if not waiting:
@@ -189,7 +189,7 @@ def _ahead(
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-class _Found:
+class _Listed:
     """What one lookup finds, on its way from its thread."""
 
     def __init__(self, stop: threading.Event) -> None:

@@ -14,17 +14,24 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from ray_mr import strictjson
 from ray_mr.driver.report import INPUTS, READ_BYTES
 from ray_mr.errors import Interrupted
-from ray_mr.sinks import SUCCESS, failed_report_uri, is_prefix, parts_there, report_uri, write_whole
-from ray_mr.stores import store_for
+from ray_mr.stores.registry import store_for
+from ray_mr.stores.result import (
+    SUCCESS,
+    failed_report_uri,
+    is_prefix,
+    parts_there,
+    report_uri,
+    write_whole,
+)
+from ray_mr.system import strict_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ray_mr.driver.report import Report
-    from ray_mr.stores import Staged
+    from ray_mr.storage.contract import Staged
 
 MAX_FACTS_BYTES = 64 << 20
 """Bytes of a report before the rows of its inputs; what has more is not a report."""
@@ -89,7 +96,7 @@ def _facts(stream: BinaryIO) -> dict[str, Any]:
             return {}
     head = data.partition(INPUTS)[0]
     try:
-        facts = strictjson.loads(head + b"\n}")
+        facts = strict_json.loads(head + b"\n}")
     except ValueError:
         return {}
     return facts if isinstance(facts, dict) else {}

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
-from ray_mr import markup, strictjson
 from ray_mr.driver.skew import Shares
 from ray_mr.errors import RayMrError, headline
-from ray_mr.shuffle.table import table_of
-from ray_mr.sinks import read_checked
+from ray_mr.shuffle.text_table import table_of
+from ray_mr.stores.result import read_checked
+from ray_mr.system import html, strict_json
 from ray_mr.units import count, format_bytes, format_seconds
 
 if TYPE_CHECKING:
@@ -18,11 +18,18 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-    from ray_mr.sources import Source
+    from ray_mr.planning.sources import Source
 
 TOTALS_SHOWN = (
-    "inputs", "ok", "skipped", "failed", "records", "mapped", "bad_records", "keys",
-)  # fmt: skip
+    "inputs",
+    "ok",
+    "skipped",
+    "failed",
+    "records",
+    "mapped",
+    "bad_records",
+    "keys",
+)
 """In a notebook, where they are not 0."""
 FAILED_SHOWN = 10
 """Failed inputs in a notebook; the report has them all."""
@@ -115,7 +122,7 @@ class Report:
         if more := self.failed[FAILED_SHOWN:]:
             failed.append(f"and {len(more):,} more in the report")
         title = self.name or ("done" if self.ok else "nothing was published")
-        return markup.heading(title) + markup.facts(rows) + markup.listing(failed)
+        return html.heading(title) + html.facts(rows) + html.listing(failed)
 
     def facts(self) -> dict[str, Any]:
         """The report as plain values, less the row for each input."""
@@ -142,11 +149,11 @@ class Report:
 
     def json_pieces(self) -> Iterator[bytes]:
         """The report as it is kept, in pieces: of inputs there may be millions."""
-        head = strictjson.dumps(self.facts(), indent=1)
+        head = strict_json.dumps(self.facts(), indent=1)
         yield head.removesuffix("\n}").encode() + INPUTS
         between = "\n  "
         for row in self.inputs:
-            yield (between + strictjson.dumps(row, indent=1).replace("\n", "\n  ")).encode()
+            yield (between + strict_json.dumps(row, indent=1).replace("\n", "\n  ")).encode()
             between = ",\n  "
         yield b"]\n}\n" if between == "\n  " else b"\n ]\n}\n"
 

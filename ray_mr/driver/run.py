@@ -12,46 +12,48 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
-from ray_mr import access, machine
-from ray_mr.child.family import kill_left_in
-from ray_mr.child.shield import hidden
-from ray_mr.child.sweep import sweep
-from ray_mr.driver.checkpoint import Checkpoint, Wish
-from ray_mr.driver.claims import check_inputs, check_names, check_patterns
-from ray_mr.driver.commit import backoff
+from ray_mr.checkpoint.checkpoint import Checkpoint, RunMode
 from ray_mr.driver.ledger import Ledger
 from ray_mr.driver.listing import objects_of, sources_of
-from ray_mr.driver.loop import Loop
+from ray_mr.driver.output_checks import check_inputs, check_names, check_patterns
 from ray_mr.driver.publish import facts_of, keep_failed, staged_reports
 from ray_mr.driver.report import Report
+from ray_mr.driver.retry_policy import backoff
+from ray_mr.driver.scheduler import Scheduler
 from ray_mr.driver.skew import Shares
-from ray_mr.driver.waits import await_engine
-from ray_mr.engines import engine_named, session
+from ray_mr.driver.wait_limits import await_engine
+from ray_mr.engines.ray import private_session
+from ray_mr.engines.registry import engine_named
 from ray_mr.errors import Interrupted, JobError, RayMrError, StagedLost, StoreError
 from ray_mr.events import Notice, Stage
-from ray_mr.pipes import Stream, stream_of
-from ray_mr.plan import Plan, make_plan
-from ray_mr.sinks import Sink, failed_report_uri, finish, give_up, report_uri
-from ray_mr.stores import store_for
-from ray_mr.tasks.mapper import MapTask
-from ray_mr.tasks.reducer import ReduceTask
-from ray_mr.tasks.sample import bounds_of
-from ray_mr.units import count, format_bytes
-from ray_mr.workdir import (
+from ray_mr.planning.plan import Plan, make_plan
+from ray_mr.stores import access
+from ray_mr.stores.registry import store_for
+from ray_mr.stores.result import Sink, failed_report_uri, finish, give_up, report_uri
+from ray_mr.stores.stream_output import Stream, stream_of
+from ray_mr.system import host
+from ray_mr.system.memory_shield import hidden
+from ray_mr.system.processes import kill_left_in
+from ray_mr.system.scratch import (
     own,
     remove_run_folder,
     roomy_temporary_folder,
     run_folder,
     temporary,
 )
+from ray_mr.system.sweep import sweep
+from ray_mr.tasks.map_task import MapTask
+from ray_mr.tasks.range_sample import bounds_of
+from ray_mr.tasks.reduce_task import ReduceTask
+from ray_mr.units import count, format_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from ray_mr.driver.journal import Journal
-    from ray_mr.engines import Capacity, Engine
+    from ray_mr.engines.contract import Capacity, Engine
     from ray_mr.events import Event
-    from ray_mr.job import Job
+    from ray_mr.jobs.job import Job
     from ray_mr.model import StoredObject
 
 STREAMED = "result.txt"
@@ -103,7 +105,7 @@ def run(
         RayMrError: What else ended the run; ``report.json`` is written then too, where it can.
         Interrupted: Ctrl-C, or SIGTERM where the caller turns it into KeyboardInterrupt.
     """
-    wish = Wish(force, resume or only_failed, only_failed)
+    wish = RunMode(force, resume or only_failed, only_failed)
     return _Run(job, engine_named(engine), on_event or (lambda _: None), wish, journal).run()
 
 
@@ -151,7 +153,7 @@ class _Run:
         job: Job,
         engine: Engine,
         on_event: Callable[[Event], None],
-        wish: Wish,
+        wish: RunMode,
         journal: Journal | None,
     ) -> None:
         output = _absolute(job.output)
@@ -224,7 +226,7 @@ class _Run:
         temporary(run_folder(self._id))
         access.read_as(anonymous=self._job.anonymous, request_payer=self._job.request_payer)
         sweep()
-        session.sweep()
+        private_session.sweep()
         owned = own(self._id)
         try:
             self._engine.prepare(self._job)
@@ -365,10 +367,11 @@ class _Run:
         if self._published:
             return Interrupted(f"interrupted when {output} was published: it is whole")
         stopped = Interrupted(
-            f"interrupted while publishing: do not rely on {output}" if recorded
+            f"interrupted while publishing: do not rely on {output}"
+            if recorded
             else "interrupted: nothing was published",
             "the next run with this output completes it" if recorded else "",
-        )  # fmt: skip
+        )
         self._keep_if_started(stopped)
         return stopped
 
@@ -392,10 +395,17 @@ class _Run:
         _check_reach(made, capacity)
         if _uses_s3(made) and (told := access.outlasted(_longest_s(made, capacity))):
             self._tell(Notice(told))
-        loop = Loop(
-            self._engine, goal, ledger, capacity, self._tell, sink=sink,
-            keeper=self._checkpoint.keeper, until=until, run_id=self._id,
-        )  # fmt: skip
+        loop = Scheduler(
+            self._engine,
+            goal,
+            ledger,
+            capacity,
+            self._tell,
+            sink=sink,
+            keeper=self._checkpoint.keeper,
+            until=until,
+            run_id=self._id,
+        )
         try:
             error = self._phases(made, ledger, loop, capacity.text)
             if error is not None or ledger.failures:  # there is something to go on with
@@ -406,7 +416,7 @@ class _Run:
         loop.close(soon=False)
         return error
 
-    def _phases(self, made: Plan, ledger: Ledger, loop: Loop, has: str) -> RayMrError | None:
+    def _phases(self, made: Plan, ledger: Ledger, loop: Scheduler, has: str) -> RayMrError | None:
         if error := ledger.hopeless():
             return error
         size = f"{count(made.total_inputs, 'input')}, {format_bytes(made.total_bytes)}"
@@ -428,7 +438,7 @@ class _Run:
     def _check_disk(self, made: Plan, capacity: Capacity) -> None:
         # What mappers put out is not known, and other nodes have disks of their own: only what is
         # sure is asked for.
-        need = made.scratch_bytes(min(capacity.map_slots, machine.cpus()))
+        need = made.scratch_bytes(min(capacity.map_slots, host.cpus()))
         free = shutil.disk_usage(run_folder(self._id)).free
         if need > free:
             raise StoreError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ray_mr.shuffle.hot import MOST
+from ray_mr.shuffle.heavy_hitters import MOST
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -36,12 +36,15 @@ class Shares:
         """A row for each part."""
         return [
             {
-                "part": end.partition, "rows": end.rows, "keys": end.keys,
-                "input_bytes": end.input_bytes, "output_bytes": end.output_bytes,
+                "part": end.partition,
+                "rows": end.rows,
+                "keys": end.keys,
+                "input_bytes": end.input_bytes,
+                "output_bytes": end.output_bytes,
                 "seconds": round(end.seconds, 3),
             }
             for end in self.parts
-        ]  # fmt: skip
+        ]
 
     def hot_keys(self) -> list[dict[str, Any]]:
         """The keys with the most rows, the most first."""

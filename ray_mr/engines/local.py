@@ -12,8 +12,8 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, cast
 
-from ray_mr import machine
-from ray_mr.engines import (
+from ray_mr.engines import block_files
+from ray_mr.engines.contract import (
     BlockLost,
     Capacity,
     EngineEvent,
@@ -24,19 +24,21 @@ from ray_mr.engines import (
     Ref,
     Said,
     Yielded,
-    shelf,
 )
 from ray_mr.errors import RayMrError, WorkerLost
-from ray_mr.model import FIRST_TERMS, ReducerEnd
-from ray_mr.tasks.mapper import Block, MapTask, map_split
-from ray_mr.tasks.reducer import Due, Piece, Reducer, ReduceTask
-from ray_mr.workdir import WorkDir, run_folder
+from ray_mr.model import FIRST_OPTIONS, ReducerEnd
+from ray_mr.system import host
+from ray_mr.system.scratch import WorkDir, run_folder
+from ray_mr.tasks.map_attempt import map_split
+from ray_mr.tasks.map_task import Block, MapTask
+from ray_mr.tasks.reduce_task import PartDue, PartText, ReduceTask
+from ray_mr.tasks.reducer import Reducer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from ray_mr.job import Job
-    from ray_mr.model import AttemptId, BlockMeta, Split, Terms
+    from ray_mr.jobs.job import Job
+    from ray_mr.model import AttemptId, AttemptOptions, BlockMeta, Split
 
 
 class _Slots:
@@ -79,17 +81,19 @@ class LocalEngine:
         self._map_task, self._reduce_task = map_task, reduce_task
         self._work = WorkDir(run_folder(map_task.run_id), "local")
         self._root = self._work.__enter__().path
-        slots = machine.cpus()
+        slots = host.cpus()
         self._slots = _Slots(slots)
         self._pool = ThreadPoolExecutor(slots, thread_name_prefix="attempt")
         return Capacity(slots, slots, f"{slots} processors of this machine")
 
-    def start(self, split: Split, ident: AttemptId, terms: Terms = FIRST_TERMS) -> None:
+    def start(self, split: Split, ident: AttemptId, terms: AttemptOptions = FIRST_OPTIONS) -> None:
         """See ``Engine``; an attempt of many shares waits until as many slots are free."""
         stop = self._cancelled[ident] = threading.Event()
         self._pool.submit(self._attempt, split, ident, terms, stop)
 
-    def _attempt(self, split: Split, ident: AttemptId, terms: Terms, stop: threading.Event) -> None:
+    def _attempt(
+        self, split: Split, ident: AttemptId, terms: AttemptOptions, stop: threading.Event
+    ) -> None:
         messages = map_split(self._map_task, split, ident, self._root, terms)
         try:
             with self._slots.taken(terms.shares):
@@ -113,7 +117,9 @@ class LocalEngine:
         return self._hold(data)
 
     def _hold(self, data: Any) -> Ref:
-        return shelf.Shelved(shelf.put(self._root / f"block-{next(self._names)}", data))
+        return block_files.BlockFile(
+            block_files.put(self._root / f"block-{next(self._names)}", data)
+        )
 
     def cancel(self, ident: AttemptId) -> None:
         """See ``Engine``."""
@@ -145,7 +151,7 @@ class LocalEngine:
         else:
             made.add(meta, data)
 
-    def finish(self, reducer: int, due: Mapping[int, Due]) -> None:
+    def finish(self, reducer: int, due: Mapping[int, PartDue]) -> None:
         """See ``Engine``."""
         if known := self._reducers.get(reducer):
             known.finish(due)
@@ -162,7 +168,7 @@ class LocalEngine:
 
     def read(self, ref: Ref) -> memoryview:
         """See ``Engine``."""
-        return shelf.read(ref.where)
+        return block_files.read(ref.where)
 
     def ailing(self) -> str:
         """See ``Engine``; here a silence is the program's own."""
@@ -228,12 +234,12 @@ class _LocalReducer:
         self._stop.set()
         self._events.put(ReducerFailed(self._number, error))
 
-    def finish(self, due: Mapping[int, Due]) -> None:
+    def finish(self, due: Mapping[int, PartDue]) -> None:
         def run(reducer: Reducer) -> None:
             for message in reducer.finish(due):
                 if self._stop.is_set():
                     return
-                if isinstance(message, Piece):
+                if isinstance(message, PartText):
                     ref = self._hold(message.data)
                     self._events.put(Reduced(self._number, message.partition, ref))
                 elif isinstance(message, ReducerEnd):

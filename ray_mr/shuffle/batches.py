@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow.compute as pc
 
-from ray_mr.child.child import Pairs
+from ray_mr.child.harness_child import Pairs
 from ray_mr.errors import ChildError, DataError
-from ray_mr.shuffle.condense import neighbours
+from ray_mr.shuffle.combine.collapse import neighbours
 from ray_mr.shuffle.rows import (
     EXPAND_BYTES,
     Rows,

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xxhash
 
-from ray_mr.shuffle.order import by_key, by_number
+from ray_mr.shuffle.order.key_prefix import by_key, by_number
 from ray_mr.shuffle.rows import Rows, groups, integers, numbers_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any
 
-    from ray_mr.shuffle.order import Order
+    from ray_mr.shuffle.order.key_prefix import Order
 
 
 def partition_of(key: bytes, partitions: int) -> int:

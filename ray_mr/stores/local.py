@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import unquote
 
-from ray_mr import machine
 from ray_mr.errors import (
     AT_REST,
     PATHS,
@@ -28,25 +27,31 @@ from ray_mr.errors import (
     StoreError,
 )
 from ray_mr.model import IRREGULAR, StoredObject
-from ray_mr.spool import in_order
-from ray_mr.stores import is_glob, literal_prefix, name_bytes
-from ray_mr.stores.sides import Selection
+from ray_mr.storage.patterns import is_glob, literal_prefix, name_bytes
+from ray_mr.storage.side_files import Selection
 from ray_mr.stores.walk import STAGED, Walk
-from ray_mr.userfiles import NotAFile, kind_of, open_regular
-from ray_mr.workdir import arriving, disk_errors, settled, temporary
+from ray_mr.system import host
+from ray_mr.system.scratch import arriving, disk_errors, settled, temporary
+from ray_mr.system.spill import in_order
+from ray_mr.system.user_files import NotAFile, kind_of, open_regular
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
-    from ray_mr.manifest import Named
-    from ray_mr.stores import Progress
+    from ray_mr.model import ManifestEntry
+    from ray_mr.storage.contract import Progress, Store
 
 _CHUNK_BYTES = 1 << 20
 _KINDS = {
-    stat.S_IFREG: "", stat.S_IFDIR: "a folder", stat.S_IFLNK: "a link", stat.S_IFIFO: "a pipe",
-    stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a block device",
-}  # fmt: skip
+    stat.S_IFREG: "",
+    stat.S_IFDIR: "a folder",
+    stat.S_IFLNK: "a link",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a block device",
+}
 _LONGEST_STEM = 220
 """Bytes of a name that its temporary name repeats, of the 255 a file system allows."""
 
@@ -75,7 +80,7 @@ class LocalStore:
             raise JobError(f"{uri}: files have no versions")
         return self._exact(_path(uri))
 
-    def known(self, named: Named) -> None:
+    def known(self, named: ManifestEntry) -> None:
         """See ``Store``; a look at the disk costs nothing."""
 
     def _exact(self, path: str) -> StoredObject:
@@ -268,16 +273,16 @@ class StagedFile:
             os.fsync(file.fileno())
         self._sealed = True
 
-    def place(self, *, joined: bool) -> FilePlace | None:
+    def place(self, *, joined: bool) -> FileTarget | None:
         """See ``Staged``."""
-        here = machine.boot()
+        here = host.boot()
         if not here:
             return None
         with disk_errors(self._path):
             found = os.fstat(self._file.fileno())
             self._file.close()
         ident = (found.st_dev, found.st_ino)
-        return FilePlace(str(self._path), str(self._part), here, ident, joined)
+        return FileTarget(str(self._path), str(self._part), here, ident, joined)
 
     def adopt(self, sealed: tuple[int, bool]) -> None:
         """See ``Staged``."""
@@ -341,7 +346,7 @@ class StagedFile:
 
 
 @dataclass(frozen=True, slots=True)
-class FilePlace:
+class FileTarget:
     """See ``Place``: a staged file, for whoever sees the very file on the same machine.
 
     It is opened, never made: once the file is removed, a straggler can leave nothing behind.
@@ -358,9 +363,9 @@ class FilePlace:
     joined: bool
     """See ``Place``."""
 
-    def open(self) -> FileWriter | None:
+    def open(self, _store_for: Callable[[str], Store], /) -> FileWriter | None:
         """See ``Place``."""
-        if machine.boot() != self.machine:
+        if host.boot() != self.machine:
             return None
         try:
             descriptor = os.open(self.part, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)

@@ -24,14 +24,14 @@ from typing import TYPE_CHECKING
 
 from ray_mr.errors import Interrupted
 from ray_mr.model import WALKED
-from ray_mr.stores import name_bytes
-from ray_mr.workdir import disk_errors
+from ray_mr.storage.patterns import name_bytes
+from ray_mr.system.scratch import disk_errors
 
 if TYPE_CHECKING:
     import threading
     from collections.abc import Iterator
 
-    from ray_mr.stores.patterns import Pattern
+    from ray_mr.storage.patterns import Pattern
 
 STAGED = re.compile(r"\.(.*)\.ray-mr-[0-9a-f]{12}\.part", re.DOTALL)
 """Names of files that are being written: they do not exist yet."""

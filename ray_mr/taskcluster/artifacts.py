@@ -16,7 +16,6 @@ import re
 import threading
 from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 
-from ray_mr import strictjson
 from ray_mr.errors import (
     DataError,
     Interrupted,
@@ -26,15 +25,16 @@ from ray_mr.errors import (
     StoreUnavailable,
 )
 from ray_mr.model import StoredObject
-from ray_mr.stores import is_glob
-from ray_mr.taskcluster import TASK_ID, call, client, queue, refused, root_url
-from ray_mr.workdir import arriving
+from ray_mr.storage.patterns import is_glob
+from ray_mr.system import strict_json
+from ray_mr.system.scratch import arriving
+from ray_mr.taskcluster.client import TASK_ID, call, client, queue, refused, root_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from ray_mr.manifest import Named
+    from ray_mr.model import ManifestEntry
 
 REPORT = "report.json"
 """Stands beside a map task's results."""
@@ -81,14 +81,14 @@ class ArtifactStore:
         beside = name[: name.rfind("/") + 1] + REPORT
         with self.open(f"taskcluster://{task}@{run}/{beside}") as stream:
             try:
-                facts = strictjson.loads(stream.read(MAX_REPORT_BYTES))
+                facts = strict_json.loads(stream.read(MAX_REPORT_BYTES))
             except (ValueError, RecursionError):
                 facts = None
         if not isinstance(facts, dict):
             raise DataError(f"task {task}: its {beside} is no report of a map task")
         return facts
 
-    def known(self, named: Named) -> StoredObject | None:  # noqa: ARG002 - as Store has it
+    def known(self, named: ManifestEntry) -> StoredObject | None:  # noqa: ARG002 - as Store has it
         """See ``Store``; its report is always asked."""
         return None
 
@@ -231,9 +231,10 @@ def _checked(task: str, report: dict[str, Any], name: str) -> dict[str, Any]:
         for row in report["results"]:
             if row["name"] == name:
                 return {
-                    "size_bytes": int(row["size_bytes"]), "sha256": str(row["sha256"]),
+                    "size_bytes": int(row["size_bytes"]),
+                    "sha256": str(row["sha256"]),
                     "records": int(row["records"]),
-                }  # fmt: skip
+                }
     except (KeyError, TypeError, ValueError):
         raise DataError(f"task {task}: its report lacks what a map task reports") from None
     raise DataError(

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ray_mr.credentials import format_time
 from ray_mr.errors import JobError, StoreError
-from ray_mr.stores import exact
-from ray_mr.taskcluster import call, queue
+from ray_mr.storage.patterns import exact
+from ray_mr.taskcluster.client import call, queue
 from ray_mr.units import format_bytes
 
 if TYPE_CHECKING:
@@ -258,12 +258,14 @@ class _Definitions:
             "scopes": list(settings.scopes),
             "payload": self._payload(command, [*results, "report.json"], settings.env | env),
             "metadata": {
-                "name": subject, "description": f"{title} of {settings.name}, by ray-mr submit",
-                "owner": settings.owner, "source": settings.source,
+                "name": subject,
+                "description": f"{title} of {settings.name}, by ray-mr submit",
+                "owner": settings.owner,
+                "source": settings.source,
             },
             "tags": {"kind": title.split(maxsplit=1)[0]},
             "extra": extra,
-        }  # fmt: skip
+        }
 
     def _payload(self, command: list[str], files: list[str], env: dict[str, str]) -> dict[str, Any]:
         shared = {

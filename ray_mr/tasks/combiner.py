@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
-from ray_mr.child import child as children
+from ray_mr.child import harness_child as children
 from ray_mr.child.process import Limits
 from ray_mr.counters import Counters
 from ray_mr.shuffle import batches
@@ -17,17 +17,17 @@ from ray_mr.shuffle import batches
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
-    from ray_mr.child.setting import Setting
+    from ray_mr.child.launch import LaunchSpec
     from ray_mr.shuffle.rows import Rows
 
 
-class Combiner(Protocol):
+class CombineProgram(Protocol):
     """What combines."""
 
     counters: Counters
     """What its program counted, once it is closed."""
 
-    def combine(self, rows: Rows) -> Iterator[children.Output]:
+    def combine(self, rows: Rows) -> Iterator[children.ChildOutput]:
         """Combined output of rows in key order.
 
         Raises:
@@ -45,7 +45,7 @@ class Combiner(Protocol):
         """End what runs; no effect after ``close``."""
 
 
-def combiner(setting: Setting, *, tabs: bool = False) -> Combiner:
+def combiner(setting: LaunchSpec, *, tabs: bool = False) -> CombineProgram:
     """That of a program, by its feed; ``tabs`` as for ``to_lines``."""
     if setting.program.feed == "lines":
         return _ByLines(setting, tabs=tabs)
@@ -54,11 +54,11 @@ def combiner(setting: Setting, *, tabs: bool = False) -> Combiner:
 
 
 class _ByFunction:
-    def __init__(self, setting: Setting) -> None:
-        self._child = children.Combiner(setting)
+    def __init__(self, setting: LaunchSpec) -> None:
+        self._child = children.CombinerChild(setting)
         self.counters = self._child.counters
 
-    def combine(self, rows: Rows) -> Iterator[children.Output]:
+    def combine(self, rows: Rows) -> Iterator[children.ChildOutput]:
         return self._child.combine(batches.pack_pairs(rows))
 
     def close(self) -> None:
@@ -69,12 +69,12 @@ class _ByFunction:
 
 
 class _ByLines:
-    def __init__(self, setting: Setting, *, tabs: bool) -> None:
+    def __init__(self, setting: LaunchSpec, *, tabs: bool) -> None:
         self._setting, self._tabs = setting, tabs
         self._running: Generator[bytes] | None = None
         self.counters = Counters()
 
-    def combine(self, rows: Rows) -> Iterator[children.Output]:
+    def combine(self, rows: Rows) -> Iterator[children.ChildOutput]:
         child = children.PlainChild(self._setting)
         self._setting = replace(self._setting, setup="")  # once for the folder
         self._running = children.run_lines(child, [batches.to_lines(rows, tabs=self._tabs)])

@@ -11,113 +11,39 @@ import itertools
 import os
 import shutil
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from ray_mr import access
-from ray_mr.child import child as children
-from ray_mr.child import streaming
-from ray_mr.child.setting import Setting
+from ray_mr.child import hadoop_env
+from ray_mr.child import harness_child as children
+from ray_mr.child.launch import LaunchSpec
 from ray_mr.counters import Counters
 from ray_mr.errors import JobError, LedgerError, WorkerLost
 from ray_mr.model import ROW_BITS, BlockMeta, Progress, ReducerEnd
-from ray_mr.plan import COLLECT
+from ray_mr.planning.plan import COLLECT
 from ray_mr.shuffle import batches, blocks
-from ray_mr.shuffle.aggregate import Bad
-from ray_mr.shuffle.builtins import BuiltIn, built_in, for_program
-from ray_mr.shuffle.fields import order_of
-from ray_mr.shuffle.hot import Hottest
-from ray_mr.shuffle.sort import Sorter
-from ray_mr.tasks.output import Output
-from ray_mr.workdir import WorkDir, disk_errors, safe_path
+from ray_mr.shuffle.combine.aggregate import Bad
+from ray_mr.shuffle.combine.reducers import BuiltIn, built_in, for_program
+from ray_mr.shuffle.heavy_hitters import HeavyHitters
+from ray_mr.shuffle.order.external_sort import Sorter
+from ray_mr.stores import access
+from ray_mr.system.scratch import WorkDir, disk_errors, safe_path
+from ray_mr.tasks.part_writer import PartWriter
+from ray_mr.tasks.reduce_task import PartDue, PartText, ReduceTask
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from ray_mr.job import Job
-    from ray_mr.plan import Plan
-    from ray_mr.program import Program
-    from ray_mr.shuffle.order import Order
+    from ray_mr.jobs.program import Program
+    from ray_mr.shuffle.order.key_prefix import Order
     from ray_mr.shuffle.rows import Rows
-    from ray_mr.stores import Place
+    from ray_mr.storage.contract import WriteTarget
 
 READ_BYTES = 4 << 20
 PROGRESS_S = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Due:
-    """What a reducer owes for a partition."""
-
-    rows: int
-    """It must have been given so many."""
-    place: Place | None = None
-    """Where its output is to go; ``None``: to the driver, in pieces."""
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """Some output of a partition, in order."""
-
-    partition: int
-    data: Any
-    """A buffer of text."""
-
-
-@dataclass(frozen=True, slots=True)
-class ReduceTask:
-    """What all reducers of a run have in common."""
-
-    job: Job
-    program: Program | str
-    """A word is a built-in."""
-    whole_lines: bool
-    """A value is the mapper's whole line; see ``MapTask``."""
-    run_id: str
-    maps: int
-    """Splits of the plan."""
-    whole_files: bool = False
-    """Rows are pieces of files, under the files' names."""
-    folds: str = ""
-    """The built-in combiner that leaves the program one number a key; empty for none."""
-    sealed: str = ""
-    """The envelope that gives access to where output goes, where there is one."""
-
-    @classmethod
-    def of(cls, plan: Plan, run_id: str) -> ReduceTask:
-        """The reduce side of a plan that has one."""
-        if plan.reducer is None:
-            raise JobError("the job has no reducer")
-        whole = plan.combiner is None
-        files = plan.mapper.feed == "whole"
-        # Values that are to come in an order of their own stay as they are.
-        ordered = plan.job.order is not None and bool(plan.job.order.value)
-        folds = plan.combiner if isinstance(plan.combiner, str) and not ordered else ""
-        return cls(
-            plan.job, plan.reducer, whole, run_id, len(plan.splits), files, folds, access.carried()
-        )
-
-    @property
-    def order(self) -> Order:
-        """What rows are sorted by."""
-        ours = built_in(self.program) if isinstance(self.program, str) else None
-        if ours is None:
-            return order_of(self.job)
-        return order_of(self.job, by_value=ours.by_value, by_number=ours.by_number)
-
-    def lines(self, rows: Rows) -> bytes:
-        """Rows as text; see ``batches.to_lines``."""
-        return batches.to_lines(rows, tabs=self.job.tabs_in_keys)
-
-    @property
-    def fed_files(self) -> bool:
-        """Whether the child reads files, one a split, not sorted rows."""
-        return self.program == COLLECT or (
-            not isinstance(self.program, str) and self.program.feed == "files"
-        )
 
 
 class Reducer:
@@ -137,16 +63,16 @@ class Reducer:
         self._work = WorkDir(root, name)
         folder = self._work.__enter__().path
         memory = task.job.memory // len(partitions)
-        self._inputs: dict[int, _Rows | _Files | _Named] = {}
+        self._inputs: dict[int, _RowInput | _FileInput | _NamedFileInput] = {}
         for number in partitions:
             place = folder / str(number)
             place.mkdir()
             self._inputs[number] = (
-                _Named(place)
+                _NamedFileInput(place)
                 if task.whole_files
-                else _Files(place, task)
+                else _FileInput(place, task)
                 if task.fed_files
-                else _Rows(place, memory, task.order)
+                else _RowInput(place, memory, task.order)
             )
         self._folder = folder
 
@@ -167,7 +93,7 @@ class Reducer:
                 with disk_errors(self._folder):
                     rows.add(meta, part)
 
-    def finish(self, due: Mapping[int, Due]) -> Iterator[Piece | Progress | ReducerEnd]:
+    def finish(self, due: Mapping[int, PartDue]) -> Iterator[PartText | Progress | ReducerEnd]:
         """The output of each partition in turn, with its counts after it.
 
         Args:
@@ -191,12 +117,12 @@ class Reducer:
         self._work.__exit__(None, None, None)
 
 
-class _Rows:
+class _RowInput:
     """The rows of a partition, to be sorted."""
 
     def __init__(self, folder: Path, memory_bytes: int, order: Order) -> None:
         self.sorter = Sorter(folder, memory_bytes, order)
-        self.hottest = Hottest()
+        self.hottest = HeavyHitters()
         self.size_bytes = 0
 
     @property
@@ -211,7 +137,7 @@ class _Rows:
         return self.hottest.watch(self.sorter.sorted())
 
 
-class _Files:
+class _FileInput:
     """The lines of a partition, in a file for each split."""
 
     def __init__(self, folder: Path, task: ReduceTask) -> None:
@@ -243,7 +169,7 @@ class _Files:
             yield f"./mapperOutput/{path.name}".encode()
 
 
-class _Named:
+class _NamedFileInput:
     """Files as they came, under their names: results of map tasks below ``mapperOutput``."""
 
     def __init__(self, folder: Path) -> None:
@@ -278,9 +204,11 @@ class _Partition:
         self._bad = Bad()
         self._counters = Counters()
 
-    def run(self, rows: Any, place: Place | None) -> Iterator[Piece | Progress | ReducerEnd]:
+    def run(
+        self, rows: Any, place: WriteTarget | None
+    ) -> Iterator[PartText | Progress | ReducerEnd]:
         began = time.monotonic()
-        output = Output(place)
+        output = PartWriter(place)
         alive = time.monotonic()
         with (
             contextlib.closing(self._output(rows)) as made,
@@ -291,7 +219,7 @@ class _Partition:
                     alive = time.monotonic()
                     yield Progress(0)
                 if data:
-                    yield Piece(self._number, pa.py_buffer(data))
+                    yield PartText(self._number, pa.py_buffer(data))
         yield ReducerEnd(
             self._number,
             rows.count,
@@ -303,7 +231,7 @@ class _Partition:
             output.receipt,
             rows.size_bytes,
             time.monotonic() - began,
-            rows.hottest.keys() if isinstance(rows, _Rows) else (),
+            rows.hottest.keys() if isinstance(rows, _RowInput) else (),
             self._bad.example,
         )
 
@@ -320,10 +248,10 @@ class _Partition:
         else:
             yield from self._records(rows, program)
 
-    def _setting(self, program: Program) -> Setting:
-        return Setting.of(self._task.job, program, self._folder)
+    def _setting(self, program: Program) -> LaunchSpec:
+        return LaunchSpec.of(self._task.job, program, self._folder)
 
-    def _built_in(self, rows: _Rows, ours: BuiltIn | None) -> Iterator[bytes | None]:
+    def _built_in(self, rows: _RowInput, ours: BuiltIn | None) -> Iterator[bytes | None]:
         if ours is None:
             raise JobError(f"{self._task.program} is no reducer")
         for done, bad, keys in ours.finish(self._counted(rows)):
@@ -331,24 +259,26 @@ class _Partition:
             self._keys += keys
             yield self._task.lines(done) if len(done) else None
 
-    def _collected(self, rows: _Files) -> Iterator[bytes | None]:
+    def _collected(self, rows: _FileInput) -> Iterator[bytes | None]:
         for path in rows.paths():
             with (self._folder / os.fsdecode(path)).open("rb") as file:
                 while data := file.read(READ_BYTES):
                     yield data
         self._fed = rows.count
 
-    def _files(self, rows: _Files | _Named, program: Program) -> Iterator[bytes | None]:
+    def _files(
+        self, rows: _FileInput | _NamedFileInput, program: Program
+    ) -> Iterator[bytes | None]:
         yield from children.run_files(self._setting(program), rows.paths(), self._counters)
         self._fed = rows.count
 
-    def _counted(self, rows: _Rows) -> Iterator[Rows]:
+    def _counted(self, rows: _RowInput) -> Iterator[Rows]:
         """All rows in order."""
         for window in rows.sorted():
             self._fed += window.total
             yield window
 
-    def _sorted(self, rows: _Rows) -> Iterator[Rows]:
+    def _sorted(self, rows: _RowInput) -> Iterator[Rows]:
         """All rows in order, for a program; after a combiner of ours fewer than there are."""
         if not self._task.folds:
             yield from self._counted(rows)
@@ -357,10 +287,10 @@ class _Partition:
             self._bad += bad
             yield window
 
-    def _lines(self, rows: _Rows, program: Program) -> Iterator[bytes | None]:
+    def _lines(self, rows: _RowInput, program: Program) -> Iterator[bytes | None]:
         task, setting = self._task, self._setting(program)
-        place = streaming.reduce_place(self._number, task.maps)
-        words = streaming.environment(task.job, task.run_id, self._folder, place)
+        place = hadoop_env.reduce_place(self._number, task.maps)
+        words = hadoop_env.environment(task.job, task.run_id, self._folder, place)
         child = children.PlainChild(replace(setting, env={**words, **setting.env}))
         lines = itertools.chain.from_iterable(
             batches.counted_lines(window, tabs=task.job.tabs_in_keys)
@@ -371,11 +301,13 @@ class _Partition:
                 yield data or None
         self._counters.add_all(child.counters)
 
-    def _records(self, rows: _Rows, program: Program) -> Iterator[bytes | None]:
+    def _records(self, rows: _RowInput, program: Program) -> Iterator[bytes | None]:
         child = children.HarnessChild(
-            self._setting(program), "reduce", ("reduce", "reducer"),
+            self._setting(program),
+            "reduce",
+            ("reduce", "reducer"),
             memory_bytes=self._task.job.memory,
-        )  # fmt: skip
+        )
         given, taken = 0, -1
 
         def pairs() -> Iterator[children.Pairs]:

@@ -10,8 +10,8 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from ray_mr import markup
 from ray_mr.events import Advanced, Event, Notice, Parts, Stage
+from ray_mr.system import html
 from ray_mr.views.text import Pace, joined, of_parts, printable
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def in_notebook() -> bool:
     return getattr(get_ipython(), "kernel", None) is not None
 
 
-class Display:
+class NotebookProgress:
     """The output of one run; a ``Watcher``."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -86,5 +86,5 @@ class Display:
         return [*self._stages, *self._told(), *now]
 
     def _html(self) -> str:
-        drawn = markup.listing(self._stages) + markup.listing(self._told())
-        return drawn + markup.bar(*self._bar) if self._bar else drawn
+        drawn = html.listing(self._stages) + html.listing(self._told())
+        return drawn + html.bar(*self._bar) if self._bar else drawn

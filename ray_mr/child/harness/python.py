@@ -628,9 +628,14 @@ class Mapper(Role):
             return
         self.output.flush()
         self.wire.tell(
-            "done", position, records=tally.records, mapped=tally.mapped, bad=tally.bad,
-            decoded_bytes=tally.decoded, sample=tally.sample,
-        )  # fmt: skip
+            "done",
+            position,
+            records=tally.records,
+            mapped=tally.mapped,
+            bad=tally.bad,
+            decoded_bytes=tally.decoded,
+            sample=tally.sample,
+        )
 
     def announced(self, lines, tally):
         """Lines, each told before and after; of those that are not to be seen, none."""

@@ -12,9 +12,9 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 import urllib3
 
-from ray_mr.addresses import shown
 from ray_mr.errors import CredentialsError, JobError
 from ray_mr.model import StoredObject
+from ray_mr.system.redact import shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -1,0 +1,241 @@
+"""What knows boto3: nothing else imports it, and none of its exceptions gets out.
+
+Here is the one gate for them, ``translated``.  No text of an exception that could hold a header,
+a token or the output of a credential process gets into a message of ours.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from botocore import exceptions as boto
+from botocore.parsers import ResponseParserError
+
+from ray_mr.errors import (
+    AT_REST,
+    RESTORE,
+    CredentialsError,
+    CredentialsExpired,
+    JobError,
+    ObjectArchived,
+    ObjectChanged,
+    ObjectDenied,
+    RayMrError,
+    StoreError,
+    StoreUnavailable,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_LONGEST_TEXT = 300
+
+_CREDENTIAL_CODES = {
+    "SignatureDoesNotMatch": "the secret key is wrong",
+    "InvalidAccessKeyId": "the access key is unknown, or has been withdrawn or has expired",
+    "ExpiredToken": "the session token has expired: get a new one",
+    "ExpiredTokenException": "the session token has expired: get a new one",
+    "TokenRefreshRequired": "the session token has expired: get a new one",
+    "InvalidToken": "the session token is wrong",
+    "InvalidClientTokenId": "the access key is unknown",
+    "UnrecognizedClientException": "the access key is unknown",
+    "InvalidSecurity": "the credentials are not valid",
+    "NotSignedUp": "the account may not use S3",
+    "RequestTimeTooSkewed": "this machine's clock is wrong",
+    "AuthorizationHeaderMalformed": "the region or the access key is wrong",
+}
+_EXPIRED_CODES = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"}
+_CREDENTIAL_ERRORS = (
+    boto.NoCredentialsError,
+    boto.PartialCredentialsError,
+    boto.CredentialRetrievalError,
+    boto.UnknownCredentialError,
+    boto.ProfileNotFound,
+    boto.NoAuthTokenError,
+    boto.TokenRetrievalError,
+    boto.UnknownTokenProviderError,
+    boto.RefreshWithMFAUnsupportedError,
+    boto.MetadataRetrievalError,
+    boto.SSOError,
+    boto.LoginError,
+)
+_BUSY_CODES = {
+    "SlowDown",
+    "Throttling",
+    "ThrottlingException",
+    "ThrottledException",
+    "RequestThrottled",
+    "RequestThrottledException",
+    "TooManyRequestsException",
+    "RequestLimitExceeded",
+    "BandwidthLimitExceeded",
+    "LimitExceededException",
+    "RequestTimeout",
+    "RequestTimeoutException",
+    "InternalError",
+    "ServiceUnavailable",
+    "OperationAborted",
+    "PriorRequestNotComplete",
+    "BadDigest",
+    "XAmzContentSHA256Mismatch",
+    "IncompleteBody",
+}
+_BROKEN_ERRORS = (
+    boto.HTTPClientError,
+    boto.ConnectionError,
+    boto.IncompleteReadError,
+    boto.FlexibleChecksumError,
+    boto.ChecksumError,
+    boto.AwsChunkedWrapperError,
+    boto.CapacityNotAvailableError,
+    OSError,
+)
+_CHECKSUM_CODES = {
+    "MissingContentLength",
+    "NotImplemented",
+    "XAmzContentSHA256Mismatch",
+    "InvalidArgument",
+    "InvalidRequest",
+    "SignatureDoesNotMatch",
+    "BadDigest",
+    "MalformedTrailerError",
+    "UnsupportedTransferEncoding",
+}
+"""Answers of servers that do not know a checksum after the body of a request."""
+_CHECKSUMS_HINT = (
+    "a server that knows no checksums after a body is written to with "
+    "AWS_REQUEST_CHECKSUM_CALCULATION=when_required"
+)
+_SSE = "Server Side Encryption"
+"""What AWS says of an object that is encrypted with a key of the reader's."""
+_DENIED_HINT = (
+    "the credentials in use have no permission for it; see their policy and the bucket's; "
+    "a bucket whose reader pays is read with `request_payer: true` (--request-payer), "
+    "a public one with `anonymous: true`"
+)
+_SETTINGS_HINT = "see AWS_ENDPOINT_URL, AWS_DEFAULT_REGION and the AWS configuration file"
+
+
+@contextlib.contextmanager
+def translated(uri: str, endpoint: str = "", *, listed: bool = False) -> Iterator[None]:
+    """Exceptions of boto3 as ours, naming the URI and, where it is at fault, the endpoint.
+
+    Args:
+        uri: What the requests are about.
+        endpoint: Of the client, if there is one.
+        listed: The object was there a while ago: that it is missing means that it changed.
+
+    Raises:
+        ObjectChanged: It was ``listed`` and is missing, or a precondition failed.
+        CredentialsError: There are none, or they were refused as such.
+        StoreUnavailable: No connection, no proper answer, or the store is busy.
+        StoreError: Anything else.
+    """
+    try:
+        yield
+    except boto.ClientError as error:
+        raise _of_answer(uri, error, origin(endpoint), listed=listed) from None
+    except ResponseParserError:
+        where = origin(endpoint) or "the store"
+        raise StoreUnavailable(
+            f"{uri}: no proper answer from {where}: it is not one of S3's", _SETTINGS_HINT
+        ) from None
+    except (boto.BotoCoreError, boto.UndefinedModelAttributeError, OSError, ValueError) as error:
+        raise _of_failure(uri, error, origin(endpoint)) from None
+
+
+def origin(endpoint: str) -> str:
+    """Scheme, host and port of an endpoint's URL, without user and password."""
+    parts = urlsplit(endpoint)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}" if parts.netloc else ""
+
+
+def code_and_status(error: boto.ClientError) -> tuple[str, int]:
+    """The error code of an answer (a number after ``HEAD``) and its HTTP status (0: unknown)."""
+    code = str(error.response.get("Error", {}).get("Code", ""))
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    return code, int(status or (code if code.isdecimal() else 0))
+
+
+def split_uri(uri: str) -> tuple[str, str]:
+    """Bucket and key of ``s3://bucket/key``; the key may be empty.
+
+    Raises:
+        JobError: There is no bucket.
+    """
+    bucket, _, key = uri.partition("://")[2].partition("/")
+    if not bucket or set(bucket) & set("*?["):
+        raise JobError(f"{uri} names no bucket", "write s3://bucket/key")
+    return bucket, key
+
+
+def _of_answer(uri: str, error: boto.ClientError, endpoint: str, *, listed: bool) -> RayMrError:
+    code, status = code_and_status(error)
+    said = str(error.response.get("Error", {}).get("Message", ""))[:_LONGEST_TEXT]
+    where = endpoint or "the store"
+    advice = _CHECKSUMS_HINT if _over_checksums(error, code, status) else ""
+    if code in _CREDENTIAL_CODES:
+        kind = CredentialsExpired if code in _EXPIRED_CODES else CredentialsError
+        hint = "\n  ".join(filter(None, (_CREDENTIAL_CODES[code], advice)))
+        return kind(f"{uri}: {where} refused the credentials ({code})", hint)
+    if code == "NoSuchBucket":
+        bucket = uri.removeprefix("s3://").partition("/")[0]
+        return StoreError(
+            f"{uri}: there is no bucket {bucket} at {where}", "are its name and the endpoint right?"
+        )
+    if status == 412 or (status == 404 and listed):
+        return ObjectChanged(f"{uri} changed (or was deleted) since it was listed", AT_REST)
+    if code in _BUSY_CODES or status == 429 or (status >= 500 and status != 501):
+        text = f"{uri}: {where} does not answer properly ({code or status})"
+        return StoreUnavailable(text, "\n  ".join(filter(None, (said, advice))))
+    if status == 403 or (listed and (code.startswith("KMS.") or _SSE in said)):
+        return _denied(uri, code, said, listed=listed)
+    if status == 404:
+        said = "it does not exist"
+    hint = advice or (_SETTINGS_HINT if status in (301, 307, 400) else "")
+    return StoreError(f"{uri}: {where} refused ({code or status}): {said}", hint)
+
+
+def _over_checksums(error: boto.ClientError, code: str, status: int) -> bool:
+    """Whether a server may have refused a body for the checksum that follows it."""
+    sending = error.operation_name in ("PutObject", "UploadPart")
+    return sending and (code in _CHECKSUM_CODES or status in (411, 501))
+
+
+def _denied(uri: str, code: str, said: str, *, listed: bool) -> RayMrError:
+    kind: type[RayMrError] = ObjectDenied if listed else StoreError
+    if code == "InvalidObjectState":
+        return archived(uri) if listed else StoreError(*archived(uri).args)
+    if code not in ("AccessDenied", "403", "AllAccessDisabled"):
+        return kind(f"{uri}: access denied ({code}): {said}", _DENIED_HINT)
+    return kind(f"{uri}: access denied ({code})", _DENIED_HINT)
+
+
+def archived(uri: str) -> ObjectArchived:
+    """The error of an object that has to be restored before it can be read."""
+    return ObjectArchived(f"{uri} is archived (Glacier) and cannot be read as it is", RESTORE)
+
+
+def _of_failure(uri: str, error: Exception, endpoint: str) -> RayMrError:
+    name = type(error).__name__
+    if isinstance(error, _CREDENTIAL_ERRORS):
+        return CredentialsError(
+            f"{uri}: no usable AWS credentials ({name})",
+            "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile or a role; "
+            "a public bucket is read without with `anonymous: true` (--anonymous)",
+        )
+    where = endpoint or origin(str(getattr(error, "kwargs", {}).get("endpoint_url", "")))
+    if isinstance(error, boto.SSLError):
+        return StoreError(
+            f"{uri}: no secure connection to {where or 'the store'}",
+            "AWS_CA_BUNDLE names the certificate of a private authority",
+        )
+    if isinstance(error, _BROKEN_ERRORS):
+        return StoreUnavailable(
+            f"{uri}: no proper answer from {where or 'the store'} ({name})",
+            "is the endpoint right, and can it be reached from here?",
+        )
+    said = "" if isinstance(error, ValueError) else f": {str(error)[:_LONGEST_TEXT]}"
+    return StoreError(f"{uri}: a request cannot be made ({name}){said}", _SETTINGS_HINT)

@@ -1,0 +1,506 @@
+"""A child in its role: the mapper, reducer or combiner of one attempt, from files to output.
+
+Three feeds.  ``records``: a harness of ours calls the user's function and speaks ``wire``.
+``files``: the program reads file names on stdin and leaves its output in ``result.txt`` or on
+stdout; nothing of it is used before the child has ended well, so it waits on disk.  ``lines``: the
+program reads lines on stdin and writes lines on stdout, which are taken as they come.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import queue
+import re
+import threading
+from dataclasses import dataclass, replace
+from typing import IO, TYPE_CHECKING, Any
+
+from ray_mr.child import wire
+from ray_mr.child.process import advice_on
+from ray_mr.codecs import decode, formats
+from ray_mr.counters import Counters
+from ray_mr.errors import (
+    ChildCrashed,
+    ChildError,
+    ChildNotStarted,
+    ChildProtocol,
+    ChildRaised,
+    CorruptObject,
+    DataError,
+    RayMrError,
+    RefusedObject,
+)
+from ray_mr.model import FileCounts
+from ray_mr.units import format_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterable, Iterator, Sequence
+
+    from ray_mr.child.launch import LaunchSpec
+    from ray_mr.child.process import Process
+
+RESULT_NAME = "result.txt"
+SPOOL_NAME = ".stdout"
+SPOOL_READ_BYTES = 1 << 20
+MODULES = "`python` chooses an interpreter or virtual environment, `files` brings modules along"
+"""Advice on a module that a script does not find."""
+CALLS = {
+    "uuid-json": "mapper(uuid, file, js)",
+    "json": "mapper(file, js)",
+    "text": "mapper(file, line)",
+}
+"""How a mapper is called, by the job's record format."""
+_NOT_CALLABLE = re.compile(
+    r"(?:has|exports) no function |^TypeError: \w+\(\) (?:takes|missing) .*argument"
+)
+_BAD_INPUT: dict[str, type[DataError]] = {"corrupt": CorruptObject, "refused": RefusedObject}
+
+
+DEBUG_NAME = ".ray_mr_debug.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """Output lines."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """Output pairs, in the layout of ``wire``."""
+
+    count: int
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ChildFailure:
+    """An input that the harness could not take to its end."""
+
+    position: int
+    error: RayMrError
+
+
+@dataclass(frozen=True, slots=True)
+class Flushed:
+    """The reducer or combiner has answered for everything fed so far."""
+
+    groups: int
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class At:
+    """A sign of life: ``stored_bytes`` of the input at ``position`` are read."""
+
+    position: int
+    stored_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """The function is given a record; with ``line`` 0 it has returned."""
+
+    position: int
+    line: int
+    data: bytes
+
+
+ChildOutput = Text | Pairs | FileCounts | ChildFailure | Flushed | At | Record | None
+"""What a child yields; ``None`` is a moment of silence."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecordDelivery:
+    """A file ready for the child."""
+
+    position: int
+    codec: str
+    path: bytes
+    """As the child is told it: relative to its folder."""
+
+
+HOOKS = {
+    "map": ("mapper_init", "mapper_final"),
+    "reduce": ("reducer_init", "reducer_final"),
+    "combine": ("combiner_init", ""),
+}
+"""By role: the functions called before the first record or group, and after the last."""
+
+
+class HarnessChild:
+    """A child that speaks ``wire``.
+
+    Args:
+        setting: Where and how it runs.
+        role: ``map``, ``reduce`` or ``combine``.
+        functions: Names under which the script may define its function.
+        records: The job's record format.
+        memory_bytes: What a list of a key's values may take; 0: anything.
+        careful: Tell each record, less those on these lines; see ``Terms``.
+    """
+
+    def __init__(
+        self,
+        setting: LaunchSpec,
+        role: str,
+        functions: tuple[str, ...],
+        records: str = "",
+        memory_bytes: int = 0,
+        *,
+        careful: tuple[int, ...] | None = None,
+    ) -> None:
+        setting.write_program()
+        self._setting = setting
+        self._hello = threading.Event()
+        self._codecs: frozenset[str] = frozenset()
+        begin = {
+            "role": role,
+            "script": setting.program.entry,
+            "arguments": setting.program.arguments,
+            "pickled": setting.program.function,
+            "functions": functions,
+            "records": records,
+            "init": HOOKS[role][0],
+            "final": HOOKS[role][1],
+            "stream": setting.program.stream,
+            "memory": memory_bytes,
+            "max_record_bytes": setting.max_record_bytes,
+            "most_decoded": {
+                "ratio": setting.max_expansion,
+                "floor": decode.EXPANSION_FLOOR_BYTES,
+            },
+        }
+        if role == "map":
+            begin["refused"] = formats.refused_inside()
+        if careful is not None:
+            begin["careful"] = careful
+        self._memory_bytes = memory_bytes
+        self.ended = False
+        """It has said that it did all there was to do."""
+        self.begin: dict[str, Any] = begin
+        self._begin = wire.encode("begin", payload=json.dumps(begin).encode())
+        self._process: Process | None = None
+
+    @property
+    def process(self) -> Process:
+        """The running child."""
+        if self._process is None:
+            raise ChildNotStarted("the child is not running")
+        return self._process
+
+    @property
+    def status(self) -> str:
+        """Its last ``reporter:status:``."""
+        return self._process.status if self._process is not None else ""
+
+    def rest(self) -> None:
+        """A unit of work begins: the child's time limit starts anew."""
+        if self._process is not None:
+            self._process.rest()
+
+    def opens(self, codec: str) -> bool:
+        """Whether the harness opens this format itself; waits for its hello."""
+        self._hello.wait()
+        return codec in self._codecs
+
+    def run(self, feed: Iterable[bytes]) -> Generator[ChildOutput]:
+        """Feed the child and yield what it says, to the end of both.
+
+        Raises:
+            ChildError: It crashed, hung, or broke the protocol.
+        """
+        try:
+            yield from self._run(feed)
+        except ChildError as error:
+            # Without a word of the harness: it may be no interpreter, or too old a one.
+            if not self._hello.is_set() and (wrong := self._setting.interpreter_error()):
+                raise wrong from error
+            raise
+        finally:
+            self._hello.set()  # whatever waits in opens() must not wait for ever
+
+    def _run(self, feed: Iterable[bytes]) -> Generator[ChildOutput]:
+        decoder = wire.Decoder(self._setting.max_record_bytes + wire.FRAME_BYTES)
+        yield from self._setting.prepare()
+        with self._setting.start(self._feed(feed)) as self._process:
+            for data in self._process.chunks():
+                if not data:
+                    yield None
+                for frame in decoder.feed(data):
+                    yield self._understand(frame)
+            self._process.finish()
+            decoder.close()
+            if not self._hello.is_set():
+                raise ChildProtocol("the harness ended without a word")
+
+    def _feed(self, feed: Iterable[bytes]) -> Iterator[bytes]:
+        yield self._begin
+        yield from feed
+
+    def _understand(self, frame: wire.Frame) -> ChildOutput:  # noqa: PLR0911 - one for each message
+        match frame.name:
+            case "text":
+                return Text(frame.payload)
+            case "pairs":
+                return Pairs(frame.count, frame.payload)
+            case "progress":
+                return At(frame.position, frame.count)
+            case "at":
+                return Record(frame.position, frame.count, frame.payload)
+            case "flushed":
+                return Flushed(frame.position, frame.count)
+            case "ended":
+                self.ended = True
+                return None
+        try:
+            return self._understand_json(frame.name, frame.position, json.loads(frame.payload))
+        except (ValueError, TypeError, KeyError) as error:
+            raise ChildProtocol(f"the harness sent a {frame.name} frame without sense") from error
+
+    def _understand_json(self, name: str, position: int, facts: dict[str, Any]) -> ChildOutput:
+        match name:
+            case "hello":
+                self._codecs = frozenset(facts["codecs"])
+                self._hello.set()
+                self.process.rest()  # its start is no part of its first input's time
+                return None
+            case "done":
+                self.process.rest()
+                return _counts(FileCounts(position=position, **facts))
+            case "failed":
+                self.process.rest()
+                return self._failure(position, **facts)
+        raise ChildProtocol(f"the harness sent an unknown frame {name!r}")
+
+    def _failure(self, position: int, kind: str, message: str, trace: str) -> ChildFailure:
+        if kind not in wire.FAILURES:
+            raise ValueError(kind)
+        script = self._setting.name
+        if kind == "load":
+            hint = (
+                MODULES
+                if message.startswith("ModuleNotFoundError")
+                else self._called(message, trace)
+            )
+            raise ChildNotStarted(f"{script} does not load: {message}\n{trace}".rstrip(), hint)
+        if kind == "final":
+            told = f"{script} raised {message}\n{trace}".rstrip()
+            raise ChildRaised(told, advice_on(message))
+        if kind in _BAD_INPUT:
+            return ChildFailure(position, _BAD_INPUT[kind](message))
+        if kind == "memory":
+            limit = format_bytes(self._memory_bytes)
+            raise ChildError(
+                f"{script}: {message} need more memory than the job's {limit}",
+                "take them one by one with `stream: true` beside the script, or raise `memory`",
+            )
+        told = f"{script} raised {message}\n{trace}".rstrip()
+        hint = self._called(message, trace) or advice_on(message)
+        return ChildFailure(position, ChildRaised(told, hint))
+
+    def _called(self, message: str, trace: str) -> str:
+        """How the function is called, as advice where the call itself has failed."""
+        if 'File "' in trace or _NOT_CALLABLE.search(message) is None:
+            return ""
+        role = self.begin["role"]
+        words = CALLS[self.begin["records"]] if role == "map" else f"{role}(key, values)"
+        return f"it is called as {words}"
+
+
+def _counts(counts: FileCounts) -> FileCounts:
+    """Counts that are some.
+
+    Raises:
+        ValueError: They are not.
+    """
+    numbers = (counts.records, counts.mapped, counts.bad, counts.decoded_bytes)
+    if not all(type(each) is int and each >= 0 for each in numbers):
+        raise ValueError("counts")
+    return counts
+
+
+def map_records(child: HarnessChild, deliveries: Iterable[RecordDelivery]) -> Iterator[ChildOutput]:
+    """Output of a mapper function over files; see ``HarnessChild.run`` for errors."""
+
+    def feed() -> Iterator[bytes]:
+        for item in deliveries:
+            yield wire.encode_file(item.position, item.codec, item.path)
+        yield wire.encode("end")
+
+    return child.run(feed())
+
+
+def debug_records(
+    setting: LaunchSpec, records: str, paths: Sequence[str], stop_at: int | None
+) -> int:
+    """Call a Python mapper in the terminal for the records of decoded files, under its debugger.
+
+    Args:
+        setting: Where it runs.
+        records: The job's record format.
+        paths: The files, relative to its folder.
+        stop_at: Line of the first file at which to stop; else it stops at an exception.
+
+    Returns:
+        The program's exit code.
+    """
+    child = HarnessChild(setting, "map", ("mapper",), records)
+    facts = child.begin | {"paths": list(paths), "stop_at": stop_at}
+    (setting.folder / DEBUG_NAME).write_text(json.dumps(facts))
+    return setting.run_in_terminal("--debug", DEBUG_NAME)
+
+
+def reduce_records(child: HarnessChild, sorted_pairs: Iterable[Pairs]) -> Iterator[ChildOutput]:
+    """Output of a reduce function over pairs that come in key order, then one ``Flushed``.
+
+    Raises:
+        ChildError: It crashed or hung, or its function raised.
+    """
+
+    def feed() -> Iterator[bytes]:
+        for pairs in sorted_pairs:
+            yield wire.encode("pairs", 0, pairs.count, pairs.payload)
+        yield wire.encode("flush")
+        yield wire.encode("end")
+
+    with contextlib.closing(child.run(feed())) as output:  # an error must not keep the child alive
+        for item in output:
+            if isinstance(item, ChildFailure):
+                raise item.error
+            yield item
+
+
+class CombinerChild:
+    """A combine function in a child that lives as long as the attempt.
+
+    One call of ``combine`` is one exchange: sorted pairs of a batch in, combined output out.
+    """
+
+    def __init__(self, setting: LaunchSpec) -> None:
+        self._queue: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        limits = replace(setting.limits, feed_excuses=False)
+        patient = replace(setting, limits=limits)
+        self._child = HarnessChild(patient, "combine", ("combine", "reduce"))
+        self._output = self._child.run(iter(self._queue.get, None))
+        self.counters = Counters()
+        """What its program counted, once it is closed."""
+
+    def combine(self, pairs: Pairs) -> Iterator[Text | Pairs | None]:
+        """Combined output of one batch; ``None`` is a moment of silence.
+
+        Raises:
+            ChildError: The combiner crashed, hung, raised, or ended before its answer.
+        """
+        self._child.rest()
+        self._queue.put(wire.encode("pairs", 0, pairs.count, pairs.payload))
+        self._queue.put(wire.encode("flush"))
+        for item in self._output:
+            if isinstance(item, ChildFailure):
+                raise item.error
+            if isinstance(item, Flushed):
+                if item.rows != pairs.count:
+                    raise ChildProtocol(f"combiner took {item.rows} of {pairs.count} rows")
+                return
+            yield item if isinstance(item, Text | Pairs) else None
+        raise ChildCrashed("the combiner ended before it had answered")
+
+    def close(self) -> None:
+        """End the child well.
+
+        Raises:
+            ChildError: It did not.
+        """
+        self._queue.put(None)
+        for _ in self._output:
+            pass
+        self.counters.add_all(self._child.process.counters)
+
+    def kill(self) -> None:
+        """End the child whatever it does; no effect after ``close``."""
+        self._queue.put(None)
+        self._output.close()
+
+
+class PlainChild:
+    """A program without a harness: text on its stdin, text on its stdout."""
+
+    def __init__(self, setting: LaunchSpec) -> None:
+        setting.write_program()
+        self._setting = setting
+        self.counters = Counters()
+        """What it counted, once it has ended well."""
+        self.status = ""
+        """Its last ``reporter:status:``."""
+
+    def run(self, feed: Iterable[bytes], *, left: str, hint: str) -> Generator[bytes]:
+        """Feed the child and yield its stdout as it comes; empty for a moment of silence.
+
+        Args:
+            feed: Its stdin.
+            left: What it has not read if it ends before the end of its stdin, for a message.
+            hint: What to do then.
+
+        Raises:
+            ChildError: It crashed or hung, or ended before it had read all of its stdin.
+        """
+        for _ in self._setting.prepare():
+            yield b""
+        with self._setting.start(feed) as process:
+            for data in process.chunks():
+                self.status = process.status
+                yield data
+            process.finish()
+            self.counters.add_all(process.counters)
+            if process.input_closed_early:
+                raise ChildError(
+                    f"{process.name} closed its stdin and ended before it {left}", hint
+                )
+
+
+def run_lines(child: PlainChild, lines: Iterable[bytes]) -> Generator[bytes]:
+    """Output of a program that reads lines on stdin, as it comes; see ``PlainChild.run``.
+
+    Args:
+        child: The program.
+        lines: Whole lines, many at a time.
+    """
+    return child.run(
+        lines,
+        left="had read every line",
+        hint="read stdin to its end: `sed -n 1,10p` does where `head` does not",
+    )
+
+
+def run_files(
+    setting: LaunchSpec, paths: Iterable[bytes], counters: Counters | None = None
+) -> Iterator[bytes | None]:
+    """Run a program that reads file names on stdin; yield its output once it has ended well.
+
+    Yields ``None`` for each moment while it runs, and adds its counters to ``counters``.
+
+    Raises:
+        ChildError: It crashed or hung, or closed its stdin before it had every name.
+    """
+    child = PlainChild(setting)
+    spool = setting.folder / SPOOL_NAME
+    names = (path + b"\n" for path in paths)
+    told = child.run(
+        names, left="was told of every file", hint="read file names until the end of stdin"
+    )
+    with contextlib.closing(told) as output, spool.open("wb") as target:
+        for data in output:
+            target.write(data)
+            yield None
+    if counters is not None:
+        counters.add_all(child.counters)
+    result = setting.folder / RESULT_NAME
+    with (result if result.is_file() else spool).open("rb") as made:
+        yield from _pieces(made)
+
+
+def _pieces(stream: IO[bytes]) -> Iterator[bytes]:
+    while data := stream.read(SPOOL_READ_BYTES):
+        yield data

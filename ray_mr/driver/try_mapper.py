@@ -1,0 +1,121 @@
+"""A trial of a job's mapper on one input: one child in this process, nothing published."""
+
+from __future__ import annotations
+
+import contextlib
+import uuid
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from ray_mr.driver.ledger import Ledger
+from ray_mr.driver.listing import objects_of
+from ray_mr.driver.retry_policy import backoff
+from ray_mr.errors import JobError, RayMrError
+from ray_mr.model import AttemptEnd, AttemptId
+from ray_mr.planning.plan import make_plan, skip_reason
+from ray_mr.planning.sources import NOTHING
+from ray_mr.system.memory_shield import hidden
+from ray_mr.system.redact import shown
+from ray_mr.system.scratch import owned_folder
+from ray_mr.tasks.map_attempt import map_split
+from ray_mr.tasks.map_task import Block, MapTask
+from ray_mr.units import count, format_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+
+    from ray_mr.jobs.job import Job
+    from ray_mr.model import StoredObject
+
+
+@dataclass(frozen=True, slots=True)
+class TryReport:
+    """How a trial ended."""
+
+    obj: StoredObject
+    totals: dict[str, int]
+    """As in a report."""
+    counters: dict[str, int]
+    bad_sample: str
+    """Where the first record stands that was set aside."""
+    error: RayMrError | None
+    """What a run over this input alone would have ended with."""
+
+    def summary(self) -> str:
+        """The trial in a sentence."""
+        read = f"{self.obj.uri}, {format_bytes(self.totals['stored_bytes'])}"
+        lines = count(self.totals["mapped_rows"], "line")
+        if not self.totals["records"]:
+            return f"{read}: {lines} put out"
+        aside = f"{self.totals['bad_records']:,} set aside"
+        if self.bad_sample:
+            aside += f" (the first: {self.bad_sample})"
+        mapped = count(self.totals["mapped"], "record")
+        return f"{read}: {mapped} mapped, {aside}, {lines} put out"
+
+
+def try_mapper(
+    job: Job, *, on_stderr: Callable[[bytes], None] | None = None
+) -> Generator[memoryview, None, TryReport]:
+    """Run a job's mapper on the first of its inputs.
+
+    Args:
+        job: Only its map side matters.
+        on_stderr: Called, from another thread, with each line of the child's stderr.
+
+    Yields:
+        What the mapper puts out, whole lines.
+
+    Returns:
+        How it ended.
+
+    Raises:
+        RayMrError: There is no input, or the job is wrong.
+    """
+    alone = job.model_copy(update={"combiner": None, "reducer": None, "reducers": 1})
+    made = make_plan(alone, [first_input(job)])
+    for _, error in made.refused:
+        raise error
+    split = made.splits[0]
+    ledger = Ledger(made)
+    run_id = uuid.uuid4().hex[:12]
+    task = replace(MapTask.of(made, run_id, backoff(job, run_id)), on_stderr=on_stderr)
+    end: AttemptEnd | None = None
+    ident = AttemptId(split.index, split.start, 1)
+    with (
+        hidden(),
+        owned_folder(run_id) as root,
+        contextlib.closing(map_split(task, split, ident, root)) as messages,
+    ):
+        for message in messages:
+            if isinstance(message, Block):
+                yield memoryview(message.data)
+            elif isinstance(message, AttemptEnd):
+                end = message
+    return _ended(split.inputs[0].object, ledger, end)
+
+
+def first_input(job: Job) -> StoredObject:
+    """The first object that a job reads; no more is listed than it takes to find it.
+
+    Raises:
+        RayMrError: There is none, or it cannot be listed.
+    """
+    reason = skip_reason(job)
+    with contextlib.closing(objects_of(job)) as objects:
+        for obj in objects:
+            if not reason(obj):
+                return obj
+    names = ", ".join(shown(str(item)) for item in job.inputs[:5])
+    raise JobError(f"no input: nothing is in {names}", NOTHING)
+
+
+def _ended(obj: StoredObject, ledger: Ledger, end: AttemptEnd | None) -> TryReport:
+    if end is None:
+        raise RayMrError("the trial ended without a last word")
+    error = end.error or next(iter(end.failed.values()), None)
+    if error is None:
+        ledger.committed(end)
+        error = ledger.beyond_limits()
+    sample = next((counts.sample for counts in end.files if counts.sample), "")
+    return TryReport(obj, ledger.totals(), ledger.counters(), sample, error)

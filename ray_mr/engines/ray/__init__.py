@@ -1,0 +1,1 @@
+"""The Ray engine: the only room that imports Ray."""

@@ -1,0 +1,132 @@
+"""What a Ray runtime changes in a process, and how programs get it as it was before.
+
+On the driver: ``prepare_private`` sets the variables that a private Ray is started with, and
+``Before`` takes them back.  In a worker: ``restore()`` lets programs inherit what the worker was
+started with, less what Ray and ray_mr have added:
+
+======================  ======================================  ==============================
+what                    set by                                  what programs get
+======================  ======================================  ==============================
+PYTHONBREAKPOINT        Ray, in the driver and in workers       the value from before
+OMP_NUM_THREADS         Ray, in workers                         the value from before
+CUDA_VISIBLE_DEVICES    Ray, in workers, where there are GPUs   the value from before
+SPT_NOENV               the raylet, for its workers             the raylet's value
+RAY_*                   Ray and ray_mr                          nothing, on any engine
+SIGINT                  Ray blocks it in the raylet             not blocked (``child.process``)
+soft limit of files     Ray raises it in the driver             the driver's, before
+nice level              the raylet: 15 more                     the driver's
+======================  ======================================  ==============================
+
+Workers of a private Ray are started with the environment of the driver, those of a cluster with
+that of their node's raylet and the variables of a ``runtime_env``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import resource
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from ray_mr.child import inherited
+
+if TYPE_CHECKING:
+    from ray_mr.engines.ray.private_session import Session
+
+KEEPALIVE = {
+    "RAY_grpc_client_keepalive_time_ms": "10000",
+    "RAY_grpc_client_keepalive_timeout_ms": "3000",
+}
+"""Without these a task on a node that went silent never comes back."""
+PRIVATE = {
+    "MIMALLOC_ALLOW_LARGE_OS_PAGES": "1",
+    "RAY_worker_niceness": "0",
+}
+"""For the workers of a private Ray.  Large pages are for Arrow's allocator, and have to be set
+before it is there: page faults are a good part of what the kernel does for a sort."""
+AUTH = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+"""A private Ray has its own token; the user's is for the user's clusters."""
+ADDED = "RAY_MR_ADDED"
+"""Names that were added to the environment of a private Ray's workers."""
+FILES = "RAY_MR_FILES"
+"""The driver's soft limit of open files, before Ray raised it."""
+
+
+class Before:
+    """The environment and limits of this process as they were; on leaving they are so again."""
+
+    def __enter__(self) -> Self:
+        self._environ = dict(os.environ)
+        self._files = resource.getrlimit(resource.RLIMIT_NOFILE)
+        inherited.hand_on(self._environ)
+        return self
+
+    def settle(self, *, private: bool) -> None:
+        """Take back what only the start of Ray needed; many files are for a cluster's sockets."""
+        _set("PYTHONBREAKPOINT", self._environ.get("PYTHONBREAKPOINT"))
+        if private:
+            self._restore_files()
+
+    def __exit__(self, *_: object) -> None:
+        for name in set(os.environ) | set(self._environ):
+            if name.startswith("RAY_") or name in ("PYTHONBREAKPOINT", *PRIVATE):
+                _set(name, self._environ.get(name))
+        self._restore_files()
+        inherited.hand_on(None)
+
+    def _restore_files(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, self._files)
+
+
+def prepare_private(session: Session) -> None:
+    """Set the variables that a private Ray and its workers are started with."""
+    added = [name for name in PRIVATE if name not in os.environ]
+    for name in AUTH:  # without a mode Ray turns tokens on, and its own libraries notice
+        _set(name, None)
+    os.environ["RAY_AUTH_TOKEN_PATH"] = str(session.token)
+    os.environ[ADDED] = ",".join(added)
+    os.environ[FILES] = str(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+    for name, value in (KEEPALIVE | PRIVATE).items():
+        os.environ.setdefault(name, value)
+
+
+def prepare_joined() -> None:
+    """Set the variables of a driver that joins a cluster."""
+    for name, value in KEEPALIVE.items():
+        os.environ.setdefault(name, value)
+
+
+@functools.cache  # once: later the process may be closed to reading
+def restore() -> None:
+    """Let the programs of this worker inherit what it was started with."""
+    own, raylet = _started_with(os.getpid()) or dict(os.environ), _started_with(os.getppid())
+    for name in own.get(ADDED, "").split(","):
+        own.pop(name, None)
+    own.pop("SPT_NOENV", None)
+    if "SPT_NOENV" in raylet:
+        own["SPT_NOENV"] = raylet["SPT_NOENV"]
+    inherited.hand_on(own)
+    if (soft := own.get(FILES, "")).lstrip("-").isdigit():
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (int(soft), hard))
+
+
+def _set(name: str, value: str | None) -> None:
+    if value is None:
+        os.environ.pop(name, None)
+    else:
+        os.environ[name] = value
+
+
+def _started_with(pid: int) -> dict[str, str]:
+    """Return the environment that a process was started with; empty if it cannot be read."""
+    try:
+        entries = Path("/proc", str(pid), "environ").read_bytes().split(b"\0")
+    except OSError:
+        return {}
+    pairs = (os.fsdecode(entry).partition("=") for entry in entries if b"=" in entry)
+    return {name: value for name, _, value in pairs}

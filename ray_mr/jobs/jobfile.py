@@ -1,0 +1,314 @@
+"""Job files as text: YAML to plain values, and faults in words with their line.
+
+Here stand the reading of YAML (no type guessing, no repeated keys, line numbers kept) and the
+wording of what is wrong.  What a job *is* stands in ``jobs/job.py``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from ray_mr.errors import PERMISSIONS, JobError
+from ray_mr.system.user_files import open_stream
+from ray_mr.system.user_text import cut_off, homed, shown, whole_pairs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from pydantic import ValidationError
+
+Loc = tuple[str | int, ...]
+"""Where a value stands: keys and indexes from the top, ``("mapper", "arguments", 0)``."""
+
+MAX_VALUES = 1_000_000
+"""Values of a job file, those behind a reference counted each time; a manifest holds more."""
+MAX_BYTES = 128 << 20
+"""Size of a job file; a device may give bytes without an end."""
+_CORE = "tag:yaml.org,2002:"
+_NULL = _CORE + "null"
+_MERGE = _CORE + "merge"
+_TAGS = frozenset({"!"}).union(
+    _CORE + kind
+    for kind in "null bool int float str timestamp value merge map seq".split()  # noqa: SIM905
+)
+"""Types that a value may say that it has: those of plain values, which are read as text."""
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+
+_PLAIN = {
+    "int_parsing": "must be a whole number, not {input}",
+    "int_type": "must be a whole number",
+    "int_from_float": "must be a whole number, not {input}",
+    "int_parsing_size": "is far too large",
+    "greater_than_equal": "must be at least {ge}, not {input}",
+    "less_than_equal": "must be at most {le}, not {input}",
+    "greater_than": "must be more than {gt}, not {input}",
+    "finite_number": "must be a finite number",
+    "string_type": "must be text",
+    "string_unicode": "must be text in Unicode",
+    "string_too_short": "must not be empty",
+    "tuple_type": "must be a list, such as [a, b]",
+    "dict_type": "must be a mapping of names to values",
+    "model_type": "must be a program, such as {{language: python, script: mapper.py}}",
+    "no_input": "must be text, or {{manifest: keys.txt}}",
+    "callable_type": "must be a function",
+    "missing": "is missing",
+}
+"""Pydantic's error types in our words; ``input`` is the value as ``shown``, the rest the rule's
+numbers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A job file that was read."""
+
+    path: str
+    """As the user named it, for messages."""
+    data: dict[str, Any]
+    """Scalars are the text of the file (``1.10`` stays ``1.10``), or ``None`` for an empty one."""
+    root: yaml.MappingNode
+
+    def where(self, loc: Loc) -> str:
+        """``job.yml:7``: the line of a value, or of the nearest thing around it."""
+        node: yaml.Node = self.root
+        line = node.start_mark.line
+        for part in loc:
+            step = _child(node, part)
+            if step is None:
+                break
+            line, node = step
+        return f"{self.path}:{line + 1}"
+
+
+def _child(node: yaml.Node, part: str | int) -> tuple[int, yaml.Node] | None:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            if key.value == part:
+                return key.start_mark.line, value
+    if isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+        item = node.value[part]
+        return item.start_mark.line, item
+    return None
+
+
+def read(path: str | os.PathLike[str]) -> Document:
+    """Read a YAML mapping.
+
+    Raises:
+        JobError: The file is missing, unreadable, empty, no YAML, no mapping, or has a key twice.
+    """
+    name = os.fsdecode(path)
+    text = _text_of(name)
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        data = {} if root is None else _Plain(name).value(root)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = f":{mark.line + 1}" if mark else ""
+        raise JobError(f"{name}{line}: not valid YAML: {error.problem}", _other(name)) from error
+    except yaml.reader.ReaderError as error:
+        at = text.count("\n", 0, error.position) + 1
+        message = f"{name}:{at}: not valid YAML: the character U+{_code(error):04X}"
+        raise JobError(message, 'write it as an escape in quotes, such as "\\u200b"') from error
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        first = "nested too deeply"
+        if not isinstance(error, RecursionError):
+            first = (str(error).splitlines() or ["?"])[0]
+        raise JobError(f"{name}: not valid YAML: {first}", _other(name)) from error
+    if root is None:
+        raise JobError(f"{name}: the file is empty", "a job has at least `inputs` and a `mapper`")
+    if not isinstance(root, yaml.MappingNode):
+        line = f":{root.start_mark.line + 1}"
+        raise JobError(f"{name}{line}: must be `key: value` lines, such as `mapper: ...`")
+    return Document(name, data, root)
+
+
+def _code(error: yaml.reader.ReaderError) -> int:
+    return ord(error.character) if isinstance(error.character, str) else int(error.character)
+
+
+def _text_of(name: str) -> str:
+    """The text of a job file.
+
+    Raises:
+        JobError: It is missing, unreadable, too large, or not UTF-8.
+    """
+    try:
+        with open_stream(homed(name)) as stream:
+            data = stream.read(MAX_BYTES + 1)
+        if len(data) > MAX_BYTES:
+            message = f"{name}: larger than {MAX_BYTES >> 20} MiB, which no job file is"
+            raise JobError(message, "put a long list of inputs into a manifest")
+        return data.decode("utf-8-sig")
+    except FileNotFoundError:
+        raise JobError(f"{name}: no such job file", "ray-mr init NAME makes one") from None
+    except IsADirectoryError:
+        hint = f"name the job file in it, such as {Path(name, 'job.yml')}"
+        raise JobError(f"{name}: a folder, not a job file", hint) from None
+    except OSError as error:
+        raise JobError(f"{name}: cannot be read: {error.strerror}", PERMISSIONS) from error
+    except UnicodeDecodeError as error:
+        message = f"{name}: not UTF-8 text, at byte {error.start}"
+        raise JobError(message, "a job file is YAML, saved as UTF-8") from error
+    except ValueError as error:  # a name that no file can have
+        raise JobError(f"{name!r}: cannot be the name of a job file: {error}") from error
+
+
+def _other(name: str) -> str:
+    """Advice where what was taken for a job file has a name of another kind, as a script."""
+    kind = Path(name).suffix
+    return f"is it a {kind} file? name the job file" if kind not in {"", ".yml", ".yaml"} else ""
+
+
+class _Plain:
+    """YAML nodes to dicts, lists and text; each node once, however often it is referred to."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._done: dict[int, Any] = {}
+        self._open: set[int] = set()
+        self._sizes: dict[int, int] = {}
+
+    def value(self, node: yaml.Node) -> Any:
+        if id(node) in self._done:
+            return self._done[id(node)]
+        if id(node) in self._open:
+            raise self._fault(node, "refers to itself")
+        if node.tag not in _TAGS:
+            raise self._fault(node, f"the type {shown(node.tag)} is not one of a job's values")
+        self._open.add(id(node))
+        result: Any
+        if isinstance(node, yaml.MappingNode):
+            result = self._mapping(node)
+        elif isinstance(node, yaml.SequenceNode):
+            result = [self.value(item) for item in node.value]
+        else:
+            result = None if node.tag == _NULL else whole_pairs(node.value)
+        self._open.discard(id(node))
+        self._done[id(node)] = result
+        self._check_size(node)
+        return result
+
+    def _check_size(self, node: yaml.Node) -> None:
+        """Refuse references to references that stand for more than there is memory for."""
+        inside = []
+        if isinstance(node, yaml.MappingNode):
+            inside = [value for _, value in node.value]
+        elif isinstance(node, yaml.SequenceNode):
+            inside = node.value
+        size = 1 + sum(self._sizes[id(each)] for each in inside)
+        if size > MAX_VALUES:
+            raise self._fault(node, f"stands for more than {MAX_VALUES:,} values")
+        self._sizes[id(node)] = size
+
+    def _mapping(self, node: yaml.MappingNode) -> dict[str, Any]:
+        result: dict[str, Any] = {}
+        for key, value in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise self._fault(key, "a key must be plain text")
+            key.value = whole_pairs(key.value)
+            if key.tag == _MERGE and not isinstance(value, yaml.ScalarNode):
+                raise self._fault(
+                    key, "<<: merge keys are not known here: write the keys themselves"
+                )
+            if key.value in result:
+                first = next(k for k, _ in node.value if k.value == key.value)
+                word = f"`{cut_off(key.value)}`"
+                raise self._fault(key, f"{word} stands here again (first in line {_line(first)})")
+            result[key.value] = self.value(value)
+        return result
+
+    def _fault(self, node: yaml.Node, text: str) -> JobError:
+        return JobError(f"{self._name}:{_line(node)}: {text}")
+
+
+def _line(node: yaml.Node) -> int:
+    return int(node.start_mark.line) + 1
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """``; did you mean `x`?`` for the most similar known word, or nothing."""
+    found = difflib.get_close_matches(word.lower(), list(known), n=1, cutoff=0.6)
+    return f"; did you mean `{found[0]}`?" if found else ""
+
+
+def explain(
+    error: ValidationError, *, head: Callable[[Loc], str], known: Callable[[Loc], Iterable[str]]
+) -> JobError:
+    """Say in plain words, a line for each fault, what pydantic found.
+
+    Args:
+        error: What pydantic raised.
+        head: The beginning of a line, from where the fault is: file, line and field.
+        known: The valid keys beside the one at this place.
+    """
+    lines = []
+    for fault in error.errors(include_url=False):
+        context = fault.get("ctx", {})
+        own = len(fault["loc"]) - (fault["type"] == "extra_forbidden")  # a key of the user's own
+        loc = tuple(part for part in fault["loc"][:own] if not str(part).startswith("<"))
+        loc += fault["loc"][own:]
+        if "field" in context:
+            loc += (context["field"],)
+        lines.append(f"{head(loc)}: {_words(fault, loc, context, known)}")
+    return JobError("\n".join(dict.fromkeys(lines)))
+
+
+def _place(loc: Loc, known: Callable[[Loc], Iterable[str]]) -> str:
+    """Where a key belongs that is known, but not at this place."""
+    if len(loc) == 1 and str(loc[0]) in known(("mapper", loc[0])):
+        return "; it belongs below `mapper` or `reducer`"
+    if len(loc) == 2 and loc[0] != "inputs" and str(loc[1]) in known(loc[1:]):
+        return f"; it belongs beside `{loc[0]}`, not below it"
+    return ""
+
+
+def _words(
+    fault: Any,
+    loc: Loc,
+    context: dict[str, Any],
+    known: Callable[[Loc], Iterable[str]],
+) -> str:
+    kind, value = fault["type"], fault["input"]
+    if kind == "model_type" and loc[:1] == ("inputs",):
+        kind = "no_input"
+    if kind == "extra_forbidden":
+        return f"unknown key{_place(loc, known) or nearest(str(loc[-1]), known(loc))}"
+    if kind == "literal_error":
+        valid = re.findall(r"'([^']*)'", context["expected"])
+        return f"{shown(value)} is none of {', '.join(valid)}{nearest(str(value), valid)}"
+    if kind == "value_error":
+        return str(context["error"])
+    if value is None and kind != "missing":
+        return "has no value"
+    if kind in _PLAIN:
+        return _PLAIN[kind].format(input=shown(value), **context)
+    return str(fault["msg"])
+
+
+def dotted(loc: Loc) -> str:
+    """``mapper.arguments[0]``."""
+    words = (f"[{part}]" if isinstance(part, int) else f".{cut_off(part)}" for part in loc)
+    return "".join(words).removeprefix(".")
+
+
+def anchored(path: str, folder: str) -> str:
+    """A local path made absolute below ``folder``; anything with a scheme stays as it is.
+
+    A slash at the end, which says "all below", is kept.  ``~`` is a home folder, see ``homed``; a
+    path whose home folder is not there stays as it is.
+    """
+    if _SCHEME.match(path):
+        return path
+    try:
+        path = homed(path, folder)
+    except ValueError:
+        return path
+    whole = os.path.abspath(os.path.join(folder, path))  # noqa: PTH100, PTH118 - a pattern, no path
+    return whole + "/" if path.endswith("/") and whole != "/" else whole

@@ -1,0 +1,119 @@
+"""The filter of 2014: which objects are read, by the parts of their paths.
+
+``Filter.json`` has a dimension for each part, in order::
+
+    {"version": 1, "dimensions": [{"field_name": "reason", "allowed_values": ["saved_session"]},
+                                  {"field_name": "appVersion", "allowed_values": {"min": "22"}},
+                                  {"field_name": "appName", "allowed_values": "*"}]}
+
+The parts of ``a/b/c.d.e`` are its folders ``a`` and ``b``, then, where there are more dimensions
+than folders, ``c`` and ``d`` of the file's name.  Values are compared as strings, character by
+character.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from ray_mr.errors import PATHS, PERMISSIONS, JobError
+from ray_mr.system.user_files import read_named
+
+_UNSAFE = re.compile(r"[^a-zA-Z0-9_/.]")
+_FROM_THE_NAME = 2
+"""Parts that a file's name can give."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dimension:
+    """What one part of a path may be."""
+
+    field: str
+    """Its name, for the reason."""
+    values: frozenset[str] | None = None
+    """The values allowed; ``None``: any between the limits."""
+    least: str | None = None
+    most: str | None = None
+
+    def allows(self, part: str) -> bool:
+        """Whether a part of a path is allowed."""
+        if self.values is not None:
+            return part in self.values
+        return not (
+            (self.least is not None and part < self.least)
+            or (self.most is not None and part > self.most)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """All dimensions, in the order of the path's parts."""
+
+    dimensions: tuple[Dimension, ...]
+
+    def reason(self, key: str) -> str:
+        """Why an object of this key is not read; nothing if it is."""
+        *parts, name = key.split("/")
+        missing = len(self.dimensions) - len(parts)
+        parts += name.split(".")[: max(0, min(missing, _FROM_THE_NAME))]
+        for index, dimension in enumerate(self.dimensions):
+            if index < len(parts):
+                if not dimension.allows(parts[index]):
+                    return f"filter: {dimension.field}"
+            elif dimension.values is not None or dimension.least or dimension.most:
+                return f"filter: no part for {dimension.field}"
+        return ""
+
+
+def load(path: str) -> Filter:
+    """Read a ``Filter.json``.
+
+    Raises:
+        JobError: It is missing, unreadable, or no such filter; the message says where.
+    """
+    try:
+        text = read_named(path).decode("utf-8-sig")
+        document = json.loads(text)
+    except OSError as error:
+        hint = PATHS if isinstance(error, FileNotFoundError) else PERMISSIONS
+        raise JobError(f"filter {path}: cannot be read: {error.strerror}", hint) from None
+    except UnicodeDecodeError:
+        raise JobError(f"filter {path}: not UTF-8 text") from None
+    except (ValueError, RecursionError) as error:
+        raise JobError(f"filter {path}: not JSON: {error}") from None
+    if not isinstance(document, dict) or not isinstance(document.get("dimensions"), list):
+        raise JobError(f"filter {path}: must be an object with a list of `dimensions`")
+    if (version := document.get("version", 1)) != 1:
+        raise JobError(f"filter {path}: version is {version!r}: only 1 is known")
+    dimensions = document["dimensions"]
+    return Filter(tuple(_dimension(path, number, one) for number, one in enumerate(dimensions)))
+
+
+def _dimension(path: str, number: int, one: Any) -> Dimension:
+    where = f"filter {path}: dimensions[{number}]"
+    if not isinstance(one, dict) or "allowed_values" not in one:
+        raise JobError(f"{where}: must be an object with `field_name` and `allowed_values`")
+    field, allowed = str(one.get("field_name", number)), one["allowed_values"]
+    if allowed == "*":
+        return Dimension(field)
+    if isinstance(allowed, dict):
+        limits = {key: _value(where, value) for key, value in allowed.items()}
+        if not limits or not limits.keys() <= {"min", "max"}:
+            raise JobError(f"{where}: a range of `allowed_values` has `min`, `max`, or both")
+        return Dimension(field, None, limits.get("min"), limits.get("max"))
+    values = [
+        _value(where, value) for value in (allowed if isinstance(allowed, list) else [allowed])
+    ]
+    # A path has values with everything but letters, digits, "_", "." and "/" turned into "_".
+    return Dimension(field, frozenset([*values, *(_UNSAFE.sub("_", value) for value in values)]))
+
+
+def _value(where: str, value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise JobError(
+            f'{where}: allowed_values must be "*", a list of values, or a range such as '
+            '{"min": "22", "max": "28"}'
+        )
+    return str(value)

@@ -1,0 +1,144 @@
+"""What each input pattern of a job has brought: objects, bytes, and how many were not read.
+
+How callers use it:
+
+1. The listing calls ``begin`` and ``add`` as objects come, pattern after pattern, and ``finish``.
+   A pattern that has brought nothing to read is an error there.
+2. The planner calls ``skip`` with the number of each object that it skips.
+3. ``rows`` goes into the plan and the report.
+
+A pattern takes a few numbers, however many objects it brings.
+"""
+
+from __future__ import annotations
+
+import bisect
+from array import array
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ray_mr.errors import JobError
+from ray_mr.model import ARCHIVED, HIDDEN, IRREGULAR, SIDE_FILE, WALKED
+from ray_mr.system.redact import shown
+from ray_mr.units import count, format_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ray_mr.model import StoredObject
+
+FOLDER_MARKER = "folder marker"
+"""Reason for skipping an empty object whose key ends in ``/``."""
+NOTHING = "see the names, capitals too: * is any part of a name, ** any number of folders"
+"""Advice where patterns fit nothing."""
+_PLURAL = {
+    FOLDER_MARKER: "folder markers",
+    HIDDEN.partition(":")[0]: "names that begin with _ or .",
+    SIDE_FILE: "side files of a result",
+    IRREGULAR: "pipes or devices",
+    WALKED: "folders listed under another name",
+}
+_PASSED_OVER = "an exact name reads one, and so does a pattern that has the `_` or `.` itself"
+_ALLOW = "`allow_empty: true` (--allow-empty) permits a pattern that brings nothing"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What one pattern has brought."""
+
+    pattern: str
+    """As a message may show it."""
+    objects: int = 0
+    """Objects that it names, those included that are skipped or that other patterns name too."""
+    stored_bytes: int = 0
+    """Their stored size."""
+    skipped: int = 0
+    """How many of them are not read."""
+
+    def facts(self) -> dict[str, Any]:
+        """Return the row of a plan or report."""
+        return {
+            "pattern": self.pattern,
+            "objects": self.objects,
+            "stored_bytes": self.stored_bytes,
+            "skipped": self.skipped,
+        }
+
+    def __str__(self) -> str:
+        text = f"{self.pattern}: {count(self.objects, 'object')}, {format_bytes(self.stored_bytes)}"
+        return f"{text}, {self.skipped:,} of them skipped" if self.skipped else text
+
+
+def unread(obj: StoredObject) -> str:
+    """Return why an object is not read whatever the job says, or nothing."""
+    if obj.remark and obj.remark != ARCHIVED:
+        return obj.remark
+    return FOLDER_MARKER if obj.key.endswith("/") and obj.size_bytes == 0 else ""
+
+
+class Sources:
+    """Counts for each of a job's patterns.
+
+    Args:
+        patterns: In the job's order.
+        allow_empty: A pattern may bring nothing.
+    """
+
+    def __init__(self, patterns: Iterable[object], *, allow_empty: bool) -> None:
+        self._names = [shown(str(each)) for each in patterns]
+        self._allow_empty = allow_empty
+        size = len(self._names)
+        self._objects, self._bytes, self._skipped = (array("Q", bytes(8 * size)) for _ in range(3))
+        self._ends = array("Q")  # for each pattern that is finished, how many objects came so far
+        self._number = self._read = 0
+        self._passed_over: Counter[str] = Counter()
+
+    def begin(self, index: int) -> None:
+        """Note that the objects that follow are those of this pattern.
+
+        Raises:
+            JobError: One of the patterns before it has brought nothing to read.
+        """
+        while len(self._ends) < index:
+            self._end(len(self._ends))
+
+    def add(self, obj: StoredObject) -> None:
+        """Count an object of the pattern that has begun."""
+        index = len(self._ends)
+        self._number += 1
+        self._objects[index] += 1
+        self._bytes[index] += obj.size_bytes
+        if reason := unread(obj):
+            self._passed_over[reason.partition(":")[0]] += 1
+        else:
+            self._read += 1
+
+    def finish(self) -> None:
+        """Note that no more objects come.
+
+        Raises:
+            JobError: A pattern has brought nothing to read.
+        """
+        self.begin(len(self._names))
+
+    def _end(self, index: int) -> None:
+        read, passed_over = self._read, self._passed_over
+        self._ends.append(self._number)
+        self._read, self._passed_over = 0, Counter()
+        if read or self._allow_empty:
+            return
+        name = self._names[index]
+        if not passed_over:
+            raise JobError(f"no input: nothing is in {name}", f"{NOTHING}\n  {_ALLOW}")
+        what = " and ".join(_PLURAL.get(reason, reason) for reason in sorted(passed_over))
+        raise JobError(f"no input: only {what} are in {name}", f"{_PASSED_OVER}\n  {_ALLOW}")
+
+    def skip(self, number: int) -> None:
+        """Count an object as skipped; the first that was added has the number 0."""
+        self._skipped[bisect.bisect_right(self._ends, number)] += 1
+
+    def rows(self) -> tuple[Source, ...]:
+        """Return what each pattern has brought."""
+        columns = zip(self._names, self._objects, self._bytes, self._skipped, strict=True)
+        return tuple(Source(*row) for row in columns)

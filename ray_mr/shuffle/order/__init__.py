@@ -1,0 +1,1 @@
+"""Order of rows: key prefixes, sort keys, external merge sort."""

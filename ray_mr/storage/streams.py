@@ -1,0 +1,38 @@
+"""The body of an answer as a file, whatever library it comes from."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+CHUNK_BYTES = 1 << 20
+
+
+def stream_of(read: Callable[[int], bytes], close: Callable[[], None]) -> BinaryIO:
+    """A buffered file.
+
+    Args:
+        read: Gives so many bytes or fewer, none at the end; raises errors of ours alone.
+        close: Lets go of the answer.
+    """
+    return io.BufferedReader(_StreamBody(read, close), CHUNK_BYTES)
+
+
+class _StreamBody(io.RawIOBase):
+    def __init__(self, read: Callable[[int], bytes], close: Callable[[], None]) -> None:
+        self._read, self._close = read, close
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        self._close()
+        super().close()

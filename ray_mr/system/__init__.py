@@ -1,0 +1,1 @@
+"""The operating system: processes, scratch folders, limits, text that is safe to show."""

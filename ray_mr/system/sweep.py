@@ -1,0 +1,13 @@
+"""What runs that were killed have left on this machine, and its end."""
+
+from __future__ import annotations
+
+from ray_mr.system.processes import kill_left_in
+from ray_mr.system.scratch import dead_runs, remove_dead_run
+
+
+def sweep() -> None:
+    """End their processes and remove their folders."""
+    for folder in dead_runs():
+        kill_left_in(folder)
+        remove_dead_run(folder)

@@ -1,0 +1,123 @@
+"""Ranges of keys for the parts of a result: a sample of what the mapper makes of the inputs.
+
+The sample is a function of the inputs, the mapper and the job alone: of some inputs, evenly spread
+over the plan, the first half a megabyte of map output.  It is taken on the machine of the driver,
+before the run, and nothing of it is kept but the bounds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ray_mr.errors import ChildCrashed, ChildProtocol, ChildTimeout
+from ray_mr.model import AttemptEnd, AttemptId, Split
+from ray_mr.shuffle import blocks
+from ray_mr.shuffle.order.sort_keys import key_order_of
+from ray_mr.system.backoff import Backoff
+from ray_mr.tasks.map_attempt import map_split
+from ray_mr.tasks.map_task import Block, MapTask
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ray_mr.errors import RayMrError
+    from ray_mr.planning.plan import Plan
+    from ray_mr.shuffle.rows import Rows
+
+INPUTS = 16
+"""Inputs that are looked at."""
+KEYS = 512
+"""Keys that are taken of each."""
+CHANCE = (ChildCrashed, ChildTimeout, ChildProtocol)
+"""Ends of a program that may be chance: the same attempt may succeed when it is repeated."""
+PAUSE_S, MAX_PAUSE_S = 1.0, 60.0
+"""Shortest and longest pause in seconds before a store is asked again."""
+
+
+def bounds_of(plan: Plan, task: MapTask, root: Path) -> tuple[bytes, ...]:
+    """The least keys of all parts but the first, as strings of the job's order of keys.
+
+    There are fewer where keys are few.
+
+    Args:
+        plan: With a reducer.
+        task: Its map side.
+        root: Folder for the attempts' folders.
+
+    Raises:
+        RayMrError: A store is not there, or the mapper cannot be run here.
+    """
+    alone = replace(
+        task, partitions=1, combiner=None, built_in="", whole_lines=False, sorted=True, sample=True
+    )
+    many = plan.total_inputs
+    spread = {at * many // INPUTS for at in range(INPUTS)}  # all, if there are no more
+    chosen = [
+        Split(split.index, (split.inputs[position - split.start],))
+        for split in plan.splits
+        for position in range(split.start, split.start + len(split.inputs))
+        if position in spread
+    ]
+    with ThreadPoolExecutor(min(len(os.sched_getaffinity(0)), max(1, len(chosen)))) as pool:
+        found = list(pool.map(lambda item: _keys(alone, item[1], item[0], root), enumerate(chosen)))
+    keys = sorted(key for some in found for key in some)
+    parts = task.partitions
+    picked = {keys[at * len(keys) // parts] for at in range(1, parts)} if keys else set()
+    return tuple(sorted(picked))
+
+
+def _keys(task: MapTask, split: Split, number: int, root: Path) -> list[bytes]:
+    """Return keys of the first output of an input, evenly spread over its rows.
+
+    A crash by chance must not change the bounds, so a failed attempt is repeated as often as the
+    job allows.  An input that fails every time gives no keys: the run reports its cause.
+
+    Raises:
+        RayMrError: A store or the memory was unavailable in every attempt.
+    """
+    attempts = task.job.attempts
+    pauses = Backoff(attempts, PAUSE_S, MAX_PAUSE_S)
+    for tries in itertools.count(1):
+        ident = AttemptId(split.index, split.start, -1 - number * attempts - tries)
+        keys, error = _sample(task, split, ident, root)
+        chance = error is not None and (error.retryable or isinstance(error, CHANCE))
+        if error is None or not chance:
+            return keys
+        if tries >= attempts:
+            if isinstance(error, CHANCE):
+                return []
+            raise error
+        if not isinstance(error, CHANCE):
+            time.sleep(pauses.pause_s(split.inputs[0].object.uri, tries) or 0.0)
+    raise AssertionError("unreachable")
+
+
+def _sample(
+    task: MapTask, split: Split, ident: AttemptId, root: Path
+) -> tuple[list[bytes], RayMrError | None]:
+    """Run one attempt until its first block: the keys, or the error that ended it before."""
+    with contextlib.closing(map_split(task, split, ident, root)) as messages:
+        for message in messages:
+            if isinstance(message, AttemptEnd):
+                return [], message.error
+            if isinstance(message, Block):
+                rows = blocks.unpack(message.data, message.meta.offsets, 0)
+                return [] if rows is None else _spread_keys(task, rows), None
+    return [], None
+
+
+def _spread_keys(task: MapTask, rows: Rows) -> list[bytes]:
+    """Return ``KEYS`` keys, evenly spread over the rows, as strings of the job's order."""
+    ends = np.cumsum(rows.counts)
+    places = np.arange(KEYS) * rows.total // KEYS
+    at = np.searchsorted(ends, places, side="right")
+    strings = key_order_of(task.job)(rows.take(at))
+    return list(map(strings.one, range(len(at))))

@@ -1,0 +1,247 @@
+"""One contract that both engines keep, spoken to directly; reducers: `test_engine_reducers.py`."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import cloudpickle
+import pytest
+
+from engine_run import Hold
+from jobs import MAPPER, job, script
+from ray_mr.driver.run import plan as plan_of
+from ray_mr.engines.contract import Lost, Said
+from ray_mr.engines.local import _Slots
+from ray_mr.engines.ray.cluster import ailing
+from ray_mr.engines.registry import ENGINES, engine_named
+from ray_mr.errors import CorruptObject, JobError
+from ray_mr.jobs.job import Job
+from ray_mr.model import AttemptEnd, Progress
+from ray_mr.shuffle.blocks import checksums
+from ray_mr.tasks.map_task import MapTask
+from ray_mr.tasks.reduce_task import ReduceTask
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from engine_run import Begin
+    from s3_server import S3Server
+
+
+# ---------------------------------------------------------------- the engine
+
+
+def test_engines_have_names(engine: str) -> None:
+    """Each engine is in the table; a name that is not is the user's mistake, and told as such."""
+    assert engine in ENGINES
+    with pytest.raises(JobError, match="no engine 'dask': there are ray, local"):
+        engine_named("dask")
+
+
+def test_open_tells_the_capacity(begin: Begin) -> None:
+    """A run is told how many attempts and reducers fit, in numbers and in words."""
+    run = begin()
+    assert run.capacity.map_slots >= 1
+    assert run.capacity.reducers >= 1
+    assert str(run.capacity.map_slots) in run.capacity.text
+
+
+def test_wait_ends_after_its_timeout(begin: Begin) -> None:
+    """Silence is an empty list after the time, whether there are reducers or not."""
+    run = begin()
+    for _ in range(2):
+        began = time.monotonic()
+        assert run.engine.wait(0.3) == []
+        assert time.monotonic() - began > 0.29
+        run.engine.make_reducer(1, [0])
+
+
+def test_close_without_open(engine: str) -> None:
+    """A run that ends before it was opened (no input) closes like any other."""
+    made = engine_named(engine)
+    made.prepare(Job(inputs=["x"], mapper="identity", reducers=4, reducer="sum"))
+    made.close()
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_runtime")
+def test_full_disk_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where something is silent each node of Ray is asked for its disks: one that is full is named.
+
+    What makes a disk full is moved instead of filling one.
+    """
+    monkeypatch.setattr("ray_mr.engines.ray.cluster.FULL_SHARE", 0.0)
+    assert engine_named("ray").ailing() == ""
+    monkeypatch.setattr("ray_mr.engines.ray.cluster.FULL_SHARE", 1.0)
+    found = r"node [0-9.]+: the disk of /\S+ is full \(\S+ \w+ of \S+ \w+ free\)"
+    assert re.fullmatch(f"{found}(; {found})*", engine_named("ray").ailing())
+
+
+def test_node_that_does_not_answer() -> None:
+    """It is told beside those that do."""
+    answers = [("a", []), ("b", None), ("c", ["one", "two"])]
+    assert ailing(answers) == "node b: it does not answer; node c: one; node c: two"
+
+
+# ---------------------------------------------------------------- attempts
+
+
+WIDE = """
+LINE = 'x' * (1 << 20)
+def mapper(uuid, file, js):
+    return ''.join('%s-%d-%d %s\\n' % (js['info']['OS'], js['n'], i, LINE) for i in range(3))
+"""
+
+
+def test_attempt_speaks_in_order(begin: Begin, folder: Path) -> None:
+    """Progress first, then blocks in sequence whose rows follow each other, at last the end."""
+    run = begin(mapper={"script": script(folder, "wide.py", WIDE)}, reducers=3)
+    ident = run.start(run.plan.splits[0])
+    run.until_ended(ident)
+    events = run.of(ident)
+    assert isinstance(events[0], Said)
+    assert isinstance(events[0].message, Progress)
+    end = run.end(ident)
+    blocks = run.blocks(ident)
+    assert len(blocks) == end.blocks > 2
+    row = 0
+    for sequence, (meta, ref) in enumerate(blocks):
+        assert (meta.id, meta.sequence) == (ident, sequence)
+        assert meta.place <= row
+        assert checksums(run.engine.read(ref), meta.offsets) == meta.checksums
+        assert len(run.engine.read(ref)) == meta.size_bytes
+        row += sum(meta.rows)
+    assert row == end.rows == end.mapped_rows == 60
+    assert [counts.mapped for counts in end.files] == [20]
+    assert run.engine.wait(0.3) == []
+
+
+def test_many_attempts_at_once(begin: Begin) -> None:
+    """More attempts than slots all end, each told apart and in its own order."""
+    run = begin()
+    idents = [run.start(split) for split in run.plan.splits * 2]
+    run.until_ended(*idents)
+    for ident in idents:
+        assert [meta.sequence for meta, _ in run.blocks(ident)] == [0]
+        assert [counts.position for counts in run.end(ident).files] == [ident.start]
+    assert len({run.end(ident).id for ident in idents}) == 8
+
+
+def test_failed_attempt_says_why(begin: Begin, folder: Path) -> None:
+    """What an attempt finds wrong with an input arrives with its class, message and hint."""
+    path = folder / "in" / "pings-0000.xz"
+    path.write_bytes(path.read_bytes()[:-20])
+    run = begin()
+    ident = run.start(run.plan.splits[0])
+    run.until_ended(ident)
+    last = run.of(ident)[-1]
+    assert isinstance(last, Said)
+    assert isinstance(last.message, AttemptEnd)
+    assert list(last.message.failed) == [0]
+    assert type(last.message.failed[0]) is CorruptObject
+    assert "truncated" in last.message.failed[0].message
+
+
+def test_cancel_ends_attempt_and_child(begin: Begin, folder: Path) -> None:
+    """Cancelled attempts, running or queued, end with their children; nobody hears their end."""
+    hold = Hold(folder)
+    hanging = hold.source + MAPPER.replace("    return", "    if js['n'] < 60: hang()\n    return")
+    run = begin(mapper={"script": script(folder, "hanging.py", hanging)})
+    cancelled = [run.start(split) for split in run.plan.splits[:3]]
+    children = [hold.who()[0] for _ in range(min(3, run.capacity.map_slots))]
+    for ident in cancelled:
+        run.engine.cancel(ident)
+        run.engine.cancel(ident)
+    for child in children:
+        assert child.ended()
+    ident = run.start(run.plan.splits[3])
+    run.until_ended(ident)
+    assert run.end(ident).rows == 20
+    assert not any(
+        isinstance(event, Lost) or isinstance(event.message, AttemptEnd)
+        for each in cancelled
+        for event in run.of(each)
+        if isinstance(event, Lost | Said)
+    )
+    run.engine.cancel(ident)
+
+
+# ---------------------------------------------------------------- blocks
+
+
+def test_blocks_outlive_attempt_and_worker(begin: Begin, folder: Path) -> None:
+    """A block can be read after its attempt, and (ray) after the worker that made it was killed."""
+    hold = Hold(folder)
+    wide = hold.source + WIDE.replace("    return", "    if js['n'] == 19: hang()\n    return")
+    run = begin(mapper={"script": script(folder, "wide.py", wide)})
+    ident = run.start(run.plan.splits[0])
+    worker = hold.who()[1]
+    hold.let_go()
+    run.until_ended(ident)
+    blocks = run.blocks(ident)
+    assert run.end(ident).blocks == len(blocks)
+    if worker.pid != os.getpid():
+        worker.kill()
+        assert worker.ended()
+    for meta, ref in blocks:
+        assert checksums(run.engine.read(ref), meta.offsets) == meta.checksums
+
+
+def test_block_that_nobody_holds_is_freed(begin: Begin, folder: Path) -> None:
+    """The last reference to a block is all that keeps it: a long run does not fill the disk."""
+    run = begin(mapper={"script": script(folder, "wide.py", WIDE)})
+    ident = run.start(run.plan.splits[0])
+    run.until_ended(ident)
+    assert run.blocks(ident)
+    run.events.clear()
+    assert not [name for name in run.names() if name.startswith("block-")]
+
+
+# ---------------------------------------------------------------- secrets, and shares
+
+
+def test_tasks_carry_no_secret(s3: S3Server, folder: Path) -> None:
+    """What goes to workers holds no value of an ``AWS_*`` variable."""
+    secrets = {
+        value: name
+        for name, value in os.environ.items()
+        if name.startswith("AWS_") and value not in ("us-east-1", "true", os.devnull)
+    }
+    assert {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"} <= set(secrets.values())
+    bucket = s3.bucket()
+    for path in (folder / "in").iterdir():
+        s3.client.put_object(Bucket=bucket, Key=path.name, Body=path.read_bytes())
+    plan = plan_of(job(folder, inputs=[f"s3://{bucket}/**"]))
+    carried = (MapTask.of(plan, "run"), ReduceTask.of(plan, "run"), plan.splits)
+    for dump in (pickle.dumps, cloudpickle.dumps):
+        data = dump(carried)
+        assert bucket.encode() in data
+        assert b"def reduce" in data
+        for value, name in secrets.items():
+            assert value.encode() not in data, name
+
+
+def test_shares_of_this_machine() -> None:
+    """An attempt of many shares waits until they are free, and has them to itself."""
+    slots, order = _Slots(2), []
+    waiting = threading.Event()
+
+    def big() -> None:
+        waiting.set()
+        with slots.taken(64):
+            order.append("big")
+
+    with slots.taken(1):
+        thread = threading.Thread(target=big)
+        thread.start()
+        assert waiting.wait(30)
+        order.append("small")
+    thread.join(30)
+    assert order == ["small", "big"]
+    with slots.taken(2):
+        order.append("free again")

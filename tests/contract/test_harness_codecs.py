@@ -1,0 +1,125 @@
+"""What Python's harness promises of compressed files: decoded to their end, or corrupt."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING
+
+import pytest
+import zstandard
+
+from python_harness import converse, mapped
+from ray_mr.child.harness_child import HarnessChild, RecordDelivery, Text, map_records
+from ray_mr.errors import CorruptObject
+from samples import COMPRESS, python, setting
+from speaker import failures, finished
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+REPR = "def mapper(*args): return repr(args) + '\\n'"
+
+CODECS = [codec for codec in COMPRESS if codec != "none"]
+LINES = b"".join(b"line %d %d\n" % (n, n * n) for n in range(3000))
+
+
+class TestCodecs:
+    """A file is decoded to its end, or it is corrupt; nothing in between."""
+
+    COUNT = "def mapper(file, line): return line + '\\n'"
+
+    @pytest.mark.parametrize("codec", CODECS)
+    def test_opens(self, tmp_path: Path, codec: str) -> None:
+        """The harness opens every codec of ours by itself."""
+        child = HarnessChild(setting(tmp_path, python(REPR)), "map", ("mapper",), "text")
+        list(map_records(child, []))
+        assert child.opens(codec)
+        assert child.opens("none")
+        assert not child.opens("rar")
+
+    @pytest.mark.parametrize("codec", COMPRESS)
+    def test_members(self, tmp_path: Path, codec: str) -> None:
+        """One member, three, an empty one between, a line across two; and an empty file."""
+        press = COMPRESS[codec]
+        a, b = LINES[:12_345], LINES[12_345:]
+        files = [
+            (codec, press(LINES)),
+            (codec, press(a) + press(b"") + press(b)),
+            (codec, b""),
+            (codec, press(b"")),
+            (codec, press(b"no newline")),
+        ]
+        said = mapped(tmp_path, self.COUNT, *files)
+        assert said == LINES + LINES + b"no newline\n"
+
+    @pytest.mark.parametrize("codec", CODECS)
+    def test_truncated(self, tmp_path: Path, codec: str) -> None:
+        """A file cut anywhere but between two members is corrupt, and no record of it counts."""
+        press = COMPRESS[codec]
+        first, second = press(LINES), press(LINES[:5000])
+        whole = first + second
+        rng = random.Random(1)
+        cuts = {1, 2, 5, 13, 14, len(first) - 1, len(first) + 1, len(first) + 3, len(whole) - 1}
+        cuts |= {len(whole) - 4, len(whole) - 9} | {rng.randrange(1, len(whole)) for _ in range(25)}
+        ordered = sorted(cuts - {len(first)})
+        said = converse(tmp_path, python(self.COUNT), [(codec, whole[:cut]) for cut in ordered])
+        assert finished(said) == {}
+        errors = failures(said)
+        assert [ordered[position] for position in errors] == ordered
+        assert all(isinstance(error, CorruptObject) for error in errors.values())
+
+    @pytest.mark.parametrize("codec", CODECS)
+    def test_garbage(self, tmp_path: Path, codec: str) -> None:
+        """Something else after the end, a damaged middle, or another format: corrupt."""
+        data = COMPRESS[codec](LINES)
+        middle = len(data) // 2
+        flipped = data[:middle] + bytes([data[middle] ^ 0xFF]) + data[middle + 1 :]
+        files = [data + b"junk", data + b"\n", data + b"x" * 100, flipped, b"plain\ntext\n" * 9]
+        if codec == "lzma":
+            del files[3]  # it has no checksum: a flipped bit may go unseen
+        if codec in {"bz2", "lzma", "zst"}:
+            files.append(data + b"\0")
+        if codec == "xz":
+            files += [data + b"\0" * 3, data + b"\0" * 5 + data]
+        good = COMPRESS[codec](b"good\n")
+        said = converse(tmp_path, python(self.COUNT), [(codec, file) for file in [*files, good]])
+        assert list(finished(said)) == [len(files)]
+        assert all(isinstance(error, CorruptObject) for error in failures(said).values())
+        assert said[-2] == Text(b"good\n"), "nothing of the bad files is sent with the good one"
+
+    def test_padding(self, tmp_path: Path) -> None:
+        """Zero bytes are allowed where tools write them: after gzip, and by fours after xz."""
+        gz, xz = COMPRESS["gz"](b"a\n"), COMPRESS["xz"](b"a\n")
+        files = [("gz", gz + b"\0" * 513 + gz), ("gz", gz + b"\0"), ("xz", xz + b"\0" * 8 + xz)]
+        assert mapped(tmp_path, self.COUNT, *files) == b"a\n" * 5
+
+    def test_skippable_frame(self, tmp_path: Path) -> None:
+        """A skippable frame of zstd is skipped, wherever it stands."""
+        skip = b"\x5a\x2a\x4d\x18" + (5).to_bytes(4, "little") + b"hello"
+        zst = COMPRESS["zst"](b"a\n")
+        files = [("zst", skip + zst), ("zst", zst + skip + zst), ("zst", zst + skip)]
+        assert mapped(tmp_path, self.COUNT, *files) == b"a\n" * 4
+
+    def test_wide_window(self, tmp_path: Path) -> None:
+        """Files of `zstd --long=30` are read."""
+        parameters = zstandard.ZstdCompressionParameters(window_log=30, write_content_size=False)
+        packer = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
+        whole = packer.compress(b"a\n") + packer.flush()
+        assert mapped(tmp_path, self.COUNT, ("zst", whole)) == b"a\n"
+
+    def test_bomb(self, tmp_path: Path) -> None:
+        """100 MB of zeros in a few kB come in pieces; a line is counted, nothing is held twice."""
+        source = "def mapper(file, line): return '%d\\n' % len(line)"
+        for codec in ("gz", "zst"):
+            bomb = COMPRESS[codec]((b"\0" * 999_999 + b"\n") * 100)
+            assert mapped(tmp_path, source, (codec, bomb)) == b"999999\n" * 100
+
+    def test_odd_path(self, tmp_path: Path) -> None:
+        """A path of any bytes but newline arrives as it is."""
+        name = b"\xff \t'x\xc3\xbc"
+        child = HarnessChild(setting(tmp_path, python(REPR)), "map", ("mapper",), "text")
+        with open(bytes(tmp_path) + b"/" + name, "wb") as file:  # noqa: PTH123 - bytes
+            file.write(b"a\n")
+        said = list(map_records(child, [RecordDelivery(0, "none", name)]))
+        text = next(item for item in said if isinstance(item, Text))
+        assert text.data.decode() == repr((name.decode("utf-8", "surrogateescape"), "a")) + "\n"

@@ -1,0 +1,236 @@
+"""What Python's harness promises of reducers and combiners beyond the conversation of all."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, ClassVar
+
+import cloudpickle
+import pytest
+
+from python_harness import converse, reduced
+from ray_mr.child.harness_child import (
+    CombinerChild,
+    Flushed,
+    HarnessChild,
+    Pairs,
+    Text,
+    map_records,
+    reduce_records,
+)
+from ray_mr.child.process import Limits
+from ray_mr.errors import ChildCrashed, ChildNotStarted, ChildRaised, ChildTimeout
+from ray_mr.jobs.program import Program, ProgramFile
+from ray_mr.shuffle.batches import pack_pairs, unpack_pairs
+from samples import pairs_of, python, rows, setting
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+REPR = "def mapper(*args): return repr(args) + '\\n'"
+
+
+class TestReduce:
+    """A reduce function gets each key once, with all its values in order."""
+
+    JOIN = "def reduce(key, values): return key + ' ' + ','.join(values)"
+
+    def test_groups_across_frames(self, tmp_path: Path) -> None:
+        """A group may span frames; a key may be empty, or no UTF-8."""
+        frames = [
+            [(b"", b"1"), (b"a", b"2")],
+            [(b"a", b"3")],
+            [(b"a", b""), (b"b", b"\xff")],
+            [(b"b\xff", b"x\ty\n")],
+        ]
+        text, flushed = reduced(tmp_path, self.JOIN, *frames)
+        assert text == Text(b" 1\na 2,3,\nb \xff\nb\xff x\ty\n\n")
+        assert flushed == Flushed(4, 6)
+
+    def test_other_name(self, tmp_path: Path) -> None:
+        """`reducer` is a name for it too."""
+        source = "def reducer(key, values): return key"
+        assert reduced(tmp_path, source, [(b"a", b"")])[0] == Text(b"a\n")
+
+    def test_values_is_a_list(self, tmp_path: Path) -> None:
+        """Values are a list of str that may be kept and changed."""
+        source = """
+            kept = []
+            def reduce(key, values):
+                kept.append(values)
+                values.sort()
+                return repr(kept)
+        """
+        frames = [[(b"a", b"2"), (b"a", b"1"), (b"b", b"3")]]
+        text = reduced(tmp_path, source, *frames)[0]
+        assert text == Text(b"[['1', '2']]\n[['1', '2'], ['3']]\n")
+
+    def test_exits(self, tmp_path: Path) -> None:
+        """An exit before the end leaves no answer: the rows are not counted as taken."""
+        source = "import os\ndef reduce(key, values): os._exit(0)"
+        assert reduced(tmp_path, source, [(b"a", b""), (b"b", b"")]) == []
+
+
+class TestStream:
+    """With `stream: true` values are an iterator, and a list is held to `memory` without it."""
+
+    FRAMES: ClassVar = [
+        [(b"", b"1"), (b"a", b"2")],
+        [(b"a", b"3")],
+        [(b"a", b""), (b"b", b"\xff")],
+        [(b"c", b"4")],
+    ]
+
+    def test_generator(self, tmp_path: Path) -> None:
+        """A reduce function may be a generator over the values."""
+        source = "def reduce(key, values):\n for value in values: yield (key, value)\n"
+        said = reduced(tmp_path, source, *self.FRAMES, stream=True)
+        pairs = [
+            each
+            for item in said
+            if isinstance(item, Pairs)
+            for each in pairs_of(unpack_pairs(item))
+        ]
+        assert pairs == [pair for frame in self.FRAMES for pair in frame]
+
+    def test_flat_memory(self, tmp_path: Path) -> None:
+        """Millions of values of one key take the memory of a frame."""
+        source = """
+            import resource
+            limit = 300 << 20
+            resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+            def reduce(key, values):
+                return str(sum(map(int, values)))
+        """
+        frame = pack_pairs(rows([(b"k", b"1")] * 65_536))
+        child = HarnessChild(
+            setting(tmp_path, replace(python(source), stream=True)), "reduce", ("reduce",)
+        )
+        said = [item for item in reduce_records(child, [frame] * 80) if item is not None]
+        assert said == [Text(b"5242880\n"), Flushed(1, 5_242_880)]
+
+
+class TestHooks:
+    """Functions called before the first record and after the last."""
+
+    def test_reducer(self, tmp_path: Path) -> None:
+        """The same for `reducer_init` and `reducer_final`, whose text gets its newline."""
+        source = """
+            import sys
+            seen = []
+            def reducer_init(): seen.append('init')
+            def reduce(key, values): seen.append(key)
+            def reducer_final(): return ' '.join(seen)
+        """
+        for stream in (False, True):
+            said = reduced(tmp_path, source, [(b"a", b""), (b"b", b"")], stream=stream)
+            assert said == [Flushed(2, 2), Text(b"init a b\n")]
+
+    def test_function(self, tmp_path: Path) -> None:
+        """A callable object has its hooks as methods."""
+
+        class Counter:
+            def mapper_init(self) -> None:
+                self.count = 0
+
+            def __call__(self, _file: str, _line: str) -> None:
+                self.count += 1
+
+            def mapper_final(self) -> str:
+                return f"{self.count}\n"
+
+        cloudpickle.register_pickle_by_value(sys.modules[__name__])
+        try:
+            content = cloudpickle.dumps(Counter())
+        finally:
+            cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+        file = ProgramFile("function.pkl", content, executable=False)
+        program = Program("python", "function.pkl", (file,), (), "records", function=True)
+        assert converse(tmp_path, program, [b"a\nb\n"])[-1] == Text(b"2\n")
+
+    def test_exit_in_final(self, tmp_path: Path) -> None:
+        """A child that ends in its final has not said that it did all."""
+        source = "import os\ndef mapper(file, line): 1\ndef mapper_final(): os._exit(0)\n"
+        child = HarnessChild(setting(tmp_path, python(source)), "map", ("mapper",), "text")
+        assert list(filter(None, map_records(child, []))) == []
+        assert not child.ended
+        child = HarnessChild(setting(tmp_path, python(REPR)), "map", ("mapper",), "text")
+        assert list(filter(None, map_records(child, []))) == []
+        assert child.ended
+
+
+class TestCombiner:
+    """A combiner answers batch by batch, in one child."""
+
+    SUM = """
+        import os
+        def combine(key, values):
+            return [(key, sum(map(int, values))), ('pid', os.getpid())]
+    """
+
+    def combined(
+        self, combiner: CombinerChild, *pairs: tuple[bytes, bytes]
+    ) -> list[tuple[bytes, bytes]]:
+        return [
+            pair
+            for item in combiner.combine(pack_pairs(rows(pairs)))
+            if isinstance(item, Pairs)
+            for pair in pairs_of(unpack_pairs(item))
+        ]
+
+    def test_large_batches(self, tmp_path: Path) -> None:
+        """16 MB in and out at once do not block."""
+        source = "def combine(key, values): return [(key, value) for value in values]"
+        combiner = CombinerChild(setting(tmp_path, python(source)))
+        pairs = [(b"%06d" % n, b"x" * 1000) for n in range(16_000)]
+        for _ in range(2):
+            assert self.combined(combiner, *pairs) == pairs
+        combiner.close()
+
+    def test_ends_badly(self, tmp_path: Path) -> None:
+        """It raises, crashes, exits or does not load: an error, at once, and no child."""
+        for number, (body, kind) in enumerate(
+            [("1 / 0", ChildRaised), ("os._exit(4)", ChildCrashed), ("os._exit(0)", ChildCrashed)]
+        ):
+            source = f"import os\ndef combine(key, values): {body}"
+            combiner = CombinerChild(setting(tmp_path / str(number), python(source)))
+            with pytest.raises(kind):
+                self.combined(combiner, (b"a", b""))
+            combiner.kill()
+        combiner = CombinerChild(setting(tmp_path / "x", python("x = 1")))
+        with pytest.raises(ChildNotStarted, match="no function combine or reduce"):
+            self.combined(combiner, (b"a", b""))
+        combiner.kill()
+
+    def test_counters(self, tmp_path: Path) -> None:
+        """What it counts on stderr is there once it is closed."""
+        source = "def combine(key, values): print('reporter:counter:g,n,1')"
+        combiner = CombinerChild(setting(tmp_path, python(source)))
+        for _ in range(3):
+            assert self.combined(combiner, (b"a", b""), (b"b", b"")) == []
+        combiner.close()
+        assert combiner.counters == {"g,n": 6}
+
+    def test_never_used(self, tmp_path: Path) -> None:
+        """Without a batch it ends well, killed or closed."""
+        CombinerChild(setting(tmp_path, python(self.SUM))).close()
+        CombinerChild(setting(tmp_path, python(self.SUM))).kill()
+
+    def test_hangs(self, tmp_path: Path) -> None:
+        """One that does not answer has stalled, though nothing is left to feed it."""
+        source = "import time\ndef combine(key, values): time.sleep(60)"
+        combiner = CombinerChild(setting(tmp_path, python(source), limits=Limits(stall_s=0.5)))
+        with pytest.raises(ChildTimeout, match="stall"):
+            self.combined(combiner, (b"a", b""))
+        combiner.kill()
+
+    def test_idle(self, tmp_path: Path) -> None:
+        """One that waits long between batches is not to blame."""
+        limits = Limits(timeout_s=2.5, stall_s=2.5)
+        combiner = CombinerChild(setting(tmp_path, python(self.SUM), limits=limits))
+        assert self.combined(combiner, (b"a", b"1"))[0] == (b"a", b"1")
+        time.sleep(3)
+        assert self.combined(combiner, (b"a", b"1"))[0] == (b"a", b"1")
+        combiner.close()

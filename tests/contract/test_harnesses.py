@@ -1,0 +1,321 @@
+"""What Python's harness promises of a mapper beyond the conversation that every harness holds.
+
+That stands in `test_conversations.py`, reducers in `test_harness_reduce.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from typing import TYPE_CHECKING
+
+import cloudpickle
+import pytest
+
+from python_harness import converse, mapped
+from ray_mr.child.harness_child import (
+    ChildOutput,
+    HarnessChild,
+    Pairs,
+    RecordDelivery,
+    Text,
+    map_records,
+)
+from ray_mr.child.process import Limits
+from ray_mr.errors import ChildCrashed, ChildNotStarted, ChildRaised, ChildTimeout
+from ray_mr.jobs.program import Program, ProgramFile
+from ray_mr.model import FileCounts
+from samples import COMPRESS, PATIENCE_S, alive, python, setting, wait_until
+from speaker import failures, finished
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+
+REPR = "def mapper(*args): return repr(args) + '\\n'"
+
+
+class TestRecords:
+    """What one record is, and how the function is called with it."""
+
+    def test_text(self, tmp_path: Path) -> None:
+        """Path and line without its newline; CR, empty lines, odd bytes and U+2028 stay."""
+        said = mapped(tmp_path, REPR, "a\r\n\n\u2028b\x0bc\n".encode() + b"\xff\0\nlast")
+        lines = ["a\r", "", "\u2028b\x0bc", "\udcff\0", "last"]
+        assert said.decode() == "".join(repr(("./in-0", line)) + "\n" for line in lines)
+
+    def test_nan(self, tmp_path: Path) -> None:
+        """NaN and Infinity, which Python's json writes, are read, as is half an emoji."""
+        content = b'NaN\n[Infinity, -Infinity]\n"\\ud83d"\n'
+        assert mapped(tmp_path, REPR, content, records="json").count(b"\n") == 3
+
+
+class TestResults:
+    """What a function may return."""
+
+    def evaluated(self, folder: Path, expressions: list[str]) -> list[ChildOutput]:
+        """What a mapper says that returns an expression's value: a file each."""
+        source = "def mapper(file, line): return eval(line)"
+        return converse(folder, python(source), [line.encode() + b"\n" for line in expressions])
+
+    def test_text(self, tmp_path: Path) -> None:
+        """Text as it is, a last line without its end completed; many of them a line each."""
+        expected = [
+            ("'a b\\nc\\n'", b"a b\nc\n"),
+            ("'ü'", b"\xc3\xbc\n"),
+            ("b'\\xff\\n'", b"\xff\n"),
+            ("'\\udcff'", b"\xff\n"),
+            ("None", b""),
+            ("''", b""),
+            ("[]", b""),
+            ("['a', b'b\\n', 3]", b"a\nb\n3\n"),
+            ("(x for x in 'ab')", b"a\nb\n"),
+            ("map(str, range(2))", b"0\n1\n"),
+            ("['']", b"\n"),
+            ("'\\ud83d'", b"\xed\xa0\xbd\n"),
+        ]
+        said = self.evaluated(tmp_path, [expression for expression, _ in expected])
+        assert failures(said) == {}
+        text = dict.fromkeys(range(len(expected)), b"")
+        at = 0
+        for item in said:
+            if isinstance(item, Text):
+                text[at] += item.data
+            at += isinstance(item, FileCounts)
+        assert list(text.values()) == [data for _, data in expected]
+
+    def test_wrong_types(self, tmp_path: Path) -> None:
+        """Anything else is an error that says what was expected and what came."""
+        expressions = [
+            "5",
+            "1.5",
+            "True",
+            "{'a': 1}",
+            "object()",
+            "('a',)",
+            "('a', 'b', 'c')",
+            "()",
+            "('a', None)",
+            "(None, 'a')",
+            "[None]",
+            "[['a']]",
+            "('a', ['b'])",
+            "bytearray(b'x')",
+            "memoryview(b'x')",
+            "len",
+        ]
+        said = self.evaluated(tmp_path, expressions)
+        assert list(failures(said)) == list(range(len(expressions)))
+        assert not [item for item in said if isinstance(item, Text | Pairs)]
+        for error in failures(said).values():
+            assert isinstance(error, ChildRaised)
+            words = "expected text, a (key, value) pair, or an iterable of them, got "
+            assert words in str(error)
+        told = "".join(str(error) for error in failures(said).values())
+        assert all(f"got tuple of {length}" in told for length in (0, 1, 3))
+
+
+class TestUserCode:
+    """What user code does, and what it must not be able to spoil."""
+
+    def test_raises_at_length(self, tmp_path: Path) -> None:
+        """A message of megabytes, or one that cannot be made, does no harm."""
+        source = """
+            class Odd(Exception):
+                def __str__(self): raise ValueError
+            def mapper(file, line):
+                raise ValueError('x' * 5_000_000 + '\\udcff') if line == '1' else Odd()
+        """
+        errors = failures(converse(tmp_path, python(source), [b"1\n", b"2\n"]))
+        assert len(str(errors[0])) < 20_000
+        assert "Odd" in str(errors[1])
+
+    def test_counters(self, tmp_path: Path) -> None:
+        """Counters may be printed, to either stream."""
+        source = """
+            import sys
+            def mapper(file, line):
+                print('reporter:counter:g,out,1')
+                print('reporter:counter:g,err,1', file=sys.stderr)
+        """
+        child = HarnessChild(setting(tmp_path, python(source)), "map", ("mapper",), "text")
+        (tmp_path / "in").write_bytes(b"a\n" * 20_000)
+        list(map_records(child, [RecordDelivery(0, "none", b"in")]))
+        assert child.process.counters == {"g,out": 20_000, "g,err": 20_000}
+
+    @pytest.mark.parametrize(
+        "how",
+        [
+            "sys.stdin.read()",
+            "next(iter(sys.stdin), '')",
+            "os.read(0, 9)",
+            "subprocess.run(['cat'], capture_output=True).stdout",
+        ],
+        ids=["read", "lines", "descriptor", "cat"],
+    )
+    def test_reads_stdin(self, tmp_path: Path, how: str) -> None:
+        """User code that reads stdin finds its end, and takes no frame away."""
+        source = f"""
+            import os, subprocess, sys
+            def mapper(file, line):
+                return '%s %d\\n' % (line, len({how}))
+        """
+        assert mapped(tmp_path, source, b"a\nb\n", b"c\n") == b"a 0\nb 0\nc 0\n"
+
+    def test_exits(self, tmp_path: Path) -> None:
+        """An exit within the function is the child's end: a crash, or files without counts."""
+        for call in ("sys.exit(3)", "os._exit(3)", "sys.exit('bye')"):
+            source = f"import os, sys\ndef mapper(file, line): {call}\n"
+            with pytest.raises(ChildCrashed, match="ended with exit code"):
+                converse(tmp_path, python(source), [b"a\n"])
+        for call in ("sys.exit(0)", "os._exit(0)"):
+            source = f"import os, sys\ndef mapper(file, line):\n if line == 'x': {call}\n"
+            said = converse(tmp_path, python(source), [b"a\n", b"x\n", b"b\n"])
+            assert list(finished(said)) == [0]
+
+    def test_arguments_and_siblings(self, tmp_path: Path) -> None:
+        """sys.argv is the script's; modules beside it import, at once and late, after a chdir."""
+        source = """
+            import os, sys
+            import helper
+            os.chdir('/')
+            def mapper(file, line):
+                import late
+                return [repr(sys.argv), helper.WORD + late.WORD, __name__, str(sys.path.count(''))]
+        """
+        program = python(source, "--x", "y z", helper="WORD = 'he'", late="WORD = 'lp'")
+        said = converse(tmp_path, program, [b"a\n"])
+        assert said[0] == Text(b"['script.py', '--x', 'y z']\nhelp\nscript\n0\n")
+
+    def test_sibling_named_like_a_library(self, tmp_path: Path) -> None:
+        """A file beside the script that is named like one of our modules does not stop us."""
+        broken = "raise RuntimeError('not for you')"
+        modules = dict.fromkeys(
+            ("array", "bz2", "json", "lzma", "pickle", "traceback", "zlib", "orjson", "isal"),
+            broken,
+        )
+        said = converse(tmp_path, python(REPR, **modules), [b"{}\n"], "json")
+        assert finished(said)[0].mapped == 1
+
+    def test_function(self, tmp_path: Path) -> None:
+        """A pickled function, with what it closes over."""
+        word = "closed over "
+        content = cloudpickle.dumps(lambda _file, line: word + line)
+        file = ProgramFile("function.pkl", content, executable=False)
+        program = Program("python", "function.pkl", (file,), (), "records", function=True)
+        assert converse(tmp_path, program, [b"a\n"])[0] == Text(b"closed over a\n")
+
+    def test_any_file_name(self, tmp_path: Path) -> None:
+        """A script needs no suffix."""
+        said = converse(tmp_path, python(REPR, name="my-mapper"), [b"a\n"])
+        assert finished(said)[0].mapped == 1
+
+    @pytest.mark.parametrize(
+        ("source", "words"),
+        [
+            ("import no_such_module_x", "No module named 'no_such_module_x'"),
+            ("def mapper(", "SyntaxError"),
+            ("def map(file, line): pass", "script.py has no function mapper"),
+            ("1 / 0", "ZeroDivisionError"),
+            ("import sys\nsys.exit(main() if 0 else 0)", "SystemExit"),
+            ("raise SystemExit", "SystemExit"),
+            ("\0", "source code"),
+        ],
+    )
+    def test_does_not_load(self, tmp_path: Path, source: str, words: str) -> None:
+        """A script that does not load is ChildNotStarted with the traceback, and is not retried."""
+        with pytest.raises(ChildNotStarted) as caught:
+            converse(tmp_path, python(source), [b"a\n"])
+        assert "script.py does not load: " in str(caught.value)
+        assert words in str(caught.value)
+        assert not caught.value.retryable
+
+    def test_function_does_not_load(self, tmp_path: Path) -> None:
+        """The same for a pickle that is damaged."""
+        file = ProgramFile("function.pkl", b"junk", executable=False)
+        program = Program("python", "function.pkl", (file,), (), "records", function=True)
+        with pytest.raises(ChildNotStarted, match="does not load"):
+            converse(tmp_path, program, [b"a\n"])
+
+    def test_no_interpreter(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """If the child cannot be started, whoever waits for its hello is let go."""
+        child = HarnessChild(setting(tmp_path, python(REPR)), "map", ("mapper",), "text")
+        monkeypatch.setattr("ray_mr.child.process.subprocess.Popen", _refuse)
+        waiting = threading.Thread(target=child.opens, args=("gz",), daemon=True)
+        waiting.start()
+        with pytest.raises(ChildNotStarted):
+            list(map_records(child, []))
+        waiting.join(PATIENCE_S)
+        assert not waiting.is_alive()
+
+    def test_limits(self, tmp_path: Path) -> None:
+        """The time limit is for each file, good or bad; a hung mapper is killed."""
+        source = "import time\ndef mapper(file, line):\n time.sleep(.7)\n if line == 'bad': 1 / 0\n"
+        limits = Limits(timeout_s=3.0)
+        said = converse(tmp_path, python(source), [b"bad\n"] * 5, limits=limits)
+        assert len(failures(said)) == 5
+        source = "import time\ndef mapper(file, line): time.sleep(60)\n"
+        with pytest.raises(ChildTimeout):
+            converse(tmp_path, python(source), [b"a\n"], limits=Limits(stall_s=0.5))
+
+    def test_speaks_while_it_works(self, tmp_path: Path) -> None:
+        """Output of a file comes while a later one is not there yet; closing ends the child."""
+        source = "import os\ndef mapper(file, line): return str(os.getpid())"
+        child = HarnessChild(setting(tmp_path, python(source)), "map", ("mapper",), "text")
+        (tmp_path / "in").write_bytes(b"a\n")
+        stop = threading.Event()
+
+        def deliveries() -> Iterator[RecordDelivery]:
+            yield RecordDelivery(0, "none", b"in")
+            stop.wait(30)
+
+        said = map_records(child, deliveries())
+        text = next(item for item in said if isinstance(item, Text))
+        assert isinstance(next(item for item in said if item is not None), FileCounts)
+        stop.set()
+        said.close()  # type: ignore[attr-defined]
+        wait_until(lambda: not alive(int(text.data)))
+
+
+def _refuse(*_: object, **__: object) -> None:
+    raise OSError(11, "Resource temporarily unavailable")
+
+
+def test_harness_needs_the_standard_library_only(tmp_path: Path) -> None:
+    """Without orjson, isal and zstandard it works the same, and says what it cannot open."""
+    source = """
+        import sys
+        def mapper(file, js): return repr(js) + ' ' + str(bool(sys.modules.get('isal')))
+    """
+    from ray_mr.child.languages import LANGUAGES
+
+    folder = tmp_path / "run"
+    place = setting(folder, python(source))
+    child = HarnessChild(place, "map", ("mapper",), "json")
+    (folder / "in").write_bytes(COMPRESS["gz"](json.dumps([1, 2.5]).encode()))
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    hide = "import sys\nsys.modules |= dict.fromkeys(('orjson', 'isal', 'zstandard'))\n"
+    (bare / "sitecustomize.py").write_text(hide)
+    assert LANGUAGES["python"].interpreter == (sys.executable,)
+    place.env["PYTHONPATH"] = str(bare)  # type: ignore[index]
+    said = [
+        item for item in map_records(child, [RecordDelivery(0, "gz", b"in")]) if item is not None
+    ]
+    assert said[0] == Text(b"[1, 2.5] False\n")
+    assert not child.opens("zst")
+    assert child.opens("gz")
+    assert child.opens("xz")
+
+
+def test_names() -> None:
+    """Every language of the table with a harness has it on disk, as text of its own."""
+    from ray_mr.child.languages import LANGUAGES
+
+    sources: dict[str, Callable[[], bytes]] = {
+        name: each.harness_source for name, each in LANGUAGES.items() if each.harness
+    }
+    assert "python" in sources
+    assert all(source() for source in sources.values())

@@ -1,0 +1,436 @@
+"""Web servers as stores: exact URLs, resumed and verified downloads, no secret in a message."""
+
+from __future__ import annotations
+
+import gzip
+import inspect
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from urllib3 import exceptions as broken
+
+from jobs import CAT, job, result, run_told
+from ray_mr.errors import (
+    CredentialsError,
+    Interrupted,
+    JobError,
+    ObjectChanged,
+    ObjectDenied,
+    RayMrError,
+    StoreError,
+    StoreUnavailable,
+)
+from ray_mr.stores.http import address, request
+from ray_mr.stores.registry import store_for
+from ray_mr.system.redact import shown
+from web_server import WebServer, web_server
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from ray_mr.model import StoredObject
+
+DATA = bytes(range(256)) * 10_000
+
+
+@pytest.fixture
+def web(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[WebServer]:
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setattr(request, "_BACKOFF_S", 0.001)
+    address._of_netrc.cache_clear()
+    with web_server() as server:
+        yield server
+    address._of_netrc.cache_clear()
+
+
+def find(url: str) -> StoredObject:
+    (found,) = store_for(url).find(url)
+    return found
+
+
+def fetched(url: str, folder: Path) -> bytes:
+    target = folder / "target"
+    store_for(url).download(find(url), target, private=True)
+    return target.read_bytes()
+
+
+class TestFind:
+    """What is known of an object before it is read."""
+
+    def test_facts(self, web: WebServer) -> None:
+        """Length and ETag are the server's, the key is the path, decoded."""
+        url = web.put("/a/b%20c.gz", DATA, etag='"x"')
+        obj = find(url)
+        assert (obj.uri, obj.key) == (url, "a/b c.gz")
+        assert (obj.size_bytes, obj.etag, obj.locator) == (len(DATA), '"x"', "")
+        assert web.asked[-1].headers["range"] == "bytes=0-0"
+
+    @pytest.mark.parametrize("how", [{}, {"ranges": False}, {"etag": None}, {"sized": False}])
+    def test_servers(self, web: WebServer, tmp_path: Path, how: dict[str, Any]) -> None:
+        """Servers without ranges, ETags or lengths will do, for empty objects too."""
+        for number, data in enumerate((DATA, b"x", b"")):
+            url = web.put(f"/{number}", data, **how)
+            assert fetched(url, tmp_path) == data
+
+    def test_one_connection(self, web: WebServer) -> None:
+        """Many objects of a server are asked about on one connection."""
+        urls = [web.put(f"/{number}", DATA) for number in range(9)]
+        assert [find(url).size_bytes for url in urls] == [len(DATA)] * 9
+        assert len({asked.connection for asked in web.asked}) == 1
+
+    def test_date(self, web: WebServer) -> None:
+        """Without an ETag the date says which version it is."""
+        date = "Wed, 21 Oct 2015 07:28:00 GMT"
+        assert find(web.put("/o", b"x", etag=None, modified=date)).etag == date
+
+    @pytest.mark.parametrize(
+        ("path", "words"),
+        [
+            ("/*.gz", "web servers list nothing"),
+            ("/a/**", "web servers list nothing"),
+            ("/folder/", "web servers list nothing"),
+            ("", "names no object"),
+            ("/" + "x" * 9000, "too long"),
+        ],
+    )
+    def test_no_object(self, web: WebServer, path: str, words: str) -> None:
+        """A glob, a folder or a bare host is a job error."""
+        with pytest.raises(JobError, match=words):
+            find(web.base + path)
+
+    @pytest.mark.parametrize(
+        "url",
+        ["http://", "http://h:x/y", "http://[/y", "http:///y", "http://me:secret@h\u2100x/y"],
+    )
+    def test_no_url(self, web: WebServer, url: str) -> None:
+        """What is no URL is a job error, that shows no password."""
+        assert web.base
+        with pytest.raises(JobError) as caught:
+            find(url)
+        assert "secret" not in str(caught.value)
+
+    def test_missing(self, web: WebServer) -> None:
+        """An object that is not there is named."""
+        with pytest.raises(StoreError, match="/none does not exist"):
+            find(f"{web.base}/none")
+        assert not store_for(web.base).exists(f"{web.base}/none")
+        assert store_for(web.base).exists(web.put("/o", b""))
+
+    @pytest.mark.parametrize(
+        ("status", "kind"),
+        [
+            (400, StoreError),
+            (401, CredentialsError),
+            (403, StoreError),
+            (404, StoreError),
+            (407, CredentialsError),
+            (410, StoreError),
+            (429, StoreUnavailable),
+            (500, StoreUnavailable),
+            (503, StoreUnavailable),
+            (504, StoreUnavailable),
+        ],
+    )
+    def test_refusals(self, web: WebServer, status: int, kind: type[RayMrError]) -> None:
+        """Each status is an error of its kind; what may pass is asked again a few times."""
+        url = web.put("/o", b"x", statuses=[status] * 10)
+        with pytest.raises(kind) as caught:
+            find(url)
+        assert type(caught.value) is kind
+        assert caught.value.retryable == (kind is StoreUnavailable)
+        assert len(web.asked) == (4 if kind is StoreUnavailable else 1)
+
+    def test_download_that_is_refused_is_a_failed_input(
+        self, web: WebServer, tmp_path: Path
+    ) -> None:
+        """One object to which there is no access says nothing of the others."""
+        url = web.put("/o", b"x", statuses=[200, 403])
+        obj = find(url)
+        with pytest.raises(ObjectDenied, match=r"access denied \(403\)") as caught:
+            store_for(url).download(obj, tmp_path / "o", private=True)
+        assert caught.value.exit_code == 4
+
+    def test_passing_faults(self, web: WebServer, tmp_path: Path) -> None:
+        """A server that is busy for a moment is waited for, as long as it asks to."""
+        url = web.put("/o", DATA, statuses=[503, 429], retry_after="0")
+        assert fetched(url, tmp_path) == DATA
+
+    def test_nobody_there(self, web: WebServer) -> None:
+        """A server that cannot be reached is named; it may be there later."""
+        url = f"{web.base}/o"
+        web.close()
+        with pytest.raises(StoreUnavailable, match="nobody answers there") as caught:
+            find(url)
+        assert url in caught.value.message
+
+
+class TestDownload:
+    """What is read is what was found."""
+
+    def test_broken_bodies(self, web: WebServer, tmp_path: Path) -> None:
+        """A body that breaks off goes on where it did, however often, if it gets on at all."""
+        cuts = [1_000_000, 500_000, 1, 70_000, 3, 200_000, 10, 5]
+        url = web.put("/o", DATA, cut_at=list(cuts))
+        assert fetched(url, tmp_path) == DATA
+        starts = [asked.headers.get("range") for asked in web.asked[1:]]
+        assert starts[:3] == [None, "bytes=1000000-", "bytes=1500000-"]
+        assert len(starts) == len(cuts) + 1
+        assert all(asked.headers.get("if-range") for asked in web.asked[2:])
+
+    @pytest.mark.parametrize(
+        "how",
+        [
+            {"ranges": False},
+            {"etag": 'W/"x"'},
+            {"etag": None},
+            {"sized": False, "etag": None},
+            {"sized": False},
+            {"etag": None, "modified": "Wed, 21 Oct 2015 07:28:00 GMT"},
+        ],
+    )
+    def test_begun_anew(self, web: WebServer, tmp_path: Path, how: dict[str, Any]) -> None:
+        """Where the rest cannot be asked for, or trusted, all is asked for again."""
+        url = web.put("/o", DATA, cut_at=[1_000_000, 20], **how)
+        assert fetched(url, tmp_path) == DATA
+
+    @pytest.mark.parametrize("how", [{}, {"ranges": False}, {"sized": False}])
+    def test_parts_unasked(self, web: WebServer, tmp_path: Path, how: dict[str, Any]) -> None:
+        """A server that gives a part where the whole was asked for: all of it, or an error."""
+        url = web.put("/o", DATA, most=1_000_000, **how)
+        if how:
+            with pytest.raises(StoreUnavailable):
+                fetched(url, tmp_path)
+            assert not list(tmp_path.iterdir())
+        else:
+            assert fetched(url, tmp_path) == DATA
+
+    def test_no_further(self, web: WebServer, tmp_path: Path) -> None:
+        """A body that begins anew each time, and never gets further, is given up."""
+        url = web.put("/o", DATA, ranges=False, cut_at=[2000, 1000] * 50)
+        with pytest.raises(StoreUnavailable):
+            fetched(url, tmp_path)
+        assert len(web.asked) < 10
+
+    def test_no_progress(self, web: WebServer, tmp_path: Path) -> None:
+        """A body that never comes is given up, and nothing is left."""
+        url = web.put("/o", DATA, cut_at=[1000] + [0] * 50)
+        with pytest.raises(StoreUnavailable):
+            fetched(url, tmp_path)
+        assert not list(tmp_path.iterdir())
+        assert len(web.asked) < 10
+
+    @pytest.mark.parametrize("precondition", [True, False])
+    def test_changed(self, web: WebServer, tmp_path: Path, precondition: bool) -> None:
+        """Another object under the URL, or none, is never taken for the one that was found."""
+        for now in (b"other", DATA[::-1]):
+            url = web.put("/o", DATA)
+            obj = find(url)
+            web.put("/o", now, precondition=precondition)
+            with pytest.raises(ObjectChanged, match="since it was listed"):
+                store_for(url).download(obj, tmp_path / "o", private=True)
+        del web.pages["/o"]
+        with pytest.raises(ObjectChanged):
+            store_for(url).download(obj, tmp_path / "o", private=True)
+        assert not list(tmp_path.iterdir())
+
+    def test_changed_between_parts(self, web: WebServer, tmp_path: Path) -> None:
+        """Parts of two versions never meet."""
+        url = web.put("/o", DATA, cut_at=[1_000_000])
+        obj = find(url)
+        old = web.pages["/o"]
+
+        class Turning(dict[str, Any]):
+            def get(self, path: str, default: Any = None) -> Any:
+                if not old.cut_at:
+                    self[path] = type(old)(DATA[::-1])
+                return super().get(path, default)
+
+        web.pages = Turning(web.pages)
+        with pytest.raises(ObjectChanged):
+            store_for(url).download(obj, tmp_path / "o", private=True)
+
+    def test_longer_than_said(self, web: WebServer, tmp_path: Path) -> None:
+        """Where nothing else tells a version, its length does."""
+        url = web.put("/o", b"12345", etag=None)
+        obj = find(url)
+        for now, sized in ((b"123456", True), (b"123456", False)):
+            web.put("/o", now, etag=None, sized=sized)
+            with pytest.raises(ObjectChanged):
+                store_for(url).download(obj, tmp_path / "o", private=True)
+
+    def test_stopped(self, web: WebServer, tmp_path: Path) -> None:
+        """A download that is told to stop does so, and leaves nothing."""
+        stop = threading.Event()
+        stop.set()
+        obj = find(web.put("/o", DATA))
+        with pytest.raises(Interrupted):
+            store_for(obj.uri).download(obj, tmp_path / "o", private=True, stop=stop)
+        assert not list(tmp_path.iterdir())
+
+    def test_redirects(self, web: WebServer, tmp_path: Path) -> None:
+        """Redirects are followed; an endless one is an error."""
+        web.put("/there", DATA)
+        url = web.put("/here", b"", location="/there")
+        assert fetched(url, tmp_path) == DATA
+        with pytest.raises(StoreError, match="redirected without end"):
+            find(web.put("/loop", b"", location="/loop"))
+        with pytest.raises(StoreError):
+            find(web.put("/out", b"", location="file:///etc/passwd"))
+
+    def test_open(self, web: WebServer) -> None:
+        """A stream gives lines and bytes."""
+        url = web.put("/o", b"one\ntwo\n")
+        with store_for(url).open(url) as file:
+            assert list(file) == [b"one\n", b"two\n"]
+        with pytest.raises(StoreError, match="does not exist"):
+            store_for(url).open(f"{web.base}/none")
+        busy = web.put("/busy", b"one\n", statuses=[503, 429])
+        with store_for(busy).open(busy) as file:
+            assert file.read() == b"one\n"
+
+    def test_no_writing(self, web: WebServer) -> None:
+        """A URL cannot be an output."""
+        store = store_for(web.base)
+        for verb in (store.stage, store.delete, store.abandon, store.require_writable):
+            with pytest.raises(JobError, match="nothing can be written"):
+                verb(f"{web.base}/o")
+
+
+class TestSecrets:
+    """What gives access is used, and never shown."""
+
+    def test_login_of_the_url(self, web: WebServer, tmp_path: Path) -> None:
+        """User and password of a URL are sent, and stand nowhere."""
+        web.put("/o", DATA, login=("me", "p:w/d"))
+        url = web.base.replace("://", "://me:p%3Aw%2Fd@") + "/o"
+        assert fetched(url, tmp_path) == DATA
+        obj = find(url)
+        assert obj.uri == f"{web.base}/o"
+        assert "p%3A" not in repr(obj)
+        for bad in (
+            url.replace("me", "you"),
+            url + "x",
+            url.replace("/o", "/*"),
+            f"ftp://me:pw@{1}/o",
+        ):
+            with pytest.raises(RayMrError) as caught:
+                find(bad)
+            assert "p%3A" not in str(caught.value)
+            assert "pw" not in str(caught.value)
+
+    def test_netrc(self, web: WebServer, tmp_path: Path) -> None:
+        """A netrc file gives access to its hosts."""
+        web.put("/o", DATA, login=("me", "secret"))
+        netrc = tmp_path / "netrc"
+        netrc.write_text("machine 127.0.0.1 login me password secret\n")
+        netrc.chmod(0o600)
+        assert fetched(f"{web.base}/o", tmp_path) == DATA
+        address._of_netrc.cache_clear()
+        netrc.write_text("machine 127.0.0.1 login\n")
+        with pytest.raises(CredentialsError, match="netrc"):
+            find(f"{web.base}/o")
+
+    def test_not_sent_elsewhere(self, web: WebServer, tmp_path: Path) -> None:
+        """A redirect to another host does not get them."""
+        with web_server() as other:
+            target = other.put("/o", DATA)
+            web.put("/o", b"", location=target, login=("me", "pw"))
+            url = web.base.replace("://", "://me:pw@") + "/o"
+            assert fetched(url, tmp_path) == DATA
+            assert not any("authorization" in asked.headers for asked in other.asked)
+
+    def test_signed(self, web: WebServer, tmp_path: Path) -> None:
+        """The signature of a signed URL is used, and stands in no report or message."""
+        web.put("/o.gz?X-Amz-Signature=abc123&part=1", gzip.compress(b"line\n"))
+        web.put("/p.gz?Signature=abc123&part=1", b"damaged", etag='"p"')
+        urls = [f"{web.base}{path}" for path in web.pages]
+        wanted = job(
+            tmp_path,
+            inputs=urls,
+            mapper=CAT,
+            reducer=None,
+            records=None,
+            max_failed_inputs=1,
+            decompress="gz",
+        )
+        report, notices = run_told(wanted)
+        assert report.ok
+        assert result(tmp_path) == b"line\n"
+        assert report.inputs[0]["uri"] == f"{web.base}/o.gz?X-Amz-Signature=...&part=1"
+        said = report.to_json().decode() + report.summary() + "".join(notices)
+        assert "abc123" not in said
+
+    def test_shown(self) -> None:
+        """Whatever gives access is left out; other parts of a query stay."""
+        assert shown("https://u:p@h:1/a?x=1&AWSAccessKeyId=2&sig=3&y#f") == (
+            "https://h:1/a?x=1&AWSAccessKeyId=...&sig=...&y"
+        )
+        assert shown("s3://b/k?token=1#x@y") == "s3://b/k?token=1#x@y"
+        assert shown("ftp://u:p@h/x") == "ftp://...@h/x"
+        assert shown("/a?token=1@x") == "/a?token=1@x"
+
+    def test_same_but_for_the_secret(self, web: WebServer) -> None:
+        """URLs that differ only in what is not shown are never taken for one."""
+        import ray_mr
+
+        for number in (1, 2):
+            web.put(f"/o?key={number}", b"x")
+        urls = [f"{web.base}{path}" for path in web.pages]
+        with pytest.raises(JobError, match="two inputs would both be the file"):
+            ray_mr.plan(ray_mr.Job(inputs=urls, mapper=CAT))
+
+
+def test_run(web: WebServer, tmp_path: Path, engine: str) -> None:
+    """Inputs of a web server, and a manifest there, run on any engine as others do."""
+    urls = [web.put(f"/data/{n}.gz", gzip.compress(b"%d\n" % n)) for n in range(5)]
+    etag = web.pages["/data/4.gz"].tag
+    size = len(web.pages["/data/4.gz"].data)
+    lines = [urls[3], f'{{"key": "{urls[4]}", "size": {size}, "etag": {etag}}}']
+    keys = web.put("/keys", "\n".join(lines).encode())
+    wanted = job(
+        tmp_path, inputs=[*urls[:3], {"manifest": keys}], mapper=CAT, reducer=None, records=None
+    )
+    report, _ = run_told(wanted, engine=engine)
+    assert report.ok, report.summary()
+    assert result(tmp_path) == b"0\n1\n2\n3\n4\n"
+    assert [row["uri"] for row in report.inputs] == urls
+
+
+KINDS = [
+    kind
+    for _, kind in inspect.getmembers(broken, inspect.isclass)
+    if issubclass(kind, broken.HTTPError) and kind.__module__ == broken.__name__
+]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_every_urllib3_exception_is_ours(kind: type[Exception]) -> None:
+    """No exception of urllib3 gets out, and ours holds nothing of its text."""
+    error = kind.__new__(kind)
+    error.args = ("SECRET",)
+    with pytest.raises((RayMrError, request.Busy)) as caught, request.translated("http://h/o"):
+        raise error
+    ours = caught.value.ours if isinstance(caught.value, request.Busy) else caught.value
+    assert "http://h/o" in str(ours)
+    assert "SECRET" not in str(ours)
+
+
+def test_proxies(web: WebServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proxy of the environment is used, and told its own password only."""
+    with web_server() as proxy:
+        proxy.put("http://files.example/o", DATA)
+        monkeypatch.setenv("http_proxy", proxy.base.replace("://", "://p:x@"))
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        assert fetched("http://files.example/o", tmp_path) == DATA
+        assert proxy.asked[0].headers["proxy-authorization"].startswith("Basic ")
+        monkeypatch.setenv("http_proxy", "http://me:secret@h\u2100x:1")
+        with pytest.raises(StoreError, match=r"proxy .* is no URL") as caught:
+            find("http://files.example/o")
+        assert "secret" not in str(caught.value)
+        before = len(proxy.asked)
+        assert fetched(web.put("/direct", b"x"), tmp_path) == b"x"
+        assert len(proxy.asked) == before

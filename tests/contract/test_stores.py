@@ -1,0 +1,705 @@
+"""One contract that every store passes, and what is particular to each."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import inspect
+import os
+import pickle
+import socket
+import string
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from botocore import exceptions as boto
+
+from fault_proxy import fault_proxy
+from ray_mr.aws import errors
+from ray_mr.aws import store as s3_module
+from ray_mr.aws import upload as upload_module
+from ray_mr.aws.store import S3Store
+from ray_mr.errors import (
+    CredentialsError,
+    CredentialsExpired,
+    Interrupted,
+    JobError,
+    ObjectChanged,
+    RayMrError,
+    StoreError,
+    StoreUnavailable,
+)
+from ray_mr.model import IRREGULAR, WALKED
+from ray_mr.storage.patterns import is_glob, literal_prefix, matcher
+from ray_mr.stores.registry import store_for
+from ray_mr.system.scratch import disk_errors
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from ray_mr.model import StoredObject
+    from ray_mr.storage.contract import Store
+    from s3_server import S3Server
+
+
+@dataclass
+class Place:
+    """A fresh, empty place in a store."""
+
+    store: Store
+    base: str
+    put: Callable[[str, bytes], object]
+
+    def find(self, pattern: str) -> list[StoredObject]:
+        return list(self.store.find(f"{self.base}/{pattern}"))
+
+    def names(self, pattern: str) -> list[str]:
+        return [obj.uri.removeprefix(f"{self.base}/") for obj in self.find(pattern)]
+
+
+@pytest.fixture(params=["local", "s3"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    if request.param == "local":
+        base = tmp_path / "in"
+        base.mkdir()
+
+        def put_file(name: str, data: bytes) -> None:
+            path = base / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+
+        return Place(store_for(str(base)), str(base), put_file)
+    server: S3Server = request.getfixturevalue("s3")
+    bucket = server.bucket()
+
+    def put_object(name: str, data: bytes) -> None:
+        server.client.put_object(Bucket=bucket, Key=name, Body=data)
+
+    return Place(store_for(f"s3://{bucket}"), f"s3://{bucket}", put_object)
+
+
+TREE = ["a.gz", "b.txt", "x-y/c.gz", "x/a.gz", "x/b/c.gz", "x/b/d/e.gz", "x/b.gz"]
+
+
+@pytest.fixture
+def tree(place: Place) -> Place:
+    for name in TREE:
+        place.put(name, name.encode())
+    return place
+
+
+# ------------------------------------------------------------------ the contract
+
+
+PATTERNS: list[tuple[str, list[str]]] = [
+    ("", TREE),
+    ("**", TREE),
+    ("x/", ["x/a.gz", "x/b.gz", "x/b/c.gz", "x/b/d/e.gz"]),
+    ("*.gz", ["a.gz"]),
+    ("?.*", ["a.gz", "b.txt"]),
+    ("[!a].*", ["b.txt"]),
+    ("x*/*.gz", ["x-y/c.gz", "x/a.gz", "x/b.gz"]),
+    ("x/**/*.gz", ["x/a.gz", "x/b.gz", "x/b/c.gz", "x/b/d/e.gz"]),
+    ("**/c.gz", ["x-y/c.gz", "x/b/c.gz"]),
+    ("x/b**", ["x/b.gz", "x/b/c.gz", "x/b/d/e.gz"]),
+    ("x/b.gz", ["x/b.gz"]),
+    ("none/", []),
+    ("none/*.gz", []),
+    ("x?a.gz", []),
+]
+
+
+def test_find(tree: Place) -> None:
+    """Exact names, prefixes and globs mean the same in every store, and are sorted by bytes."""
+    for pattern, names in PATTERNS:
+        assert tree.names(pattern) == sorted(names, key=str.encode), pattern
+
+
+def test_find_is_exact_about_names(place: Place) -> None:
+    """Percent signs, spaces, plus, line ends, wildcards and any script are part of a name."""
+    names = [
+        "a b+c%20%.txt",
+        "new\nline",
+        "ü/ж 漢.txt",
+        "\U0001f600",
+        "q?*[x]",
+        "[a",
+        "ﬀ",
+        "{b}~'\"",
+    ]
+    for name in names:
+        place.put(name, name.encode())
+    assert place.names("**") == sorted(names, key=str.encode)
+    for name in names:
+        assert name in place.names(name)
+        assert place.store.exists(f"{place.base}/{name}")
+        with place.store.open(f"{place.base}/{name}") as file:
+            assert file.read() == name.encode()
+
+
+def test_find_nothing(tree: Place) -> None:
+    """An exact name that does not exist is an error that names it; a folder's hints at ``/``."""
+    with pytest.raises(StoreError, match=r"nothing\.gz"):
+        tree.find("nothing.gz")
+    with pytest.raises(StoreError, match=r"'/' or '/\*\*' at its end") as caught:
+        tree.find("x/b")
+    assert f"{tree.base}/x/b" in caught.value.message
+
+
+def test_download(place: Place, tmp_path: Path) -> None:
+    """A download is the object, byte for byte, also when it is empty, and nothing beside it."""
+    for data in (b"", b"x" * 3_000_000):
+        place.put("o", data)
+        (obj,) = place.find("o")
+        assert obj.size_bytes == len(data)
+        target = tmp_path / "out" / str(len(data)) / "o"
+        target.parent.mkdir(parents=True)
+        place.store.download(obj, target, private=True)
+        assert target.read_bytes() == data
+        assert not target.is_symlink()
+        assert list(target.parent.iterdir()) == [target]
+
+
+def test_download_of_a_changed_object(place: Place, tmp_path: Path) -> None:
+    """Another version of an object, or none, is never taken for the one that was listed."""
+    place.put("o", b"first")
+    (obj,) = place.find("o")
+    place.put("o", b"other!")
+    for _ in range(2):
+        with pytest.raises(ObjectChanged, match="since it was listed"):
+            place.store.download(obj, tmp_path / "o", private=False)
+        place.store.delete(obj.uri)
+    assert not list(tmp_path.glob("*o*"))
+
+
+def test_download_stops(place: Place, tmp_path: Path) -> None:
+    """A download that is told to stop does so, and leaves nothing."""
+    place.put("o", b"x" * 3_000_000)
+    (obj,) = place.find("o")
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(Interrupted):
+        place.store.download(obj, tmp_path / "o", private=True, stop=stop)
+    assert not [path for path in tmp_path.iterdir() if path.is_file()]
+
+
+def test_open(place: Place) -> None:
+    """A stream gives lines and bytes; a missing object is a StoreError."""
+    place.put("o", b"one\ntwo\n")
+    with place.store.open(f"{place.base}/o") as file:
+        assert list(file) == [b"one\n", b"two\n"]
+    with pytest.raises(StoreError, match="missing"):
+        place.store.open(f"{place.base}/missing")
+
+
+def test_exists_and_delete(place: Place) -> None:
+    """Only a name of an object exists; deleting what is not there is no error."""
+    place.put("x/o", b"1")
+    uri = f"{place.base}/x/o"
+    assert place.store.exists(uri)
+    assert not place.store.exists(f"{place.base}/x")
+    assert not place.store.exists(f"{uri}/y")
+    place.store.delete(uri)
+    place.store.delete(uri)
+    assert not place.store.exists(uri)
+
+
+@pytest.mark.parametrize("size", [0, 10, 8 << 20, (8 << 20) + 1, 17 << 20])
+def test_stage(place: Place, size: int) -> None:
+    """A staged object is visible when it is complete, whole, and not before."""
+    data = os.urandom(size)
+    uri = f"{place.base}/deep/result"
+    staged = place.store.stage(uri)
+    for start in range(0, size, 3_000_007):
+        staged.write(memoryview(bytearray(data[start : start + 3_000_007])))
+    assert not place.store.exists(uri)
+    assert place.names("**") == []
+    staged.complete()
+    staged.abort()
+    with place.store.open(uri) as file:
+        assert file.read() == data
+    assert place.names("**") == ["deep/result"]
+    with pytest.raises(StoreError):
+        staged.write(b"more")
+
+
+def test_require_writable(place: Place) -> None:
+    """Asking whether an object may be written leaves nothing behind, and no object changed."""
+    place.put("x", b"old")
+    for name in ("x", "y"):
+        place.store.require_writable(f"{place.base}/{name}")
+    assert place.names("") == ["x"]
+    assert place.store.abandon(f"{place.base}/") == 0
+
+
+def test_stage_replaces(place: Place) -> None:
+    """The old object is there until the new one is complete, and after an abort."""
+    place.put("result", b"old")
+    uri = f"{place.base}/result"
+    for finish, wanted in (("abort", b"old"), ("complete", b"new")):
+        staged = place.store.stage(uri)
+        staged.write(b"new")
+        with place.store.open(uri) as file:
+            assert file.read() == b"old"
+        getattr(staged, finish)()
+        staged.abort()
+        with place.store.open(uri) as file:
+            assert file.read() == wanted
+    assert place.store.abandon(f"{place.base}/") == 0
+
+
+def test_abandon(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a killed run has staged under a name, or in a folder, is removed, and nothing else."""
+    # smaller parts than S3 allows: nobody will complete them
+    monkeypatch.setattr(upload_module, "_PART_BYTES", 100)
+    long = "n" * 250
+    for name in ("out/a", "out/b", f"out/{long}", "other/c"):
+        place.store.stage(f"{place.base}/{name}").write(b"x" * 200)
+    place.put("out/d", b"finished")
+    assert place.store.abandon(f"{place.base}/none/") == 0
+    assert place.store.abandon(f"{place.base}/out/a") == 1
+    assert place.store.abandon(f"{place.base}/out/{long}") == 1
+    assert place.store.abandon(f"{place.base}/out/") == 1
+    assert place.store.abandon(f"{place.base}/") == 0
+    assert place.store.abandon(f"{place.base}/other/c") == 1
+    assert place.names("**") == ["out/d"]
+
+
+def test_clear(tree: Place) -> None:
+    """All below a prefix is gone, and nothing else; clearing nothing is no error."""
+    for _ in range(2):
+        tree.store.clear(f"{tree.base}/x/")
+        assert tree.names("**") == ["a.gz", "b.txt", "x-y/c.gz"]
+    tree.store.clear(f"{tree.base}/x-y/")
+    assert tree.names("**") == ["a.gz", "b.txt"]
+
+
+def test_errors_cross_processes(tree: Place) -> None:
+    """An error of a store is the same after pickling."""
+    with pytest.raises(StoreError) as caught:
+        tree.find("missing")
+    again = pickle.loads(pickle.dumps(caught.value))  # noqa: S301  # our own bytes
+    assert str(again) == str(caught.value)
+
+
+# ------------------------------------------------------------------ patterns and the table
+
+
+def test_store_for() -> None:
+    """There is one store for a scheme; an unknown one is a job error that lists them."""
+    assert store_for("/a") is store_for("file:///b")
+    assert store_for("s3://a/b") is store_for("S3://c")
+    with pytest.raises(JobError, match=r"gopher://.*\n.*s3://"):
+        store_for("gopher://x/y")
+
+
+def test_patterns() -> None:
+    """Unclosed brackets are letters; a wildcard never crosses ``/`` unless it is ``**``."""
+    assert literal_prefix("a/b[c") == "a/b[c"
+    assert not is_glob("a[b/c]")
+    assert literal_prefix("a/b*c?") == "a/b"
+    assert matcher("[]]x")("]x")
+    assert matcher("[a-c^]")("^")
+    assert matcher("[^a]")("b")
+    assert not matcher("a[!b]c")("a/c")
+    assert matcher("[z-a]")("[z-a]")
+    assert matcher("a**/b")("ax/y/b")
+    assert not matcher("a**/b")("ab")
+    assert matcher("a/**/b")("a/b")
+    assert not matcher("a/**/b")("a/xb")
+
+
+# ------------------------------------------------------------------ local
+
+
+def test_local_link_or_copy(tmp_path: Path) -> None:
+    """A file that is only read is linked; one that is written to leaves the original alone."""
+    source = tmp_path / "source"
+    source.write_bytes(b"data")
+    store = store_for("/")
+    (obj,) = store.find(str(source))
+    assert (obj.uri, obj.key) == (str(source), str(source)[1:])
+    store.download(obj, tmp_path / "linked", private=False)
+    assert (tmp_path / "linked").readlink() == source
+    store.download(obj, tmp_path / "copy", private=True)
+    (tmp_path / "copy").write_bytes(b"changed")
+    assert source.read_bytes() == b"data"
+
+
+def test_local_uri_forms(tmp_path: Path) -> None:
+    """``file://`` is percent-decoded, a plain path is not; a relative one is refused."""
+    (tmp_path / "a b%20").write_bytes(b"")
+    store = store_for("/")
+    assert store.exists(f"{tmp_path}/./x/../a b%20")
+    assert store.exists(f"file://{tmp_path}/a%20b%2520")
+    assert not store.exists(f"{tmp_path}/a%20b%2520")
+    with pytest.raises(StoreError, match="absolute"):
+        list(store.find("a/b"))
+
+
+def test_local_links_are_followed(tmp_path: Path) -> None:
+    """Linked folders are listed once, loops end, a link to nothing is an error."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real/f").write_bytes(b"1")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/link").symlink_to(tmp_path / "real")
+    (tmp_path / "real/loop").symlink_to(tmp_path / "in")
+    found = list(store_for("/").find(f"{tmp_path}/in/"))
+    assert [(obj.uri, obj.remark) for obj in found] == [
+        (f"{tmp_path}/in/link/f", ""),
+        (f"{tmp_path}/in/link/loop/", WALKED),
+    ]
+    (tmp_path / "in/broken").symlink_to(tmp_path / "nothing")
+    with pytest.raises(StoreError, match="broken"):
+        list(store_for("/").find(f"{tmp_path}/in/"))
+
+
+def test_local_names_of_any_bytes(tmp_path: Path) -> None:
+    """A name that is no UTF-8 is found, sorted and opened."""
+    name = os.fsdecode(b"\xff\xfe.txt")
+    (tmp_path / name).write_bytes(b"x")
+    (obj,) = store_for("/").find(f"{tmp_path}/")
+    assert obj.uri.endswith(name)
+    assert store_for("/").exists(obj.uri)
+
+
+def test_local_special_files(tmp_path: Path) -> None:
+    """A pipe is not an input: an error by name, passed over in a listing, never waited for."""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(StoreError, match="not a regular file"):
+        list(store_for("/").find(f"{tmp_path}/pipe"))
+    (found,) = store_for("/").find(f"{tmp_path}/")
+    assert found.remark == f"{IRREGULAR}: a pipe"
+
+
+def test_disk_full(tmp_path: Path) -> None:
+    """A full disk is said in these words, with the path."""
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with pytest.raises(StoreError, match=f"disk full: {tmp_path}"), disk_errors(tmp_path):
+        raise full
+    if Path("/dev/full").exists():
+        with pytest.raises(StoreError, match="disk full"), disk_errors("/dev/full"):
+            Path("/dev/full").write_bytes(b"x")
+
+
+# ------------------------------------------------------------------ S3
+
+
+def test_s3_markers_and_pages(s3: S3Server) -> None:
+    """Folder markers are objects; a listing of more than one page is whole."""
+    bucket = s3.bucket()
+    s3.client.put_object(Bucket=bucket, Key="dir/", Body=b"")
+    with ThreadPoolExecutor(8) as pool:
+        for number in range(1005):  # a page has 1,000
+            pool.submit(s3.client.put_object, Bucket=bucket, Key=f"dir/{number}", Body=b"x")
+    found = list(store_for("s3://").find(f"s3://{bucket}/dir/"))
+    assert len(found) == 1006
+    assert (found[0].key, found[0].size_bytes) == ("dir/", 0)
+
+
+@pytest.mark.parametrize("many", [True, False])
+def test_s3_clear(s3: S3Server, monkeypatch: pytest.MonkeyPatch, many: bool) -> None:
+    """A thousand objects are deleted in a request; one by one where the server does not do that."""
+    bucket = s3.bucket()
+    for key in ("out/a", "out/b&<é", "out/c", "keep"):
+        s3.client.put_object(Bucket=bucket, Key=key, Body=b"x")
+
+    def fate(method: str, path: str, _before: int) -> str:
+        return "denied" if method == "POST" and "delete" in path and not many else ""
+
+    with fault_proxy(s3.endpoint, fate) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        S3Store().clear(f"s3://{bucket}/out/")
+        assert sum(proxy.fired.values()) == (not many)
+        assert proxy.methods["DELETE"] == (0 if many else 3)
+    left = s3.client.list_objects_v2(Bucket=bucket)["Contents"]
+    assert [item["Key"] for item in left] == ["keep"]
+
+
+def test_s3_missing_bucket(s3: S3Server) -> None:  # noqa: ARG001  # sets the environment
+    """A bucket that is not there is named, whatever is asked of it."""
+    store = store_for("s3://")
+    asked: list[Callable[[], object]] = [
+        lambda: list(store.find("s3://no-such-bucket/")),
+        lambda: list(store.find("s3://no-such-bucket/x")),
+        lambda: store.open("s3://no-such-bucket/x"),
+        lambda: store.abandon("s3://no-such-bucket/x/"),
+        lambda: store.stage("s3://no-such-bucket/x").complete(),
+    ]
+    for ask in asked:
+        with pytest.raises(StoreError, match="no bucket no-such-bucket"):
+            ask()
+    with pytest.raises(JobError, match="names no bucket"):
+        list(store.find("s3:///x"))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("AWS_SECRET_ACCESS_KEY", "not-the-secret"), ("AWS_ACCESS_KEY_ID", "AKnobody")],
+)
+def test_s3_wrong_credentials(
+    s3: S3Server, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    """Wrong credentials are said to be that, for a listing and for one object; unnamed."""
+    bucket = s3.bucket()
+    monkeypatch.setenv(name, value)
+    for pattern in ("", "/key"):
+        with pytest.raises(CredentialsError) as caught:
+            list(S3Store().find(f"s3://{bucket}{pattern}"))
+        assert value not in str(caught.value)
+        assert s3.secret_key not in str(caught.value)
+
+
+def test_s3_no_credentials(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without any credentials the error says what to set."""
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    with pytest.raises(CredentialsError, match="AWS_ACCESS_KEY_ID"):
+        list(S3Store().find(f"s3://{s3.bucket()}/"))
+
+
+def test_s3_endpoint_down(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001
+    """An endpoint that does not answer is named, and worth another try."""
+    monkeypatch.setattr(s3_module, "_ATTEMPTS", 1)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://user:hidden@127.0.0.1:9")
+    with pytest.raises(StoreUnavailable, match=r"http://127\.0\.0\.1:9") as caught:
+        list(S3Store().find("s3://bucket/"))
+    assert "hidden" not in str(caught.value)
+    assert caught.value.retryable
+
+
+def test_s3_bad_endpoint(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001
+    """An endpoint that is no URL is an error of the store that names the setting."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "nonsense")
+    with pytest.raises(StoreError, match="AWS_ENDPOINT_URL"):
+        list(S3Store().find("s3://bucket/"))
+
+
+class Relay:
+    """A server of ours before the real one that spoils the bodies of some answers to GET."""
+
+    def __init__(self, upstream: str, spoil: Callable[[bytes], bytes], times: int) -> None:
+        self._upstream = upstream.removeprefix("http://").split(":")
+        self._spoil, self._left, self.spoiled = spoil, times, 0
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.endpoint = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                near, _ = self._socket.accept()
+            except OSError:
+                return
+            with near, contextlib.suppress(ConnectionError):
+                self._answer(near)
+
+    def _answer(self, near: socket.socket) -> None:
+        request = b""
+        while b"\r\n\r\n" not in request:
+            request += near.recv(65536)
+        request = request.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+        host, port = self._upstream
+        with socket.create_connection((host, int(port))) as far:
+            far.sendall(request)
+            answer = b"".join(iter(lambda: far.recv(65536), b""))
+        head, _, body = answer.partition(b"\r\n\r\n")
+        if self._left and len(body) > 1000:
+            self._left -= 1
+            self.spoiled += 1
+            body = self._spoil(body)
+            kept = [line for line in head.split(b"\r\n") if b"x-amz-checksum" not in line.lower()]
+            head = b"\r\n".join(kept)
+        near.sendall(head + b"\r\n\r\n" + body)
+
+    def close(self) -> None:
+        self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+
+
+@pytest.fixture
+def relayed(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
+    relays: list[Relay] = []
+    monkeypatch.setattr(s3_module, "_BACKOFF_S", 0.001)
+
+    def make(spoil: Callable[[bytes], bytes], times: int) -> tuple[Relay, S3Store]:
+        relays.append(Relay(s3.endpoint, spoil, times))
+        monkeypatch.setenv("AWS_ENDPOINT_URL", relays[-1].endpoint)
+        return relays[-1], S3Store()
+
+    yield make
+    for relay in relays:
+        relay.close()
+
+
+SPOILS: dict[str, Callable[[bytes], bytes]] = {
+    "cut": lambda body: body[:-500],
+    "flipped": lambda body: body[:700] + bytes(byte ^ 1 for byte in body[700:701]) + body[701:],
+    "first flipped": lambda body: bytes(byte ^ 1 for byte in body[:1]) + body[1:],
+}
+
+
+@pytest.mark.parametrize("spoil", SPOILS)
+def test_s3_damage_on_the_way(
+    s3: S3Server, relayed: Callable[..., Any], tmp_path: Path, spoil: str
+) -> None:
+    """A body that is cut or altered on the way is fetched again; three times is an error.
+
+    The third time it is asked for in two answers.
+    """
+    bucket = s3.bucket()
+    data = os.urandom(200_000)
+    s3.client.put_object(Bucket=bucket, Key="o", Body=data)
+    (obj,) = store_for("s3://").find(f"s3://{bucket}/o")
+    relay, store = relayed(SPOILS[spoil], 2)
+    store.download(obj, tmp_path / "o", private=True)
+    assert (tmp_path / "o").read_bytes() == data
+    assert relay.spoiled == 2
+    relay, store = relayed(SPOILS[spoil], 4)
+    with pytest.raises(StoreUnavailable, match="3 times"):
+        store.download(obj, tmp_path / "p", private=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["o"]
+
+
+def test_s3_length_is_checked(s3: S3Server, tmp_path: Path) -> None:
+    """The size of a listing has to be the size of the object."""
+    bucket = s3.bucket()
+    s3.client.put_object(Bucket=bucket, Key="o", Body=b"12345")
+    (obj,) = store_for("s3://").find(f"s3://{bucket}/o")
+    with pytest.raises(ObjectChanged):
+        store_for("s3://").download(replace(obj, size_bytes=4), tmp_path / "o", private=True)
+
+
+def test_s3_multipart_is_verified(s3: S3Server, tmp_path: Path) -> None:
+    """An object of several parts, whose ETag is no MD5, arrives as it was written."""
+    uri = f"s3://{s3.bucket()}/big"
+    data = os.urandom(20 << 20)
+    staged = store_for(uri).stage(uri)
+    staged.write(data)
+    staged.complete()
+    (obj,) = store_for(uri).find(uri)
+    assert obj.etag.endswith('-3"')
+    store_for(uri).download(obj, tmp_path / "big", private=True)
+    assert hashlib.sha256((tmp_path / "big").read_bytes()).digest() == hashlib.sha256(data).digest()
+
+
+def test_s3_completed_twice(s3: S3Server) -> None:
+    """A completion whose answer was lost is recognised by what is there, by nothing less."""
+    uri = f"s3://{s3.bucket()}/big"
+    staged = S3Store().stage(uri)
+    staged.write(b"x" * (9 << 20))
+    staged.complete()
+    assert staged._upload is not None
+    staged._finish(staged._upload)
+    store_for(uri).delete(uri)
+    assert not staged._is_there()
+    with pytest.raises(StoreError, match="its upload is no longer there"):
+        staged._finish(staged._upload)
+
+
+def test_s3_parts_hold_the_largest_object() -> None:
+    """Ten thousand parts hold 5 TiB, and no part is above 5 GiB."""
+    sizes = [upload_module.part_bytes(index) for index in range(10_000)]
+    assert sizes[0] == 8 << 20
+    assert sum(sizes) >= 5 << 40
+    assert max(sizes) <= 5 << 30
+
+
+# ------------------------------------------------------------------ the gate
+
+
+def made(kind: type[BaseException]) -> BaseException:
+    """An exception of botocore with whatever its message asks for."""
+    if kind.__init__ is Exception.__init__:
+        return kind("word")
+    if issubclass(kind, boto.ClientError):
+        return kind({"Error": {"Code": "Odd", "Message": "odd"}}, "GetObject")
+    words = dict.fromkeys(
+        [*_fields(getattr(kind, "fmt", "")), "endpoint_url", "error", "request", "response"], "word"
+    )
+    parameters = inspect.signature(kind.__init__).parameters.values()
+    required = [
+        one.name
+        for one in parameters
+        if one.kind is one.POSITIONAL_OR_KEYWORD and one.default is one.empty
+    ][1:]
+    if any(one.kind is one.VAR_KEYWORD for one in parameters):
+        return kind(**words)
+    return kind(*["word"] * len(required))
+
+
+def _fields(template: str) -> list[str]:
+    return [name for _, name, _, _ in string.Formatter().parse(template) if name]
+
+
+KINDS = [
+    kind
+    for kind in vars(boto).values()
+    if inspect.isclass(kind)
+    and issubclass(kind, Exception)
+    and not issubclass(kind, Warning)
+    and kind.__module__ == boto.__name__
+]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_every_botocore_exception_is_ours(kind: type[Exception]) -> None:
+    """No exception of botocore gets out, and ours names what was asked for."""
+    error = made(kind)
+    uri = "s3://bucket/key"
+    with pytest.raises(RayMrError, match=uri) as caught, errors.translated(uri):
+        raise error
+    assert not isinstance(caught.value, ObjectChanged)
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "kind"),
+    [
+        ("NoSuchKey", 404, StoreError),
+        ("404", None, StoreError),
+        ("AccessDenied", 403, StoreError),
+        ("403", 403, StoreError),
+        ("InvalidObjectState", 403, StoreError),
+        ("PermanentRedirect", 301, StoreError),
+        ("PreconditionFailed", 412, ObjectChanged),
+        ("SignatureDoesNotMatch", 403, CredentialsError),
+        ("InvalidAccessKeyId", 403, CredentialsError),
+        ("ExpiredToken", 400, CredentialsExpired),
+        ("RequestTimeTooSkewed", 403, CredentialsError),
+        ("SlowDown", 503, StoreUnavailable),
+        ("Throttling", 400, StoreUnavailable),
+        ("InternalError", 200, StoreUnavailable),
+        ("502", 502, StoreUnavailable),
+        ("", 429, StoreUnavailable),
+    ],
+)
+def test_answers_by_code(code: str, status: int | None, kind: type[RayMrError]) -> None:
+    """An answer's code and status decide whether access, credentials or the store is at fault."""
+    answer: Any = {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}
+    with pytest.raises(kind) as caught, errors.translated("s3://b/k", "http://store:1"):
+        raise boto.ClientError(answer, "GetObject")
+    assert type(caught.value) is kind
+
+
+def test_archived() -> None:
+    """An object in Glacier is no matter of permissions: the message says what to do."""
+    facts = {"HTTPStatusCode": 403}
+    answer: Any = {"Error": {"Code": "InvalidObjectState"}, "ResponseMetadata": facts}
+    words = r"(?s)s3://b/k is archived .*restore it"
+    with pytest.raises(StoreError, match=words), errors.translated("s3://b/k"):
+        raise boto.ClientError(answer, "GetObject")
+
+
+def test_messages_hold_no_header() -> None:
+    """An exception that quotes a header, as one for a bad token does, is not quoted itself."""
+    token = "Invalid header value b'SECRET\\n'"
+    for error in (ValueError(token), boto.HTTPClientError(error=token)):
+        with pytest.raises(RayMrError) as caught, errors.translated("s3://b/k"):
+            raise error
+        assert "SECRET" not in str(caught.value)
+        assert caught.value.__cause__ is None

@@ -1,0 +1,238 @@
+"""Runs without a driver, for tests of engines: the test says what is done."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import time
+import uuid
+from typing import TYPE_CHECKING
+
+from jobs import script
+from ray_mr.driver.run import plan as plan_of
+from ray_mr.engines.contract import (
+    Engine,
+    EngineEvent,
+    Lost,
+    Reduced,
+    ReducerFailed,
+    Ref,
+    Said,
+    Yielded,
+)
+from ray_mr.model import AttemptEnd, AttemptId, BlockMeta, ReducerEnd, Split
+from ray_mr.system.scratch import run_folder
+from ray_mr.tasks.map_task import MapTask
+from ray_mr.tasks.reduce_task import PartDue, ReduceTask
+from samples import PATIENCE_S
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from ray_mr.errors import RayMrError
+    from ray_mr.jobs.job import Job
+
+    Begin = Callable[..., "Run"]
+
+
+Blocks = list[tuple[BlockMeta, Ref]]
+
+
+class Watched:
+    """A process that runs, and whose end is an event."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self._descriptor = os.pidfd_open(pid)
+
+    def kill(self) -> None:
+        os.kill(self.pid, signal.SIGKILL)
+
+    def ended(self) -> bool:
+        """Whether it ends."""
+        return bool(select.select([self._descriptor], [], [], PATIENCE_S)[0])
+
+
+class Hold:
+    """Where a child says that it has come, and by which process it was started; then it hangs."""
+
+    def __init__(self, folder: Path) -> None:
+        self._said, self._gate = folder / "said", folder / "gate"
+        os.mkfifo(self._said)
+        os.mkfifo(self._gate)
+        # Open at both ends, so that nobody waits for the other side to open.
+        self._pipe = os.open(self._said, os.O_RDWR | os.O_NONBLOCK)
+        self._way = os.open(self._gate, os.O_RDWR)
+
+    @property
+    def source(self) -> str:
+        """Defines ``hang()``."""
+        return (
+            "import os\n"
+            "def hang():\n"
+            f"    with open({str(self._said)!r}, 'w') as pipe:\n"
+            "        pipe.write('%8d%8d' % (os.getpid(), os.getppid()))\n"
+            f"    os.read(os.open({str(self._gate)!r}, os.O_RDONLY), 1)\n"
+        )
+
+    def who(self) -> tuple[Watched, Watched]:
+        """The next child that came, and its parent."""
+        assert select.select([self._pipe], [], [], PATIENCE_S)[0], "no child came"
+        child, parent = os.read(self._pipe, 16).decode().split()
+        return Watched(int(child)), Watched(int(parent))
+
+    def nobody(self) -> bool:
+        """Whether no child has come that was not told of."""
+        return not select.select([self._pipe], [], [], 0)[0]
+
+    def let_go(self) -> None:
+        """One child that hangs goes on."""
+        os.write(self._way, b"x")
+
+
+def all_cpus_free() -> bool:
+    """Whether nothing is at work on Ray, or waits for work to be brought, any more."""
+    import ray
+
+    return bool(ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"])
+
+
+class Run:
+    """A run without a driver: the test says what is done."""
+
+    def __init__(self, engine: Engine, wanted: Job) -> None:
+        self.engine = engine
+        self.plan = plan_of(wanted)
+        self.id = uuid.uuid4().hex[:12]
+        self.events: list[EngineEvent] = []
+        reduce_task = None if self.plan.reducer is None else ReduceTask.of(self.plan, self.id)
+        engine.prepare(wanted)
+        self.capacity = engine.open(MapTask.of(self.plan, self.id), reduce_task)
+        self._attempts = 0
+
+    @property
+    def folder(self) -> Path:
+        return run_folder(self.id)
+
+    def names(self) -> list[str]:
+        """All that is in the run's folder, by name."""
+        return sorted(path.name for path in self.folder.rglob("*"))
+
+    def start(self, split: Split) -> AttemptId:
+        self._attempts += 1
+        ident = AttemptId(split.index, split.start, self._attempts)
+        self.engine.start(split, ident)
+        return ident
+
+    def until(self, done: Callable[[EngineEvent], bool]) -> EngineEvent:
+        """An event that came, or the next that comes."""
+        deadline = time.monotonic() + PATIENCE_S
+        looked_at = 0
+        while True:
+            for event in self.events[looked_at:]:
+                if done(event):
+                    return event
+            looked_at = len(self.events)
+            assert time.monotonic() < deadline, f"it did not come; what came: {self.events}"
+            self.events += self.engine.wait(0.2)
+
+    def until_ended(self, *idents: AttemptId) -> None:
+        """Wait for the ends of attempts."""
+        waiting = set(idents)
+
+        def ended(event: EngineEvent) -> bool:
+            if isinstance(event, Lost) or (
+                isinstance(event, Said) and isinstance(event.message, AttemptEnd)
+            ):
+                waiting.discard(event.id)
+            return not waiting
+
+        self.until(ended)
+
+    def of(self, ident: AttemptId) -> list[EngineEvent]:
+        """What came of an attempt, in order."""
+        return [event for event in self.events if ident == _about(event)]
+
+    def blocks(self, ident: AttemptId) -> Blocks:
+        return [(each.meta, each.ref) for each in self.of(ident) if isinstance(each, Yielded)]
+
+    def end(self, ident: AttemptId) -> AttemptEnd:
+        """The last word of an attempt that ended well."""
+        last = self.of(ident)[-1]
+        assert isinstance(last, Said)
+        assert isinstance(last.message, AttemptEnd)
+        assert last.message.error is None
+        return last.message
+
+    def map(self) -> Blocks:
+        """The blocks of all splits, in the plan's order."""
+        idents = [self.start(split) for split in self.plan.splits]
+        self.until_ended(*idents)
+        return [block for ident in idents if self.end(ident) for block in self.blocks(ident)]
+
+    def finish(self, reducer: int, blocks: Blocks, partitions: Sequence[int]) -> None:
+        expected = {part: sum(meta.rows[part] for meta, _ in blocks) for part in partitions}
+        self.engine.finish(reducer, {part: PartDue(rows) for part, rows in expected.items()})
+
+    def feed(self, reducer: int, blocks: Blocks, partitions: Sequence[int]) -> None:
+        """Make a reducer, and give it these blocks and its end."""
+        self.engine.make_reducer(reducer, partitions)
+        for meta, ref in blocks:
+            self.engine.add(reducer, meta, ref)
+        self.finish(reducer, blocks, partitions)
+
+    def reduce(self, reducer: int, blocks: Blocks, partitions: Sequence[int]) -> dict[int, bytes]:
+        """The output of a new reducer by partition, as it is given these blocks."""
+        self.feed(reducer, blocks, partitions)
+        last = partitions[-1]
+        self.until(lambda event: _is_failure(event, reducer) or _is_end(event, reducer, last))
+        return {part: self.output(reducer, part) for part in partitions}
+
+    def output(self, reducer: int, part: int) -> bytes:
+        pieces = [event.message for event in self.reduced(reducer) if event.partition == part]
+        assert isinstance(pieces.pop(), ReducerEnd)
+        return b"".join(bytes(self.engine.read(piece)) for piece in pieces)
+
+    def reduced(self, reducer: int) -> list[Reduced]:
+        return [
+            each for each in self.events if isinstance(each, Reduced) and each.reducer == reducer
+        ]
+
+    def failed(self, reducer: int) -> RayMrError:
+        """The error a reducer ends with."""
+        event = self.until(lambda event: _is_failure(event, reducer))
+        assert isinstance(event, ReducerFailed)
+        return event.error
+
+
+def _about(event: EngineEvent) -> AttemptId | None:
+    if isinstance(event, Yielded):
+        return event.meta.id
+    return event.id if isinstance(event, Said | Lost) else None
+
+
+def _is_failure(event: EngineEvent, reducer: int) -> bool:
+    return isinstance(event, ReducerFailed) and event.reducer == reducer
+
+
+def _is_end(event: EngineEvent, reducer: int, partition: int) -> bool:
+    return (
+        isinstance(event, Reduced)
+        and event.reducer == reducer
+        and event.partition == partition
+        and isinstance(event.message, ReducerEnd)
+    )
+
+
+# ---------------------------------------------------------------- reducers
+
+
+def hanging_reducer(begin: Begin, folder: Path, hold: Hold) -> tuple[Run, Blocks]:
+    """A run whose reducer 1 is in the middle of its reduce program."""
+    source = hold.source + "def reduce(key, values):\n    hang()\n    return key"
+    run = begin(reducer={"script": script(folder, "hanging.py", source)})
+    blocks = run.map()
+    run.feed(1, blocks, [0])
+    return run, blocks

@@ -1,0 +1,402 @@
+"""Parts of a result that reducers write themselves: the driver alone publishes or removes them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from fault_proxy import by_table, fault_proxy
+from faulty_engine import FaultyEngine, once
+from jobs import job, result, run_told, script
+from ray_mr.driver import scheduler as loop_module
+from ray_mr.engines.contract import Reduced, ReducerFailed
+from ray_mr.errors import ChildError, StoreError, WorkerLost
+from ray_mr.model import PartReceipt, ReducerEnd
+from ray_mr.stores import registry
+from ray_mr.stores.local import FileWriter
+from ray_mr.stores.registry import store_for
+from ray_mr.stores.result import Sink, read_result
+from ray_mr.system import host
+from ray_mr.tasks import part_writer as output_module
+from ray_mr.tasks.part_writer import PartWriter
+
+if TYPE_CHECKING:
+    from ray_mr.engines.contract import EngineEvent
+    from s3_server import S3Server
+
+PARTS = [os.urandom(300_000) + b"\n", b"b\t1\n" * 40_000, b"", os.urandom(99) + b"\n\n", b"c\t2\n"]
+
+
+@pytest.fixture(params=["file", "numbered", "folder", "s3"])
+def output(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Each kind of place a result can go to, where nothing is yet."""
+    if request.param == "s3":
+        server: S3Server = request.getfixturevalue("s3")
+        return f"s3://{server.bucket()}/out/"
+    names = {"file": "result.txt", "numbered": "part-*.txt", "folder": ""}
+    return f"{tmp_path}/out/{names[request.param]}"
+
+
+@pytest.fixture(autouse=True)
+def _small_and_quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(output_module, "PIECE_BYTES", 100_000)
+    monkeypatch.setattr("ray_mr.driver.retry_policy.PAUSE_S", 0.01)
+
+
+def begun(output: str, parts: int) -> Sink:
+    sink = Sink(output, parts, force=True)
+    sink.open()
+    return sink
+
+
+def written(place: Any, data: bytes) -> tuple[bytes, PartReceipt | None]:
+    """What a reducer's output gives the driver: pieces, and a receipt of what it wrote itself."""
+    made = PartWriter(pickle.loads(pickle.dumps(place)))  # noqa: S301 - our own
+    source = (data[at : at + 30_000] for at in range(0, len(data), 30_000))
+    pieces = b"".join(piece or b"" for piece in made.run(source))
+    assert made.size_bytes == len(data)
+    return pieces, pickle.loads(pickle.dumps(made.receipt))  # noqa: S301 - our own
+
+
+def left(output: str) -> list[str]:
+    """Names of all that is where a result goes to, hidden files and uploads too."""
+    if "://" not in output:
+        return sorted(path.name for path in Path(output[: output.rfind("/")]).glob("*"))
+    bucket = output.split("/")[2]
+    with registry.store_for(output).calling(output) as client:  # type: ignore[attr-defined]
+        objects = client.list_objects_v2(Bucket=bucket).get("Contents", [])
+        uploads = client.list_multipart_uploads(Bucket=bucket).get("Uploads", [])
+    return sorted(item["Key"] for item in [*objects, *uploads])
+
+
+# ---------------------------------------------------------------- the sink
+
+
+@pytest.mark.parametrize("parts", [1, 5])
+@pytest.mark.parametrize("placed", [{0, 1, 2, 3, 4}, {0, 3}, {1, 2, 4}], ids=str)
+def test_written_by_reducers_or_by_the_driver(output: str, parts: int, placed: set[int]) -> None:
+    """Whoever writes a part: the same bytes, the same sizes, lines and digests, nothing left."""
+    sink = begun(output, parts)
+    places = sink.places([part for part in range(parts) if part in placed])
+    assert set(places) == placed & set(range(parts))
+    receipts = {part: written(place, PARTS[part])[1] for part, place in places.items()}
+    for part in range(parts):
+        if receipt := receipts.get(part):
+            sink.accept(part, receipt)
+        elif PARTS[part]:
+            sink.write(part, PARTS[part])
+    assert sink.sizes == [len(data) for data in PARTS[:parts]]
+    told = sink.results()
+    sink.publish()
+    sink.abort()
+    found = [stream.read() for stream in read_result(output)]
+    assert b"".join(found) == b"".join(PARTS[:parts])
+    assert [row["sha256"] for row in told] == [hashlib.sha256(each).hexdigest() for each in found]
+    assert [row["records"] for row in told] == [each.count(b"\n") for each in found]
+    assert [row["size_bytes"] for row in told] == list(map(len, found))
+    if output.endswith("/"):
+        assert found == PARTS[:parts]
+        assert [Path(name).name for name in left(output)] == [
+            "_SUCCESS",
+            "manifest.json",
+            *(f"part-{part:05d}" for part in range(parts)),
+        ]
+    else:
+        assert not [name for name in left(output) if name.startswith(".")]
+
+
+def test_withdrawn_place(output: str) -> None:
+    """What stood at a place that was withdrawn is gone; its writer can leave nothing behind."""
+    sink = begun(output, 3)
+    void, kept = sink.places([1]), sink.places([0, 2])
+    straggler = void[1].open(store_for)
+    assert straggler is not None
+    straggler.write(b"x" * (9 << 20))
+    sink.withdraw([0, 1, 2])
+    assert kept[2].open(store_for) is None or "://" in output
+    try:
+        straggler.write(b"x" * (9 << 20))
+        straggler.seal()
+    except StoreError as error:
+        assert "NoSuchUpload" in str(error)
+    fresh = sink.places([1])
+    _, receipt = written(fresh[1], b"new\n")
+    assert receipt is not None
+    sink.accept(1, receipt)
+    sink.publish()
+    sink.abort()
+    assert b"".join(stream.read() for stream in read_result(output)) == b"new\n"
+    assert not [name for name in left(output) if name.startswith(".")]
+    if "://" in output:
+        assert len(left(output)) == 5
+
+
+def test_aborted_with_places_given_out(output: str) -> None:
+    """A run that fails leaves no byte of what reducers wrote, accepted or not."""
+    sink = begun(output, 4)
+    places = sink.places([0, 1, 2])
+    for part in (0, 1):
+        _, receipt = written(places[part], PARTS[0] * 40)
+        assert receipt is not None
+        sink.accept(part, receipt)
+    writer = places[2].open(store_for)
+    assert writer is not None
+    writer.write(PARTS[0] * 40)
+    sink.abort()
+    writer.close()
+    assert left(output) == []
+
+
+def test_places_of_a_killed_driver(output: str) -> None:
+    """What reducers of a killed run had written is removed by the next run."""
+    killed = begun(output, 2)
+    for place in killed.places([0, 1]).values():
+        written(place, PARTS[0] * 40)
+    del killed  # as SIGKILL does: neither publish nor abort
+    begun(output, 2).abort()
+    assert left(output) == []
+
+
+def test_another_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reducer elsewhere never writes to a file of that name: the driver gets its output."""
+    sink = begun(f"{tmp_path}/result.txt", 1)
+    place = sink.places([0])[0]
+    with monkeypatch.context() as patch:
+        patch.setattr(host, "boot", lambda: "another")
+        assert written(place, PARTS[0]) == (PARTS[0], None)
+    assert written(place, PARTS[0])[1] is not None
+    other = Path(f"{tmp_path}/other")
+    name = Path(place.part)  # type: ignore[attr-defined]
+    name.rename(other)
+    name.write_bytes(b"")
+    assert written(place, PARTS[0]) == (PARTS[0], None), "the same name, another file"
+    assert name.read_bytes() == b""
+    sink.abort()
+
+
+def test_shorter_than_told(tmp_path: Path) -> None:
+    """A file that is not as long as its reducer said is an error that names the result."""
+    sink = begun(f"{tmp_path}/out/", 2)
+    place = sink.places([1])[1]
+    _, receipt = written(place, PARTS[1])
+    assert receipt is not None
+    (hidden,) = (tmp_path / "out").glob(".part-00001*")
+    os.truncate(hidden, 7)
+    with pytest.raises(StoreError, match="part-00001: 160000 bytes were written, 7 are there"):
+        sink.accept(1, receipt)
+    sink.abort()
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_place_that_may_not_be_written(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reducer that has no permission hands its output to the driver, all of it, in order."""
+    output = f"s3://{s3.bucket()}/out/"
+    data = os.urandom(9 << 20)
+    place = begun(output, 1).places([0])[0]
+    for size in (len(data), 500_000):
+        with fault_proxy(s3.endpoint, by_table({("PUT", "part-00000"): ["denied"] * 9})) as proxy:
+            with monkeypatch.context() as patch:
+                patch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+                registry._s3_of.cache_clear()
+                assert written(place, data[:size]) == (data[:size], None)
+            assert proxy.fired == {("denied", "PUT"): 1}
+    registry._s3_of.cache_clear()
+    begun(output, 1).abort()
+    assert left(output) == []
+
+
+def test_place_that_is_lost_half_way(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once something stands at a place, an error is an error: no part comes from both."""
+    output = f"s3://{s3.bucket()}/out/"
+    sink = begun(output, 1)
+    place = sink.places([0])[0]
+    table = by_table({("PUT", "partNumber=2"): ["denied"]})
+    with fault_proxy(s3.endpoint, table) as proxy, monkeypatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        registry._s3_of.cache_clear()
+        with pytest.raises(StoreError, match="part-00000"):
+            written(place, os.urandom(9 << 20))
+    registry._s3_of.cache_clear()
+    sink.abort()
+    assert left(output) == []
+
+
+def test_full_disk() -> None:
+    """A full disk is told with what is being written, and is not the driver's to try again."""
+
+    @dataclass
+    class Full:
+        joined = False
+
+        def open(self, _store_for: object, /) -> FileWriter:
+            return FileWriter("/out/result.txt", Path("/dev/full").open("wb"), sync=True)
+
+    made = PartWriter(Full())
+    with pytest.raises(StoreError, match=r"disk full: /out/result\.txt"):
+        list(made.run(iter([b"x" * 50_000] * 9)))
+
+
+# ---------------------------------------------------------------- whole runs
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Inputs for 3 MB of output in parts, all of which reducers write themselves."""
+    monkeypatch.setattr(loop_module, "PLACED_BYTES", 1)
+    (tmp_path / "in").mkdir()
+    for index in range(4):
+        rows = (f"k{n % 997:04d}\t{index}-{n}-{'x' * 300}\n" for n in range(2500))
+        (tmp_path / "in" / f"{index}").write_text("".join(rows))
+    return tmp_path
+
+
+def lines_job(folder: Path, **options: Any) -> Any:
+    cat = {"language": "binary", "script": "cat", "feed": "lines"}
+    settings = {"mapper": cat, "reducer": cat, "records": None, "reducers": 3, "split_bytes": 1}
+    return job(folder, **settings | options)
+
+
+@pytest.fixture
+def accepted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Parts that reducers have written themselves, in all runs of the test."""
+    parts: list[int] = []
+    accept = Sink.accept
+
+    def counted(self: Sink, part: int, receipt: PartReceipt) -> None:
+        parts.append(part)
+        accept(self, part, receipt)
+
+    monkeypatch.setattr(Sink, "accept", counted)
+    return parts
+
+
+def in_pieces(folder: Path, monkeypatch: pytest.MonkeyPatch, **options: Any) -> bytes:
+    """The result when the driver writes everything."""
+    with monkeypatch.context() as patch:
+        patch.setattr(loop_module, "PLACED_BYTES", 1 << 60)
+        report, _ = run_told(lines_job(folder, **options))
+    assert report.ok
+    return result(folder)
+
+
+@pytest.mark.parametrize("reducers", [1, 3])
+def test_same_bytes(
+    folder: Path, engine: str, reducers: int, accepted: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A result that reducers have written is what the driver would have written."""
+    plain = in_pieces(folder, monkeypatch, reducers=reducers)
+    assert accepted == []
+    report, _ = run_told(lines_job(folder, reducers=reducers), engine=engine)
+    assert report.ok
+    assert accepted == list(range(reducers))
+    assert result(folder) == plain
+    assert report.results == [
+        {
+            "name": "result.txt",
+            "size_bytes": len(plain),
+            "records": 10_000,
+            "sha256": hashlib.sha256(plain).hexdigest(),
+        }
+    ]
+    assert [path.name for path in (folder / "out").iterdir() if path.name.startswith(".")] == []
+
+
+def test_to_a_bucket(
+    folder: Path, engine: str, s3: S3Server, accepted: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same for parts in a bucket: no upload is left."""
+    plain = in_pieces(folder, monkeypatch)
+    output = f"s3://{s3.bucket()}/out/"
+    report, _ = run_told(lines_job(folder, output=output), engine=engine)
+    assert report.ok
+    assert accepted == [0, 1, 2]
+    assert b"".join(stream.read() for stream in read_result(output)) == plain
+    assert left(output) == [
+        f"out/{name}"
+        for name in [
+            "_SUCCESS",
+            "manifest.json",
+            "part-00000",
+            "part-00001",
+            "part-00002",
+            "report.json",
+        ]
+    ]
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_runtime")
+@pytest.mark.parametrize("where", ["file", "s3"])
+def test_reducer_killed_in_its_output(
+    folder: Path, where: str, s3: S3Server, accepted: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SIGKILL of a reducer that has written half of its part: thrown away whole, the same bytes."""
+    plain = in_pieces(folder, monkeypatch)
+    # It has given out more than fits any buffer on the way: some stands at its place by then.
+    killer = once(folder) + (
+        "import os, sys\n"
+        "for number, line in enumerate(sys.stdin.buffer):\n"
+        "    sys.stdout.buffer.write(line)\n"
+        "    if number == 2000 and once('killed'):\n"
+        "        sys.stdout.flush()\n"
+        "        os.kill(os.getppid(), 9)\n"
+    )
+    path = script(folder, "killer.py", "#!/usr/bin/env python3\n" + killer)
+    reducer = {"language": "binary", "feed": "lines", "script": path}
+    output = f"s3://{s3.bucket()}/out/" if where == "s3" else f"{folder}/out/result.txt"
+    report, notices = run_told(lines_job(folder, reducer=reducer, output=output), engine="ray")
+    assert report.ok
+    assert any("a reducer is replaced" in notice for notice in notices)
+    assert accepted == [0, 1, 2]
+    assert b"".join(stream.read() for stream in read_result(output)) == plain
+    assert not [name for name in left(output) if name.startswith(".")]
+    if where == "s3":
+        assert len(left(output)) == 6
+
+
+def test_failed_reducer_leaves_nothing(folder: Path, s3: S3Server) -> None:
+    """A run whose reduce program fails in the middle leaves neither file nor upload."""
+    source = "#!/bin/sh\nhead -c 200000\nexit 7\n"
+    reducer = {"language": "binary", "feed": "lines", "script": script(folder, "r.sh", source)}
+    for output in (f"{folder}/out/result.txt", f"{folder}/out/", f"s3://{s3.bucket()}/out/"):
+        with pytest.raises(ChildError, match="exit code 7"):
+            run_told(lines_job(folder, reducer=reducer, output=output, checkpoint="none"))
+        names = [Path(name).name for name in left(output)]
+        assert [name for name in names if not name.endswith(("state", "report.json"))] == []
+
+
+def test_lost_after_it_was_written(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, accepted: list[int]
+) -> None:
+    """A reducer that is lost when some of its parts are at their places makes all of them anew."""
+    plain = in_pieces(folder, monkeypatch, reducers=9)
+    ends: Counter[int] = Counter()
+
+    class Losing(FaultyEngine):
+        def wait(self, timeout_s: float) -> list[EngineEvent]:
+            events: list[EngineEvent] = []
+            for event in super().wait(timeout_s):
+                if isinstance(event, Reduced) and isinstance(event.message, ReducerEnd):
+                    ends[event.partition] += 1
+                    if ends.total() == 2:  # the second part of the first reducer is not heard of
+                        gone = WorkerLost("an actor is gone")
+                        events.append(ReducerFailed(event.reducer, gone))
+                        continue
+                events.append(event)
+            return events
+
+    monkeypatch.setattr("ray_mr.driver.run.engine_named", lambda _: Losing())
+    report, notices = run_told(lines_job(folder, reducers=9))
+    assert report.ok
+    assert any("a reducer is replaced" in notice for notice in notices)
+    assert max(ends.values()) == 2, "made twice"
+    assert accepted == list(range(9))
+    assert result(folder) == plain
+    assert [path.name for path in (folder / "out").iterdir() if path.name.startswith(".")] == []

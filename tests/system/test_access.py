@@ -1,0 +1,384 @@
+"""Credentials in use: sealed text travels, each process opens it, and S3 is open to no more."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import os
+import sys
+import tempfile
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import boto3
+import pytest
+from click.testing import CliRunner
+
+from jobs import MAPPER, make_pings, run_told, script
+from ray_mr import credentials as sealed
+from ray_mr.aws.session import session_of
+from ray_mr.aws.sts import MAX_POLICY, federate, policy_for
+from ray_mr.cli.main import main
+from ray_mr.credentials import Credentials
+from ray_mr.driver.run import plan
+from ray_mr.errors import CredentialsError, JobError, StoreError
+from ray_mr.jobs.job import Job
+from ray_mr.stores import access, registry
+from ray_mr.stores.registry import store_for
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from s3_server import S3Server
+
+_OWN = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+
+
+@pytest.fixture
+def key_file(
+    key_of_workers: Path, key_pair: tuple[bytes, bytes], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Path]:
+    """The key in a file that the environment names, and nothing else that opens a bucket."""
+    path = key_of_workers
+    path.write_bytes(key_pair[0])
+    for name in ("CREDENTIALS", "RAY_MR_KEY_SECRET", "RAY_MR_ALLOW_2014", "RAY_MR_RENEW"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("RAY_MR_KEY_FILE", str(path))
+    registry._s3_of.cache_clear()  # clients that were made with another environment
+    yield path
+    path.unlink()
+    access.carry("")
+    registry._s3_of.cache_clear()
+
+
+@pytest.fixture
+def only_sealed(
+    s3: S3Server, key_file: Path, key_pair: tuple[bytes, bytes], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., str]:
+    """Seals credentials into CREDENTIALS and takes those of the environment away."""
+    assert key_file
+
+    def put(found: Credentials, form: sealed.Format = "new") -> str:
+        for name in _OWN:
+            monkeypatch.delenv(name, raising=False)
+        text = sealed.seal(found, key_pair[1], "pub", form=form)
+        monkeypatch.setenv("CREDENTIALS", text)
+        return text
+
+    assert s3.endpoint
+    return put
+
+
+def of_server(s3: S3Server, **changes: Any) -> Credentials:
+    facts: dict[str, Any] = {"expiry": dt.datetime.now(dt.UTC) + dt.timedelta(hours=6)} | changes
+    return Credentials(s3.access_key, s3.secret_key, "", "us-east-1", **facts)
+
+
+def pings_job(folder: Path, s3: S3Server, **options: Any) -> Job:
+    """A job over pings in a fresh bucket."""
+    bucket = s3.bucket()
+    for path in make_pings(folder / "in", files=3):
+        s3.client.put_object(Bucket=bucket, Key=f"in/{path.name}", Body=path.read_bytes())
+    settings: dict[str, Any] = {
+        "inputs": [f"s3://{bucket}/in/**"],
+        "records": "uuid-json",
+        "mapper": {"script": script(folder, "mapper.py", MAPPER)},
+        "reducer": "sum",
+        "output": f"{folder}/out/result.txt",
+    }
+    return Job(**settings | options)
+
+
+class TestFederate:
+    """Tokens of STS that read a job's inputs and nothing else."""
+
+    def test_enforced(self, s3: S3Server) -> None:
+        """What was asked for can be listed and read; other prefixes and writing cannot."""
+        bucket = s3.bucket()
+        for key in ("in/a", "in/b", "other/c", "exact"):
+            s3.client.put_object(Bucket=bucket, Key=key, Body=b"x")
+        found = federate([f"s3://{bucket}/in/**", f"s3://{bucket}/exact"], seconds=900)
+        assert found.expiry is not None
+        assert found.session_token
+        client = session_of(found).client("s3", endpoint_url=s3.endpoint)
+        listed = client.list_objects_v2(Bucket=bucket, Prefix="in/")
+        assert [item["Key"] for item in listed["Contents"]] == ["in/a", "in/b"]
+        assert client.get_object(Bucket=bucket, Key="in/a")["Body"].read() == b"x"
+        assert client.get_object(Bucket=bucket, Key="exact")["Body"].read() == b"x"
+        for verb, words in (
+            ("get_object", {"Key": "other/c"}),
+            ("list_objects_v2", {"Prefix": "other/"}),
+            ("list_objects_v2", {}),
+            ("put_object", {"Key": "in/new", "Body": b""}),
+            ("delete_object", {"Key": "in/a"}),
+        ):
+            with pytest.raises(client.exceptions.ClientError, match="AccessDenied"):
+                getattr(client, verb)(Bucket=bucket, **words)
+
+    def test_policy(self) -> None:
+        """Exact keys stay exact, globs are cut at their first wildcard."""
+        policy = policy_for(["s3://b/x/**/*.xz", "s3://b/y.gz", "s3://c"])
+        assert [s["Resource"] for s in policy["Statement"]] == [
+            ["arn:aws:s3:::b/x/*", "arn:aws:s3:::b/y.gz"],
+            ["arn:aws:s3:::b"],
+            ["arn:aws:s3:::c/*"],
+            ["arn:aws:s3:::c"],
+        ]
+        condition = policy["Statement"][1]["Condition"]
+        assert condition == {"StringLike": {"s3:prefix": ["x/*", "y.gz*"]}}
+
+    def test_long_policy(self) -> None:
+        """Many prefixes become the one they share, so that STS takes the policy."""
+        policy = policy_for(f"s3://b/2014/{day:03d}/**" for day in range(300))
+        assert len(json.dumps(policy)) < MAX_POLICY
+        assert policy["Statement"][0]["Resource"] == ["arn:aws:s3:::b/2014/*"]
+
+    @pytest.mark.parametrize("seconds", [899, 129_601])
+    def test_time(self, seconds: int) -> None:
+        """A time that STS would refuse is refused here, with the range."""
+        with pytest.raises(JobError, match="15 min"):
+            federate(["s3://b/"], seconds=seconds)
+
+    def test_wrong_keys(self, s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Keys that STS does not know are a matter of credentials."""
+        assert s3.endpoint
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIANOBODY")
+        result = CliRunner().invoke(main, ["credentials", "federate", "s3://b/**"])
+        assert result.exit_code in (3, 4)
+        assert "GetFederationToken" in result.stderr
+
+    def test_pipe(
+        self, s3: S3Server, tmp_path: Path, key_file: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """``federate | seal`` makes an envelope with which the job runs, and nothing else does."""
+        job = pings_job(tmp_path, s3)
+        runner = CliRunner()
+        token = runner.invoke(main, ["credentials", "federate", str(job.inputs[0])])
+        assert token.exit_code == 0, token.stderr
+        envelope = runner.invoke(
+            main, ["credentials", "seal", "--key", str(key_file)], input=token.stdout
+        )
+        for name in _OWN:
+            monkeypatch.delenv(name, raising=False)
+        registry._s3_of.cache_clear()
+        with pytest.raises(CredentialsError):
+            plan(job)
+        monkeypatch.setenv("CREDENTIALS", envelope.stdout.strip())
+        report, _ = run_told(job)
+        assert report.ok
+        other = str(job.inputs[0]).replace("/in/", "/other/")
+        with pytest.raises(StoreError, match="access denied"):
+            plan(job.model_copy(update={"inputs": (other,)}))
+
+
+class TestInUse:
+    """The envelope of a run."""
+
+    def test_on_both_engines(
+        self, s3: S3Server, tmp_path: Path, only_sealed: Callable[..., str], engine: str
+    ) -> None:
+        """Workers open the envelope that the driver sent along: theirs has none."""
+        job = pings_job(tmp_path, s3)
+        only_sealed(of_server(s3))
+        report, notices = run_told(job, engine=engine)
+        assert report.ok
+        assert not [text for text in notices if "expire" in text]
+        assert (tmp_path / "out" / "result.txt").read_bytes().count(b"\t15\n") == 4
+
+    def test_2014(
+        self,
+        s3: S3Server,
+        tmp_path: Path,
+        only_sealed: Callable[..., str],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """An envelope of 2014 is used where the key's configuration says so."""
+        job = pings_job(tmp_path, s3)
+        only_sealed(of_server(s3), "2014")
+        with pytest.raises(CredentialsError, match="RAY_MR_ALLOW_2014"):
+            plan(job)
+        monkeypatch.setenv("RAY_MR_ALLOW_2014", "1")
+        assert run_told(job)[0].ok
+
+    def test_expired_is_refused(
+        self, s3: S3Server, tmp_path: Path, only_sealed: Callable[..., str]
+    ) -> None:
+        """Credentials that have expired end the command with exit code 3, before anything else."""
+        job = pings_job(tmp_path, s3)
+        only_sealed(of_server(s3, expiry=dt.datetime.now(dt.UTC) - dt.timedelta(seconds=5)))
+        with pytest.raises(CredentialsError, match="CREDENTIALS: the credentials have expired"):
+            run_told(job)
+        assert CredentialsError.exit_code == 3
+
+    def test_soon_to_expire_is_told(
+        self, s3: S3Server, tmp_path: Path, only_sealed: Callable[..., str]
+    ) -> None:
+        """A run that may outlast its credentials says so, and what to do."""
+        job = pings_job(tmp_path, s3)
+        only_sealed(of_server(s3, expiry=dt.datetime.now(dt.UTC) + dt.timedelta(minutes=10)))
+        _, notices = run_told(job)
+        assert [text for text in notices if "expire in" in text and "RAY_MR_RENEW" in text]
+
+    def test_not_asked_for_local_files(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A run without S3 does not care for an envelope, not even a broken one."""
+        make_pings(tmp_path / "in", files=1)
+        monkeypatch.setenv("CREDENTIALS", "broken")
+        wanted = Job(
+            inputs=[f"{tmp_path}/in/**"],
+            records="uuid-json",
+            output=f"{tmp_path}/o/result.txt",
+            mapper={"script": script(tmp_path, "mapper.py", MAPPER)},
+        )
+        assert plan(wanted).total_inputs == 1
+
+    @pytest.mark.parametrize("how", ["chain", "command"])
+    def test_renewed(
+        self,
+        s3: S3Server,
+        only_sealed: Callable[..., str],
+        monkeypatch: pytest.MonkeyPatch,
+        tmp_path: Path,
+        how: str,
+    ) -> None:
+        """Credentials about to end are replaced by what the hook gives, in the running process."""
+        bucket = s3.bucket()
+        s3.client.put_object(Bucket=bucket, Key="a", Body=b"x")
+        soon = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=60)
+        only_sealed(Credentials("AKIAOLD", "old", "", "us-east-1", soon))
+        with pytest.raises(CredentialsError):
+            list(store_for(f"s3://{bucket}/").find(f"s3://{bucket}/a"))
+        facts = {"Version": 1, "AccessKeyId": s3.access_key, "SecretAccessKey": s3.secret_key}
+        if how == "chain":
+            monkeypatch.setenv("RAY_MR_RENEW", "chain")
+            monkeypatch.setenv("AWS_ACCESS_KEY_ID", s3.access_key)
+            monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", s3.secret_key)
+        else:
+            program = tmp_path / "renew.py"
+            program.write_text(f"print({json.dumps(json.dumps(facts))})")
+            monkeypatch.setenv("RAY_MR_RENEW", f"command:{sys.executable} {program}")
+        assert len(list(store_for(f"s3://{bucket}/").find(f"s3://{bucket}/"))) == 1
+
+    def test_renewal_that_fails(
+        self, s3: S3Server, only_sealed: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A hook that fails is told, without what it printed."""
+        soon = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=60)
+        only_sealed(Credentials(s3.access_key, s3.secret_key, "", "us-east-1", soon))
+        monkeypatch.setenv("RAY_MR_RENEW", "command:sh -c 'echo hidden-word; exit 1'")
+        with pytest.raises(CredentialsError, match="command that renews") as caught:
+            list(store_for("s3://b/").find("s3://b/x"))
+        assert "hidden-word" not in str(caught.value)
+
+    @pytest.mark.parametrize("text", ["what", "chain:x", "command:", "taskcluster:all/b/p"])
+    def test_unknown_renewal(self, text: str) -> None:
+        """A hook that is none is refused, and the valid ones are named."""
+        with pytest.raises(JobError, match="RAY_MR_RENEW"):
+            access.renewal({"RAY_MR_RENEW": text})
+
+
+class _Watch(threading.Thread):
+    """Looks for words in ``/proc`` while a run works, and in its files."""
+
+    def __init__(self, words: list[bytes], folders: list[Path]) -> None:
+        super().__init__(daemon=True)
+        self.words, self.folders = words, folders
+        self.found: set[str] = set()
+        self.looked = 0
+        self.ended = threading.Event()
+
+    def run(self) -> None:
+        while not self.ended.wait(0.05):
+            self.look()
+
+    def look(self) -> None:
+        for process in [p for p in Path("/proc").iterdir() if p.name.isdigit()]:
+            for name in ("environ", "cmdline"):
+                self._check(process / name)
+        for folder in self.folders:
+            for place, _, names in os.walk(folder):  # what is gone meanwhile is passed over
+                for path in (Path(place, name) for name in names):
+                    if path.is_file() and not path.is_symlink():
+                        self._check(path)
+
+    def _check(self, path: Path) -> None:
+        try:
+            data = path.read_bytes()
+        except OSError:
+            return
+        self.looked += 1
+        for word in self.words:
+            if word in data:
+                self.found.add(f"{word!r} in {path}")
+
+
+SPY = """
+import os
+def mapper(uuid, file, js):
+    for name in os.environ:
+        yield name, 1
+"""
+
+
+@pytest.mark.parametrize("engine", ["local", pytest.param("ray", marks=pytest.mark.ray)])
+def test_plaintext_is_nowhere(
+    s3: S3Server,
+    tmp_path: Path,
+    key_pair: tuple[bytes, bytes],
+    monkeypatch: pytest.MonkeyPatch,
+    engine: str,
+) -> None:
+    """The secret is in no environment, command line, file, log or report of a run as a command."""
+    import subprocess
+
+    job = pings_job(tmp_path, s3)
+    (tmp_path / "key.pem").write_bytes(key_pair[0])
+    token = federate(map(str, job.inputs), seconds=900)
+    text = sealed.seal(token, key_pair[1], "pub")
+    work = tmp_path / "work"
+    work.mkdir()
+    temporary = Path(tempfile.mkdtemp(prefix="t"))  # a short name, so that Ray's files are there
+    script(work, "mapper.py", SPY)
+    (work / "analysis-tools.yml").write_text(
+        f"inputs: ['{job.inputs[0]}']\nrecords: uuid-json\nmapper: {{script: mapper.py}}\n"
+        "reducer: count\n"
+    )
+    environ = {k: v for k, v in os.environ.items() if k not in (*_OWN, "RAY_ADDRESS")} | {
+        "CREDENTIALS": text,
+        "RAY_MR_KEY_FILE": str(tmp_path / "key.pem"),
+        "TMPDIR": str(temporary),
+    }
+    secret = [token.secret_access_key.encode(), token.session_token.encode()]
+    watch = _Watch(secret, [work, temporary])
+    watch.start()
+    command = [sys.executable, "-m", "ray_mr", "run", "analysis-tools.yml", "--engine", engine]
+    done = subprocess.run(
+        command, cwd=work, env=environ, capture_output=True, timeout=240, check=False
+    )
+    watch.ended.set()
+    watch.join()
+    watch.look()
+    assert done.returncode == 0, done.stderr
+    assert watch.looked > 100
+    assert not watch.found
+    for word in secret:
+        assert word not in done.stdout + done.stderr
+    children_saw = (work / "result.txt").read_text()
+    assert "PATH\t" in children_saw
+    for name in ("CREDENTIALS", "RAY_MR_KEY_FILE", "AWS_"):
+        assert name not in children_saw
+    # The watch can find what is there: the sealed text is in the command's environment.
+    seen = _Watch([text.encode()], [])
+    monkeypatch.setenv("CREDENTIALS", text)
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=-1, env=environ) as sleeper:
+        seen.look()
+        sleeper.kill()
+    assert seen.found
+
+
+def test_session_takes_region() -> None:
+    """The envelope's region is the session's; without one the environment's stays."""
+    assert session_of(Credentials("a", "b", region="eu-west-3")).region_name == "eu-west-3"
+    assert session_of(Credentials("a", "b")).region_name == boto3.session.Session().region_name

@@ -1,0 +1,367 @@
+"""What is particular to the engine on Ray: what only Ray can lose, and its errors."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import os
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from engine_run import Hold, Watched, all_cpus_free, hanging_reducer
+from jobs import MAPPER, job, make_pings, script
+from ray_mr.driver.run import run
+from ray_mr.engines.contract import Engine, Lost
+from ray_mr.errors import (
+    CorruptObject,
+    EngineError,
+    LedgerError,
+    RayMrError,
+    StoreError,
+    WorkerLost,
+)
+from ray_mr.model import AttemptId, BlockMeta, Progress
+from ray_mr.system.scratch import used
+from samples import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from engine_run import Begin
+
+
+ONLY_RAY = pytest.mark.parametrize(
+    "engine", [pytest.param("ray", marks=pytest.mark.ray)], indirect=True
+)
+
+
+# ---------------------------------------------------------------- what only Ray can lose
+
+
+@ONLY_RAY
+def test_killed_worker_is_a_loss(begin: Begin, folder: Path) -> None:
+    """SIGKILL of a worker in mid-attempt is told, and ends the attempt's child."""
+    hold = Hold(folder)
+    hanging = hold.source + MAPPER.replace("    return", "    hang()\n    return")
+    run = begin(mapper={"script": script(folder, "hanging.py", hanging)})
+    ident = run.start(run.plan.splits[0])
+    child, worker = hold.who()
+    worker.kill()
+    lost = run.until(lambda event: isinstance(event, Lost))
+    assert isinstance(lost, Lost)
+    assert lost.id == ident
+    assert type(lost.error) is WorkerLost
+    assert child.ended()
+
+
+@ONLY_RAY
+def test_cancelled_attempts_do_not_outlive_their_run(begin: Begin, folder: Path) -> None:
+    """The marks that end them go with the run's folder: an attempt that missed its own would stay.
+
+    Some run and were never heard of, others have not begun.
+    """
+    hold = Hold(folder)
+    hanging = hold.source + MAPPER.replace("    return", "    hang()\n    return")
+    run = begin(mapper={"script": script(folder, "hanging.py", hanging)})
+    cancelled = [run.start(split) for split in run.plan.splits]
+    children = [hold.who()[0] for _ in range(run.capacity.map_slots)]
+    for ident in cancelled:
+        run.engine.cancel(ident)
+    run.engine.close()
+    for child in children:
+        assert child.ended()
+    wait_until(all_cpus_free)
+
+
+@ONLY_RAY
+def test_attempts_that_wait_for_others_never_begin(
+    begin: Begin, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that leaves while somebody else has all CPUs takes back what it has asked for."""
+    import ray
+
+    def busy(gate: str) -> None:
+        with Path(gate).open() as held:
+            held.read()
+
+    monkeypatch.setattr("ray_mr.engines.ray.engine.SWEEP_S", 0.5)
+    gates = [folder / f"gate-{number}" for number in range(2)]
+    for gate in gates:
+        os.mkfifo(gate)
+    others = [ray.remote(num_cpus=1)(busy).remote(str(gate)) for gate in gates]
+    with contextlib.ExitStack() as held:
+        for gate in gates:
+            held.enter_context(gate.open("w"))  # they have begun
+        hold = Hold(folder)
+        hanging = hold.source + MAPPER.replace("    return", "    hang()\n    return")
+        run = begin(mapper={"script": script(folder, "hanging.py", hanging)})
+        for split in run.plan.splits:
+            run.start(split)
+        run.engine.close()
+    ray.get(others)
+    wait_until(all_cpus_free)
+    assert hold.nobody()
+
+
+@ONLY_RAY
+@pytest.mark.parametrize("idle", [False, True])
+def test_killed_actor_is_a_failed_reducer(begin: Begin, folder: Path, idle: bool) -> None:
+    """SIGKILL of an actor is told (idle: of its next call) and may be tried again."""
+    hold = Hold(folder)
+    if idle:
+        run = begin()
+        blocks = run.map()
+        run.engine.make_reducer(1, [0])
+        actor = Watched(_pid_of_actor(run.engine, 1))
+        actor.kill()
+        assert actor.ended()
+        run.engine.add(1, *blocks[0])
+    else:
+        run, _ = hanging_reducer(begin, folder, hold)
+        child, actor = hold.who()
+        actor.kill()
+        assert child.ended()
+    error = run.failed(1)
+    assert type(error) is WorkerLost
+    assert error.retryable
+
+
+def _pid_of_actor(engine: Engine, reducer: int) -> int:
+    import ray
+
+    from ray_mr.engines.ray.engine import RayEngine
+
+    assert isinstance(engine, RayEngine)
+    actor = engine._reducers[reducer].actor
+    return int(ray.get(actor.__ray_call__.remote(lambda _: os.getpid())))
+
+
+@ONLY_RAY
+def test_reducer_that_cannot_begin(begin: Begin) -> None:
+    """Why a reducer did not begin is told as it is, not as a defect of its next call."""
+    run = begin()
+    meta, ref = run.map()[0]
+    nowhere: Any = "of/no/folder"
+    run.engine.make_reducer(nowhere, [0])
+    run.engine.add(nowhere, meta, ref)
+    error = run.failed(nowhere)
+    assert type(error) is StoreError
+    assert "reducer-of/no/folder" in error.message
+
+
+@ONLY_RAY
+def test_worker_that_dies_before_an_announced_block(begin: Begin) -> None:
+    """A loss between the word of a block and the block is told at once, like any other."""
+    import ray
+
+    from ray_mr.engines.ray.engine import RayEngine, _Stream
+
+    run = begin()
+    assert isinstance(run.engine, RayEngine)
+    ident = AttemptId(0, 0, 99)
+
+    @ray.remote(max_retries=0, num_returns="streaming", num_cpus=0)
+    def dying(meta: BlockMeta) -> Iterator[object]:
+        yield Progress(0)
+        yield meta
+        os._exit(1)
+
+    meta = BlockMeta(ident, 0, 0, (1,), (0, 1), (0,))
+    run.engine._attempts[ident] = _Stream(dying.remote(meta))
+    lost = run.until(lambda event: isinstance(event, Lost))
+    assert isinstance(lost, Lost)
+    assert lost.error.retryable
+
+
+@ONLY_RAY
+def test_reducer_that_dies_before_an_announced_piece(begin: Begin) -> None:
+    """The same for a reducer's output."""
+    import ray
+
+    from ray_mr.engines.ray.engine import RayEngine, _Stream
+
+    run = begin()
+    assert isinstance(run.engine, RayEngine)
+    run.engine.make_reducer(1, [0])
+
+    @ray.remote(max_retries=0, num_returns="streaming", num_cpus=0)
+    def dying() -> Iterator[object]:
+        yield 0
+        os._exit(1)
+
+    run.engine._reducers[1].output = _Stream(dying.remote())
+    assert run.failed(1).retryable
+
+
+# ---------------------------------------------------------------- Ray's errors
+
+
+def _made(kind: type[BaseException]) -> BaseException:
+    """An exception of a class, from its signature where possible, else bare."""
+    parameters = list(inspect.signature(kind.__init__).parameters.values())[1:]
+    given = {
+        each.name: None
+        if "Optional" in str(each.annotation)
+        else ("00" * 28 if "hex" in each.name else "told")
+        for each in parameters
+        if each.default is each.empty and each.kind is each.POSITIONAL_OR_KEYWORD
+    }
+    with contextlib.suppress(Exception):
+        return kind(**given)
+    return kind.__new__(kind)
+
+
+@pytest.mark.ray
+def test_every_exception_of_ray_is_translated() -> None:
+    """No class of ``ray.exceptions`` gets through, and each becomes an error that says its name."""
+    from ray import exceptions as rex
+
+    from ray_mr.engines.ray.engine import _translated
+
+    kinds = [
+        kind
+        for _, kind in inspect.getmembers(rex, inspect.isclass)
+        if issubclass(kind, BaseException) and kind.__module__.startswith("ray")
+    ]
+    assert len(kinds) > 25
+    for kind in kinds:
+        with pytest.raises(RayMrError) as caught, _translated():
+            raise _made(kind)
+        assert caught.value.message, kind
+        if kind is not rex.RayTaskError:
+            assert isinstance(caught.value, EngineError), kind
+
+
+@pytest.mark.ray
+def test_losses_are_worth_another_try_and_nothing_else() -> None:
+    """Gone workers, actors, nodes and objects are retryable; a full disk or a bad set-up is not."""
+    from ray import exceptions as rex
+
+    from ray_mr.engines.ray.engine import _translated
+
+    retryable = {
+        rex.WorkerCrashedError: True,
+        rex.ActorDiedError: True,
+        rex.ActorUnavailableError: True,
+        rex.NodeDiedError: True,
+        rex.LocalRayletDiedError: True,
+        rex.OutOfMemoryError: True,
+        rex.TaskCancelledError: True,
+        rex.ObjectLostError: True,
+        rex.ObjectReconstructionFailedError: True,
+        rex.OwnerDiedError: True,
+        rex.GetTimeoutError: True,
+        rex.OutOfDiskError: False,
+        rex.RuntimeEnvSetupError: False,
+        rex.AuthenticationError: False,
+    }
+    for kind, expected in retryable.items():
+        with pytest.raises(RayMrError) as caught, _translated():
+            raise _made(kind)
+        assert caught.value.retryable is expected, kind
+
+
+@pytest.mark.ray
+def test_our_errors_come_through_ray_as_they_are() -> None:
+    """An error of ours raised in a task is that very class, with message and hint."""
+    from ray import exceptions as rex
+
+    from ray_mr.engines.ray.engine import _GoneError, _translated
+
+    for ours in (CorruptObject("damaged", "fetch it again"), LedgerError("2 of 3", "a defect")):
+        plain = rex.RayTaskError("f", "traceback", ours)
+        for raised in (plain, plain.as_instanceof_cause()):
+            with pytest.raises(RayMrError) as caught, _translated():
+                raise raised
+            assert type(caught.value) is type(ours)
+            assert caught.value.args == ours.args
+    lost = rex.ObjectLostError("00" * 28, None, "")
+    for cause in (lost, rex.NodeDiedError("gone"), rex.WorkerCrashedError()):
+        with pytest.raises(_GoneError), _translated():
+            raise rex.RayTaskError("f", "traceback", cause)
+    with pytest.raises(RayMrError, match="a defect in a task") as caught, _translated():
+        raise rex.RayTaskError("f", "traceback", ZeroDivisionError("division by zero"))
+    assert caught.value.exit_code == 1
+
+
+# ---------------------------------------------------------------- joining and starting a Ray
+
+
+@pytest.fixture
+def given_to_init(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What ``ray.init`` would be called with."""
+    given: dict[str, Any] = {}
+
+    def init(address: str | None = None, **options: Any) -> None:
+        given.update(options, address=address)
+        given["environ"] = dict(os.environ)
+
+    monkeypatch.setattr("ray.init", init)
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr("ray.shutdown", lambda: None)
+    monkeypatch.setattr("ray_mr.engines.ray.engine._forget_token", lambda: None)
+    return given
+
+
+def start_and_stop() -> dict[str, str]:
+    """Start a runtime and stop it; the environment of this process meanwhile."""
+    from ray_mr.engines.ray.engine import RayEngine
+
+    runtime = RayEngine()._runtime
+    runtime.start()
+    runtime.join()
+    meanwhile = dict(os.environ)
+    runtime.stop()
+    return meanwhile
+
+
+@pytest.mark.ray
+def test_private_ray_is_cut_to_the_machine(
+    monkeypatch: pytest.MonkeyPatch, given_to_init: dict[str, Any]
+) -> None:
+    """Without ``RAY_ADDRESS`` Ray is started; its folders and its environment go with it."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "of the user's clusters")
+    before = dict(os.environ)
+    start_and_stop()
+    assert given_to_init["address"] == "local", "one that somebody else runs is not joined"
+    assert given_to_init["num_cpus"] >= 1
+    assert given_to_init["object_store_memory"] >= 75 << 20
+    assert given_to_init["log_to_driver"] is False
+    assert not Path(given_to_init["object_spilling_directory"]).exists()
+    assert not Path(given_to_init["_temp_dir"]).exists()
+    inside = given_to_init["environ"]
+    assert "RAY_AUTH_TOKEN" not in inside
+    assert Path(inside["RAY_AUTH_TOKEN_PATH"]).name == "token"
+    assert dict(os.environ) == before
+
+
+@pytest.mark.ray
+def test_given_cluster_is_joined_with_the_token_of_the_user(
+    monkeypatch: pytest.MonkeyPatch, given_to_init: dict[str, Any]
+) -> None:
+    """With ``RAY_ADDRESS`` nothing is sized or started here."""
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "of the user's clusters")
+    with socket.create_server(("127.0.0.1", 0)) as head:
+        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{head.getsockname()[1]}")
+        start_and_stop()
+    inside = given_to_init.pop("environ")
+    assert inside["RAY_AUTH_TOKEN"] == "of the user's clusters"
+    assert "RAY_AUTH_TOKEN_PATH" not in inside
+    assert set(given_to_init) == {"address", "logging_level", "log_to_driver"}
+    assert given_to_init["address"] is None, "Ray reads the variable itself"
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_runtime")
+def test_nodes_are_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run sweeps all nodes of a cluster that it joins, not the driver's machine alone."""
+    make_pings(tmp_path / "in", files=1)
+    monkeypatch.setattr("ray_mr.driver.run.sweep", lambda: None)
+    with used("of-a-driver-elsewhere") as folder:
+        pass
+    assert run(job(tmp_path), engine="ray").ok
+    wait_until(lambda: not folder.exists())

@@ -1,0 +1,90 @@
+"""What a program without a harness promises: it reads file names and leaves its output."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ray_mr.child.harness_child import run_files
+from ray_mr.child.process import FORKING
+from ray_mr.counters import Counters
+from ray_mr.errors import ChildCrashed, ChildError
+from ray_mr.jobs.program import Program
+from samples import alive, setting, shell, wait_until
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class TestFiles:
+    """A program that reads file names and leaves its output."""
+
+    def run(self, folder: Path, source: str, *names: bytes) -> bytes:
+        pieces = run_files(setting(folder, shell(source)), names)
+        return b"".join(piece for piece in pieces if piece is not None)
+
+    def test_stdout_or_result(self, tmp_path: Path) -> None:
+        """Its stdout, unless it leaves a result.txt, even an empty one."""
+        assert (
+            self.run(tmp_path / "a", "cat", b"./s3/x", b"./s3/y \xff") == b"./s3/x\n./s3/y \xff\n"
+        )
+        assert self.run(tmp_path / "b", "echo log; cat > result.txt", b"x") == b"x\n"
+        assert self.run(tmp_path / "c", "cat; : > result.txt", b"x") == b""
+
+    def test_arguments(self, tmp_path: Path) -> None:
+        """A script gets its arguments; a bare word is a program on PATH."""
+        place = setting(tmp_path, shell('cat >&2; echo "$0 $*"', "a b", "c"))
+        said = b"".join(filter(None, run_files(place, [b"x"])))
+        assert said == b"./script.sh a b c\n"
+        tool = Program("binary", "cat", (), ("-",), "files", function=False)
+        assert b"".join(filter(None, run_files(setting(tmp_path, tool), [b"x"]))) == b"x\n"
+
+    @pytest.mark.parametrize("source", ["true", "read one; echo $one", "exec 0<&-; sleep 0.3"])
+    def test_leaves_names(self, tmp_path: Path, source: str) -> None:
+        """Names it never read are no result with exit code 0, however few they are."""
+        with pytest.raises(ChildError, match="before it was told of every file"):
+            # 'read' of sh takes a byte at a time: the second name stays in the pipe.
+            self.run(tmp_path, source, b"./s3/one", b"./s3/two")
+
+    def test_counters(self, tmp_path: Path) -> None:
+        """What it counts on stderr is added up."""
+        counters = Counters({"g,n": 1})
+        place = setting(tmp_path, shell("cat; echo reporter:counter:g,n,2 >&2"))
+        assert b"x\n" in list(run_files(place, [b"x"], counters))
+        assert counters == {"g,n": 3}
+
+    def test_crash(self, tmp_path: Path) -> None:
+        """Nothing it said before a crash is used."""
+        with pytest.raises(ChildCrashed, match="exit code 9"):
+            self.run(tmp_path, "cat; exit 9", b"x")
+
+    def test_large(self, tmp_path: Path) -> None:
+        """100 MB of stdout go by way of the disk, in pieces."""
+        place = setting(tmp_path, shell("cat >&2; head -c 100000000 /dev/zero"))
+        sizes = [len(piece) for piece in run_files(place, [b"x"]) if piece]
+        assert sum(sizes) == 100_000_000
+        assert max(sizes) <= 1 << 20
+
+    def test_closed_early(self, tmp_path: Path) -> None:
+        """Whoever stops listening ends the program."""
+        place = setting(tmp_path, shell("echo $$ > pid; exec sleep 60"))
+        output = run_files(place, [b"x"])
+        wait_until(lambda: next(output) is None and (tmp_path / "pid").exists())
+        wait_until((tmp_path / "pid").read_text)
+        output.close()  # type: ignore[attr-defined]
+        assert not alive(int((tmp_path / "pid").read_text()))
+
+
+def test_no_program_is_written_while_a_child_is_forked(tmp_path: Path) -> None:
+    """Else the child has it open for a moment, and the kernel runs no file that is open so."""
+    made = setting(tmp_path / "a", shell("exit 0\n"))
+    thread = threading.Thread(target=made.write_program)
+    with FORKING:
+        thread.start()
+        thread.join(0.2)
+        assert thread.is_alive()
+        assert not (tmp_path / "a" / "script.sh").exists()
+    thread.join(30)
+    assert (tmp_path / "a" / "script.sh").exists()

@@ -1,0 +1,158 @@
+"""What the framing promises: frames come whole, however the bytes are cut; junk is refused."""
+
+from __future__ import annotations
+
+import itertools
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ray_mr.child import wire
+from ray_mr.child.wire import Decoder, Frame
+from ray_mr.errors import ChildProtocol
+from ray_mr.shuffle.batches import pack_pairs
+from samples import rows
+
+NAMES = st.from_regex(r"[a-z]{1,16}", fullmatch=True)
+NUMBERS = st.integers(0, 10**19 - 1)
+FRAMES = st.builds(Frame, NAMES, NUMBERS, NUMBERS, st.binary(max_size=300))
+
+
+def encoded(frame: Frame) -> bytes:
+    """The bytes of a frame."""
+    return wire.encode(frame.name, frame.position, frame.count, frame.payload)
+
+
+def decoded(*pieces: bytes) -> list[Frame]:
+    """Frames of a whole stream."""
+    decoder = Decoder()
+    frames = [frame for piece in pieces for frame in decoder.feed(piece)]
+    decoder.close()
+    return frames
+
+
+SAMPLE = [
+    Frame("hello", 0, 0, b'{"codecs": []}'),
+    Frame("text", 7, 0, b"a 0 0 0\nb\n\n"),
+    Frame("pairs", 10**19 - 1, 3, b""),
+    Frame("done", 0, 0, b"\n"),
+]
+STREAM = b"".join(map(encoded, SAMPLE))
+
+
+def test_bytes_are_as_described() -> None:
+    """A head of four words, a newline, the payload."""
+    assert wire.encode("text", 3, 4, b"ab\n") == b"text 3 4 3\nab\n"
+    assert wire.encode_file(5, "gz", b"./s3/\xff k") == b"file 5 0 11\ngz\n./s3/\xff k"
+
+
+def test_byte_by_byte() -> None:
+    """One byte at a time, a frame comes with its last byte and not before."""
+    decoder = Decoder()
+    ends = list(itertools.accumulate(len(encoded(frame)) for frame in SAMPLE))
+    for at in range(len(STREAM)):
+        got = list(decoder.feed(STREAM[at : at + 1]))
+        assert got == ([SAMPLE[ends.index(at + 1)]] if at + 1 in ends else [])
+    decoder.close()
+
+
+def test_every_cut_in_three() -> None:
+    """Two cuts anywhere change nothing."""
+    for low, high in itertools.combinations(range(len(STREAM) + 1), 2):
+        assert decoded(STREAM[:low], STREAM[low:high], STREAM[high:]) == SAMPLE
+
+
+@given(st.lists(FRAMES, max_size=8), st.lists(st.integers(0, 3000), max_size=8))
+def test_round_trip(frames: list[Frame], cuts: list[int]) -> None:
+    """Any frames in any pieces come back."""
+    data = b"".join(map(encoded, frames))
+    edges = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
+    assert decoded(*(data[low:high] for low, high in itertools.pairwise(edges))) == frames
+
+
+@given(st.integers(1, len(STREAM) - 1))
+def test_early_end(at: int) -> None:
+    """A stream that ends within a frame is an error; at a frame's end it is none."""
+    ends = list(itertools.accumulate(len(encoded(frame)) for frame in SAMPLE))
+    if at in ends:
+        assert decoded(STREAM[:at]) == SAMPLE[: ends.index(at) + 1]
+    else:
+        with pytest.raises(ChildProtocol, match="ended within a frame"):
+            decoded(STREAM[:at])
+
+
+@given(st.binary(max_size=400), st.integers(1, 400))
+def test_junk(junk: bytes, step: int) -> None:
+    """Junk gives frames or ChildProtocol, never anything else, and the same in any pieces."""
+
+    def outcome(*pieces: bytes) -> list[object]:
+        decoder = Decoder()
+        got: list[object] = []
+        try:
+            for piece in pieces:
+                got += list(decoder.feed(piece))
+            decoder.close()
+        except ChildProtocol:
+            got.append("refused")
+        return got
+
+    pieces = [junk[at : at + step] for at in range(0, len(junk), step)]
+    assert outcome(junk)[-1:] == outcome(*pieces)[-1:]
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"Traceback (most recent call last):\n",
+        b"\n",
+        b"text 0 0\n",
+        b"text 0 0 1 1\n",
+        b"text -1 0 0\n",
+        b"text 0 0 -1\n",
+        b"TEXT 0 0 0\n",
+        b"text 0 0 0\r\n",
+        b" text 0 0 0\n",
+        b"text\t0\t0\t0\n",
+        b"abcdefghijklmnopq 0 0 0\n",
+        b"text 0 0 1e3\n",
+        "text 0 0 ٣\n".encode(),
+        b"text 0 0 00000000000000000000\n",
+        b"x" * 80,
+        b"text 0 0 %d\n" % (wire.MAX_PAYLOAD_BYTES + 1),
+        b"text 0 0 9999999999999999999\n",
+    ],
+)
+def test_no_head(head: bytes) -> None:
+    """What is no head is refused at once, not waited for, and the frames before it still count."""
+    decoder = Decoder()
+    frames = decoder.feed(encoded(SAMPLE[0]) + head)
+    assert next(frames) == SAMPLE[0]
+    with pytest.raises(ChildProtocol, match="not a frame") as caught:
+        next(frames)
+    assert "own output" in caught.value.hint
+    assert len(caught.value.message) < 250
+
+
+def test_largest_head_fits() -> None:
+    """The longest name with the largest numbers is no junk."""
+    numbers = f" {10**19 - 1}" * 3
+    assert len("a" * 16 + numbers + "\n") <= wire.MAX_HEAD_BYTES
+    frame = Frame("a" * 16, 10**19 - 1, 10**19 - 1, b"x")
+    assert decoded(encoded(frame)) == [frame]
+
+
+def test_many_small_and_one_large() -> None:
+    """50,000 frames in one piece, and 64 MiB in pieces of a pipe, take no quadratic time."""
+    small = [Frame("text", number, 0, b"x\n") for number in range(50_000)]
+    assert decoded(b"".join(map(encoded, small))) == small
+    large = encoded(Frame("pairs", 0, 0, bytes(64 << 20)))
+    pieces = [large[at : at + 65536] for at in range(0, len(large), 65536)]
+    assert len(decoded(*pieces)[0].payload) == 64 << 20
+
+
+def test_pairs_layout() -> None:
+    """The payload of pairs is lengths of keys, of values, keys, values; little-endian."""
+    payload = pack_pairs(rows([(b"k", b"vv"), (b"", b"x")])).payload
+    assert payload == struct.pack("<4I", 1, 0, 2, 1) + b"kvvx"

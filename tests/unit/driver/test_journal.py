@@ -1,0 +1,125 @@
+"""A journal says of a run what its ledger says, after the process is gone."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pickle
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jobs import job, make_pings
+from ray_mr.driver.crash_report import RunHistory
+from ray_mr.driver.journal import Journal
+from ray_mr.driver.ledger import Ledger
+from ray_mr.driver.run import plan, run
+from ray_mr.errors import ChildCrashed, WorkerLost
+from ray_mr.model import AttemptEnd, AttemptId, FetchRetries, FileCounts
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import BinaryIO
+
+SECRET = "hunter2-hunter2"
+
+
+def enter(ledger: Ledger) -> None:
+    """What happens in a run of four inputs of which one is not known to have ended."""
+    counts = FileCounts(0, 20, 19, 1, sample="line 3")
+    end = AttemptEnd(AttemptId(0, 0, 2), (counts,), counters={"a,b": 2}, rows=9)
+    ledger.tried([0])
+    ledger.delayed([0], WorkerLost("gone"), 1.5)
+    ledger.tried([0, 1])
+    ledger.fetched([FetchRetries(1, tries=3, waited_s=0.5, cause="slow down")])
+    ledger.committed(end)
+    ledger.withdrawn(end)
+    ledger.committed(end)
+    ledger.committed(AttemptEnd(AttemptId(0, 1, 1), (FileCounts(1, 20, 20),), rows=8))
+    ledger.failed(2, ChildCrashed("died of it", "look at it"))
+
+
+def test_same_ledger_and_no_secret(tmp_path: Path) -> None:
+    """What is written down makes the same ledger again, and holds no value of ``env``."""
+    make_pings(tmp_path / "in", files=4)
+    made = plan(job(tmp_path, env={"TOKEN": SECRET}))
+    journal, expected = Journal(), Ledger(made)
+    enter(expected)
+    enter(journal.ledger(made))
+    past = RunHistory.of(journal)
+    assert past.ledger is not None
+    assert list(past.ledger.rows_of_inputs()) == list(expected.rows_of_inputs())
+    assert past.ledger.totals() == expected.totals()
+    assert past.ledger.counters() == expected.counters()
+    assert [row["fate"] for row in past.ledger.rows_of_inputs()] == [
+        "ok",
+        "ok",
+        "failed",
+        "unknown",
+    ]
+    assert SECRET.encode() not in pickle.dumps(list(journal.entries()))
+    # Addresses with passwords are in it, so it is on no disk.
+    place = Path(f"/proc/self/fd/{journal._file.fileno()}").readlink()
+    assert str(place).startswith("/memfd:")
+
+
+def test_child_that_ends_at_once(tmp_path: Path) -> None:
+    """A process that ends in the middle of its run leaves a report of all it had done."""
+    make_pings(tmp_path / "in", files=4)
+    wanted = job(tmp_path, split_bytes=1)
+    journal = Journal()
+    child = os.fork()
+    if not child:
+        try:
+            ledger = journal.ledger(plan(wanted))
+            enter(ledger)
+            journal.put("notice", "a file failed")
+        finally:
+            os._exit(1)
+    os.waitpid(child, 0)
+    assert not journal.has_ended()
+    error = RunHistory.of(journal).died("ended with exit code 1")
+    assert error.exit_code == 7
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert (report["ok"], report["exit_code"]) == (False, 7)
+    assert report["notices"] == ["a file failed"]
+    assert Counter(row["fate"] for row in report["inputs"]) == {"ok": 2, "failed": 1, "unknown": 1}
+
+
+def test_whole_run(tmp_path: Path) -> None:
+    """The journal of a run that went well says so, and has what its report has."""
+    make_pings(tmp_path / "in", files=4)
+    journal = Journal()
+    report = run(job(tmp_path), engine="local", journal=journal)
+    assert not journal.has_ended(), "the command says more"
+    journal.end()
+    assert journal.has_ended()
+    past = RunHistory.of(journal)
+    assert (past.published, past.error) == (True, None)
+    assert past.ledger is not None
+    assert list(past.ledger.rows_of_inputs()) == list(report.inputs)
+
+
+def test_no_room(tmp_path: Path) -> None:
+    """A journal that is cut short is read as far as it goes; on a full disk the run goes on."""
+    make_pings(tmp_path / "in", files=1)
+    journal = Journal()
+    journal.put("notice", "one")
+    journal.put("notice", "two")
+    with open_file(journal) as file:
+        file.truncate(file.seek(0, os.SEEK_END) - 1)
+        assert RunHistory.of(journal).notices == ["one"]
+        os.dup2(os.open("/dev/full", os.O_RDWR), file.fileno())
+        assert run(job(tmp_path), engine="local", journal=journal).ok
+        assert not journal.has_ended()
+        journal.end()
+        assert journal.has_ended(), "a run that went well is none that died, whatever the disk"
+
+
+@contextlib.contextmanager
+def open_file(journal: Journal) -> Iterator[BinaryIO]:
+    """A journal's file, which at the end can be closed even where it can not be written."""
+    file = journal._file
+    yield file
+    os.dup2(os.open(os.devnull, os.O_RDWR), file.fileno())

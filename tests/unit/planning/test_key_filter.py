@@ -1,0 +1,122 @@
+"""The filter of 2014: which objects are read, by the parts of their paths."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from jobs import job, result, run_told
+from ray_mr.errors import JobError
+from ray_mr.planning.key_filter import Filter, load
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+FIELDS = ["reason", "appName", "channel", "version", "build", "date"]
+KEY = "saved_session/Firefox/nightly/22.0a1/20130226031002.20131011.v2.log.e28a.lzma"
+
+
+def write(folder: Path, *allowed: Any) -> str:
+    path = folder / "Filter.json"
+    dimensions = [
+        {"field_name": FIELDS[index], "allowed_values": values}
+        for index, values in enumerate(allowed)
+    ]
+    path.write_text(json.dumps({"version": 1, "dimensions": dimensions}))
+    return str(path)
+
+
+@pytest.fixture
+def loaded(tmp_path: Path) -> Any:
+    def make(*allowed: Any) -> Filter:
+        return load(write(tmp_path, *allowed))
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("allowed", "reason"),
+    [
+        ((), ""),
+        (("*",), ""),
+        ((["saved_session"],), ""),
+        (("saved_session",), ""),
+        ((["idle_daily", "saved-session"],), ""),  # as the path has it
+        ((["idle_daily"],), "filter: reason"),
+        (("*", ["Firefox"], ["nightly"]), ""),
+        (("*", ["Firefox"], ["beta", "aurora"]), "filter: channel"),
+        (("*", "*", "*", {"min": "22", "max": "23"}), ""),
+        (("*", "*", "*", {"min": "22.0a1"}), ""),
+        (("*", "*", "*", {"max": "22.0a1"}), ""),
+        (("*", "*", "*", {"min": "3"}), "filter: version"),  # as strings
+        (("*", "*", "*", {"max": "22"}), "filter: version"),
+        (("*", "*", "*", "*", [20130226031002]), ""),
+        (("*", "*", "*", "*", "*", {"min": 20131011, "max": 20131011}), ""),
+        (("*", "*", "*", "*", "*", ["20131012"]), "filter: date"),
+    ],
+)
+def test_parts(loaded: Any, allowed: tuple[Any, ...], reason: str) -> None:
+    """Folders, then the first parts of the name, are compared with values or a range as strings."""
+    assert loaded(*allowed).reason(KEY) == reason
+
+
+def test_short_paths(loaded: Any) -> None:
+    """A part that is not there is allowed where anything is."""
+    wanted = loaded("*", "*", "*")
+    assert wanted.reason("a") == ""
+    assert loaded("*", "*", "*", ["x"]).reason("a") == "filter: no part for version"
+    assert loaded("*", ["b"]).reason("a/b.c.gz") == ""
+    assert loaded(["a"]).reason("a/b/c/d/e") == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "not JSON"),
+        ("[1]", "must be an object with a list of `dimensions`"),
+        ('{"version": 2, "dimensions": []}', "version is 2"),
+        ('{"dimensions": [{"field_name": "x"}]}', r"dimensions\[0\]: must be an object"),
+        ('{"dimensions": [{"allowed_values": [[1]]}]}', r"dimensions\[0\]: allowed_values must be"),
+        ('{"dimensions": [{"allowed_values": {"mini": "1"}}]}', "has `min`, `max`, or both"),
+        ('{"dimensions": [{"allowed_values": {}}]}', "has `min`, `max`, or both"),
+        ('{"dimensions": [{"allowed_values": null}]}', "allowed_values must be"),
+        ("[" * 200_000, "not JSON"),
+    ],
+)
+def test_no_filter(tmp_path: Path, text: str, words: str) -> None:
+    """What is no filter is a job error that names the file and the place."""
+    path = tmp_path / "Filter.json"
+    path.write_text(text)
+    with pytest.raises(JobError, match=words) as caught:
+        load(str(path))
+    assert str(path) in str(caught.value)
+
+
+def test_unreadable(tmp_path: Path) -> None:
+    """A filter that is not there, or no text, is named."""
+    with pytest.raises(JobError, match="No such file"):
+        load(str(tmp_path / "none.json"))
+    (tmp_path / "odd.json").write_bytes(b"\xff")
+    with pytest.raises(JobError, match="not UTF-8"):
+        load(str(tmp_path / "odd.json"))
+
+
+def test_in_a_run(tmp_path: Path) -> None:
+    """What the filter leaves out is skipped in the ledger, with its reason."""
+    for name in ("a/keep.txt", "a/keep2.txt", "b/drop.txt"):
+        path = tmp_path / "in" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{name}\n")
+    mapper = {"language": "binary", "script": "cat", "feed": "lines"}
+    wanted = job(tmp_path, mapper=mapper, reducer=None, records=None, filter=write(tmp_path, ["a"]))
+    report, _ = run_told(wanted)
+    assert report.ok
+    assert result(tmp_path) == b"a/keep.txt\na/keep2.txt\n"
+    assert (report.totals["ok"], report.totals["skipped"]) == (2, 1)
+    (skipped,) = [row for row in report.inputs if row["fate"] == "skipped"]
+    assert skipped["uri"].endswith("b/drop.txt")
+    assert skipped["cause"] == "filter: reason"
+    with pytest.raises(JobError, match=r"no input: only filter: reasons are in|no input"):
+        run_told(wanted.model_copy(update={"filter": write(tmp_path, ["z"])}))

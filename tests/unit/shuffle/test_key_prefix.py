@@ -1,0 +1,70 @@
+"""What the order promises: sorted(), whatever the strings are made of."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ray_mr.shuffle.order.key_prefix import ROUNDS, by_key, by_key_and_value, key_order, ranks
+from samples import pairs_of, rows
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+BYTE = st.sampled_from([b"\0", b"\x01", b"\t", b"a", b"b", b"\xff"])
+SHORT = st.lists(BYTE, max_size=10).map(b"".join)
+STARTS = [b"", b"same-start-", b"https://example.org/", b"deep/" * (ROUNDS + 1) * 2]
+LONG = st.tuples(st.sampled_from(STARTS), SHORT).map(b"".join)
+PAIRS = st.lists(st.tuples(LONG, SHORT), max_size=40)
+
+
+@given(PAIRS, st.integers(0, 40))
+def test_sorted(pairs: list[tuple[bytes, bytes]], low: int) -> None:
+    """By key as bytes, equal keys as they came; also a part of the rows."""
+    made = rows(pairs).slice(min(low, len(pairs)))
+    assert pairs_of(made.take(key_order(made))) == sorted(pairs[low:], key=lambda pair: pair[0])
+
+
+@given(PAIRS)
+def test_by_value(pairs: list[tuple[bytes, bytes]]) -> None:
+    """By key, then by value, as bytes."""
+    made = rows(pairs)
+    assert pairs_of(made.take(by_key_and_value(made).order())) == sorted(pairs)
+
+
+@given(PAIRS, st.randoms(use_true_random=False))
+def test_first(pairs: list[tuple[bytes, bytes]], rng: random.Random) -> None:
+    """Equal keys in an order that is given."""
+    first = list(range(len(pairs)))
+    rng.shuffle(first)
+    order = by_key(rows(pairs)).order(np.array(first, np.int64))
+    assert list(order) == sorted(first, key=lambda number: pairs[number][0])
+
+
+@given(st.lists(SHORT, max_size=30))
+def test_ranks(strings: list[bytes]) -> None:
+    """Each string's place among the distinct ones."""
+    rank, distinct = ranks(rows([(each, b"") for each in strings]).keys())
+    assert distinct.to_pylist() == sorted(set(strings))
+    assert [sorted(set(strings))[place] for place in rank] == strings
+
+
+@pytest.mark.parametrize("kind", ["numbers", "urls", "deep", "few", "binary"])
+def test_many(kind: str) -> None:
+    """100,000 keys, with ties in the first bytes and without."""
+    rng = random.Random(5)
+    make: Callable[[], bytes] = {
+        "numbers": lambda: b"%d" % rng.randrange(10**9),
+        "urls": lambda: b"https://example.org/%d/%d" % (rng.randrange(3), rng.randrange(50_000)),
+        "deep": lambda: b"%d%060d" % (rng.randrange(3), rng.randrange(50_000)),
+        "few": lambda: b"k%d" % rng.randrange(7),
+        "binary": lambda: rng.randbytes(rng.randrange(12)),
+    }[kind]
+    keys = [make() for _ in range(100_000)]
+    expected = sorted(range(len(keys)), key=keys.__getitem__)
+    assert list(key_order(rows([(key, b"") for key in keys]))) == expected

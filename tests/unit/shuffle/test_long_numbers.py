@@ -1,0 +1,50 @@
+"""Numbers of very many digits: sorted with any, set aside by built-in reducers beyond a limit."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jobs import job, result, run_told
+from ray_mr.shuffle.combine.aggregate import MAX_NUMBER_BYTES, is_number
+from ray_mr.shuffle.order import numeric
+from ray_mr.shuffle.rows import strings
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+TEXTS = st.text(" \t-.0123456789x", max_size=300).map(str.encode) | st.from_regex(
+    rb"\A *-?0{0,3}[0-9]{0,140}(\.[0-9]{0,9})?\Z"
+)
+
+
+@given(st.lists(TEXTS, min_size=1, max_size=8))
+def test_ordered_of_long_texts_is_that_of_short_ones(texts: list[bytes]) -> None:
+    """One by one or together, the byte strings are the same."""
+    together = numeric._any_size(strings(texts)).to_pylist()
+    assert [numeric._one(text) for text in texts] == together
+    before, numeric.LONG_BYTES = numeric.LONG_BYTES, 20
+    try:
+        assert numeric.ordered(strings(texts)).to_pylist() == together
+    finally:
+        numeric.LONG_BYTES = before
+
+
+def test_number_with_more_digits_than_may_be_is_none() -> None:
+    texts = [b"1" * MAX_NUMBER_BYTES, b"1" * (MAX_NUMBER_BYTES + 1), b"1." + b"0" * 10**6]
+    assert is_number(strings(texts)).tolist() == [True, False, False]
+
+
+@pytest.mark.parametrize("reducer", ["sum", "min", "max", "mean", "histogram 10"])
+def test_reducer_given_a_million_digits_sets_them_aside(tmp_path: Path, reducer: str) -> None:
+    (tmp_path / "in").mkdir()
+    lines = [b"k\t7", b"k\t" + b"9" * 10**6, b"k\t-1." + b"0" * 10**6, b"j\t" + b"1" * 10**6]
+    (tmp_path / "in" / "x.txt").write_bytes(b"\n".join(lines))
+    wanted = job(tmp_path, mapper="identity", reducer=reducer, separator="tab", max_bad_records=3)
+    report, _ = run_told(wanted)
+    assert report.ok
+    assert report.totals["bad_records"] == 3
+    assert result(tmp_path).count(b"\n") == 1

@@ -1,0 +1,190 @@
+"""What the built-in reducers promise: what a dictionary gives, however rows came together."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ray_mr.shuffle.batches import parse_lines, to_lines
+from ray_mr.shuffle.blocks import pack, unpack
+from ray_mr.shuffle.combine import map_side
+from ray_mr.shuffle.combine.map_side import MapSideCombiner
+from ray_mr.shuffle.combine.reducers import BUILT_INS, TOP
+from ray_mr.shuffle.combine.reducers import built_in as reducer_of
+from ray_mr.shuffle.order import external_sort
+from ray_mr.shuffle.order.external_sort import Sorter
+from ray_mr.shuffle.order.key_prefix import by_key, by_key_and_value
+from ray_mr.shuffle.partition import divide
+from ray_mr.shuffle.rows import Rows, of_pairs
+from samples import rows
+
+Pair = tuple[bytes, bytes]
+KEYS = st.sampled_from([b"", b"a", b"b", b"\xff", b"a\0"])
+NUMBERS = st.one_of(
+    st.integers(-30, 30).map(lambda n: b"%d" % n),
+    st.sampled_from([b"9223372036854775807", b"1" + b"0" * 30, b"0.1", b"1e308", b"-2.5", b"+7"]),
+)
+BAD = st.sampled_from([b"", b"x", b"nan", b"1 2"])
+SPLITS = st.lists(st.lists(st.tuples(KEYS, NUMBERS | BAD), max_size=15), max_size=5)
+
+
+def reduced(
+    splits: list[list[Pair]], name: str, partitions: int = 1, memory: int = 1 << 20
+) -> tuple[list[bytes], int]:
+    """Rows of splits through shape, blocks, sort and reducer: sorted lines, and the bad ones."""
+    built_in = reducer_of(name)
+    assert built_in is not None
+    lines: list[bytes] = []
+    bad = 0
+    with tempfile.TemporaryDirectory() as folder:
+        order = by_key_and_value if built_in.by_value else by_key
+        sorters = []
+        for number in range(partitions):
+            Path(folder, str(number)).mkdir()
+            sorters.append(Sorter(Path(folder, str(number)), memory, order))
+        for number, pairs in enumerate(splits):
+            shaper = MapSideCombiner(lambda text: parse_lines(text, "tab"), built_in=built_in)
+            halves = [rows(half) for half in (pairs[::2], pairs[1::2]) if half]
+            packs = [pack_ for half in halves for pack_ in shaper.add(half)] + [*shaper.close()]
+            bad += shaper.bad
+            for place, made in enumerate(packs):
+                block, offsets = pack(divide(made, partitions))
+                for part, sorter in enumerate(sorters):
+                    sorter.add(
+                        unpack(block, offsets, part) or rows([]), (number << 36) + 1000 * place
+                    )
+        for sorter in sorters:
+            for done, more, _ in built_in.finish(sorter.sorted()):
+                bad += more
+                lines += to_lines(done).splitlines(keepends=True)
+    return sorted(lines), bad
+
+
+def plain(pairs: list[Pair], name: str) -> tuple[list[bytes], int]:
+    """The same from a dictionary."""
+    found: dict[bytes, list[bytes]] = {}
+    for key, value in pairs:
+        found.setdefault(key, []).append(value)
+    lines, bad = [], 0
+    for key, values in found.items():
+        if name == "mean":
+            numbers = [number for value in values if (number := as_number(value)) is not None]
+            bad += len(values) - len(numbers)
+            if numbers:
+                lines.append(b"%s\t%r\n" % (key, as_float(sum(numbers, Fraction()) / len(numbers))))
+            continue
+        if name == "count":
+            results = [b"%d" % len(values)]
+        elif name == "distinct":
+            results = [b"%d" % len(set(values))]
+        else:
+            counts = sorted(Counter(values).items())
+            if name == "top":
+                counts = sorted(counts, key=lambda item: -item[1])[:TOP]
+            results = [b"%s\t%d" % item for item in counts]
+        lines += [b"%s\t%s\n" % (key, result) for result in results]
+    return sorted(lines), bad
+
+
+def as_number(value: bytes) -> Fraction | None:
+    """A number as it is."""
+    try:
+        text = value.decode()
+        return Fraction(int(text)) if text.lstrip("+-").isdigit() else Fraction(float(text))
+    except ValueError:
+        return None
+
+
+def as_float(number: Fraction) -> float:
+    """The nearest float."""
+    return number.numerator / number.denominator
+
+
+@given(
+    SPLITS,
+    st.sampled_from(["count", "mean", "distinct", "top", "histogram"]),
+    st.integers(1, 4),
+    st.sampled_from([1, 1 << 20]),
+)
+def test_against_a_dictionary(
+    splits: list[list[Pair]], name: str, partitions: int, memory: int
+) -> None:
+    """Any rows, in any memory, in any number of partitions."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(map_side, "PACK_BYTES", 300)
+        patch.setattr(external_sort, "WINDOW_ROWS", 2)
+        expected = plain([pair for pairs in splits for pair in pairs], name)
+        assert reduced(splits, name, partitions, memory) == expected
+
+
+@pytest.mark.parametrize("name", BUILT_INS)
+def test_cuts_do_not_matter(name: str) -> None:
+    """A key that fills many windows and splits comes out as in one."""
+    pairs = [(b"k%d" % (n % 3), b"%d" % (n * n % 101)) for n in range(3000)]
+    whole = reduced([pairs], name)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(external_sort, "WINDOW_ROWS", 7)
+        patch.setattr(map_side, "PACK_BYTES", 2000)
+        splits = [pairs[at : at + 250] for at in range(0, 3000, 250)]
+        assert reduced(splits, name, 2, 1000) == whole
+
+
+def test_top_is_the_most_frequent() -> None:
+    """The ten most frequent, of equally frequent ones those that come first as bytes."""
+    pairs = [(b"k", b"v%02d" % n) for n in range(20) for _ in range(1 + (n % 4))]
+    lines, _ = reduced([pairs], "top")
+    four, three = ([b"k\tv%02d\t%d\n" % (n, n % 4 + 1) for n in range(at, 20, 4)] for at in (3, 2))
+    assert lines == sorted(four + three)
+    assert len(lines) == TOP
+
+
+@pytest.mark.parametrize("size", [1, 3, 10, 40])
+def test_top_of_any_size(size: int) -> None:
+    """As many values as are asked for, through windows and splits of any size."""
+    pairs = [(b"k%d" % (n % 3), b"v%02d" % (n * n % 37)) for n in range(2_000)]
+    expected = []
+    for key in (b"k0", b"k1", b"k2"):
+        counts = Counter(value for name, value in pairs if name == key)
+        most = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:size]
+        expected += [b"%s\t%s\t%d\n" % (key, *item) for item in most]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(external_sort, "WINDOW_ROWS", 5)
+        assert reduced([pairs[:700], pairs[700:]], f"top {size}", 2)[0] == sorted(expected)
+
+
+FLOATS = st.floats(allow_nan=False, allow_infinity=False)
+TIMES = st.integers(1, 10) | st.integers(1, 2**58)
+
+
+@given(st.lists(st.tuples(FLOATS, TIMES), min_size=1, max_size=6))
+def test_mean_of_counted_values(values: list[tuple[float, int]]) -> None:
+    """Equal values are multiplied, not repeated: exact, whatever their size, in a few rows."""
+    texts, counts = [repr(value).encode() for value, _ in values], [n for _, n in values]
+    made = of_pairs([b"k"] * len(values), texts, counts)
+    state, bad = BUILT_INS["mean"].to_state(made)
+    assert (bad, state.total) == (0, sum(counts))
+    assert len(state) <= sum(min(n, 5) for n in counts)
+    (done,) = [each for each, _, _ in BUILT_INS["mean"].finish([state]) if len(each)]
+    true = sum((Fraction(value) * n for value, n in values), Fraction()) / sum(counts)
+    assert done.values().to_pylist() == [repr(as_float(true)).encode()]
+
+
+def test_mean_is_exact() -> None:
+    """What sums of floats would lose is there."""
+    pairs = [(b"k", value) for value in (b"1e16", b"1", b"-1e16", b"2")]
+    assert reduced([pairs[:2], pairs[2:]], "mean") == ([b"k\t0.75\n"], 0)
+    huge = b"1" + b"0" * 400
+    assert reduced([[(b"k", huge), (b"k", b"-" + huge), (b"k", b"3")]], "mean")[0] == [b"k\t1.0\n"]
+
+
+def test_states_are_rows() -> None:
+    """Whatever was folded is rows of the same kind."""
+    made, bad = BUILT_INS["mean"].to_state(rows([(b"k", b"1"), (b"k", b"2")]))
+    assert isinstance(made, Rows)
+    assert (made.values().to_pylist(), made.counts.tolist(), bad) == ([b"3"], [2], 0)

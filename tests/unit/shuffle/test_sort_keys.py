@@ -1,0 +1,314 @@
+"""What sorting and dividing by fields promise: what sorted() gives of a plain reading of them."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import subprocess
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import oracle
+from oracle import sort_n as number
+from ray_mr.errors import JobError
+from ray_mr.jobs.job import Job
+from ray_mr.jobs.ordering import Sort, Term, fields_of, sort_of
+from ray_mr.shuffle.batches import parse_lines, to_lines
+from ray_mr.shuffle.order import numeric
+from ray_mr.shuffle.order.external_sort import Sorter
+from ray_mr.shuffle.order.sort_keys import key_order_of, order_of, parts_of
+from ray_mr.shuffle.partition import divide, divide_ranges, partition_of
+from ray_mr.shuffle.rows import data_of, edges_of
+from samples import pairs_of, rows
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ray_mr.shuffle.rows import Rows
+
+DIGITS = st.text("0123456789", max_size=6) | st.sampled_from(["0", "000", "1" * 130, "9" * 125])
+SIGN = st.sampled_from(["", "", "-", "--", "+", " ", "\t -", "- "])
+POINT = st.sampled_from(["", "", ".", "..", "e5", ".0", ".50"])
+NUMERIC = st.tuples(SIGN, DIGITS, POINT, DIGITS).map(lambda parts: "".join(parts).encode())
+SORTS = [
+    "-n",
+    "-r",
+    "-nr",
+    "key -n",
+    "key, value -n",
+    "key -r, value",
+    "key -nr, value -r",
+    "value -nr",
+    "-k1,1",
+    "-k1n",
+    "-k1,1 -k2,2n",
+    "-k1nr -k2,3r -k4n",
+    "-r -k1,1 -k3n",
+    "-k 1,1r -k2",
+    "-k2,2nr",
+    "-k2,2 -k1,1r",
+    "-k2,3 -k1,1n",
+    "-k3r -k2,2n -k4,4nr -k5",
+    "-k1,2 -k3,3n",
+]
+FIELD = st.sampled_from([b"", b"\0", b"a", b"b", b"-1", b"1", b"01", b"1.0", b"10", b"\xff", b" 2"])
+LINES = st.lists(st.lists(FIELD, min_size=1, max_size=6).map(b",".join), max_size=25)
+
+
+def part(text: bytes, term: Term) -> Any:
+    """What a term compares of a key or value whose fields a comma ends."""
+    return oracle.compared(text, term, b",")
+
+
+def in_order(pairs: list[tuple[bytes, bytes]], sort: Sort) -> list[tuple[bytes, bytes]]:
+    """The pairs as they should come."""
+    return oracle.sorted_pairs(pairs, sort.key, sort.value, b",")
+
+
+def job(**options: Any) -> Job:
+    """A job whose reducer is fed lines."""
+    cat = {"language": "binary", "script": "cat", "feed": "lines"}
+    settings = {"inputs": ["in/"], "mapper": cat, "reducer": cat, "separator": ","}
+    return Job(**settings | options)
+
+
+def job_or_none(**options: Any) -> Job | None:
+    """A job, unless its sort begins with the value."""
+    try:
+        return job(**options)
+    except JobError as error:
+        assert "the key comes first" in str(error) or "ends in the value" in str(error)
+        return None
+
+
+def parsed(lines: list[bytes], fields: int) -> Rows:
+    """The lines as rows; there may be none."""
+    text = b"".join(line + b"\n" for line in lines)
+    return parse_lines(text, ",", fields) if text else rows([])
+
+
+@given(st.lists(NUMERIC, max_size=30), st.integers(0, 2))
+def test_numbers(texts: list[bytes], low: int) -> None:
+    """Integers of any size and decimals, blanks, signs and nonsense: compared by their value."""
+    strings = numeric.ordered(pa.array(texts, pa.large_binary()).slice(low)).to_pylist()
+    texts = texts[low:]
+    for one, first in zip(strings, texts, strict=True):
+        for other, second in zip(strings, texts, strict=True):
+            assert (one < other) == (number(first) < number(second)), (first, second)
+            assert one == other or not other.startswith(one)
+
+
+WHOLE = st.integers(-(10**17) + 1, 10**18 - 1).map(str) | st.from_regex("-?0{0,9}[0-9]{1,8}")
+
+
+@given(st.lists(WHOLE.map(lambda text: text.strip().encode()), max_size=20), st.integers(0, 2))
+def test_whole_numbers(texts: list[bytes], low: int) -> None:
+    """Whole numbers that fit into 64 bits have the strings that they have beside any others."""
+    array = pa.array(texts, pa.large_binary()).slice(low)
+    alone = numeric.ordered(array).to_pylist()
+    other = pa.concat_arrays([array, pa.array([b"x"], pa.large_binary())])
+    assert numeric.ordered(other).to_pylist()[:-1] == alone
+    assert sorted(texts[low:], key=number) == [
+        text for _, text in sorted(zip(alone, texts[low:], strict=True), key=lambda item: item[0])
+    ]
+
+
+@given(LINES, st.sampled_from(SORTS), st.integers(1, 4))
+def test_sorted(lines: list[bytes], sort: str, fields: int) -> None:
+    """Terms of the key, the key, terms of the value; then as the rows came."""
+    wanted = job_or_none(sort=sort, key_fields=fields)
+    if wanted is None:
+        return
+    made = parsed(lines, fields)
+    assert wanted.order is not None
+    found = pairs_of(made.take(order_of(wanted)(made).order()))
+    assert found == in_order(pairs_of(made), wanted.order)
+
+
+@given(LINES, st.sampled_from(SORTS), st.integers(0, 9))
+def test_any_slice(lines: list[bytes], sort: str, start: int) -> None:
+    """Rows in the middle of a buffer are as any, and each alone has the string it has in all."""
+    wanted = job_or_none(sort=sort, key_fields=2)
+    if wanted is None:
+        return
+    made = parsed(lines, 2)
+    made = made.slice(min(start, len(made)))
+    strings = order_of(wanted)(made)
+    for row in range(len(made)):
+        assert order_of(wanted)(made.slice(row, row + 1)).one(0) == strings.one(row)
+
+
+@given(LINES, st.sampled_from(["-nr", "-k2,2n -k1,1r", "key -r"]))
+def test_key_then_value(lines: list[bytes], sort: str) -> None:
+    """Reducers that need values in byte order have them so, below the job's order of keys."""
+    wanted = job(sort=sort, key_fields=2, reducer="distinct")
+    made = parsed(lines, 2)
+    found = pairs_of(made.take(order_of(wanted, by_value=True)(made).order()))
+    assert wanted.order is not None
+    values_first = sorted(pairs_of(made), key=lambda pair: pair[1])
+    assert found == in_order(values_first, wanted.order)
+
+
+@pytest.mark.parametrize("sort", [each for each in SORTS if each.startswith("-k")])
+def test_as_sort_does(tmp_path: Path, sort: str) -> None:
+    """A job whose key is the whole line is sorted as sort(1) sorts it, byte for byte."""
+    words = [b"", b"a", b"b", b"10", b"9", b"-3", b"2.5", b"02.50", b" 7", b"x1", b"\xff"]
+    lines = [
+        b",".join(words[(7 * row + 3 * field * field) % 11] for field in range(6))
+        for row in range(3_000)
+    ]
+    text = tmp_path / "text"
+    text.write_bytes(b"".join(line + b"\n" for line in lines))
+    words_of_sort = ["sort", "-t", ",", *sort.split(), str(text)]
+    env = {**os.environ, "LC_ALL": "C"}
+    said = subprocess.run(words_of_sort, env=env, capture_output=True, check=True).stdout
+    wanted = job(sort=sort, key_fields=6)
+    made = parsed(lines, 6)
+    sorted_rows = made.take(order_of(wanted)(made).order())
+    expected = b"".join(line + b"\t\n" for line in said.splitlines())
+    assert to_lines(sorted_rows, tabs=True) == expected
+
+
+@given(LINES, st.sampled_from(SORTS), st.integers(1, 3))
+def test_spilled(
+    tmp_path_factory: pytest.TempPathFactory, lines: list[bytes], sort: str, fields: int
+) -> None:
+    """Sorted runs on disk are merged in the same order, whatever order they arrived in."""
+    wanted = job_or_none(sort=sort, key_fields=fields)
+    if wanted is None:
+        return
+    made = parsed(lines * 3, fields)
+    sorter = Sorter(tmp_path_factory.mktemp("runs"), 1, order_of(wanted))
+    for start in reversed(range(0, len(made), 10)):
+        sorter.add(made.slice(start, start + 10), start)
+    found = [pair for window in sorter.sorted() for pair in pairs_of(window)]
+    assert wanted.order is not None
+    assert found == in_order(pairs_of(made), wanted.order)
+
+
+@given(LINES, st.sampled_from(["-k1", "-k1,1", "-k2,2", "-k1,2", "-k2,2 -k1,1"]), st.integers(1, 5))
+def test_divided(lines: list[bytes], partition: str, parts: int) -> None:
+    """Rows that are alike in the fields are in one part, that of their hash, in their order."""
+    wanted = job(key_fields=3, partition=partition)
+    made = parsed(lines, 3)
+    found = [pairs_of(each) for each in divide(made, parts, parts_of(wanted))]
+    if len(wanted.parts_by) == 1:
+        (term,) = wanted.parts_by
+        for number_of_part, some in enumerate(found):
+            assert some == [
+                pair
+                for pair in pairs_of(made)
+                if partition_of(part(pair[0], term), parts) == number_of_part
+            ]
+    homes: dict[Any, int] = {}
+    for home, some in enumerate(found):
+        for pair in some:
+            key = tuple(part(pair[0], term) for term in wanted.parts_by)
+            assert homes.setdefault(key, home) == home
+    assert sorted(pair for some in found for pair in some) == sorted(pairs_of(made))
+
+
+@given(LINES, st.sampled_from(["-n", "-nr", "-k2,2n -k1,1r", "key -r, value -n"]), LINES)
+def test_ranges(lines: list[bytes], sort: str, bounds: list[bytes]) -> None:
+    """Ranges are of the job's order of keys: equal keys are in one part, parts are in order."""
+    wanted = job(sort=sort, key_fields=2, partition="range", reducers=4)
+    made = parsed(lines, 2)
+    order = key_order_of(wanted)
+    strings = order(parsed(bounds, 2))
+    least = sorted({strings.one(row) for row in range(len(bounds))})[:3]
+    parts = divide_ranges(made, 4, least, order)
+    assert len(parts) == 4
+    assert wanted.order is not None
+    keys = [[pair[0] for pair in in_order(pairs_of(each), wanted.order)] for each in parts]
+    assert sorted(map(repr, pairs_of(made))) == sorted(
+        repr(pair) for each in parts for pair in pairs_of(each)
+    )
+    whole = [pair[0] for pair in in_order(pairs_of(made), Sort(wanted.order.key))]
+    assert [key for some in keys for key in some] == whole
+    assert all(not set(one) & set(other) for one, other in itertools.pairwise(keys))
+
+
+@pytest.mark.parametrize(
+    ("text", "fields", "expected"),
+    [
+        ("-n", 1, Sort((Term(numeric=True),))),
+        ("-r", 2, Sort((Term(reverse=True),))),
+        ("key, value -n", 1, Sort((Term(),), (Term(numeric=True),))),
+        ("value -r -n", 1, Sort((), (Term(numeric=True, reverse=True),))),
+        ("-k1,1 -k2,2nr", 2, Sort((Term(1, 1), Term(2, None, numeric=True, reverse=True)))),
+        ("-k1,1 -k2,2nr", 1, Sort((Term(),), (Term(1, 1, numeric=True, reverse=True),))),
+        ("-k 2,2 -n", 2, Sort((Term(2, numeric=True),))),
+        ("-k1n,1", 3, Sort((Term(1, 1, numeric=True),))),
+        ("-n -k1,1r -k2", 2, Sort((Term(1, 1, reverse=True), Term(2, numeric=True)))),
+        ("-k1,1 -k3", 1, Sort((Term(),), (Term(2),))),
+    ],
+)
+def test_words_of_sort(text: str, fields: int, expected: Sort) -> None:
+    """Fields, n and r mean what they mean to sort; those after the key's are the value's."""
+    assert sort_of(text, fields) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "is empty"),
+        ("-k2,2n", "the key comes first"),
+        ("-k1,2", "say it as two"),
+        ("-k0", "fields are 1 to"),
+        ("-k2,1", "the first before the last"),
+        ("-k1.2", "'-k1.2'"),
+        ("-f", "'-f' is not understood"),
+        ("-k1,1b", "'-k1,1b'"),
+        ("numeric", "'numeric'"),
+        ("-k1,1 -k2 -k1,1n", "comes before the value"),
+        ("value, key", "comes before the value"),
+        ("-k99999999999999999999", "fields are 1 to"),
+        ("-k1,0", "fields are 1 to"),
+    ],
+)
+def test_not_a_sort(text: str, says: str) -> None:
+    """What makes no sense, or is not there, is told with the word."""
+    with pytest.raises(ValueError, match=re.escape(says)):
+        sort_of(text, 1)
+
+
+def test_not_fields() -> None:
+    """What is no field of the key cannot divide rows."""
+    assert fields_of("-k1,2 -k4", 5) == (Term(1, 2), Term(4))
+    for text, says in (("-k1n", "no field"), ("-k3", "not in the key"), ("-kx", "'-kx'")):
+        with pytest.raises(ValueError, match=says):
+            fields_of(text, 2)
+
+
+def test_faults_of_jobs() -> None:
+    """A sort or a partition that cannot be is a fault of the job at that field."""
+    files = {"language": "binary", "script": "cat"}
+    for options, says in (
+        ({"sort": "-x"}, "sort: '-x' is not understood"),
+        ({"sort": "-n", "reducer": None}, "sort: needs a reducer"),
+        ({"sort": "-n", "reducer": files}, "sort: must not be there for a reducer fed files"),
+        ({"sort": "value -n", "reducer": "sum"}, "sort: must be of the key alone: `reducer: sum`"),
+        ({"partition": "-k2"}, "partition: -k2 is not in the key, which has key_fields: 1"),
+        ({"partition": "rang"}, "partition: 'rang' is none of hash, range"),
+    ):
+        with pytest.raises(JobError, match=re.escape(says)):
+            job(**options)
+    assert job(sort=None).order is None
+
+
+def test_fast() -> None:
+    """A million rows have their numbers and fields in some seconds: no loop over rows."""
+    text = b"".join(b"k%d,%d,%d.5\n" % (n % 7, n * 7919 % 1_000_003, n) for n in range(100_000))
+    made = parse_lines(text, ",", 2)
+    strings = order_of(job(sort="-k1,1 -k2,2nr", key_fields=2))(made)
+    order = strings.order()
+    keys = [made.keys()[int(row)].as_py().split(b",") for row in order[:50]]
+    assert {key for key, _ in keys} == {b"k0"}
+    found = [int(text) for _, text in keys]
+    assert found == sorted(found, reverse=True)
+    assert len(data_of(made.lines)) == int(edges_of(made.lines)[-1])

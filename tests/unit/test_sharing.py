@@ -1,0 +1,49 @@
+"""How workers share the tests."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+from paths import SUPPORT, TOP
+from sharing import TOGETHER, share
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+HERE = SUPPORT
+CHILD = "import pytest\n@pytest.mark.parametrize('n', range(20))\ndef test_{name}(n): pass\n"
+OURS = "from sharing import Sharing\ndef pytest_xdist_make_scheduler(config, log):\n"
+
+
+def test_together(tmp_path: Path) -> None:
+    """Tests of a file that is named stay in one worker."""
+    (tmp_path / "tests" / "system").mkdir(parents=True)
+    names = {"test_cluster": "one", "test_other": "many"}
+    for file, name in names.items():
+        (tmp_path / "tests" / "system" / f"{file}.py").write_text(CHILD.format(name=name))
+    (tmp_path / "tests" / "conftest.py").write_text(f"{OURS}    return Sharing(config, log)\n")
+    (tmp_path / "pytest.ini").write_text(f"[pytest]\npythonpath = {HERE}\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", "--numprocesses", "2"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert "40 passed" in done.stdout, done.stdout + done.stderr
+    ran = [line.split() for line in done.stdout.splitlines() if " PASSED " in line]
+    assert len({words[0] for words in ran if "_one[" in words[-1]}) == 1
+
+
+def test_one_by_one() -> None:
+    """Each test of another file goes to the worker that is free."""
+    test = "tests/test_other.py::test_many[1]"
+    assert share(test) == test
+
+
+def test_files_are_there() -> None:
+    """Every file of the table exists: one that is renamed is not forgotten."""
+    assert [name for name in TOGETHER if not (TOP / name).is_file()] == []
