@@ -13,10 +13,20 @@ import json
 import queue
 import re
 import threading
-from dataclasses import dataclass, replace
-from typing import IO, TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from ray_mr.child import wire
+from ray_mr.child.messages import (
+    At,
+    ChildFailure,
+    ChildOutput,
+    Flushed,
+    Pairs,
+    Record,
+    RecordDelivery,
+    Text,
+)
 from ray_mr.child.process import advice_on
 from ray_mr.codecs import decode, formats
 from ray_mr.counters import Counters
@@ -28,7 +38,6 @@ from ray_mr.errors import (
     ChildRaised,
     CorruptObject,
     DataError,
-    RayMrError,
     RefusedObject,
 )
 from ray_mr.model import FileCounts
@@ -40,9 +49,6 @@ if TYPE_CHECKING:
     from ray_mr.child.launch import LaunchSpec
     from ray_mr.child.process import Process
 
-RESULT_NAME = "result.txt"
-SPOOL_NAME = ".stdout"
-SPOOL_READ_BYTES = 1 << 20
 MODULES = "`python` chooses an interpreter or virtual environment, `files` brings modules along"
 """Advice on a module that a script does not find."""
 CALLS = {
@@ -58,68 +64,6 @@ _BAD_INPUT: dict[str, type[DataError]] = {"corrupt": CorruptObject, "refused": R
 
 
 DEBUG_NAME = ".ray_mr_debug.json"
-
-
-@dataclass(frozen=True, slots=True)
-class Text:
-    """Output lines."""
-
-    data: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Pairs:
-    """Output pairs, in the layout of ``wire``."""
-
-    count: int
-    payload: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class ChildFailure:
-    """An input that the harness could not take to its end."""
-
-    position: int
-    error: RayMrError
-
-
-@dataclass(frozen=True, slots=True)
-class Flushed:
-    """The reducer or combiner has answered for everything fed so far."""
-
-    groups: int
-    rows: int
-
-
-@dataclass(frozen=True, slots=True)
-class At:
-    """A sign of life: ``stored_bytes`` of the input at ``position`` are read."""
-
-    position: int
-    stored_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """The function is given a record; with ``line`` 0 it has returned."""
-
-    position: int
-    line: int
-    data: bytes
-
-
-ChildOutput = Text | Pairs | FileCounts | ChildFailure | Flushed | At | Record | None
-"""What a child yields; ``None`` is a moment of silence."""
-
-
-@dataclass(frozen=True, slots=True)
-class RecordDelivery:
-    """A file ready for the child."""
-
-    position: int
-    codec: str
-    path: bytes
-    """As the child is told it: relative to its folder."""
 
 
 HOOKS = {
@@ -422,85 +366,3 @@ class CombinerChild:
         """End the child whatever it does; no effect after ``close``."""
         self._queue.put(None)
         self._output.close()
-
-
-class PlainChild:
-    """A program without a harness: text on its stdin, text on its stdout."""
-
-    def __init__(self, setting: LaunchSpec) -> None:
-        setting.write_program()
-        self._setting = setting
-        self.counters = Counters()
-        """What it counted, once it has ended well."""
-        self.status = ""
-        """Its last ``reporter:status:``."""
-
-    def run(self, feed: Iterable[bytes], *, left: str, hint: str) -> Generator[bytes]:
-        """Feed the child and yield its stdout as it comes; empty for a moment of silence.
-
-        Args:
-            feed: Its stdin.
-            left: What it has not read if it ends before the end of its stdin, for a message.
-            hint: What to do then.
-
-        Raises:
-            ChildError: It crashed or hung, or ended before it had read all of its stdin.
-        """
-        for _ in self._setting.prepare():
-            yield b""
-        with self._setting.start(feed) as process:
-            for data in process.chunks():
-                self.status = process.status
-                yield data
-            process.finish()
-            self.counters.add_all(process.counters)
-            if process.input_closed_early:
-                raise ChildError(
-                    f"{process.name} closed its stdin and ended before it {left}", hint
-                )
-
-
-def run_lines(child: PlainChild, lines: Iterable[bytes]) -> Generator[bytes]:
-    """Output of a program that reads lines on stdin, as it comes; see ``PlainChild.run``.
-
-    Args:
-        child: The program.
-        lines: Whole lines, many at a time.
-    """
-    return child.run(
-        lines,
-        left="had read every line",
-        hint="read stdin to its end: `sed -n 1,10p` does where `head` does not",
-    )
-
-
-def run_files(
-    setting: LaunchSpec, paths: Iterable[bytes], counters: Counters | None = None
-) -> Iterator[bytes | None]:
-    """Run a program that reads file names on stdin; yield its output once it has ended well.
-
-    Yields ``None`` for each moment while it runs, and adds its counters to ``counters``.
-
-    Raises:
-        ChildError: It crashed or hung, or closed its stdin before it had every name.
-    """
-    child = PlainChild(setting)
-    spool = setting.folder / SPOOL_NAME
-    names = (path + b"\n" for path in paths)
-    told = child.run(
-        names, left="was told of every file", hint="read file names until the end of stdin"
-    )
-    with contextlib.closing(told) as output, spool.open("wb") as target:
-        for data in output:
-            target.write(data)
-            yield None
-    if counters is not None:
-        counters.add_all(child.counters)
-    result = setting.folder / RESULT_NAME
-    with (result if result.is_file() else spool).open("rb") as made:
-        yield from _pieces(made)
-
-
-def _pieces(stream: IO[bytes]) -> Iterator[bytes]:
-    while data := stream.read(SPOOL_READ_BYTES):
-        yield data

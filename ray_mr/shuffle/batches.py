@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow.compute as pc
 
-from ray_mr.child.harness_child import Pairs
+from ray_mr.child.messages import Pairs
 from ray_mr.errors import ChildError, DataError
 from ray_mr.shuffle.combine.collapse import neighbours
 from ray_mr.shuffle.rows import (

@@ -9,7 +9,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
-from ray_mr.child import harness_child as children
+from ray_mr.child.harness_child import CombinerChild
+from ray_mr.child.messages import ChildOutput, Text
+from ray_mr.child.plain_child import PlainChild, run_lines
 from ray_mr.child.process import Limits
 from ray_mr.counters import Counters
 from ray_mr.shuffle import batches
@@ -27,7 +29,7 @@ class CombineProgram(Protocol):
     counters: Counters
     """What its program counted, once it is closed."""
 
-    def combine(self, rows: Rows) -> Iterator[children.ChildOutput]:
+    def combine(self, rows: Rows) -> Iterator[ChildOutput]:
         """Combined output of rows in key order.
 
         Raises:
@@ -55,10 +57,10 @@ def combiner(setting: LaunchSpec, *, tabs: bool = False) -> CombineProgram:
 
 class _ByFunction:
     def __init__(self, setting: LaunchSpec) -> None:
-        self._child = children.CombinerChild(setting)
+        self._child = CombinerChild(setting)
         self.counters = self._child.counters
 
-    def combine(self, rows: Rows) -> Iterator[children.ChildOutput]:
+    def combine(self, rows: Rows) -> Iterator[ChildOutput]:
         return self._child.combine(batches.pack_pairs(rows))
 
     def close(self) -> None:
@@ -74,12 +76,12 @@ class _ByLines:
         self._running: Generator[bytes] | None = None
         self.counters = Counters()
 
-    def combine(self, rows: Rows) -> Iterator[children.ChildOutput]:
-        child = children.PlainChild(self._setting)
+    def combine(self, rows: Rows) -> Iterator[ChildOutput]:
+        child = PlainChild(self._setting)
         self._setting = replace(self._setting, setup="")  # once for the folder
-        self._running = children.run_lines(child, [batches.to_lines(rows, tabs=self._tabs)])
+        self._running = run_lines(child, [batches.to_lines(rows, tabs=self._tabs)])
         for data in self._running:
-            yield children.Text(data) if data else None
+            yield Text(data) if data else None
         self.counters.add_all(child.counters)
 
     def close(self) -> None:

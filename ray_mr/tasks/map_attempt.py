@@ -18,7 +18,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ray_mr.child import hadoop_env
-from ray_mr.child import harness_child as children
+from ray_mr.child.harness_child import HarnessChild, map_records
+from ray_mr.child.messages import At, ChildFailure, ChildOutput, Pairs, Record, RecordDelivery, Text
+from ray_mr.child.plain_child import PlainChild, run_files, run_lines
 from ray_mr.counters import Counters
 from ray_mr.errors import ChildCrashed, ChildProtocol, DataError, LedgerError, RayMrError
 from ray_mr.model import (
@@ -167,10 +169,10 @@ class _Attempt:
             with contextlib.closing(RowBlocks(self, work.path)) as made:
                 yield from made.take(output)
 
-    def _run_records(self, work: WorkDir) -> Generator[children.ChildOutput]:
+    def _run_records(self, work: WorkDir) -> Generator[ChildOutput]:
         job = self.task.job
         setting = self.task.setting(self.task.mapper, work.path)
-        child = children.HarnessChild(
+        child = HarnessChild(
             setting, "map", ("mapper",), job.records or "", careful=self.terms.careful
         )
         self.suspect = self.split.start
@@ -188,19 +190,19 @@ class _Attempt:
             backoff=self.task.backoff,
         ) as fetch:
             self.troubles = fetch.troubles
-            for item in children.map_records(child, self._deliveries(fetch)):
+            for item in map_records(child, self._deliveries(fetch)):
                 self._check_known(item)
                 if isinstance(item, FileCounts):
                     self._file_done(item)
                     self._check_unchanged(item.position)
                     fetch.release(item.position)
-                elif isinstance(item, children.ChildFailure):
+                elif isinstance(item, ChildFailure):
                     obj = self.objects[item.position]
                     self.failed[item.position] = store_for(obj.uri).changed(obj) or item.error
                     fetch.release(item.position)
-                elif isinstance(item, children.At):
+                elif isinstance(item, At):
                     self.suspect = item.position
-                elif isinstance(item, children.Record):
+                elif isinstance(item, Record):
                     data = item.data[:LETTER_BYTES]
                     self.poison = (
                         PoisonRecord(item.position, item.line, data) if item.line else None
@@ -214,8 +216,8 @@ class _Attempt:
                 f"{child.process.last_words()}"
             )
 
-    def _check_known(self, item: children.ChildOutput) -> None:
-        about = FileCounts | children.ChildFailure | children.At | children.Record
+    def _check_known(self, item: ChildOutput) -> None:
+        about = FileCounts | ChildFailure | At | Record
         if isinstance(item, about) and item.position not in self.objects:
             raise ChildProtocol(f"the harness speaks of input {item.position}: it was not given it")
 
@@ -232,16 +234,16 @@ class _Attempt:
         self.files[counts.position] = counts
         self.done_bytes += self.objects[counts.position].size_bytes
 
-    def _deliveries(self, fetch: Fetch) -> Iterator[children.RecordDelivery]:
+    def _deliveries(self, fetch: Fetch) -> Iterator[RecordDelivery]:
         for fetched in fetch:
             position = fetched.input.position
             if fetched.error is not None or fetched.path is None:
                 self.failed[position] = fetched.error or DataError("not fetched")
             else:
                 path = b"./s3/" + fetched.input.object.key.encode("utf-8", "surrogateescape")
-                yield children.RecordDelivery(position, fetched.codec, path)
+                yield RecordDelivery(position, fetched.codec, path)
 
-    def _run_files(self, work: WorkDir) -> Generator[children.ChildOutput]:
+    def _run_files(self, work: WorkDir) -> Generator[ChildOutput]:
         job = self.task.job
         setting = self.task.setting(self.task.mapper, work.path)
         with Fetch(
@@ -259,8 +261,8 @@ class _Attempt:
             self.troubles = fetch.troubles
             files = iter(fetch)
             try:
-                for data in children.run_files(setting, self._paths(files), self.counters):
-                    yield None if data is None else children.Text(data)
+                for data in run_files(setting, self._paths(files), self.counters):
+                    yield None if data is None else Text(data)
             except BadInputError:
                 yield from self._check_rest(fetch, self._paths(files, go_on=True))
 
@@ -273,9 +275,9 @@ class _Attempt:
         words = hadoop_env.environment(self.task.job, self.task.run_id, folder, place)
         return replace(setting, env={**words, **setting.env})
 
-    def _run_lines(self, work: WorkDir) -> Generator[children.ChildOutput]:
+    def _run_lines(self, work: WorkDir) -> Generator[ChildOutput]:
         job = self.task.job
-        child = children.PlainChild(self.setting(self.task.mapper, work.path))
+        child = PlainChild(self.setting(self.task.mapper, work.path))
         with Fetch(
             self.split.inputs,
             work.objects,
@@ -292,14 +294,14 @@ class _Attempt:
             self.troubles = fetch.troubles
             feed = LineFeed(fetch, self._counted, self.failed.__setitem__, job.max_record_bytes)
             try:
-                for data in children.run_lines(child, feed):
+                for data in run_lines(child, feed):
                     self.status = child.status
-                    yield children.Text(data) if data else None
+                    yield Text(data) if data else None
             except BadInputError:
                 yield from self._check_rest(fetch, feed.rest())
         self.counters.add_all(child.counters)
 
-    def _run_identity(self, work: WorkDir) -> Generator[children.ChildOutput]:
+    def _run_identity(self, work: WorkDir) -> Generator[ChildOutput]:
         # A reduce task of TaskCluster reads rows so, which may begin with any bytes.
         keep_mark = self.task.job.decompress == "none"
         with self._fetch_as_stored(work, as_text=True) as fetch:
@@ -312,11 +314,11 @@ class _Attempt:
             )
             try:
                 for data in feed:
-                    yield children.Text(data)
+                    yield Text(data)
             except BadInputError:
                 yield from self._check_rest(fetch, feed.rest())
 
-    def _run_whole(self, work: WorkDir) -> Generator[children.ChildOutput]:
+    def _run_whole(self, work: WorkDir) -> Generator[ChildOutput]:
         """The bytes of each input as pairs of its key and a piece of it, at least one."""
         with self._fetch_as_stored(work, as_text=False) as fetch:
             for fetched in fetch:
@@ -329,7 +331,7 @@ class _Attempt:
                     for piece in itertools.chain(fetch.decode(fetched), [b""]):
                         size += len(piece)
                         head = struct.pack("<II", len(key), len(piece))
-                        yield children.Pairs(1, head + key + piece)
+                        yield Pairs(1, head + key + piece)
                 except DataError as error:  # the next run is without it
                     self.failed[position] = type(error)(f"{obj.uri}: {error.message}", error.hint)
                     continue
@@ -380,13 +382,13 @@ class _Attempt:
 
     # ------------------------------------------------------------ the rows
 
-    def progress(self, item: children.ChildOutput) -> Iterator[Progress]:
+    def progress(self, item: ChildOutput) -> Iterator[Progress]:
         """A sign of life, if it is time for one."""
         now = time.monotonic()
         if now >= self.next_progress:
             self.next_progress = now + PROGRESS_S
             current = 0
-            if isinstance(item, children.At):  # what was decoded for the child has more bytes
+            if isinstance(item, At):  # what was decoded for the child has more bytes
                 current = min(item.stored_bytes, self.objects[item.position].size_bytes)
             yield Progress(self.done_bytes + current, self.status)
 
@@ -410,7 +412,7 @@ class _AllInputs:
 class _NotOpenedBy:
     """The formats that a harness does not open by itself."""
 
-    def __init__(self, child: children.HarnessChild) -> None:
+    def __init__(self, child: HarnessChild) -> None:
         self._child = child
 
     def __contains__(self, codec: object) -> bool:

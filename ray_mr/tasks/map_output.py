@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import pyarrow as pa
 
-from ray_mr.child import harness_child as children
+from ray_mr.child.messages import ChildOutput, Pairs, Text
 from ray_mr.model import FileCounts
 from ray_mr.shuffle import batches, blocks, partition
 from ray_mr.shuffle.combine import map_side
@@ -54,7 +54,7 @@ class Attempt(Protocol):
     def setting(self, program: Program, folder: Path) -> LaunchSpec:
         """How a child of this attempt is started."""
 
-    def progress(self, item: children.ChildOutput) -> Iterator[Progress]:
+    def progress(self, item: ChildOutput) -> Iterator[Progress]:
         """A sign of life, if it is time for one."""
 
     def block(
@@ -72,13 +72,13 @@ class TextBlocks:
         self._cutter = batches.TextCutter(max_record_bytes=attempt.task.job.max_record_bytes)
         self._pieces: list[bytes] = []
 
-    def take(self, output: Iterator[children.ChildOutput]) -> Iterator[Message]:
+    def take(self, output: Iterator[ChildOutput]) -> Iterator[Message]:
         """Blocks of all that the child puts out."""
         for item in output:
             yield from self._attempt.progress(item)
-            if isinstance(item, children.Text):
+            if isinstance(item, Text):
                 self._pieces += self._cutter.feed(item.data)
-            elif isinstance(item, children.Pairs):
+            elif isinstance(item, Pairs):
                 lines = batches.to_lines(
                     batches.unpack_pairs(item), tabs=self._attempt.task.job.tabs_in_keys
                 )
@@ -144,7 +144,7 @@ class RowBlocks:
         end, sort_keys = job.result_end
         return batches.parse_lines(text, "tab" if job.separator == "auto" else end, sort_keys)
 
-    def take(self, output: Iterator[children.ChildOutput]) -> Iterator[Message]:
+    def take(self, output: Iterator[ChildOutput]) -> Iterator[Message]:
         """Blocks of all that the child puts out."""
         for item in output:
             yield from self._attempt.progress(item)
@@ -161,10 +161,10 @@ class RowBlocks:
         self._attempt.mapped_rows = self._shaper.rows
         self._attempt.bad_values = self._shaper.bad
 
-    def _into(self, pieces: batches.Pieces, item: children.ChildOutput) -> Iterator[bytes | Rows]:
-        if isinstance(item, children.Text):
+    def _into(self, pieces: batches.Pieces, item: ChildOutput) -> Iterator[bytes | Rows]:
+        if isinstance(item, Text):
             yield from pieces.text(item.data)
-        elif isinstance(item, children.Pairs):
+        elif isinstance(item, Pairs):
             if self._task.whole_lines:  # files are text: let pairs be lines of it
                 tabs = self._task.job.tabs_in_keys
                 yield from pieces.text(batches.to_lines(batches.unpack_pairs(item), tabs=tabs))

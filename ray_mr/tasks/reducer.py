@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from ray_mr.child import hadoop_env
-from ray_mr.child import harness_child as children
+from ray_mr.child.harness_child import HarnessChild, reduce_records
 from ray_mr.child.launch import LaunchSpec
+from ray_mr.child.messages import Flushed, Pairs, Text
+from ray_mr.child.plain_child import PlainChild, run_files, run_lines
 from ray_mr.counters import Counters
 from ray_mr.errors import JobError, LedgerError, WorkerLost
 from ray_mr.model import ROW_BITS, BlockMeta, Progress, ReducerEnd
@@ -269,7 +271,7 @@ class _Partition:
     def _files(
         self, rows: _FileInput | _NamedFileInput, program: Program
     ) -> Iterator[bytes | None]:
-        yield from children.run_files(self._setting(program), rows.paths(), self._counters)
+        yield from run_files(self._setting(program), rows.paths(), self._counters)
         self._fed = rows.count
 
     def _counted(self, rows: _RowInput) -> Iterator[Rows]:
@@ -291,18 +293,18 @@ class _Partition:
         task, setting = self._task, self._setting(program)
         place = hadoop_env.reduce_place(self._number, task.maps)
         words = hadoop_env.environment(task.job, task.run_id, self._folder, place)
-        child = children.PlainChild(replace(setting, env={**words, **setting.env}))
+        child = PlainChild(replace(setting, env={**words, **setting.env}))
         lines = itertools.chain.from_iterable(
             batches.counted_lines(window, tabs=task.job.tabs_in_keys)
             for window in self._sorted(rows)
         )
-        with contextlib.closing(children.run_lines(child, lines)) as output:
+        with contextlib.closing(run_lines(child, lines)) as output:
             for data in output:  # it reads all, or there is an error
                 yield data or None
         self._counters.add_all(child.counters)
 
     def _records(self, rows: _RowInput, program: Program) -> Iterator[bytes | None]:
-        child = children.HarnessChild(
+        child = HarnessChild(
             self._setting(program),
             "reduce",
             ("reduce", "reducer"),
@@ -310,18 +312,18 @@ class _Partition:
         )
         given, taken = 0, -1
 
-        def pairs() -> Iterator[children.Pairs]:
+        def pairs() -> Iterator[Pairs]:
             nonlocal given
             for window in self._sorted(rows):
                 given += window.total
                 yield from map(batches.pack_pairs, window.expanded())
 
-        for item in children.reduce_records(child, pairs()):
-            if isinstance(item, children.Text):
+        for item in reduce_records(child, pairs()):
+            if isinstance(item, Text):
                 yield item.data
-            elif isinstance(item, children.Pairs):
+            elif isinstance(item, Pairs):
                 yield self._task.lines(batches.unpack_pairs(item))
-            elif isinstance(item, children.Flushed):
+            elif isinstance(item, Flushed):
                 self._keys, taken = item.groups, item.rows
             yield None
         self._counters.add_all(child.process.counters)

@@ -13,8 +13,9 @@ import pytest
 
 from paths import DOCS, SUPPORT
 from ray_mr.child import languages, wire
-from ray_mr.child.harness_child import CombinerChild, Flushed, HarnessChild, Pairs, Text
+from ray_mr.child.harness_child import CombinerChild, HarnessChild
 from ray_mr.child.languages import Language
+from ray_mr.child.messages import Flushed, Pairs, Text
 from ray_mr.errors import ChildCrashed, ChildError, ChildNotStarted, ChildProtocol, ChildRaised
 from ray_mr.model import FileCounts
 from ray_mr.shuffle.batches import pack_pairs, unpack_pairs

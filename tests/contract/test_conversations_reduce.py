@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from ray_mr.child.harness_child import CombinerChild, Flushed, Text
+from ray_mr.child.harness_child import CombinerChild
+from ray_mr.child.messages import Flushed, Text
 from ray_mr.errors import ChildError, ChildRaised
 from ray_mr.shuffle.batches import pack_pairs
 from samples import alive, rows, setting, wait_until

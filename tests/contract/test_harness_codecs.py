@@ -9,7 +9,8 @@ import pytest
 import zstandard
 
 from python_harness import converse, mapped
-from ray_mr.child.harness_child import HarnessChild, RecordDelivery, Text, map_records
+from ray_mr.child.harness_child import HarnessChild, map_records
+from ray_mr.child.messages import RecordDelivery, Text
 from ray_mr.errors import CorruptObject
 from samples import COMPRESS, python, setting
 from speaker import failures, finished

@@ -11,15 +11,8 @@ import cloudpickle
 import pytest
 
 from python_harness import converse, reduced
-from ray_mr.child.harness_child import (
-    CombinerChild,
-    Flushed,
-    HarnessChild,
-    Pairs,
-    Text,
-    map_records,
-    reduce_records,
-)
+from ray_mr.child.harness_child import CombinerChild, HarnessChild, map_records, reduce_records
+from ray_mr.child.messages import Flushed, Pairs, Text
 from ray_mr.child.process import Limits
 from ray_mr.errors import ChildCrashed, ChildNotStarted, ChildRaised, ChildTimeout
 from ray_mr.jobs.program import Program, ProgramFile

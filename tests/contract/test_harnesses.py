@@ -14,14 +14,8 @@ import cloudpickle
 import pytest
 
 from python_harness import converse, mapped
-from ray_mr.child.harness_child import (
-    ChildOutput,
-    HarnessChild,
-    Pairs,
-    RecordDelivery,
-    Text,
-    map_records,
-)
+from ray_mr.child.harness_child import HarnessChild, map_records
+from ray_mr.child.messages import ChildOutput, Pairs, RecordDelivery, Text
 from ray_mr.child.process import Limits
 from ray_mr.errors import ChildCrashed, ChildNotStarted, ChildRaised, ChildTimeout
 from ray_mr.jobs.program import Program, ProgramFile

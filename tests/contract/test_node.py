@@ -10,14 +10,8 @@ import pytest
 
 from house import House
 from jobs import job, make_pings, result, run_told, script
-from ray_mr.child.harness_child import (
-    Flushed,
-    HarnessChild,
-    RecordDelivery,
-    Text,
-    map_records,
-    reduce_records,
-)
+from ray_mr.child.harness_child import HarnessChild, map_records, reduce_records
+from ray_mr.child.messages import Flushed, RecordDelivery, Text
 from ray_mr.errors import ChildRaised
 from ray_mr.jobs.program import ProgramFile
 from ray_mr.shuffle.batches import pack_pairs

@@ -5,13 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ray_mr.child.harness_child import (
-    ChildOutput,
-    HarnessChild,
-    RecordDelivery,
-    map_records,
-    reduce_records,
-)
+from ray_mr.child.harness_child import HarnessChild, map_records, reduce_records
+from ray_mr.child.messages import ChildOutput, RecordDelivery
 from ray_mr.shuffle.batches import pack_pairs
 from samples import python, rows, setting
 from speaker import failures, finished, text_of

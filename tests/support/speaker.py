@@ -4,16 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ray_mr.child.harness_child import (
-    ChildFailure,
-    ChildOutput,
-    HarnessChild,
-    Pairs,
-    RecordDelivery,
-    Text,
-    map_records,
-    reduce_records,
-)
+from ray_mr.child.harness_child import HarnessChild, map_records, reduce_records
+from ray_mr.child.messages import ChildFailure, ChildOutput, Pairs, RecordDelivery, Text
 from ray_mr.model import FileCounts
 from ray_mr.shuffle.batches import pack_pairs, unpack_pairs
 from samples import function_of, pairs_of, rows, setting

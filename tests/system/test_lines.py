@@ -13,7 +13,7 @@ from house import House, all_pairs
 from jobs import job, result, run_told, script
 from paths import DOCS
 from ray_mr.child.hadoop_env import OLD_NAMES
-from ray_mr.child.harness_child import PlainChild, run_lines
+from ray_mr.child.plain_child import PlainChild, run_lines
 from ray_mr.child.process import MALFORMED
 from ray_mr.driver.run import run
 from ray_mr.errors import ChildCrashed, ChildError, CorruptObject, DataError

@@ -18,8 +18,9 @@ import pytest
 
 from fuzz import mutated, seeds
 from house import House
-from ray_mr.child import harness_child as children
 from ray_mr.child import launch, wire
+from ray_mr.child.harness_child import CombinerChild
+from ray_mr.child.messages import Pairs
 from ray_mr.errors import RayMrError
 from ray_mr.model import AttemptEnd, AttemptId
 from ray_mr.shuffle.batches import pack_pairs
@@ -221,12 +222,12 @@ def test_reducers_that_lie(tmp_path: Path, liar: type[Liar]) -> None:
 
 def test_combiners_that_lie(tmp_path: Path, liar: type[Liar]) -> None:
     """A combiner answers, or one of our errors is raised."""
-    pairs = children.Pairs(1, pack_pairs(rows([(b"k", b"1")])).payload)
+    pairs = Pairs(1, pack_pairs(rows([(b"k", b"1")])).payload)
     program = python("def combine(k, v): pass")
     well = 0
     for chance in seeds(60, share=0.1):
         liar.says = (WELL[0], said(chance), wire.encode("flushed", 1, 1), *conversation(chance))
-        combiner = children.CombinerChild(setting_of(tmp_path / "c", program))
+        combiner = CombinerChild(setting_of(tmp_path / "c", program))
         try:
             list(combiner.combine(pairs))
             combiner.close()

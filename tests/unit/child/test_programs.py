@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ray_mr.child.harness_child import run_files
+from ray_mr.child.plain_child import run_files
 from ray_mr.child.process import FORKING
 from ray_mr.counters import Counters
 from ray_mr.errors import ChildCrashed, ChildError

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ray_mr.child.harness_child import Pairs
+from ray_mr.child.messages import Pairs
 from ray_mr.errors import DataError
 from ray_mr.shuffle import batches
 from ray_mr.shuffle.batches import (
