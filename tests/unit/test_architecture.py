@@ -89,7 +89,7 @@ QUESTIONS = {
     "the pause before a request is repeated": ("system/backoff.py", "Backoff"),
     "what happens when S3 answers 503": ("aws/errors.py", "translated"),
     "the format of a shuffle block": ("shuffle/blocks.py", "pack"),
-    "which reducer gets a key": ("shuffle/partition.py", "Partition"),
+    "which reducer gets a key": ("shuffle/partition.py", "partition_of"),
     "the order of rows": ("shuffle/order/sort_keys.py", "order_of"),
     "what a built-in reducer does": ("shuffle/combine/reducers.py", "BuiltIn"),
     "a job option": ("jobs/job.py", "Job"),
