@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from ray_mr.driver.ledger import Ledger
 from ray_mr.driver.scheduler import Scheduler
-from ray_mr.engines.contract import Capacity, EngineEvent, Said
+from ray_mr.engines.contract import AttemptMessage, Capacity, EngineEvent
 from ray_mr.jobs.job import Job
 from ray_mr.model import FIRST_OPTIONS, AttemptEnd, AttemptId, FileCounts, Progress, StoredObject
 from ray_mr.planning.plan import Plan, make_plan
@@ -38,11 +38,16 @@ class IdleEngine:
         self._left = splits
         self._events: deque[EngineEvent] = deque()
 
-    def start(self, split: Split, ident: AttemptId, terms: AttemptOptions = FIRST_OPTIONS) -> None:
+    def start(
+        self, split: Split, ident: AttemptId, options: AttemptOptions = FIRST_OPTIONS
+    ) -> None:
         """See ``Engine``."""
-        del terms
+        del options
         files = tuple(FileCounts(position, 1, 1) for position, _ in split.sizes())
-        self._events += [Said(ident, Progress(0)), Said(ident, AttemptEnd(ident, files))]
+        self._events += [
+            AttemptMessage(ident, Progress(0)),
+            AttemptMessage(ident, AttemptEnd(ident, files)),
+        ]
 
     def wait(self, timeout_s: float) -> list[EngineEvent]:
         """See ``Engine``."""
@@ -52,7 +57,7 @@ class IdleEngine:
         self._left -= 1
         return [self._events.popleft() for _ in range(min(2, len(self._events)))]
 
-    def unplaced(self) -> set[int]:
+    def list_unplaced(self) -> set[int]:
         """See ``Engine``."""
         return set()
 

@@ -210,7 +210,7 @@ class Checkpoint:
             into.give_up(splits[start], error)
         for start, piece in self._resumed.pieces.items():
             try:
-                refs = piece.read(self._engine.hold)
+                refs = piece.read(self._engine.put)
             except (CorruptObject, StoreError) as error:
                 self._tell(Notice(f"a finished split runs again: {error.message}"))
                 continue

@@ -21,13 +21,13 @@ from ray_mr.driver.probing import Probing
 from ray_mr.driver.wait_limits import WaitLimits, check_deadline
 from ray_mr.engines.contract import (
     REDUCERS_PER_SLOT,
+    AttemptLost,
+    AttemptMessage,
     BlockLost,
-    Lost,
-    Reduced,
+    BlockReady,
     ReducerAlive,
     ReducerFailed,
-    Said,
-    Yielded,
+    ReducerOutput,
 )
 from ray_mr.errors import (
     LedgerError,
@@ -355,12 +355,12 @@ class Scheduler:
         for number, made in list(self._reducers.items()):
             waiting = made.busy or (made.finishing and not self._is_done(made))
             if waiting and now - made.heard > SILENT_S:
-                unplaced = number in self._engine.unplaced()
+                unplaced = number in self._engine.list_unplaced()
                 who = "a reducer that has not started" if unplaced else "a reducer"
                 self._failed_reducer(number, self._silent(who))
 
     def _silent(self, who: str) -> RayMrError:
-        found = self._engine.ailing()
+        found = self._engine.diagnose()
         return WorkerLost(
             f"{who} said nothing for {SILENT_S:.0f} s{found and f'; {found}'}",
             "" if found else "its machine is away, or a disk there is full",
@@ -375,13 +375,13 @@ class Scheduler:
         check_deadline(self._plan.job, self._until)
 
     def _handle(self, event: EngineEvent) -> None:
-        if isinstance(event, Said):
+        if isinstance(event, AttemptMessage):
             self._said(event.id, event.message)
-        elif isinstance(event, Yielded):
+        elif isinstance(event, BlockReady):
             if running := self._running.get(event.meta.id):
                 running.heard = time.monotonic()
                 running.blocks.append((event.meta, event.ref))
-        elif isinstance(event, Lost):
+        elif isinstance(event, AttemptLost):
             self._lost(event.id, event.error)
         elif isinstance(event, ReducerFailed):
             self._failed_reducer(event.reducer, event.error)
@@ -392,7 +392,7 @@ class Scheduler:
             elif isinstance(event, BlockLost):
                 made.broken = self._lost_blocks = True
                 self._withdraw(event.meta)
-            elif isinstance(event, Reduced):
+            elif isinstance(event, ReducerOutput):
                 self._reduced(made, event)
 
     def _said(self, ident: AttemptId, message: Progress | AttemptEnd) -> None:
@@ -593,7 +593,7 @@ class Scheduler:
         self._sink.withdraw(made.partitions)
         self._make_reducer(made.partitions)
 
-    def _reduced(self, made: _ReducerSlot, event: Reduced) -> None:
+    def _reduced(self, made: _ReducerSlot, event: ReducerOutput) -> None:
         if isinstance(event.message, ReducerEnd):
             made.ended[event.partition] = event.message
         else:

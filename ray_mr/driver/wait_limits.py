@@ -63,7 +63,7 @@ class WaitLimits:
             if now - self._attempts_at > self._job.stall_timeout:
                 self._check_crowded()
                 self._attempts_at = now
-        unplaced = len(self._engine.unplaced())
+        unplaced = len(self._engine.list_unplaced())
         if not unplaced:
             self._reducers_at = now
         elif now - self._reducers_at > PLACE_S:
@@ -97,7 +97,7 @@ def await_engine(
         DeadlinePassed: Nor at the deadline.
     """
     began, is_told = time.monotonic(), False
-    while what := engine.starting(TICK_S):
+    while what := engine.wait_for_start(TICK_S):
         waited = time.monotonic() - began
         if waited > job.stall_timeout:
             raise EngineError(

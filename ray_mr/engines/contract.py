@@ -50,7 +50,7 @@ class Capacity:
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class AttemptMessage:
     """An attempt said something."""
 
     id: AttemptId
@@ -58,7 +58,7 @@ class Said:
 
 
 @dataclass(frozen=True, slots=True)
-class Yielded:
+class BlockReady:
     """An attempt yielded a block."""
 
     meta: BlockMeta
@@ -66,7 +66,7 @@ class Yielded:
 
 
 @dataclass(frozen=True, slots=True)
-class Lost:
+class AttemptLost:
     """An attempt ended without a last word."""
 
     id: AttemptId
@@ -74,7 +74,7 @@ class Lost:
 
 
 @dataclass(frozen=True, slots=True)
-class Reduced:
+class ReducerOutput:
     """A reducer said something: output of a partition, or that a partition is done."""
 
     reducer: int
@@ -105,7 +105,15 @@ class BlockLost:
     meta: BlockMeta
 
 
-EngineEvent = Said | Yielded | Lost | Reduced | ReducerAlive | ReducerFailed | BlockLost
+EngineEvent = (
+    AttemptMessage
+    | BlockReady
+    | AttemptLost
+    | ReducerOutput
+    | ReducerAlive
+    | ReducerFailed
+    | BlockLost
+)
 
 
 class Engine(Protocol):
@@ -145,7 +153,7 @@ class Engine(Protocol):
     def wait(self, timeout_s: float) -> list[EngineEvent]:
         """What happened, in order; empty after ``timeout_s`` of silence."""
 
-    def hold(self, data: bytes) -> Ref:
+    def put(self, data: bytes) -> Ref:
         """Make a block of bytes that the driver has."""
 
     def read(self, ref: Ref) -> memoryview:
@@ -155,13 +163,13 @@ class Engine(Protocol):
             WorkerLost: They are gone.
         """
 
-    def ailing(self) -> str:
+    def diagnose(self) -> str:
         """What may be behind a silence, in words; empty if nothing can be found out."""
 
-    def starting(self, seconds: float) -> str:
+    def wait_for_start(self, seconds: float) -> str:
         """Wait for this time at most until ``open`` would not wait; what for, empty if it is so."""
 
-    def unplaced(self) -> set[int]:
+    def list_unplaced(self) -> set[int]:
         """Reducers that were made and have not begun to work."""
 
     def is_crowded(self) -> bool:

@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Any, cast
 
 from ray_mr.engines import block_files
 from ray_mr.engines.contract import (
+    AttemptLost,
+    AttemptMessage,
     BlockLost,
+    BlockReady,
     Capacity,
     EngineEvent,
-    Lost,
-    Reduced,
     ReducerAlive,
     ReducerFailed,
+    ReducerOutput,
     Ref,
-    Said,
-    Yielded,
 )
 from ray_mr.errors import RayMrError, WorkerLost
 from ray_mr.model import FIRST_OPTIONS, ReducerEnd
@@ -101,18 +101,18 @@ class LocalEngine:
                     if stop.is_set():
                         return
                     if isinstance(message, Block):
-                        self._events.put(Yielded(message.meta, self._hold(message.data)))
+                        self._events.put(BlockReady(message.meta, self._hold(message.data)))
                     else:
-                        self._events.put(Said(ident, message))
+                        self._events.put(AttemptMessage(ident, message))
         except RayMrError as error:
-            self._events.put(Lost(ident, error))
+            self._events.put(AttemptLost(ident, error))
         except Exception as error:  # noqa: BLE001 - a thread's error is an event
-            self._events.put(Lost(ident, WorkerLost(f"a map attempt was lost: {error!r}")))
+            self._events.put(AttemptLost(ident, WorkerLost(f"a map attempt was lost: {error!r}")))
         finally:
             messages.close()
             self._cancelled.pop(ident, None)
 
-    def hold(self, data: bytes) -> Ref:
+    def put(self, data: bytes) -> Ref:
         """See ``Engine``."""
         return self._hold(data)
 
@@ -170,15 +170,15 @@ class LocalEngine:
         """See ``Engine``."""
         return block_files.read(ref.where)
 
-    def ailing(self) -> str:
+    def diagnose(self) -> str:
         """See ``Engine``; here a silence is the program's own."""
         return ""
 
-    def starting(self, seconds: float) -> str:  # noqa: ARG002 - part of the contract
+    def wait_for_start(self, seconds: float) -> str:  # noqa: ARG002 - part of the contract
         """See ``Engine``; this process is there."""
         return ""
 
-    def unplaced(self) -> set[int]:
+    def list_unplaced(self) -> set[int]:
         """See ``Engine``; a reducer has a thread at once."""
         return set()
 
@@ -241,9 +241,9 @@ class _LocalReducer:
                     return
                 if isinstance(message, PartText):
                     ref = self._hold(message.data)
-                    self._events.put(Reduced(self._number, message.partition, ref))
+                    self._events.put(ReducerOutput(self._number, message.partition, ref))
                 elif isinstance(message, ReducerEnd):
-                    self._events.put(Reduced(self._number, message.partition, message))
+                    self._events.put(ReducerOutput(self._number, message.partition, message))
                 else:
                     self._events.put(ReducerAlive(self._number))
 

@@ -15,9 +15,9 @@ import pytest
 from engine_run import Hold
 from jobs import MAPPER, job, script
 from ray_mr.driver.run import plan as plan_of
-from ray_mr.engines.contract import Lost, Said
+from ray_mr.engines.contract import AttemptLost, AttemptMessage
 from ray_mr.engines.local import _Slots
-from ray_mr.engines.ray.cluster import ailing
+from ray_mr.engines.ray.cluster import describe_problems
 from ray_mr.engines.registry import ENGINES, engine_named
 from ray_mr.errors import CorruptObject, JobError
 from ray_mr.jobs.job import Job
@@ -76,16 +76,16 @@ def test_full_disk_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     What makes a disk full is moved instead of filling one.
     """
     monkeypatch.setattr("ray_mr.engines.ray.cluster.FULL_SHARE", 0.0)
-    assert engine_named("ray").ailing() == ""
+    assert engine_named("ray").diagnose() == ""
     monkeypatch.setattr("ray_mr.engines.ray.cluster.FULL_SHARE", 1.0)
     found = r"node [0-9.]+: the disk of /\S+ is full \(\S+ \w+ of \S+ \w+ free\)"
-    assert re.fullmatch(f"{found}(; {found})*", engine_named("ray").ailing())
+    assert re.fullmatch(f"{found}(; {found})*", engine_named("ray").diagnose())
 
 
 def test_node_that_does_not_answer() -> None:
     """It is told beside those that do."""
     answers = [("a", []), ("b", None), ("c", ["one", "two"])]
-    assert ailing(answers) == "node b: it does not answer; node c: one; node c: two"
+    assert describe_problems(answers) == "node b: it does not answer; node c: one; node c: two"
 
 
 # ---------------------------------------------------------------- attempts
@@ -104,7 +104,7 @@ def test_attempt_speaks_in_order(begin: Begin, folder: Path) -> None:
     ident = run.start(run.plan.splits[0])
     run.until_ended(ident)
     events = run.of(ident)
-    assert isinstance(events[0], Said)
+    assert isinstance(events[0], AttemptMessage)
     assert isinstance(events[0].message, Progress)
     end = run.end(ident)
     blocks = run.blocks(ident)
@@ -140,7 +140,7 @@ def test_failed_attempt_says_why(begin: Begin, folder: Path) -> None:
     ident = run.start(run.plan.splits[0])
     run.until_ended(ident)
     last = run.of(ident)[-1]
-    assert isinstance(last, Said)
+    assert isinstance(last, AttemptMessage)
     assert isinstance(last.message, AttemptEnd)
     assert list(last.message.failed) == [0]
     assert type(last.message.failed[0]) is CorruptObject
@@ -163,10 +163,10 @@ def test_cancel_ends_attempt_and_child(begin: Begin, folder: Path) -> None:
     run.until_ended(ident)
     assert run.end(ident).rows == 20
     assert not any(
-        isinstance(event, Lost) or isinstance(event.message, AttemptEnd)
+        isinstance(event, AttemptLost) or isinstance(event.message, AttemptEnd)
         for each in cancelled
         for event in run.of(each)
-        if isinstance(event, Lost | Said)
+        if isinstance(event, AttemptLost | AttemptMessage)
     )
     run.engine.cancel(ident)
 

@@ -10,7 +10,7 @@ import pytest
 
 from house import House
 from jobs import CAT
-from ray_mr.engines.contract import Yielded
+from ray_mr.engines.contract import BlockReady
 from ray_mr.engines.registry import engine_named
 from ray_mr.model import AttemptEnd, AttemptId
 from ray_mr.tasks.map_task import MapTask
@@ -89,7 +89,7 @@ def test_objects_are_hardly_larger_than_rows(house: House) -> None:
         end = None
         while end is None:
             for event in engine.wait(1.0):
-                if isinstance(event, Yielded):
+                if isinstance(event, BlockReady):
                     refs.append(event.ref)
                 message = getattr(event, "message", None)
                 end = message if isinstance(message, AttemptEnd) else end

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 from jobs import script
 from ray_mr.driver.run import plan as plan_of
 from ray_mr.engines.contract import (
+    AttemptLost,
+    AttemptMessage,
+    BlockReady,
     Engine,
     EngineEvent,
-    Lost,
-    Reduced,
     ReducerFailed,
+    ReducerOutput,
     Ref,
-    Said,
-    Yielded,
 )
 from ray_mr.model import AttemptEnd, AttemptId, BlockMeta, ReducerEnd, Split
 from ray_mr.system.scratch import run_folder
@@ -143,8 +143,8 @@ class Run:
         waiting = set(idents)
 
         def ended(event: EngineEvent) -> bool:
-            if isinstance(event, Lost) or (
-                isinstance(event, Said) and isinstance(event.message, AttemptEnd)
+            if isinstance(event, AttemptLost) or (
+                isinstance(event, AttemptMessage) and isinstance(event.message, AttemptEnd)
             ):
                 waiting.discard(event.id)
             return not waiting
@@ -156,12 +156,12 @@ class Run:
         return [event for event in self.events if ident == _about(event)]
 
     def blocks(self, ident: AttemptId) -> Blocks:
-        return [(each.meta, each.ref) for each in self.of(ident) if isinstance(each, Yielded)]
+        return [(each.meta, each.ref) for each in self.of(ident) if isinstance(each, BlockReady)]
 
     def end(self, ident: AttemptId) -> AttemptEnd:
         """The last word of an attempt that ended well."""
         last = self.of(ident)[-1]
-        assert isinstance(last, Said)
+        assert isinstance(last, AttemptMessage)
         assert isinstance(last.message, AttemptEnd)
         assert last.message.error is None
         return last.message
@@ -195,9 +195,11 @@ class Run:
         assert isinstance(pieces.pop(), ReducerEnd)
         return b"".join(bytes(self.engine.read(piece)) for piece in pieces)
 
-    def reduced(self, reducer: int) -> list[Reduced]:
+    def reduced(self, reducer: int) -> list[ReducerOutput]:
         return [
-            each for each in self.events if isinstance(each, Reduced) and each.reducer == reducer
+            each
+            for each in self.events
+            if isinstance(each, ReducerOutput) and each.reducer == reducer
         ]
 
     def failed(self, reducer: int) -> RayMrError:
@@ -208,9 +210,9 @@ class Run:
 
 
 def _about(event: EngineEvent) -> AttemptId | None:
-    if isinstance(event, Yielded):
+    if isinstance(event, BlockReady):
         return event.meta.id
-    return event.id if isinstance(event, Said | Lost) else None
+    return event.id if isinstance(event, AttemptMessage | AttemptLost) else None
 
 
 def _is_failure(event: EngineEvent, reducer: int) -> bool:
@@ -219,7 +221,7 @@ def _is_failure(event: EngineEvent, reducer: int) -> bool:
 
 def _is_end(event: EngineEvent, reducer: int, partition: int) -> bool:
     return (
-        isinstance(event, Reduced)
+        isinstance(event, ReducerOutput)
         and event.reducer == reducer
         and event.partition == partition
         and isinstance(event.message, ReducerEnd)

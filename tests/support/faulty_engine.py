@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ray_mr.engines.contract import BlockLost, EngineEvent, Lost, ReducerFailed, Ref
+from ray_mr.engines.contract import AttemptLost, BlockLost, EngineEvent, ReducerFailed, Ref
 from ray_mr.engines.local import LocalEngine
 from ray_mr.errors import WorkerLost
 from ray_mr.model import FIRST_OPTIONS, AttemptId, AttemptOptions, BlockMeta, Split
@@ -45,12 +45,14 @@ class FaultyEngine(LocalEngine):
         self.lie = False
         self._extra: list[EngineEvent] = []
 
-    def start(self, split: Split, ident: AttemptId, terms: AttemptOptions = FIRST_OPTIONS) -> None:
+    def start(
+        self, split: Split, ident: AttemptId, options: AttemptOptions = FIRST_OPTIONS
+    ) -> None:
         if self.lose_attempts:
             self.lose_attempts -= 1
-            self._extra.append(Lost(ident, WorkerLost("a node is gone")))
+            self._extra.append(AttemptLost(ident, WorkerLost("a node is gone")))
             return
-        super().start(split, ident, terms)
+        super().start(split, ident, options)
 
     def add(self, reducer: int, meta: BlockMeta, ref: Ref) -> None:
         if self.lose_blocks:

@@ -14,7 +14,7 @@ import pytest
 from engine_run import Hold, Watched, all_cpus_free, hanging_reducer
 from jobs import MAPPER, job, make_pings, script
 from ray_mr.driver.run import run
-from ray_mr.engines.contract import Engine, Lost
+from ray_mr.engines.contract import AttemptLost, Engine
 from ray_mr.errors import (
     CorruptObject,
     EngineError,
@@ -50,8 +50,8 @@ def test_killed_worker_is_a_loss(begin: Begin, folder: Path) -> None:
     ident = run.start(run.plan.splits[0])
     child, worker = hold.who()
     worker.kill()
-    lost = run.until(lambda event: isinstance(event, Lost))
-    assert isinstance(lost, Lost)
+    lost = run.until(lambda event: isinstance(event, AttemptLost))
+    assert isinstance(lost, AttemptLost)
     assert lost.id == ident
     assert type(lost.error) is WorkerLost
     assert child.ended()
@@ -171,8 +171,8 @@ def test_worker_that_dies_before_an_announced_block(begin: Begin) -> None:
 
     meta = BlockMeta(ident, 0, 0, (1,), (0, 1), (0,))
     run.engine._attempts[ident] = _Stream(dying.remote(meta))
-    lost = run.until(lambda event: isinstance(event, Lost))
-    assert isinstance(lost, Lost)
+    lost = run.until(lambda event: isinstance(event, AttemptLost))
+    assert isinstance(lost, AttemptLost)
     assert lost.error.retryable
 
 

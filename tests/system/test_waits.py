@@ -55,11 +55,13 @@ class FullEngine(LocalEngine):
         self.crowded, self.asked = crowded, 0
         self.held: list[tuple[Split, AttemptId, AttemptOptions]] | None = []
 
-    def start(self, split: Split, ident: AttemptId, terms: AttemptOptions = FIRST_OPTIONS) -> None:
+    def start(
+        self, split: Split, ident: AttemptId, options: AttemptOptions = FIRST_OPTIONS
+    ) -> None:
         if self.held is None:
-            super().start(split, ident, terms)
+            super().start(split, ident, options)
         else:
-            self.held.append((split, ident, terms))
+            self.held.append((split, ident, options))
 
     def is_crowded(self) -> bool:
         self.asked += 1
@@ -101,7 +103,7 @@ def test_reducers_without_a_place_end_the_run(
     """Reducers that never start are named, replaced, and end the run after ``attempts``."""
 
     class Placeless(LocalEngine):
-        def unplaced(self) -> set[int]:
+        def list_unplaced(self) -> set[int]:
             return set(self._reducers)
 
         def wait(self, timeout_s: float) -> list[EngineEvent]:
@@ -124,7 +126,7 @@ def test_engine_that_does_not_start_ends_the_run(
     folder: Path, use: Use, options: dict[str, Any], error: type[EngineError]
 ) -> None:
     class Absent(LocalEngine):
-        def starting(self, seconds: float) -> str:
+        def wait_for_start(self, seconds: float) -> str:
             threading.Event().wait(seconds)
             return "Ray to start here"
 
@@ -158,7 +160,7 @@ def test_runtime_that_hangs_is_left_and_shut_down_when_it_is_there(
             lambda: None,
         )
     )
-    assert runtime.starting(0.1) == "Ray to start here"
+    assert runtime.wait_for_start(0.1) == "Ray to start here"
     runtime.stop()
     assert not ended.is_set()
     is_up.set()

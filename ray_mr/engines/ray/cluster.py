@@ -113,7 +113,7 @@ def full_disks(places: Iterable[str], share: float) -> list[str]:
     return list(told.values())
 
 
-def ailing(answers: Iterable[tuple[str, list[str] | None]]) -> str:
+def describe_problems(answers: Iterable[tuple[str, list[str] | None]]) -> str:
     """What nodes say of their disks, in words; ``None`` of one that did not answer."""
     told = [
         f"node {node}: {text}"

@@ -28,16 +28,16 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from ray_mr.engines import block_files
 from ray_mr.engines.contract import (
     REDUCERS_PER_SLOT,
+    AttemptLost,
+    AttemptMessage,
     BlockLost,
+    BlockReady,
     Capacity,
     EngineEvent,
-    Lost,
-    Reduced,
     ReducerAlive,
     ReducerFailed,
+    ReducerOutput,
     Ref,
-    Said,
-    Yielded,
 )
 from ray_mr.engines.ray import cluster, process_settings
 from ray_mr.engines.ray.block_batches import BlockBatcher
@@ -385,13 +385,13 @@ class RayEngine:
         try:
             for message, ref in stream.news():
                 if isinstance(message, BlockMeta):
-                    yield Yielded(message, ref)
+                    yield BlockReady(message, ref)
                 elif isinstance(message, Started):
                     stream.here = message
                 else:
                     # Its last word: the stream is let go of, whether it is at its end or not.
                     stream.ended = stream.ended or isinstance(message, AttemptEnd)
-                    yield Said(ident, message)
+                    yield AttemptMessage(ident, message)
         except RayMrError as error:
             if self._alone and not stream.ended:  # blocks of which it had no time to tell
                 for path in run_folder(self._run_id).glob(f"block-{ident}-*"):
@@ -400,7 +400,7 @@ class RayEngine:
                 on = NodeAffinitySchedulingStrategy(stream.here.node, soft=False)
                 clean = _clean.options(scheduling_strategy=on)
                 self._ending.append(clean.remote(self._run_id, str(ident)))
-            yield Lost(ident, error)
+            yield AttemptLost(ident, error)
             stream.ended = True
         if stream.ended:
             self._attempts.pop(ident, None)
@@ -420,9 +420,9 @@ class RayEngine:
                     if isinstance(message, Progress):
                         yield ReducerAlive(number)
                     elif isinstance(message, ReducerEnd):
-                        yield Reduced(number, message.partition, message)
+                        yield ReducerOutput(number, message.partition, message)
                     else:
-                        yield Reduced(number, message, ref)
+                        yield ReducerOutput(number, message, ref)
                 if made.output.ended:
                     made.output = None
         except RayMrError as error:
@@ -437,7 +437,7 @@ class RayEngine:
         for meta, is_lost in made.delivery.answered(ref, lost):
             yield BlockLost(number, meta) if is_lost else ReducerAlive(number)
 
-    def hold(self, data: bytes) -> Ref:
+    def put(self, data: bytes) -> Ref:
         """See ``Engine``."""
         if self._alone:
             self._held += 1
@@ -455,7 +455,7 @@ class RayEngine:
             data: Any = ray.get(ref, timeout=READ_S)
         return memoryview(data)
 
-    def ailing(self) -> str:
+    def diagnose(self) -> str:
         """See ``Engine``: every node is asked for its disks."""
         when, told = self._ailing
         if time.monotonic() - when > ASKED_S:
@@ -472,13 +472,13 @@ class RayEngine:
         for ref in answered:
             with contextlib.suppress(rex.RayError):
                 answers[asked.index(ref)] = ray.get(ref)
-        return cluster.ailing(zip(nodes, answers, strict=True))
+        return cluster.describe_problems(zip(nodes, answers, strict=True))
 
-    def starting(self, seconds: float) -> str:
+    def wait_for_start(self, seconds: float) -> str:
         """See ``Engine``."""
-        return self._runtime.starting(seconds)
+        return self._runtime.wait_for_start(seconds)
 
-    def unplaced(self) -> set[int]:
+    def list_unplaced(self) -> set[int]:
         """See ``Engine``."""
         return {number for number, made in self._reducers.items() if made.begun is not None}
 

@@ -100,7 +100,7 @@ class Runtime:
                 self._calls.init("local", include_dashboard=False, **options, **QUIET)
         before.settle(private=self.started)
 
-    def starting(self, seconds: float) -> str:
+    def wait_for_start(self, seconds: float) -> str:
         """Wait for this time at most; return what is waited for, or nothing once Ray is usable."""
         self.start()
         if self._thread is None or self._ready.wait(seconds):
@@ -114,7 +114,7 @@ class Runtime:
         Raises:
             EngineError: It cannot be started or joined.
         """
-        while self.starting(0.2):
+        while self.wait_for_start(0.2):
             pass
         if self._thread is None:
             return

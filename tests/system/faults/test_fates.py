@@ -23,7 +23,15 @@ from hypothesis import strategies as st
 from fault_moments import STEPS, at
 from jobs import script
 from ray_mr.driver.run import run
-from ray_mr.engines.contract import BlockLost, EngineEvent, Lost, ReducerFailed, Ref, Said, Yielded
+from ray_mr.engines.contract import (
+    AttemptLost,
+    AttemptMessage,
+    BlockLost,
+    BlockReady,
+    EngineEvent,
+    ReducerFailed,
+    Ref,
+)
 from ray_mr.engines.local import LocalEngine
 from ray_mr.errors import (
     ChildCrashed,
@@ -104,14 +112,16 @@ class FateEngine(LocalEngine):
     def __post_init__(self) -> None:
         super().__init__()
 
-    def start(self, split: Split, ident: AttemptId, terms: AttemptOptions = FIRST_OPTIONS) -> None:
+    def start(
+        self, split: Split, ident: AttemptId, options: AttemptOptions = FIRST_OPTIONS
+    ) -> None:
         fate = self.script.attempts.get((ident.start, self.seen[ident.start]), "")
         self.seen[ident.start] += 1
         self.fates[ident] = fate
         if fate == "never begins":
-            self.extra.append(Lost(ident, ATTEMPT_FATES[fate]))
+            self.extra.append(AttemptLost(ident, ATTEMPT_FATES[fate]))
             return
-        super().start(split, ident, terms)
+        super().start(split, ident, options)
 
     def wait(self, timeout_s: float) -> list[EngineEvent]:
         extra, self.extra = self.extra, []
@@ -119,10 +129,10 @@ class FateEngine(LocalEngine):
         return [changed for event in found for changed in self._changed(event)]
 
     def _changed(self, event: EngineEvent) -> list[EngineEvent]:
-        if isinstance(event, Yielded):
+        if isinstance(event, BlockReady):
             fate = self.fates[event.meta.id]
             return [] if fate == "a block does not come" else [event]
-        if not isinstance(event, Said) or not isinstance(event.message, AttemptEnd):
+        if not isinstance(event, AttemptMessage) or not isinstance(event.message, AttemptEnd):
             return [event]
         fate = self.fates[event.id]
         if fate == "says all twice":
@@ -131,8 +141,8 @@ class FateEngine(LocalEngine):
         if error is None:
             return [event]
         if isinstance(error, WorkerLost):
-            return [Lost(event.id, error)]
-        return [Said(event.id, replace(event.message, error=error))]
+            return [AttemptLost(event.id, error)]
+        return [AttemptMessage(event.id, replace(event.message, error=error))]
 
     def add(self, reducer: int, meta: BlockMeta, ref: Ref) -> None:
         fate = self.script.reducers.get(reducer, "")

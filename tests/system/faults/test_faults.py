@@ -9,7 +9,7 @@ import pytest
 
 from faulty_engine import FaultyEngine, once
 from jobs import MAPPER, job, make_pings, result, run_told, script, undisturbed
-from ray_mr.engines.contract import EngineEvent, Reduced
+from ray_mr.engines.contract import EngineEvent, ReducerOutput
 from ray_mr.errors import EngineError
 from ray_mr.model import ReducerEnd
 
@@ -240,7 +240,7 @@ def test_lost_piece_of_a_reducers_output(
     def wait(timeout_s: float) -> list[EngineEvent]:
         events = real_wait(timeout_s)
         for event in events:
-            if isinstance(event, Reduced) and isinstance(event.message, ReducerEnd):
+            if isinstance(event, ReducerOutput) and isinstance(event.message, ReducerEnd):
                 faulty.lose_reads += not lost
                 lost.append(1)
         return events

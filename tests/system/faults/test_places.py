@@ -16,7 +16,7 @@ from fault_proxy import by_table, fault_proxy
 from faulty_engine import FaultyEngine, once
 from jobs import job, result, run_told, script
 from ray_mr.driver import scheduler as loop_module
-from ray_mr.engines.contract import Reduced, ReducerFailed
+from ray_mr.engines.contract import ReducerFailed, ReducerOutput
 from ray_mr.errors import ChildError, StoreError, WorkerLost
 from ray_mr.model import PartReceipt, ReducerEnd
 from ray_mr.stores import registry
@@ -383,7 +383,7 @@ def test_lost_after_it_was_written(
         def wait(self, timeout_s: float) -> list[EngineEvent]:
             events: list[EngineEvent] = []
             for event in super().wait(timeout_s):
-                if isinstance(event, Reduced) and isinstance(event.message, ReducerEnd):
+                if isinstance(event, ReducerOutput) and isinstance(event.message, ReducerEnd):
                     ends[event.partition] += 1
                     if ends.total() == 2:  # the second part of the first reducer is not heard of
                         gone = WorkerLost("an actor is gone")

@@ -13,15 +13,15 @@ from jobs import MAPPER, job, make_pings, result, run_told, script, undisturbed
 from ray_mr.driver import scheduler as loop_module
 from ray_mr.driver import wait_limits
 from ray_mr.engines.contract import (
+    AttemptLost,
+    AttemptMessage,
     BlockLost,
+    BlockReady,
     Capacity,
     EngineEvent,
-    Lost,
-    Reduced,
     ReducerAlive,
     ReducerFailed,
-    Said,
-    Yielded,
+    ReducerOutput,
 )
 from ray_mr.engines.local import LocalEngine
 from ray_mr.errors import EngineError, RayMrError, WorkerLost
@@ -65,9 +65,9 @@ class MuteEngine(LocalEngine):
         return said
 
     def _is_mute(self, event: EngineEvent) -> bool:
-        if isinstance(event, Reduced | ReducerAlive | ReducerFailed | BlockLost):
+        if isinstance(event, ReducerOutput | ReducerAlive | ReducerFailed | BlockLost):
             return event.reducer in self.mute_reducers
-        ident = event.meta.id if isinstance(event, Yielded) else event.id
+        ident = event.meta.id if isinstance(event, BlockReady) else event.id
         first = ident not in self._spoke
         self._spoke.add(ident)
         return ident.attempt in self.mute_attempts and not first
@@ -113,7 +113,7 @@ def test_silent_attempts(
     plain = undisturbed(folder, **options)
     engine = MuteEngine()
     engine.mute_attempts = {1, 3}
-    monkeypatch.setattr(engine, "ailing", lambda: "node 7: it does not answer")
+    monkeypatch.setattr(engine, "diagnose", lambda: "node 7: it does not answer")
     use(engine)
     monkeypatch.setattr(loop_module, "SILENT_S", 1.0)
     report, notices = run_told(job(folder, **options))
@@ -192,10 +192,10 @@ def test_waiting_for_a_cpu_is_told(folder: Path, use: Use, monkeypatch: pytest.M
             self.waiting: list[tuple[Split, AttemptId]] | None = []
 
         def start(
-            self, split: Split, ident: AttemptId, terms: AttemptOptions = FIRST_OPTIONS
+            self, split: Split, ident: AttemptId, options: AttemptOptions = FIRST_OPTIONS
         ) -> None:
             if self.waiting is None:
-                super().start(split, ident, terms)
+                super().start(split, ident, options)
             else:
                 self.waiting.append((split, ident))
 
@@ -230,17 +230,17 @@ def test_window(folder: Path, use: Use, slots: int) -> None:
             return Capacity(slots, 1, "a few")
 
         def start(
-            self, split: Split, ident: AttemptId, terms: AttemptOptions = FIRST_OPTIONS
+            self, split: Split, ident: AttemptId, options: AttemptOptions = FIRST_OPTIONS
         ) -> None:
             self.running.add(ident)
             self.most = max(self.most, len(self.running))
-            super().start(split, ident, terms)
+            super().start(split, ident, options)
 
         def wait(self, timeout_s: float) -> list[EngineEvent]:
             events = super().wait(timeout_s)
             for event in events:
-                if isinstance(event, Lost) or (
-                    isinstance(event, Said) and isinstance(event.message, AttemptEnd)
+                if isinstance(event, AttemptLost) or (
+                    isinstance(event, AttemptMessage) and isinstance(event.message, AttemptEnd)
                 ):
                     self.running.discard(event.id)
             return events
@@ -266,10 +266,12 @@ class LosingEngine(LocalEngine):
         self.starts = 0
         self._lost: list[EngineEvent] = []
 
-    def start(self, split: Split, ident: AttemptId, terms: AttemptOptions = FIRST_OPTIONS) -> None:
+    def start(
+        self, split: Split, ident: AttemptId, options: AttemptOptions = FIRST_OPTIONS
+    ) -> None:
         self.starts += 1
         assert self.starts < 12, "it does not end"
-        super().start(split, ident, terms)
+        super().start(split, ident, options)
 
     def add(self, reducer: int, meta: BlockMeta, ref: Ref) -> None:
         if not self.losses:
@@ -328,9 +330,9 @@ class PieceLosingEngine(LocalEngine):
 
     def written(self, event: EngineEvent) -> Ref | None:
         """What of an event the driver will write."""
-        if isinstance(event, Reduced) and not isinstance(event.message, ReducerEnd):
+        if isinstance(event, ReducerOutput) and not isinstance(event.message, ReducerEnd):
             return event.message
-        return event.ref if isinstance(event, Yielded) and self._reduce_task is None else None
+        return event.ref if isinstance(event, BlockReady) and self._reduce_task is None else None
 
     def wait(self, timeout_s: float) -> list[EngineEvent]:
         events = super().wait(timeout_s)

@@ -14,7 +14,14 @@ import pytest
 from plans import plan_of
 from ray_mr.driver.ledger import Ledger
 from ray_mr.driver.scheduler import MAX_FAILURE_NOTICES, Scheduler
-from ray_mr.engines.contract import Capacity, EngineEvent, Lost, Reduced, Said, Yielded
+from ray_mr.engines.contract import (
+    AttemptLost,
+    AttemptMessage,
+    BlockReady,
+    Capacity,
+    EngineEvent,
+    ReducerOutput,
+)
 from ray_mr.errors import CorruptObject, WorkerLost
 from ray_mr.events import Advanced, Event, Notice
 from ray_mr.model import (
@@ -48,8 +55,10 @@ class AnsweringEngine:
         self._answer = answer
         self._events: deque[EngineEvent] = deque()
 
-    def start(self, split: Split, ident: AttemptId, terms: AttemptOptions = FIRST_OPTIONS) -> None:
-        del terms
+    def start(
+        self, split: Split, ident: AttemptId, options: AttemptOptions = FIRST_OPTIONS
+    ) -> None:
+        del options
         self._events += self._answer(split, ident)
 
     def wait(self, timeout_s: float) -> list[EngineEvent]:
@@ -60,9 +69,9 @@ class AnsweringEngine:
         del reducer, partitions
 
     def finish(self, reducer: int, due: Mapping[int, PartDue]) -> None:
-        self._events += [Reduced(reducer, part, ReducerEnd(part, 0, 0, 0)) for part in due]
+        self._events += [ReducerOutput(reducer, part, ReducerEnd(part, 0, 0, 0)) for part in due]
 
-    def unplaced(self) -> set[int]:
+    def list_unplaced(self) -> set[int]:
         return set()
 
     def read(self, ref: object) -> memoryview:
@@ -87,18 +96,18 @@ def ended(split: Split, ident: AttemptId) -> AttemptEnd:
 
 
 def well(split: Split, ident: AttemptId) -> list[EngineEvent]:
-    return [Said(ident, Progress(1)), Said(ident, ended(split, ident))]
+    return [AttemptMessage(ident, Progress(1)), AttemptMessage(ident, ended(split, ident))]
 
 
 def well_with_a_block(split: Split, ident: AttemptId) -> list[EngineEvent]:
     block = BlockMeta(ident, 0, 0, (1,), (0, 1), (ident.start,))
     end = AttemptEnd(ident, ended(split, ident).files, rows=1, blocks=1)
-    return [Yielded(block, None), Said(ident, end)]
+    return [BlockReady(block, None), AttemptMessage(ident, end)]
 
 
 def bad(split: Split, ident: AttemptId) -> list[EngineEvent]:
     failed = {item.position: CorruptObject("damaged") for item in split.inputs}
-    return [Said(ident, AttemptEnd(ident, failed=failed))]
+    return [AttemptMessage(ident, AttemptEnd(ident, failed=failed))]
 
 
 def loop_of(
@@ -142,7 +151,7 @@ def all_lost_once(inputs: int) -> Callable[[], object]:
         if split.index in lost:
             return well(split, ident)
         lost.add(split.index)
-        return [Lost(ident, WorkerLost("gone"))]
+        return [AttemptLost(ident, WorkerLost("gone"))]
 
     plan = plan_of(inputs)
     return loop_of(plan, AnsweringEngine(answer), Ledger(plan)).map
@@ -211,8 +220,12 @@ def test_loop_progress_of_running_attempts_is_the_sum_of_their_bytes() -> None:
 
     def answer(split: Split, ident: AttemptId) -> Sequence[EngineEvent]:
         if split.index == 1 and ident.attempt == 2:
-            return [Said(ident, Progress(40)), Lost(ident, WorkerLost("gone"))]
-        return [Said(ident, Progress(10)), Said(ident, Progress(70)), *well(split, ident)[1:]]
+            return [AttemptMessage(ident, Progress(40)), AttemptLost(ident, WorkerLost("gone"))]
+        return [
+            AttemptMessage(ident, Progress(10)),
+            AttemptMessage(ident, Progress(70)),
+            *well(split, ident)[1:],
+        ]
 
     plan, events = plan_of(3), list[Event]()
     loop_of(plan, AnsweringEngine(answer), Ledger(plan), events).map()
