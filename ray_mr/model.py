@@ -131,12 +131,13 @@ class AttemptId:
 
 @dataclass(frozen=True, slots=True)
 class AttemptOptions:
-    """On what terms an attempt runs; these are a first attempt's."""
+    """How an attempt runs; the defaults are those of a first attempt."""
 
-    shares: int = 1
-    """How many attempts' share of a machine it has to itself."""
-    careful: tuple[int, ...] | None = None
-    """Each record is told before the function sees it; those on these lines it never sees."""
+    slots: int = 1
+    """Slots of a machine that the attempt occupies: more leave it more memory."""
+    isolate_record: tuple[int, ...] | None = None
+    """Lines of the input that are left out, while the harness announces each record before the
+    function gets it; so the record at which the program dies is known.  ``None``: neither."""
 
 
 FIRST_OPTIONS = AttemptOptions()
@@ -183,7 +184,7 @@ class FetchRetries:
 
 @dataclass(frozen=True, slots=True)
 class PoisonRecord:
-    """The record that a careful attempt was at when its child died."""
+    """The record that an attempt with ``isolate_record`` was at when its child died."""
 
     position: int
     """``Input.position``."""
@@ -250,12 +251,12 @@ class AttemptEnd:
     """How many blocks were sent."""
     seconds: Mapping[str, float] = field(default_factory=dict)
     """Time of the attempt by stage."""
-    troubles: tuple[FetchRetries, ...] = ()
+    fetch_retries: tuple[FetchRetries, ...] = ()
     """Inputs that were not brought at once, however the attempt ended."""
     usage: Mapping[str, int] = field(default_factory=dict)
     """What its children took: ``cpu_ms``; ``max_rss_bytes`` is the most any of the worker's had."""
     poison: PoisonRecord | None = None
-    """Of a careful attempt whose child died at a record."""
+    """The record at which the child died, of an attempt with ``isolate_record``."""
     bad_value: str = ""
     """One of the rows set aside, key and value; for messages."""
 

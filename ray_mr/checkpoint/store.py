@@ -51,7 +51,7 @@ DIGEST_BYTES = hashlib.sha256().digest_size
 MAX_HEAD_BYTES = 256 << 20
 READ_BYTES = 1 << 20
 T = TypeVar("T")
-_NOT_KEPT = {"failed", "error", "suspect", "troubles", "poison", "usage"}
+_NOT_KEPT = {"failed", "error", "suspect", "fetch_retries", "poison", "usage"}
 """Fields of an ``AttemptEnd`` that say nothing of one that was committed."""
 
 

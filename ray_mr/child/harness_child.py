@@ -78,49 +78,50 @@ class HarnessChild:
     """A child that speaks ``wire``.
 
     Args:
-        setting: Where and how it runs.
+        launch: Where and how it runs.
         role: ``map``, ``reduce`` or ``combine``.
         functions: Names under which the script may define its function.
         records: The job's record format.
         memory_bytes: What a list of a key's values may take; 0: anything.
-        careful: Tell each record, less those on these lines; see ``Terms``.
+        isolate_record: Announce each record, and pass over those on these lines; see
+            ``AttemptOptions``.
     """
 
     def __init__(
         self,
-        setting: LaunchSpec,
+        launch: LaunchSpec,
         role: str,
         functions: tuple[str, ...],
         records: str = "",
         memory_bytes: int = 0,
         *,
-        careful: tuple[int, ...] | None = None,
+        isolate_record: tuple[int, ...] | None = None,
     ) -> None:
-        setting.write_program()
-        self._setting = setting
+        launch.write_program()
+        self._launch = launch
         self._hello = threading.Event()
         self._codecs: frozenset[str] = frozenset()
         begin = {
             "role": role,
-            "script": setting.program.entry,
-            "arguments": setting.program.arguments,
-            "pickled": setting.program.function,
+            "script": launch.program.entry,
+            "arguments": launch.program.arguments,
+            "pickled": launch.program.function,
             "functions": functions,
             "records": records,
             "init": HOOKS[role][0],
             "final": HOOKS[role][1],
-            "stream": setting.program.stream,
+            "stream": launch.program.stream,
             "memory": memory_bytes,
-            "max_record_bytes": setting.max_record_bytes,
+            "max_record_bytes": launch.max_record_bytes,
             "most_decoded": {
-                "ratio": setting.max_expansion,
+                "ratio": launch.max_expansion,
                 "floor": decode.EXPANSION_FLOOR_BYTES,
             },
         }
         if role == "map":
             begin["refused"] = formats.refused_inside()
-        if careful is not None:
-            begin["careful"] = careful
+        if isolate_record is not None:
+            begin["careful"] = isolate_record
         self._memory_bytes = memory_bytes
         self.ended = False
         """It has said that it did all there was to do."""
@@ -160,16 +161,16 @@ class HarnessChild:
             yield from self._run(feed)
         except ChildError as error:
             # Without a word of the harness: it may be no interpreter, or too old a one.
-            if not self._hello.is_set() and (wrong := self._setting.interpreter_error()):
+            if not self._hello.is_set() and (wrong := self._launch.interpreter_error()):
                 raise wrong from error
             raise
         finally:
             self._hello.set()  # whatever waits in opens() must not wait for ever
 
     def _run(self, feed: Iterable[bytes]) -> Generator[ChildOutput]:
-        decoder = wire.Decoder(self._setting.max_record_bytes + wire.FRAME_BYTES)
-        yield from self._setting.prepare()
-        with self._setting.start(self._feed(feed)) as self._process:
+        decoder = wire.Decoder(self._launch.max_record_bytes + wire.FRAME_BYTES)
+        yield from self._launch.prepare()
+        with self._launch.start(self._feed(feed)) as self._process:
             for data in self._process.chunks():
                 if not data:
                     yield None
@@ -222,7 +223,7 @@ class HarnessChild:
     def _failure(self, position: int, kind: str, message: str, trace: str) -> ChildFailure:
         if kind not in wire.FAILURES:
             raise ValueError(kind)
-        script = self._setting.name
+        script = self._launch.name
         if kind == "load":
             hint = (
                 MODULES
@@ -278,12 +279,12 @@ def map_records(child: HarnessChild, deliveries: Iterable[RecordDelivery]) -> It
 
 
 def debug_records(
-    setting: LaunchSpec, records: str, paths: Sequence[str], stop_at: int | None
+    launch: LaunchSpec, records: str, paths: Sequence[str], stop_at: int | None
 ) -> int:
     """Call a Python mapper in the terminal for the records of decoded files, under its debugger.
 
     Args:
-        setting: Where it runs.
+        launch: Where it runs.
         records: The job's record format.
         paths: The files, relative to its folder.
         stop_at: Line of the first file at which to stop; else it stops at an exception.
@@ -291,10 +292,10 @@ def debug_records(
     Returns:
         The program's exit code.
     """
-    child = HarnessChild(setting, "map", ("mapper",), records)
+    child = HarnessChild(launch, "map", ("mapper",), records)
     facts = child.begin | {"paths": list(paths), "stop_at": stop_at}
-    (setting.folder / DEBUG_NAME).write_text(json.dumps(facts))
-    return setting.run_in_terminal("--debug", DEBUG_NAME)
+    (launch.folder / DEBUG_NAME).write_text(json.dumps(facts))
+    return launch.run_in_terminal("--debug", DEBUG_NAME)
 
 
 def reduce_records(child: HarnessChild, sorted_pairs: Iterable[Pairs]) -> Iterator[ChildOutput]:
@@ -323,10 +324,10 @@ class CombinerChild:
     One call of ``combine`` is one exchange: sorted pairs of a batch in, combined output out.
     """
 
-    def __init__(self, setting: LaunchSpec) -> None:
+    def __init__(self, launch: LaunchSpec) -> None:
         self._queue: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-        limits = replace(setting.limits, feed_excuses=False)
-        patient = replace(setting, limits=limits)
+        limits = replace(launch.limits, feed_excuses=False)
+        patient = replace(launch, limits=limits)
         self._child = HarnessChild(patient, "combine", ("combine", "reduce"))
         self._output = self._child.run(iter(self._queue.get, None))
         self.counters = Counters()

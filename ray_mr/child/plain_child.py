@@ -21,9 +21,9 @@ SPOOL_READ_BYTES = 1 << 20
 class PlainChild:
     """A program without a harness: text on its stdin, text on its stdout."""
 
-    def __init__(self, setting: LaunchSpec) -> None:
-        setting.write_program()
-        self._setting = setting
+    def __init__(self, launch: LaunchSpec) -> None:
+        launch.write_program()
+        self._launch = launch
         self.counters = Counters()
         """What it counted, once it has ended well."""
         self.status = ""
@@ -40,9 +40,9 @@ class PlainChild:
         Raises:
             ChildError: It crashed or hung, or ended before it had read all of its stdin.
         """
-        for _ in self._setting.prepare():
+        for _ in self._launch.prepare():
             yield b""
-        with self._setting.start(feed) as process:
+        with self._launch.start(feed) as process:
             for data in process.chunks():
                 self.status = process.status
                 yield data
@@ -69,7 +69,7 @@ def run_lines(child: PlainChild, lines: Iterable[bytes]) -> Generator[bytes]:
 
 
 def run_files(
-    setting: LaunchSpec, paths: Iterable[bytes], counters: Counters | None = None
+    launch: LaunchSpec, paths: Iterable[bytes], counters: Counters | None = None
 ) -> Iterator[bytes | None]:
     """Run a program that reads file names on stdin; yield its output once it has ended well.
 
@@ -78,8 +78,8 @@ def run_files(
     Raises:
         ChildError: It crashed or hung, or closed its stdin before it had every name.
     """
-    child = PlainChild(setting)
-    spool = setting.folder / SPOOL_NAME
+    child = PlainChild(launch)
+    spool = launch.folder / SPOOL_NAME
     names = (path + b"\n" for path in paths)
     told = child.run(
         names, left="was told of every file", hint="read file names until the end of stdin"
@@ -90,7 +90,7 @@ def run_files(
             yield None
     if counters is not None:
         counters.add_all(child.counters)
-    result = setting.folder / RESULT_NAME
+    result = launch.folder / RESULT_NAME
     with (result if result.is_file() else spool).open("rb") as made:
         yield from _pieces(made)
 

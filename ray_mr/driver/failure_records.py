@@ -41,13 +41,13 @@ class FailureRecords:
         self._news: deque[str] = deque()
 
     def capsule(
-        self, split: Split, ident: AttemptId, terms: AttemptOptions, end: AttemptEnd
+        self, split: Split, ident: AttemptId, options: AttemptOptions, end: AttemptEnd
     ) -> None:
         """An attempt has failed."""
 
         def write() -> None:
             try:
-                self._capsules.write(split, ident, terms, end)
+                self._capsules.write(split, ident, options, end)
             except StoreError as refused:
                 self._news.append(f"a failed attempt could not be kept: {refused.message}")
 

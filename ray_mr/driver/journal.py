@@ -89,8 +89,8 @@ class _Written(Ledger):
         self._journal.put("tried", known)
         super().tried(known)
 
-    def fetched(self, troubles: Iterable[FetchRetries]) -> None:
-        known = list(troubles)
+    def fetched(self, fetch_retries: Iterable[FetchRetries]) -> None:
+        known = list(fetch_retries)
         if known:
             self._journal.put("fetched", known)
         super().fetched(known)

@@ -131,11 +131,11 @@ class Ledger:
             tries = self._columns.attempts
             tries[position] = min(tries[position] + 1, MOST_ATTEMPTS)
 
-    def fetched(self, troubles: Iterable[FetchRetries]) -> None:
+    def fetched(self, fetch_retries: Iterable[FetchRetries]) -> None:
         """An attempt has ended, well or not, in which inputs were asked for more than once."""
-        for trouble in troubles:
-            tries = trouble.tries - 1
-            self._delays[trouble.position].add(trouble.cause, trouble.waited_s, tries)
+        for retry in fetch_retries:
+            tries = retry.tries - 1
+            self._delays[retry.position].add(retry.cause, retry.waited_s, tries)
 
     def delayed(self, positions: Iterable[int], error: RayMrError, pause_s: float) -> None:
         """An attempt with these inputs did not count: they are tried again after a pause."""

@@ -58,8 +58,8 @@ FETCH_TRIES = 3
 """How often an attempt asks for an object that a store refuses for the moment."""
 MOST_POISON = 100
 """Records of one input that may be set aside because the program dies of them: each is a run."""
-MOST_SHARES = 64
-"""A job that needs more of a machine than this is not one of too little memory."""
+MAX_SLOTS = 64
+"""Maximum slots of one attempt: one that runs out of memory with these needs another cure."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ class PendingSplit:
     """Attempts that a store or a worker lost."""
     memory_retries: int = 0
     """Of both, those for which memory may have been too small."""
-    careful: tuple[int, ...] | None = None
+    isolate_record: tuple[int, ...] | None = None
     """The next attempt is a careful one, without the records on these lines."""
     together: bool = False
     """Only an attempt of the whole split counts, less the inputs that have failed."""
@@ -106,9 +106,9 @@ def backoff(job: Job, seed: str = "") -> Backoff:
     return Backoff(min(FETCH_TRIES, job.attempts), PAUSE_S, MAX_PAUSE_S, seed)
 
 
-def terms(work: PendingSplit) -> AttemptOptions:
-    """On what terms the next attempt runs."""
-    return AttemptOptions(min(2**work.memory_retries, MOST_SHARES), work.careful)
+def make_options(work: PendingSplit) -> AttemptOptions:
+    """Return the options of the next attempt."""
+    return AttemptOptions(min(2**work.memory_retries, MAX_SLOTS), work.isolate_record)
 
 
 def decide(work: PendingSplit, end: AttemptEnd, job: Job) -> Decision:
@@ -118,10 +118,10 @@ def decide(work: PendingSplit, end: AttemptEnd, job: Job) -> Decision:
         again = (replace(work, split=rest),) if rest else ()
         return Decision(failed=dict(end.failed), again=again)
     if end.error is None:
-        passed = work.probe and not work.careful
+        passed = work.probe and not work.isolate_record
         return Decision(commit=not passed, passed=passed)
     if isinstance(end.error, ChildCrashed | ChildTimeout | ChildProtocol):
-        if end.poison is not None and work.careful is not None:
+        if end.poison is not None and work.isolate_record is not None:
             return _poisoned(work, end.error, end.poison, job)
         return _crashed(work, end.error, end.suspect, job)
     return after_loss(work, end.error, job)
@@ -144,13 +144,13 @@ def after_loss(work: PendingSplit, error: RayMrError, job: Job) -> Decision:
 
 def _poisoned(work: PendingSplit, error: RayMrError, poison: PoisonRecord, job: Job) -> Decision:
     """A careful attempt has found the record that the child dies of."""
-    lines = (*(work.careful or ()), poison.line)
+    lines = (*(work.isolate_record or ()), poison.line)
     allowed = MOST_POISON if job.max_bad_records is None else min(job.max_bad_records, MOST_POISON)
     where = f"line {poison.line}: {error.message}"
     if len(lines) > allowed:
         return Decision(failed={poison.position: type(error)(where, error.hint)})
     return Decision(
-        again=(replace(work, careful=lines),),
+        again=(replace(work, isolate_record=lines),),
         notice=f"{range_of(work.split)} runs again without {where}",
     )
 
@@ -158,17 +158,19 @@ def _poisoned(work: PendingSplit, error: RayMrError, poison: PoisonRecord, job: 
 def _crashed(work: PendingSplit, error: RayMrError, suspect: int | None, job: Job) -> Decision:
     crashes = work.crashes + 1
     split = work.split
-    tells = job.fed == "records"
+    fed_records = job.fed == "records"
     if work.sound and len(split.inputs) > 1:
         return _crashed_together(work, error, job)
-    if len(split.inputs) == 1 and crashes >= job.attempts and not (tells and work.careful is None):
+    last_try = crashes >= job.attempts and not (fed_records and work.isolate_record is None)
+    if len(split.inputs) == 1 and last_try:
         return Decision(failed={split.start: error})
     notice = f"{range_of(split)} runs again: {error.message}"
     memory_retries = work.memory_retries + isinstance(error, ChildKilled)
     next_work = replace(work, crashes=crashes, memory_retries=memory_retries)
-    careful = () if tells and crashes >= job.attempts - 1 else None
+    isolate_record = () if fed_records and crashes >= job.attempts - 1 else None
     if len(split.inputs) == 1:
-        return Decision(again=(replace(next_work, careful=work.careful or careful),), notice=notice)
+        next_work = replace(next_work, isolate_record=work.isolate_record or isolate_record)
+        return Decision(again=(next_work,), notice=notice)
     if crashes < min(CRASHES_TOGETHER, job.attempts):
         return Decision(again=(next_work,), notice=notice)
     index = list(split.positions).index(suspect) if suspect is not None else -1

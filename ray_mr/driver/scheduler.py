@@ -332,7 +332,7 @@ class Scheduler:
             ident = self.next_ident(work.split)
             self._running[ident] = _Running(work, now)
             self._ledger.tried(work.split.positions)
-            self._engine.start(work.split, ident, retry_policy.terms(work))
+            self._engine.start(work.split, ident, retry_policy.make_options(work))
 
     def _step(self) -> None:
         for event in self._engine.wait(WAIT_S):
@@ -430,15 +430,19 @@ class Scheduler:
 
     def _ended(self, running: _Running, end: AttemptEnd) -> None:
         decision = retry_policy.decide(running.work, end, self._plan.job)
-        self._ledger.fetched(end.troubles)
-        if end.poison is not None and end.error is not None and running.work.careful is not None:
+        self._ledger.fetched(end.fetch_retries)
+        if (
+            end.poison is not None
+            and end.error is not None
+            and running.work.isolate_record is not None
+        ):
             self._keepsakes.letter(end.poison, end.error)
         work = running.work
         if decision.commit:
             self._won(replace(work, probe=False), running, end)
         else:
             if not decision.passed:
-                self._keepsakes.capsule(work.split, end.id, retry_policy.terms(work), end)
+                self._keepsakes.capsule(work.split, end.id, retry_policy.make_options(work), end)
             self._follow(decision, end.error)
         for whole in self._narrowing.after(work, decision):
             self._tell(
@@ -503,7 +507,7 @@ class Scheduler:
         running = self._forget(ident)
         if running is not None:
             work, end = running.work, AttemptEnd(ident, error=error)
-            self._keepsakes.capsule(work.split, ident, retry_policy.terms(work), end)
+            self._keepsakes.capsule(work.split, ident, retry_policy.make_options(work), end)
             self._follow(retry_policy.after_loss(work, error, self._plan.job), error)
 
     def _follow(self, decision: retry_policy.Decision, error: RayMrError | None) -> None:

@@ -132,7 +132,9 @@ class Engine(Protocol):
             EngineError: It cannot.
         """
 
-    def start(self, split: Split, ident: AttemptId, terms: AttemptOptions = FIRST_OPTIONS) -> None:
+    def start(
+        self, split: Split, ident: AttemptId, options: AttemptOptions = FIRST_OPTIONS
+    ) -> None:
         """Begin a map attempt; ``wait`` tells of it."""
 
     def cancel(self, ident: AttemptId) -> None:

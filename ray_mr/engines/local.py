@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 
 class _Slots:
-    """A machine's shares; who wants many is not overtaken by those who want one."""
+    """A machine's slots; who wants many is not overtaken by those who want one."""
 
     def __init__(self, count: int) -> None:
         self._count = count
@@ -50,15 +50,15 @@ class _Slots:
         self._turn = threading.Lock()
 
     @contextlib.contextmanager
-    def taken(self, shares: int) -> Iterator[None]:
-        shares = min(shares, self._count)
+    def taken(self, slots: int) -> Iterator[None]:
+        slots = min(slots, self._count)
         with self._turn:
-            for _ in range(shares):
+            for _ in range(slots):
                 self._free.acquire()
         try:
             yield
         finally:
-            self._free.release(shares)
+            self._free.release(slots)
 
 
 class LocalEngine:
@@ -86,17 +86,19 @@ class LocalEngine:
         self._pool = ThreadPoolExecutor(slots, thread_name_prefix="attempt")
         return Capacity(slots, slots, f"{slots} processors of this machine")
 
-    def start(self, split: Split, ident: AttemptId, terms: AttemptOptions = FIRST_OPTIONS) -> None:
-        """See ``Engine``; an attempt of many shares waits until as many slots are free."""
+    def start(
+        self, split: Split, ident: AttemptId, options: AttemptOptions = FIRST_OPTIONS
+    ) -> None:
+        """See ``Engine``; an attempt of many slots waits until they are free."""
         stop = self._cancelled[ident] = threading.Event()
-        self._pool.submit(self._attempt, split, ident, terms, stop)
+        self._pool.submit(self._attempt, split, ident, options, stop)
 
     def _attempt(
-        self, split: Split, ident: AttemptId, terms: AttemptOptions, stop: threading.Event
+        self, split: Split, ident: AttemptId, options: AttemptOptions, stop: threading.Event
     ) -> None:
-        messages = map_split(self._map_task, split, ident, self._root, terms)
+        messages = map_split(self._map_task, split, ident, self._root, options)
         try:
-            with self._slots.taken(terms.shares):
+            with self._slots.taken(options.slots):
                 for message in messages:
                     if stop.is_set():
                         return

@@ -50,7 +50,9 @@ class Capsules:
         self._plan, self._run_id = plan, run_id
         self._written = 0
 
-    def write(self, split: Split, ident: AttemptId, terms: AttemptOptions, end: AttemptEnd) -> None:
+    def write(
+        self, split: Split, ident: AttemptId, options: AttemptOptions, end: AttemptEnd
+    ) -> None:
         """Keep how an attempt failed; without effect once there are many.
 
         Raises:
@@ -59,14 +61,14 @@ class Capsules:
         if self._written >= MAX_CAPSULES:
             return
         self._written += 1
-        facts = self._facts(split, ident, terms, end)
+        facts = self._facts(split, ident, options, end)
         text = strict_json.dumps(facts, indent=1, default=str)
         folder = folder_uri(self._plan.job.output)
         folders.claim(folder)
         write_whole(f"{folder}{ident}.json", text.encode() + b"\n")
 
     def _facts(
-        self, split: Split, ident: AttemptId, terms: AttemptOptions, end: AttemptEnd
+        self, split: Split, ident: AttemptId, options: AttemptOptions, end: AttemptEnd
     ) -> dict[str, Any]:
         job = self._plan.job.model_dump(mode="json", exclude_defaults=True, exclude={"inputs"})
         job["env"] = dict.fromkeys(self._plan.job.env)  # names: any value may be a secret
@@ -75,7 +77,7 @@ class Capsules:
             "ray_mr": importlib.metadata.version("ray-mr"),
             "run": self._run_id,
             "attempt": asdict(ident),
-            "terms": asdict(terms),
+            "terms": {"shares": options.slots, "careful": options.isolate_record},
             "inputs": [{"position": item.position} | _object(item.object) for item in split.inputs],
             "suspect": end.poison.position if end.poison else end.suspect,
             "line": end.poison.line if end.poison else None,
@@ -106,7 +108,7 @@ class Capsule:
     uri: str
     plan: Plan
     """Of the inputs at fault alone, where they are known."""
-    terms: AttemptOptions
+    options: AttemptOptions
     line: int | None
     """At which record the program died."""
     told: str
@@ -132,7 +134,8 @@ def read(uri: str) -> Capsule:
         inputs = [_input(item) for item in facts["inputs"]]
         at_fault = _at_fault(facts, inputs)
         careful = facts["terms"]["careful"]
-        terms = AttemptOptions(careful=None if careful is None else tuple(map(int, careful)))
+        lines = None if careful is None else tuple(map(int, careful))
+        options = AttemptOptions(isolate_record=lines)
         job_facts, digest, line = dict(facts["job"]), facts["mapper_digest"], facts["line"]
         told = _told(facts)
         env = dict(job_facts.pop("env"))
@@ -163,7 +166,7 @@ def read(uri: str) -> Capsule:
     return Capsule(
         uri,
         replace(plan, splits=(split,)),
-        terms,
+        options,
         line,
         told,
         plan.mapper.digest != digest,
@@ -220,7 +223,7 @@ def replay(
     with (
         hidden(),
         owned_folder(run_id) as root,
-        contextlib.closing(map_split(task, split, ident, root, capsule.terms)) as messages,
+        contextlib.closing(map_split(task, split, ident, root, capsule.options)) as messages,
     ):
         for message in messages:
             if isinstance(message, AttemptEnd):
@@ -265,8 +268,8 @@ def debug(capsule: Capsule) -> int:
             if fetched.error is not None:
                 raise fetched.error
             paths.append(f"./s3/{fetched.input.object.key}")
-        setting = MapTask.of(capsule.plan, run_id).setting(mapper, work.path)
-        return debug_records(setting, job.records or "", paths, capsule.line)
+        launch = MapTask.of(capsule.plan, run_id).make_launch(mapper, work.path)
+        return debug_records(launch, job.records or "", paths, capsule.line)
 
 
 class _Everything:

@@ -47,17 +47,17 @@ class CombineProgram(Protocol):
         """End what runs; no effect after ``close``."""
 
 
-def combiner(setting: LaunchSpec, *, tabs: bool = False) -> CombineProgram:
+def combiner(launch: LaunchSpec, *, tabs: bool = False) -> CombineProgram:
     """That of a program, by its feed; ``tabs`` as for ``to_lines``."""
-    if setting.program.feed == "lines":
-        return _ByLines(setting, tabs=tabs)
+    if launch.program.feed == "lines":
+        return _ByLines(launch, tabs=tabs)
     # It works now and then, as long as the attempt: only silence can end it.
-    return _ByFunction(replace(setting, limits=Limits(None, setting.limits.stall_s)))
+    return _ByFunction(replace(launch, limits=Limits(None, launch.limits.stall_s)))
 
 
 class _ByFunction:
-    def __init__(self, setting: LaunchSpec) -> None:
-        self._child = CombinerChild(setting)
+    def __init__(self, launch: LaunchSpec) -> None:
+        self._child = CombinerChild(launch)
         self.counters = self._child.counters
 
     def combine(self, rows: Rows) -> Iterator[ChildOutput]:
@@ -71,14 +71,14 @@ class _ByFunction:
 
 
 class _ByLines:
-    def __init__(self, setting: LaunchSpec, *, tabs: bool) -> None:
-        self._setting, self._tabs = setting, tabs
+    def __init__(self, launch: LaunchSpec, *, tabs: bool) -> None:
+        self._launch, self._tabs = launch, tabs
         self._running: Generator[bytes] | None = None
         self.counters = Counters()
 
     def combine(self, rows: Rows) -> Iterator[ChildOutput]:
-        child = PlainChild(self._setting)
-        self._setting = replace(self._setting, setup="")  # once for the folder
+        child = PlainChild(self._launch)
+        self._launch = replace(self._launch, setup="")  # once for the folder
         self._running = run_lines(child, [batches.to_lines(rows, tabs=self._tabs)])
         for data in self._running:
             yield Text(data) if data else None

@@ -78,7 +78,7 @@ class Fetch:
         keep: bool,
         backoff: Backoff = NO_PATIENCE,
     ) -> None:
-        self.troubles: dict[int, FetchRetries] = {}
+        self.retries: dict[int, FetchRetries] = {}
         """By position, inputs that took more than one try so far."""
         self._backoff = backoff
         self._inputs, self._folder = inputs, folder
@@ -211,7 +211,7 @@ class Fetch:
             except StoreUnavailable as error:
                 pause_s = self._backoff.pause_s(obj.uri, tried)
                 tried, waited_s = tried + 1, waited_s + (pause_s or 0.0)
-                self.troubles[position] = FetchRetries(position, tried, waited_s, error.message)
+                self.retries[position] = FetchRetries(position, tried, waited_s, error.message)
                 if pause_s is None:
                     raise
                 if self._stop.wait(pause_s):

@@ -60,7 +60,11 @@ LETTER_BYTES = 64 << 20
 
 
 def map_split(
-    task: MapTask, split: Split, ident: AttemptId, root: Path, terms: AttemptOptions = FIRST_OPTIONS
+    task: MapTask,
+    split: Split,
+    ident: AttemptId,
+    root: Path,
+    options: AttemptOptions = FIRST_OPTIONS,
 ) -> Generator[Message]:
     """Run one attempt of a split.
 
@@ -69,12 +73,12 @@ def map_split(
         split: What to map.
         ident: Names the attempt and its folder.
         root: Folder for attempts' folders, on this machine.
-        terms: What is different from a first attempt.
+        options: What is different from a first attempt.
 
     Yields:
         Progress, blocks, and at last one ``AttemptEnd``, whatever went wrong.
     """
-    attempt = _Attempt(task, split, ident, terms)
+    attempt = _Attempt(task, split, ident, options)
     access.carry(task.sealed)
     access.read_as(anonymous=task.job.anonymous, request_payer=task.job.request_payer)
     try:
@@ -95,10 +99,10 @@ class _Attempt:
     """The state of one attempt: counts, and rows on their way to blocks."""
 
     def __init__(
-        self, task: MapTask, split: Split, ident: AttemptId, terms: AttemptOptions
+        self, task: MapTask, split: Split, ident: AttemptId, options: AttemptOptions
     ) -> None:
-        self.task, self.split, self.ident, self.terms = task, split, ident, terms
-        self.troubles: dict[int, FetchRetries] = {}
+        self.task, self.split, self.ident, self.options = task, split, ident, options
+        self.fetch_retries: dict[int, FetchRetries] = {}
         self.objects = {item.position: item.object for item in split.inputs}
         self.following = dict(itertools.pairwise(self.objects))
         self.files: dict[int, FileCounts] = {}
@@ -132,7 +136,7 @@ class _Attempt:
             int(self.bad_values),
             self.blocks,
             {"attempt": time.monotonic() - self.started},
-            tuple(self.troubles.values()),
+            tuple(self.fetch_retries.values()),
             self._usage(),
             self.poison,
             self.bad_values.example,
@@ -171,9 +175,13 @@ class _Attempt:
 
     def _run_records(self, work: WorkDir) -> Generator[ChildOutput]:
         job = self.task.job
-        setting = self.task.setting(self.task.mapper, work.path)
+        launch = self.task.make_launch(self.task.mapper, work.path)
         child = HarnessChild(
-            setting, "map", ("mapper",), job.records or "", careful=self.terms.careful
+            launch,
+            "map",
+            ("mapper",),
+            job.records or "",
+            isolate_record=self.options.isolate_record,
         )
         self.suspect = self.split.start
         with Fetch(
@@ -189,7 +197,7 @@ class _Attempt:
             keep=False,
             backoff=self.task.backoff,
         ) as fetch:
-            self.troubles = fetch.troubles
+            self.fetch_retries = fetch.retries
             for item in map_records(child, self._deliveries(fetch)):
                 self._check_known(item)
                 if isinstance(item, FileCounts):
@@ -245,7 +253,7 @@ class _Attempt:
 
     def _run_files(self, work: WorkDir) -> Generator[ChildOutput]:
         job = self.task.job
-        setting = self.task.setting(self.task.mapper, work.path)
+        launch = self.task.make_launch(self.task.mapper, work.path)
         with Fetch(
             self.split.inputs,
             work.objects,
@@ -258,26 +266,26 @@ class _Attempt:
             keep=True,
             backoff=self.task.backoff,
         ) as fetch:
-            self.troubles = fetch.troubles
+            self.fetch_retries = fetch.retries
             files = iter(fetch)
             try:
-                for data in run_files(setting, self._paths(files), self.counters):
+                for data in run_files(launch, self._paths(files), self.counters):
                     yield None if data is None else Text(data)
             except BadInputError:
                 yield from self._check_rest(fetch, self._paths(files, go_on=True))
 
-    def setting(self, program: Program, folder: Path) -> LaunchSpec:
+    def make_launch(self, program: Program, folder: Path) -> LaunchSpec:
         """How a child of this attempt is started; one fed lines gets Hadoop's names."""
-        setting = self.task.setting(program, folder)
+        launch = self.task.make_launch(program, folder)
         if program.feed != "lines":
-            return setting
+            return launch
         place = hadoop_env.map_place(self.ident, self.split.inputs, self.task.maps)
         words = hadoop_env.environment(self.task.job, self.task.run_id, folder, place)
-        return replace(setting, env={**words, **setting.env})
+        return replace(launch, env={**words, **launch.env})
 
     def _run_lines(self, work: WorkDir) -> Generator[ChildOutput]:
         job = self.task.job
-        child = PlainChild(self.setting(self.task.mapper, work.path))
+        child = PlainChild(self.make_launch(self.task.mapper, work.path))
         with Fetch(
             self.split.inputs,
             work.objects,
@@ -291,7 +299,7 @@ class _Attempt:
             keep=False,
             backoff=self.task.backoff,
         ) as fetch:
-            self.troubles = fetch.troubles
+            self.fetch_retries = fetch.retries
             feed = LineFeed(fetch, self._counted, self.failed.__setitem__, job.max_record_bytes)
             try:
                 for data in run_lines(child, feed):
@@ -354,7 +362,7 @@ class _Attempt:
             keep=False,
             backoff=self.task.backoff,
         )
-        self.troubles = fetch.troubles
+        self.fetch_retries = fetch.retries
         return fetch
 
     def _check_rest(self, fetch: Fetch, inputs: Iterator[object]) -> Iterator[None]:

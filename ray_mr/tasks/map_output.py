@@ -51,7 +51,7 @@ class Attempt(Protocol):
     mapped_rows: int
     bad_values: Bad
 
-    def setting(self, program: Program, folder: Path) -> LaunchSpec:
+    def make_launch(self, program: Program, folder: Path) -> LaunchSpec:
         """How a child of this attempt is started."""
 
     def progress(self, item: ChildOutput) -> Iterator[Progress]:
@@ -128,7 +128,7 @@ class RowBlocks:
             place = folder / ".combiner"
             place.mkdir()
             self._program = combiner(
-                attempt.setting(task.combiner, place), tabs=task.job.tabs_in_keys
+                attempt.make_launch(task.combiner, place), tabs=task.job.tabs_in_keys
             )
             self._combined = MapSideCombiner(self._parse_combined, pack_bytes=self._pack_bytes)
 

@@ -77,6 +77,6 @@ class MapTask:
             bounds=plan.bounds if plan.job.partition == "range" else None,
         )  # fmt: skip
 
-    def setting(self, program: Program, folder: Path) -> LaunchSpec:
+    def make_launch(self, program: Program, folder: Path) -> LaunchSpec:
         """How a child of this run is started."""
         return LaunchSpec.of(self.job, program, folder, on_stderr=self.on_stderr)

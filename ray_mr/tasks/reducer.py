@@ -250,7 +250,7 @@ class _Partition:
         else:
             yield from self._records(rows, program)
 
-    def _setting(self, program: Program) -> LaunchSpec:
+    def _make_launch(self, program: Program) -> LaunchSpec:
         return LaunchSpec.of(self._task.job, program, self._folder)
 
     def _built_in(self, rows: _RowInput, ours: BuiltIn | None) -> Iterator[bytes | None]:
@@ -271,7 +271,7 @@ class _Partition:
     def _files(
         self, rows: _FileInput | _NamedFileInput, program: Program
     ) -> Iterator[bytes | None]:
-        yield from run_files(self._setting(program), rows.paths(), self._counters)
+        yield from run_files(self._make_launch(program), rows.paths(), self._counters)
         self._fed = rows.count
 
     def _counted(self, rows: _RowInput) -> Iterator[Rows]:
@@ -290,10 +290,10 @@ class _Partition:
             yield window
 
     def _lines(self, rows: _RowInput, program: Program) -> Iterator[bytes | None]:
-        task, setting = self._task, self._setting(program)
+        task, launch = self._task, self._make_launch(program)
         place = hadoop_env.reduce_place(self._number, task.maps)
         words = hadoop_env.environment(task.job, task.run_id, self._folder, place)
-        child = PlainChild(replace(setting, env={**words, **setting.env}))
+        child = PlainChild(replace(launch, env={**words, **launch.env}))
         lines = itertools.chain.from_iterable(
             batches.counted_lines(window, tabs=task.job.tabs_in_keys)
             for window in self._sorted(rows)
@@ -305,7 +305,7 @@ class _Partition:
 
     def _records(self, rows: _RowInput, program: Program) -> Iterator[bytes | None]:
         child = HarnessChild(
-            self._setting(program),
+            self._make_launch(program),
             "reduce",
             ("reduce", "reducer"),
             memory_bytes=self._task.job.memory,

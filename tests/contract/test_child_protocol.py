@@ -19,7 +19,7 @@ from ray_mr.child.messages import Flushed, Pairs, Text
 from ray_mr.errors import ChildCrashed, ChildError, ChildNotStarted, ChildProtocol, ChildRaised
 from ray_mr.model import FileCounts
 from ray_mr.shuffle.batches import pack_pairs, unpack_pairs
-from samples import SUFFIXES, ident, pairs_of, python, rows, setting
+from samples import SUFFIXES, ident, make_launch, pairs_of, python, rows
 from speaker import Speaker, failures, finished, rows_of, text_of
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def test_begin(tmp_path: Path) -> None:
         for row in re.findall(r"^\| (`.*?) \|", body, re.MULTILINE)
         for name in re.findall(r"`(\w+)`", row)
     }
-    child = HarnessChild(setting(tmp_path, python("")), "map", ("mapper",), careful=(7,))
+    child = HarnessChild(make_launch(tmp_path, python("")), "map", ("mapper",), isolate_record=(7,))
     (sent,) = wire.Decoder().feed(child._begin)
     assert named == set(json.loads(sent.payload)) == set(json.loads(example(body).payload))
 
@@ -81,7 +81,7 @@ def test_examples_are_understood(tmp_path: Path) -> None:
         wire.encode(each.name, each.position, each.count, each.payload)
         for each in examples.values()
     ]
-    child = HarnessChild(setting(tmp_path, python("")), "map", ("mapper",))
+    child = HarnessChild(make_launch(tmp_path, python("")), "map", ("mapper",))
     (tmp_path / "answers").write_bytes(b"".join(frames))
     harness = tmp_path / ".ray_mr_harness.py"
     harness.write_text("import sys; sys.stdout.write(open('answers').read()); sys.stdin.read()")
@@ -124,7 +124,7 @@ def test_kinds_of_failure() -> None:
 )
 def test_nonsense(tmp_path: Path, frame: bytes) -> None:
     """What makes no sense is an error of the protocol, whatever it is."""
-    child = HarnessChild(setting(tmp_path, python("")), "map", ("mapper",))
+    child = HarnessChild(make_launch(tmp_path, python("")), "map", ("mapper",))
     (tmp_path / "answers").write_bytes(frame)
     harness = tmp_path / ".ray_mr_harness.py"
     harness.write_text("import sys; sys.stdout.write(open('answers').read()); sys.stdin.read()")
@@ -233,7 +233,7 @@ class TestThirdHarness:
             "my $calls = 0; sub combine { my ($key, $values) = @_;"
             " $calls += 1; return [$key, $calls . '/' . @$values] }"
         )
-        combiner = CombinerChild(setting(speaker.folder, speaker.program(perl(source))))
+        combiner = CombinerChild(make_launch(speaker.folder, speaker.program(perl(source))))
         frames = ([(b"a", b"1"), (b"a", b"2")], [(b"a", b"10")])
         said = [rows_of([*combiner.combine(pack_pairs(rows(frame)))]) for frame in frames]
         combiner.close()

@@ -16,7 +16,7 @@ from ray_mr.child.messages import ChildOutput, Pairs, RecordDelivery, Text
 from ray_mr.child.process import Limits
 from ray_mr.errors import ChildCrashed, ChildNotStarted, ChildRaised, ChildTimeout
 from ray_mr.model import FileCounts
-from samples import ident, setting
+from samples import ident, make_launch
 from speaker import Speaker, failures, finished, rows_of, text_of
 
 SHOW = {
@@ -442,7 +442,7 @@ class TestUserCode:
             "javascript": "exports.mapper = () => process.argv.slice(2).join('|')",
         }
         program = speaker.program(sources, "--x", "y z")
-        child = HarnessChild(setting(speaker.folder, program), "map", ("mapper",), "text")
+        child = HarnessChild(make_launch(speaker.folder, program), "map", ("mapper",), "text")
         (speaker.folder / "in").write_bytes(b"a\n")
         said = list(map_records(child, [RecordDelivery(0, "none", b"in")]))
         assert Text(b"--x|y z\n") in said
@@ -479,7 +479,7 @@ class TestUserCode:
     def test_missing_file(self, speaker: Speaker) -> None:
         """A file that is not there fails alone."""
         child = HarnessChild(
-            setting(speaker.folder, speaker.program(LINE)), "map", ("mapper",), "text"
+            make_launch(speaker.folder, speaker.program(LINE)), "map", ("mapper",), "text"
         )
         (speaker.folder / "in").write_bytes(b"a\n")
         files = [RecordDelivery(4, "none", b"nowhere"), RecordDelivery(5, "none", b"in")]
@@ -491,7 +491,7 @@ class TestUserCode:
         """A file of any name but with a newline is read."""
         name = b"\xff \t'x\xc3\xbc"
         child = HarnessChild(
-            setting(speaker.folder, speaker.program(LINE)), "map", ("mapper",), "text"
+            make_launch(speaker.folder, speaker.program(LINE)), "map", ("mapper",), "text"
         )
         with open(bytes(speaker.folder) + b"/" + name, "wb") as file:  # noqa: PTH123 - bytes
             file.write(b"a\n")

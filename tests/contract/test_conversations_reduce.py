@@ -8,7 +8,7 @@ from ray_mr.child.harness_child import CombinerChild
 from ray_mr.child.messages import Flushed, Text
 from ray_mr.errors import ChildError, ChildRaised
 from ray_mr.shuffle.batches import pack_pairs
-from samples import alive, rows, setting, wait_until
+from samples import alive, make_launch, rows, wait_until
 from speaker import Speaker, rows_of
 
 JOIN = {
@@ -150,7 +150,7 @@ class TestReduce:
                 }
             """,
         }
-        combiner = CombinerChild(setting(speaker.folder, speaker.program(sources)))
+        combiner = CombinerChild(make_launch(speaker.folder, speaker.program(sources)))
         frames = ([(b"a", b"1"), (b"a", b"2")], [(b"a", b"10")])
         said = [rows_of([*combiner.combine(pack_pairs(rows(frame)))]) for frame in frames]
         combiner.close()

@@ -12,7 +12,7 @@ from python_harness import converse, mapped
 from ray_mr.child.harness_child import HarnessChild, map_records
 from ray_mr.child.messages import RecordDelivery, Text
 from ray_mr.errors import CorruptObject
-from samples import COMPRESS, python, setting
+from samples import COMPRESS, make_launch, python
 from speaker import failures, finished
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class TestCodecs:
     @pytest.mark.parametrize("codec", CODECS)
     def test_opens(self, tmp_path: Path, codec: str) -> None:
         """The harness opens every codec of ours by itself."""
-        child = HarnessChild(setting(tmp_path, python(REPR)), "map", ("mapper",), "text")
+        child = HarnessChild(make_launch(tmp_path, python(REPR)), "map", ("mapper",), "text")
         list(map_records(child, []))
         assert child.opens(codec)
         assert child.opens("none")
@@ -118,7 +118,7 @@ class TestCodecs:
     def test_odd_path(self, tmp_path: Path) -> None:
         """A path of any bytes but newline arrives as it is."""
         name = b"\xff \t'x\xc3\xbc"
-        child = HarnessChild(setting(tmp_path, python(REPR)), "map", ("mapper",), "text")
+        child = HarnessChild(make_launch(tmp_path, python(REPR)), "map", ("mapper",), "text")
         with open(bytes(tmp_path) + b"/" + name, "wb") as file:  # noqa: PTH123 - bytes
             file.write(b"a\n")
         said = list(map_records(child, [RecordDelivery(0, "none", name)]))

@@ -17,7 +17,7 @@ from ray_mr.child.process import Limits
 from ray_mr.errors import ChildCrashed, ChildNotStarted, ChildRaised, ChildTimeout
 from ray_mr.jobs.program import Program, ProgramFile
 from ray_mr.shuffle.batches import pack_pairs, unpack_pairs
-from samples import pairs_of, python, rows, setting
+from samples import make_launch, pairs_of, python, rows
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -99,7 +99,7 @@ class TestStream:
         """
         frame = pack_pairs(rows([(b"k", b"1")] * 65_536))
         child = HarnessChild(
-            setting(tmp_path, replace(python(source), stream=True)), "reduce", ("reduce",)
+            make_launch(tmp_path, replace(python(source), stream=True)), "reduce", ("reduce",)
         )
         said = [item for item in reduce_records(child, [frame] * 80) if item is not None]
         assert said == [Text(b"5242880\n"), Flushed(1, 5_242_880)]
@@ -146,10 +146,10 @@ class TestHooks:
     def test_exit_in_final(self, tmp_path: Path) -> None:
         """A child that ends in its final has not said that it did all."""
         source = "import os\ndef mapper(file, line): 1\ndef mapper_final(): os._exit(0)\n"
-        child = HarnessChild(setting(tmp_path, python(source)), "map", ("mapper",), "text")
+        child = HarnessChild(make_launch(tmp_path, python(source)), "map", ("mapper",), "text")
         assert list(filter(None, map_records(child, []))) == []
         assert not child.ended
-        child = HarnessChild(setting(tmp_path, python(REPR)), "map", ("mapper",), "text")
+        child = HarnessChild(make_launch(tmp_path, python(REPR)), "map", ("mapper",), "text")
         assert list(filter(None, map_records(child, []))) == []
         assert child.ended
 
@@ -176,7 +176,7 @@ class TestCombiner:
     def test_large_batches(self, tmp_path: Path) -> None:
         """16 MB in and out at once do not block."""
         source = "def combine(key, values): return [(key, value) for value in values]"
-        combiner = CombinerChild(setting(tmp_path, python(source)))
+        combiner = CombinerChild(make_launch(tmp_path, python(source)))
         pairs = [(b"%06d" % n, b"x" * 1000) for n in range(16_000)]
         for _ in range(2):
             assert self.combined(combiner, *pairs) == pairs
@@ -188,11 +188,11 @@ class TestCombiner:
             [("1 / 0", ChildRaised), ("os._exit(4)", ChildCrashed), ("os._exit(0)", ChildCrashed)]
         ):
             source = f"import os\ndef combine(key, values): {body}"
-            combiner = CombinerChild(setting(tmp_path / str(number), python(source)))
+            combiner = CombinerChild(make_launch(tmp_path / str(number), python(source)))
             with pytest.raises(kind):
                 self.combined(combiner, (b"a", b""))
             combiner.kill()
-        combiner = CombinerChild(setting(tmp_path / "x", python("x = 1")))
+        combiner = CombinerChild(make_launch(tmp_path / "x", python("x = 1")))
         with pytest.raises(ChildNotStarted, match="no function combine or reduce"):
             self.combined(combiner, (b"a", b""))
         combiner.kill()
@@ -200,7 +200,7 @@ class TestCombiner:
     def test_counters(self, tmp_path: Path) -> None:
         """What it counts on stderr is there once it is closed."""
         source = "def combine(key, values): print('reporter:counter:g,n,1')"
-        combiner = CombinerChild(setting(tmp_path, python(source)))
+        combiner = CombinerChild(make_launch(tmp_path, python(source)))
         for _ in range(3):
             assert self.combined(combiner, (b"a", b""), (b"b", b"")) == []
         combiner.close()
@@ -208,13 +208,13 @@ class TestCombiner:
 
     def test_never_used(self, tmp_path: Path) -> None:
         """Without a batch it ends well, killed or closed."""
-        CombinerChild(setting(tmp_path, python(self.SUM))).close()
-        CombinerChild(setting(tmp_path, python(self.SUM))).kill()
+        CombinerChild(make_launch(tmp_path, python(self.SUM))).close()
+        CombinerChild(make_launch(tmp_path, python(self.SUM))).kill()
 
     def test_hangs(self, tmp_path: Path) -> None:
         """One that does not answer has stalled, though nothing is left to feed it."""
         source = "import time\ndef combine(key, values): time.sleep(60)"
-        combiner = CombinerChild(setting(tmp_path, python(source), limits=Limits(stall_s=0.5)))
+        combiner = CombinerChild(make_launch(tmp_path, python(source), limits=Limits(stall_s=0.5)))
         with pytest.raises(ChildTimeout, match="stall"):
             self.combined(combiner, (b"a", b""))
         combiner.kill()
@@ -222,7 +222,7 @@ class TestCombiner:
     def test_idle(self, tmp_path: Path) -> None:
         """One that waits long between batches is not to blame."""
         limits = Limits(timeout_s=2.5, stall_s=2.5)
-        combiner = CombinerChild(setting(tmp_path, python(self.SUM), limits=limits))
+        combiner = CombinerChild(make_launch(tmp_path, python(self.SUM), limits=limits))
         assert self.combined(combiner, (b"a", b"1"))[0] == (b"a", b"1")
         time.sleep(3)
         assert self.combined(combiner, (b"a", b"1"))[0] == (b"a", b"1")

@@ -20,7 +20,7 @@ from ray_mr.child.process import Limits
 from ray_mr.errors import ChildCrashed, ChildNotStarted, ChildRaised, ChildTimeout
 from ray_mr.jobs.program import Program, ProgramFile
 from ray_mr.model import FileCounts
-from samples import COMPRESS, PATIENCE_S, alive, python, setting, wait_until
+from samples import COMPRESS, PATIENCE_S, alive, make_launch, python, wait_until
 from speaker import failures, finished
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ class TestUserCode:
                 print('reporter:counter:g,out,1')
                 print('reporter:counter:g,err,1', file=sys.stderr)
         """
-        child = HarnessChild(setting(tmp_path, python(source)), "map", ("mapper",), "text")
+        child = HarnessChild(make_launch(tmp_path, python(source)), "map", ("mapper",), "text")
         (tmp_path / "in").write_bytes(b"a\n" * 20_000)
         list(map_records(child, [RecordDelivery(0, "none", b"in")]))
         assert child.process.counters == {"g,out": 20_000, "g,err": 20_000}
@@ -235,7 +235,7 @@ class TestUserCode:
 
     def test_no_interpreter(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """If the child cannot be started, whoever waits for its hello is let go."""
-        child = HarnessChild(setting(tmp_path, python(REPR)), "map", ("mapper",), "text")
+        child = HarnessChild(make_launch(tmp_path, python(REPR)), "map", ("mapper",), "text")
         monkeypatch.setattr("ray_mr.child.process.subprocess.Popen", _refuse)
         waiting = threading.Thread(target=child.opens, args=("gz",), daemon=True)
         waiting.start()
@@ -257,7 +257,7 @@ class TestUserCode:
     def test_speaks_while_it_works(self, tmp_path: Path) -> None:
         """Output of a file comes while a later one is not there yet; closing ends the child."""
         source = "import os\ndef mapper(file, line): return str(os.getpid())"
-        child = HarnessChild(setting(tmp_path, python(source)), "map", ("mapper",), "text")
+        child = HarnessChild(make_launch(tmp_path, python(source)), "map", ("mapper",), "text")
         (tmp_path / "in").write_bytes(b"a\n")
         stop = threading.Event()
 
@@ -286,15 +286,15 @@ def test_harness_needs_the_standard_library_only(tmp_path: Path) -> None:
     from ray_mr.child.languages import LANGUAGES
 
     folder = tmp_path / "run"
-    place = setting(folder, python(source))
-    child = HarnessChild(place, "map", ("mapper",), "json")
+    launch = make_launch(folder, python(source))
+    child = HarnessChild(launch, "map", ("mapper",), "json")
     (folder / "in").write_bytes(COMPRESS["gz"](json.dumps([1, 2.5]).encode()))
     bare = tmp_path / "bare"
     bare.mkdir()
     hide = "import sys\nsys.modules |= dict.fromkeys(('orjson', 'isal', 'zstandard'))\n"
     (bare / "sitecustomize.py").write_text(hide)
     assert LANGUAGES["python"].interpreter == (sys.executable,)
-    place.env["PYTHONPATH"] = str(bare)  # type: ignore[index]
+    launch.env["PYTHONPATH"] = str(bare)  # type: ignore[index]
     said = [
         item for item in map_records(child, [RecordDelivery(0, "gz", b"in")]) if item is not None
     ]

@@ -15,7 +15,7 @@ from ray_mr.child.messages import Flushed, RecordDelivery, Text
 from ray_mr.errors import ChildRaised
 from ray_mr.jobs.program import ProgramFile
 from ray_mr.shuffle.batches import pack_pairs
-from samples import COMPRESS, function_of, rows, setting
+from samples import COMPRESS, function_of, make_launch, rows
 from speaker import Speaker, failures, finished
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class TestModules:
             entry=name,
             files=tuple(ProgramFile(each, text.encode(), False) for each, text in files.items()),
         )
-        child = HarnessChild(setting(tmp_path, program), "map", ("mapper",), "text")
+        child = HarnessChild(make_launch(tmp_path, program), "map", ("mapper",), "text")
         (tmp_path / "in").write_bytes(b"a\n")
         said = list(map_records(child, [RecordDelivery(0, "none", b"in")]))
         assert Text(b"a\n") in said
@@ -159,13 +159,13 @@ def test_flat_memory(tmp_path: Path) -> None:
             return String(sum);
         }
     """
-    place = setting(
+    launch = make_launch(
         tmp_path,
         function_of("javascript", source, stream=True),
         env={"NODE_OPTIONS": "--max-old-space-size=24"},
     )
     frame = pack_pairs(rows([(b"k", b"1")] * 65_536))
-    said = reduce_records(HarnessChild(place, "reduce", ("reduce",)), [frame] * 60)
+    said = reduce_records(HarnessChild(launch, "reduce", ("reduce",)), [frame] * 60)
     assert [item for item in said if item is not None] == [
         Text(b"3932160\n"),
         Flushed(1, 3_932_160),

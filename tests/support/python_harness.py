@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ray_mr.child.harness_child import HarnessChild, map_records, reduce_records
 from ray_mr.child.messages import ChildOutput, RecordDelivery
 from ray_mr.shuffle.batches import pack_pairs
-from samples import python, rows, setting
+from samples import make_launch, python, rows
 from speaker import failures, finished, text_of
 
 if TYPE_CHECKING:
@@ -26,8 +26,8 @@ def converse(
     folder: Path, program: Program, files: Sequence[File], records: str = "text", **options: Any
 ) -> list[ChildOutput]:
     """All that a mapper says to these files, less silence and signs of life."""
-    place = setting(folder, program, **options)
-    child = HarnessChild(place, "map", ("mapper",), records)
+    launch = make_launch(folder, program, **options)
+    child = HarnessChild(launch, "map", ("mapper",), records)
     deliveries = []
     for position, file in enumerate(files):
         codec, content = file if isinstance(file, tuple) else ("none", file)
@@ -55,7 +55,7 @@ def reduced(
     memory_bytes: int = 0,
 ) -> list[ChildOutput]:
     """What a reduce function says to pairs that come in these frames."""
-    place = setting(folder, replace(python(source), stream=stream))
-    child = HarnessChild(place, "reduce", ("reduce", "reducer"), memory_bytes=memory_bytes)
+    launch = make_launch(folder, replace(python(source), stream=stream))
+    child = HarnessChild(launch, "reduce", ("reduce", "reducer"), memory_bytes=memory_bytes)
     said = reduce_records(child, (pack_pairs(rows(frame)) for frame in frames))
     return [item for item in said if item is not None]

@@ -79,14 +79,14 @@ def shell(source: str, *arguments: str, head: str = "#!/bin/sh") -> Program:
     )
 
 
-def setting(
+def make_launch(
     folder: Path,
     program: Program,
     *,
     limits: Limits = PATIENT,
     env: Mapping[str, str] | None = None,
 ) -> LaunchSpec:
-    """A folder of its own for a program."""
+    """Make the folder of a program; return how the program is started in it."""
     folder.mkdir(exist_ok=True)
     return LaunchSpec(program, folder, env or {}, limits)
 

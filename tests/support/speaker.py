@@ -8,7 +8,7 @@ from ray_mr.child.harness_child import HarnessChild, map_records, reduce_records
 from ray_mr.child.messages import ChildFailure, ChildOutput, Pairs, RecordDelivery, Text
 from ray_mr.model import FileCounts
 from ray_mr.shuffle.batches import pack_pairs, unpack_pairs
-from samples import function_of, pairs_of, rows, setting
+from samples import function_of, make_launch, pairs_of, rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,8 +35,8 @@ class Speaker:
     ) -> list[ChildOutput]:
         """All that a mapper says to these files, less silence and signs of life."""
         options: Any = {} if limits is None else {"limits": limits}
-        place = setting(self.folder, self.program(sources), **options)
-        child = HarnessChild(place, "map", ("mapper",), records)
+        launch = make_launch(self.folder, self.program(sources), **options)
+        child = HarnessChild(launch, "map", ("mapper",), records)
         deliveries = []
         for position, content in enumerate(files):
             (self.folder / f"in-{position}").write_bytes(content)
@@ -64,8 +64,8 @@ class Speaker:
         memory_bytes: int = 0,
     ) -> list[ChildOutput]:
         """What a reduce function says to pairs that come in these frames."""
-        place = setting(self.folder, self.program(sources, stream=stream))
-        child = HarnessChild(place, "reduce", ("reduce", "reducer"), memory_bytes=memory_bytes)
+        launch = make_launch(self.folder, self.program(sources, stream=stream))
+        child = HarnessChild(launch, "reduce", ("reduce", "reducer"), memory_bytes=memory_bytes)
         said = reduce_records(child, (pack_pairs(rows(frame)) for frame in frames))
         found: list[ChildOutput] = [item for item in said if item is not None]
         self.ended = child.ended

@@ -19,7 +19,7 @@ from ray_mr.driver.run import run
 from ray_mr.errors import ChildCrashed, ChildError, CorruptObject, DataError
 from ray_mr.jobs.job import Job
 from ray_mr.tasks.line_limit import count_lines
-from samples import COMPRESS, alive, setting, shell
+from samples import COMPRESS, alive, make_launch, shell
 
 if TYPE_CHECKING:
     from ray_mr.planning.plan import Plan
@@ -310,7 +310,7 @@ def test_line_counts() -> None:
 
 def test_output_streams(tmp_path: Path) -> None:
     """Output is taken as it comes: 60 MB pass through a program that holds nothing."""
-    child = PlainChild(setting(tmp_path, shell("exec cat")))
+    child = PlainChild(make_launch(tmp_path, shell("exec cat")))
     size = sum(map(len, run_lines(child, (b"x" * 99 + b"\n" for _ in range(600_000)))))
     assert size == 60_000_000
 

@@ -115,7 +115,7 @@ def _attempt(
     task: MapTask,
     split: Split,
     ident: AttemptId,
-    terms: AttemptOptions,
+    options: AttemptOptions,
     alone: bool,  # noqa: FBT001 - Ray's types know no keywords
 ) -> Iterator[Any]:
     if not alone and _internal_kv_exists(_over(task.run_id)):
@@ -124,7 +124,7 @@ def _attempt(
     be_thrifty(task.job.memory)
     with (
         used(task.run_id) as root,
-        contextlib.closing(map_split(task, split, ident, root, terms)) as messages,
+        contextlib.closing(map_split(task, split, ident, root, options)) as messages,
     ):
         said = _said(messages, root, ident, alone=alone)
         yield from _gathered(said) if alone else said
@@ -301,13 +301,15 @@ class RayEngine:
         reducers = _reducers_in(has, map_task.job)
         return Capacity(slots, reducers, text, self._node_slots, elsewhere)
 
-    def start(self, split: Split, ident: AttemptId, terms: AttemptOptions = FIRST_OPTIONS) -> None:
-        """See ``Engine``; shares are CPUs of one node: fewer neighbours leave more memory."""
+    def start(
+        self, split: Split, ident: AttemptId, options: AttemptOptions = FIRST_OPTIONS
+    ) -> None:
+        """See ``Engine``; slots are CPUs of one node: fewer neighbours leave more memory."""
         task: Any = _attempt
-        if terms.shares > 1:
-            task = task.options(num_cpus=min(terms.shares, self._node_slots))
+        if options.slots > 1:
+            task = task.options(num_cpus=min(options.slots, self._node_slots))
         self._attempts[ident] = _Stream(
-            task.remote(self._map_task, split, ident, terms, self._alone)
+            task.remote(self._map_task, split, ident, options, self._alone)
         )
 
     def cancel(self, ident: AttemptId) -> None:

@@ -28,8 +28,7 @@ from ray_mr.tasks.map_attempt import map_split
 from ray_mr.tasks.map_task import Block, MapTask
 from ray_mr.tasks.reduce_task import PartDue, ReduceTask
 from ray_mr.tasks.reducer import Reducer
-from samples import python, rows
-from samples import setting as setting_of
+from samples import make_launch, python, rows
 
 if TYPE_CHECKING:
     import random
@@ -227,7 +226,7 @@ def test_combiners_that_lie(tmp_path: Path, liar: type[Liar]) -> None:
     well = 0
     for chance in seeds(60, share=0.1):
         liar.says = (WELL[0], said(chance), wire.encode("flushed", 1, 1), *conversation(chance))
-        combiner = CombinerChild(setting_of(tmp_path / "c", program))
+        combiner = CombinerChild(make_launch(tmp_path / "c", program))
         try:
             list(combiner.combine(pairs))
             combiner.close()

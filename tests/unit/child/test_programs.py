@@ -12,7 +12,7 @@ from ray_mr.child.process import FORKING
 from ray_mr.counters import Counters
 from ray_mr.errors import ChildCrashed, ChildError
 from ray_mr.jobs.program import Program
-from samples import alive, setting, shell, wait_until
+from samples import alive, make_launch, shell, wait_until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,7 +22,7 @@ class TestFiles:
     """A program that reads file names and leaves its output."""
 
     def run(self, folder: Path, source: str, *names: bytes) -> bytes:
-        pieces = run_files(setting(folder, shell(source)), names)
+        pieces = run_files(make_launch(folder, shell(source)), names)
         return b"".join(piece for piece in pieces if piece is not None)
 
     def test_stdout_or_result(self, tmp_path: Path) -> None:
@@ -35,11 +35,11 @@ class TestFiles:
 
     def test_arguments(self, tmp_path: Path) -> None:
         """A script gets its arguments; a bare word is a program on PATH."""
-        place = setting(tmp_path, shell('cat >&2; echo "$0 $*"', "a b", "c"))
-        said = b"".join(filter(None, run_files(place, [b"x"])))
+        launch = make_launch(tmp_path, shell('cat >&2; echo "$0 $*"', "a b", "c"))
+        said = b"".join(filter(None, run_files(launch, [b"x"])))
         assert said == b"./script.sh a b c\n"
         tool = Program("binary", "cat", (), ("-",), "files", function=False)
-        assert b"".join(filter(None, run_files(setting(tmp_path, tool), [b"x"]))) == b"x\n"
+        assert b"".join(filter(None, run_files(make_launch(tmp_path, tool), [b"x"]))) == b"x\n"
 
     @pytest.mark.parametrize("source", ["true", "read one; echo $one", "exec 0<&-; sleep 0.3"])
     def test_leaves_names(self, tmp_path: Path, source: str) -> None:
@@ -51,8 +51,8 @@ class TestFiles:
     def test_counters(self, tmp_path: Path) -> None:
         """What it counts on stderr is added up."""
         counters = Counters({"g,n": 1})
-        place = setting(tmp_path, shell("cat; echo reporter:counter:g,n,2 >&2"))
-        assert b"x\n" in list(run_files(place, [b"x"], counters))
+        launch = make_launch(tmp_path, shell("cat; echo reporter:counter:g,n,2 >&2"))
+        assert b"x\n" in list(run_files(launch, [b"x"], counters))
         assert counters == {"g,n": 3}
 
     def test_crash(self, tmp_path: Path) -> None:
@@ -62,15 +62,15 @@ class TestFiles:
 
     def test_large(self, tmp_path: Path) -> None:
         """100 MB of stdout go by way of the disk, in pieces."""
-        place = setting(tmp_path, shell("cat >&2; head -c 100000000 /dev/zero"))
-        sizes = [len(piece) for piece in run_files(place, [b"x"]) if piece]
+        launch = make_launch(tmp_path, shell("cat >&2; head -c 100000000 /dev/zero"))
+        sizes = [len(piece) for piece in run_files(launch, [b"x"]) if piece]
         assert sum(sizes) == 100_000_000
         assert max(sizes) <= 1 << 20
 
     def test_closed_early(self, tmp_path: Path) -> None:
         """Whoever stops listening ends the program."""
-        place = setting(tmp_path, shell("echo $$ > pid; exec sleep 60"))
-        output = run_files(place, [b"x"])
+        launch = make_launch(tmp_path, shell("echo $$ > pid; exec sleep 60"))
+        output = run_files(launch, [b"x"])
         wait_until(lambda: next(output) is None and (tmp_path / "pid").exists())
         wait_until((tmp_path / "pid").read_text)
         output.close()  # type: ignore[attr-defined]
@@ -79,7 +79,7 @@ class TestFiles:
 
 def test_no_program_is_written_while_a_child_is_forked(tmp_path: Path) -> None:
     """Else the child has it open for a moment, and the kernel runs no file that is open so."""
-    made = setting(tmp_path / "a", shell("exit 0\n"))
+    made = make_launch(tmp_path / "a", shell("exit 0\n"))
     thread = threading.Thread(target=made.write_program)
     with FORKING:
         thread.start()

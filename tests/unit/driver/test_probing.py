@@ -70,7 +70,7 @@ class Run:
             return after_loss(work, error, job)
         suspect = next((each for each in at if each in self.bad), at[0])
         poison = None
-        if error is not None and work.careful is not None and self.poison in at:
+        if error is not None and work.isolate_record is not None and self.poison in at:
             poison = PoisonRecord(at[0], 3, b"x")
         told = suspect if self.told and error is not None else None
         return decide(work, AttemptEnd(ident, error=error, suspect=told, poison=poison), job)
@@ -118,7 +118,7 @@ def test_input_with_a_record_set_aside_cuts_the_split_there(chance: int) -> None
 
     def outcome(work: PendingSplit) -> RayMrError | None:
         at = [item.position for item in work.split.inputs]
-        if 12 in at and not work.careful:
+        if 12 in at and not work.isolate_record:
             return ChildCrashed("poison")
         if left[0] and len(at) > 1:
             left[0] -= 1

@@ -12,15 +12,15 @@ from hypothesis import strategies as st
 
 from ray_mr.driver.retry_policy import (
     MAX_PAUSE_S,
+    MAX_SLOTS,
     MOST_POISON,
-    MOST_SHARES,
     PAUSE_S,
     Decision,
     PendingSplit,
     after_loss,
     backoff,
     decide,
-    terms,
+    make_options,
 )
 from ray_mr.errors import (
     ChildCrashed,
@@ -162,9 +162,9 @@ class TestOneDecision:
         alone, crash = split(3), ended(split(3), ChildTimeout("hung"), suspect=3)
         assert decide(PendingSplit(alone, 1), crash, job(4)).again == (PendingSplit(alone, 2),)
         assert decide(PendingSplit(alone, 2), crash, job(4)).again == (
-            PendingSplit(alone, 3, careful=()),
+            PendingSplit(alone, 3, isolate_record=()),
         )
-        last = decide(PendingSplit(alone, 3, careful=()), crash, job(4))
+        last = decide(PendingSplit(alone, 3, isolate_record=()), crash, job(4))
         assert last.again == ()
         assert {at: error.message for at, error in last.failed.items()} == {3: "hung"}
 
@@ -176,16 +176,16 @@ class TestOneDecision:
         decision = decide(PendingSplit(whole), crash, job(1))
         assert parts(decision) == [[3], [4]]
         alone = decide(decision.again[1], ended(split(4), ChildCrashed("died")), job(1))
-        (careful,) = alone.again
-        assert careful.careful == ()
-        assert list(decide(careful, ended(split(4), ChildCrashed("died")), job(1)).failed) == [4]
+        (isolating,) = alone.again
+        assert isolating.isolate_record == ()
+        assert list(decide(isolating, ended(split(4), ChildCrashed("died")), job(1)).failed) == [4]
         assert decide(decision.again[0], ended(split(3)), job(1)).commit
 
     @pytest.mark.parametrize(("allowed", "lines"), [(0, 0), (1, 1), (3, 3), (None, MOST_POISON)])
     def test_poison_records(self, allowed: int | None, lines: int) -> None:
         """Records that the child dies of are set aside one by one, as many as the job allows."""
         wanted = job(4).model_copy(update={"max_bad_records": allowed})
-        work, found = PendingSplit(split(3), 3, careful=()), 0
+        work, found = PendingSplit(split(3), 3, isolate_record=()), 0
         while True:
             end = ended(work.split, ChildKilled("killed"))
             end = replace(end, poison=PoisonRecord(3, found + 7, b"bad"))
@@ -194,8 +194,8 @@ class TestOneDecision:
                 break
             (work,) = decision.again
             found += 1
-            assert work.careful == tuple(range(7, 7 + found))
-            assert terms(work).careful == work.careful
+            assert work.isolate_record == tuple(range(7, 7 + found))
+            assert make_options(work).isolate_record == work.isolate_record
             assert work.crashes == 3, "it is not the input's fault as a whole"
         assert found == lines
         assert decision.failed[3].message == f"line {found + 7}: killed"
@@ -250,13 +250,13 @@ class TestOneDecision:
     def test_out_of_memory(self, error: RayMrError) -> None:
         """What may have died of its memory runs again with twice the share of a machine."""
         work = PendingSplit(split(3))
-        assert terms(work) == FIRST_OPTIONS
-        for shares in (2, 4, 8):
+        assert make_options(work) == FIRST_OPTIONS
+        for slots in (2, 4, 8):
             (work,) = decide(work, ended(work.split, error), job(9)).again
-            assert terms(work) == AttemptOptions(shares)
+            assert make_options(work) == AttemptOptions(slots)
         (after_crash,) = decide(work, ended(work.split, ChildCrashed("exit 1")), job(9)).again
-        assert terms(after_crash) == AttemptOptions(8), "it keeps what it has"
-        assert terms(PendingSplit(split(3), memory_retries=99)).shares == MOST_SHARES
+        assert make_options(after_crash) == AttemptOptions(8), "it keeps what it has"
+        assert make_options(PendingSplit(split(3), memory_retries=99)).slots == MAX_SLOTS
 
     @pytest.mark.parametrize("attempts", [1, 2, 3, 9])
     def test_patience_within_an_attempt(self, attempts: int) -> None:
