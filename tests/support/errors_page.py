@@ -6,34 +6,33 @@ The page is made by the tests: each case compares its entry, and with ``RAY_MR_W
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import os
 import re
 import textwrap
 from typing import TYPE_CHECKING
 
-from paths import DOCS, SUPPORT
+from paths import DOCS
 
 if TYPE_CHECKING:
-    from pathlib import Path
     from types import ModuleType
 
     from bad_input import Case
 
 PAGE = DOCS / "errors.md"
 SUBJECTS = (
-    "test_bad_input_job_files",
-    "test_bad_input_stores",
-    "test_bad_input_web",
-    "test_bad_input_keys",
-    "test_bad_input_compressed",
-    "test_bad_input_records",
-    "test_bad_input_children",
-    "test_bad_input_lines",
-    "test_bad_input_functions",
-    "test_bad_input_outputs",
-    "test_bad_input_clusters",
-    "test_bad_input_interrupts",
+    "job_files",
+    "stores",
+    "web",
+    "keys",
+    "compressed",
+    "records",
+    "children",
+    "lines",
+    "functions",
+    "outputs",
+    "clusters",
+    "interrupts",
 )
 """Test modules with ``SUBJECT`` and ``CASES``, in the page's order."""
 HEAD = """\
@@ -55,17 +54,7 @@ _ENTRY = re.compile(r"(?m)^### (.*)\n(?s:.*?)(?=^##|\Z)")
 
 def subjects() -> list[ModuleType]:
     """The test modules."""
-    folder = SUPPORT.parent / "system" / "bad_input"
-    return [_load(folder / f"{name}.py") for name in SUBJECTS]
-
-
-def _load(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return [importlib.import_module(f"bad_input_cases.{name}") for name in SUBJECTS]
 
 
 def entry(case: Case, output: str) -> str:

@@ -9,15 +9,16 @@ TOGETHER = {
     "tests/system/image/test_image_tasks.py": "an image",
     "tests/system/image/test_container.py": "the machine's memory",
     "tests/system/test_cluster.py": "two nodes",
-    "tests/system/bad_input/test_bad_input_clusters.py": "two machines",
+    "tests/system/bad_input/test_bad_input.py"
+    "::test_mistake_gets_its_message_and_leaves_nothing[clusters-": "two machines",
     "tests/system/faults/test_fault_silence.py": "a network",
 }
-"""Files whose tests stay in one worker, and what they have in common."""
+"""Beginnings of the ids of tests that stay in one worker, and what they have in common."""
 
 
 def share(nodeid: str) -> str:
     """What goes to a worker as one: a test, or files that stay together."""
-    return TOGETHER.get(nodeid.partition("::")[0], nodeid)
+    return next((what for start, what in TOGETHER.items() if nodeid.startswith(start)), nodeid)
 
 
 class Sharing(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
 
 import errors_page
 from bad_input import Case
+from paths import SUPPORT
 from ray_mr.errors import headline
 
 
@@ -42,7 +42,7 @@ def test_every_error_has_advice() -> None:
 
 def test_every_subject_is_listed() -> None:
     """No test module of bad input is left out of the page."""
-    there = {path.stem for path in Path(__file__).parent.glob("test_bad_input_*.py")}
+    there = {path.stem for path in (SUPPORT / "bad_input_cases").glob("[a-z]*.py")}
     assert set(errors_page.SUBJECTS) == there
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import pytest
-
 from bad_input import Case, as_process
 
 if TYPE_CHECKING:
@@ -107,8 +105,6 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_function(case: Case, user: User) -> None:
-    """A function that cannot travel is named, with what keeps it, before anything has run."""
+def prepare(user: User) -> None:
+    """Create the file that the functions look for."""
     (user.folder / "seen.txt").touch()
-    user.check(case)

@@ -6,8 +6,6 @@ import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import pytest
-
 from bad_input import Case, as_process
 from odd_s3 import odd_s3
 
@@ -17,6 +15,7 @@ if TYPE_CHECKING:
     from bad_input import Told, User
 
 SUBJECT = "Results"
+FIXTURES = ("s3",)
 RUN = "ray-mr run job.yml --engine local"
 JOB = "inputs: [in.txt]\nmapper: {language: binary, script: ./cat.sh}\n"
 CAT = '#!/bin/sh\nwhile read f; do cat "$f"; done\n'
@@ -212,10 +211,3 @@ CASES = [
         before=read_only,
     ),
 ]
-
-
-@pytest.mark.usefixtures("s3")
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_output(case: Case, user: User) -> None:
-    """A result that cannot be written is told with its name; what is there is not touched."""
-    user.check(case)

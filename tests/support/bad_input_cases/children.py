@@ -3,14 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
-
-import pytest
 
 from bad_input import Case
-
-if TYPE_CHECKING:
-    from bad_input import User
 
 SUBJECT = "Programs"
 RUN = "ray-mr run job.yml --engine local"
@@ -378,9 +372,3 @@ DISK = [
     ),
 ]
 CASES += [on_a_small_disk(case) for case in DISK]
-
-
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_program(case: Case, user: User) -> None:
-    """How a program ended is told in words, with its last ones; nothing it started lives on."""
-    user.check(case)

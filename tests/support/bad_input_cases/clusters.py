@@ -6,27 +6,24 @@ import importlib
 import importlib.metadata
 import platform
 import shlex
-import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING
-
-import pytest
 
 from bad_input import Case, Told, as_process, in_process
 from paths import TOP
 from ray_mr.engines.ray import cluster
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from bad_input import User
 
 SUBJECT = "Clusters"
+FIXTURES = ("two_machines", "ray_runtime")
+NEEDS_RAY = True
 RUN = "ray-mr run job.yml"
 SCRIPT = TOP / "cluster" / "local_cluster.py"
 FILES = {
@@ -37,30 +34,9 @@ ADDRESS = "10.0.0.1:6379"
 OTHER_PYTHON = """\
 import sys, ray, ray._private.utils as utils
 utils.compute_version_info = lambda: (ray.__version__, "3.9.1")
-from ray_mr.cli import main
+from ray_mr.cli.main import main
 main(sys.argv[1:], prog_name="ray-mr")
 """
-
-
-@pytest.fixture(scope="module")
-def two_machines() -> Iterator[dict[str, str]]:
-    """A real cluster of two nodes, each with an address of its own; what a shell needs to join."""
-    folder = Path(tempfile.mkdtemp(prefix="rmc-", dir="/tmp"))
-    call = [sys.executable, str(SCRIPT), "--state", str(folder / "s")]
-    try:
-        begun = subprocess.run(
-            [*call, "start", "--nodes", "2", "--apart"],
-            capture_output=True,
-            text=True,
-            timeout=200,
-            check=False,
-        )
-        assert begun.returncode == 0, begun.stderr
-        exports = [shlex.split(line)[1] for line in begun.stdout.splitlines()]
-        yield dict(each.split("=", 1) for each in exports)
-    finally:
-        subprocess.run([*call, "stop"], check=False, capture_output=True)
-        shutil.rmtree(folder)
 
 
 def masked(user: User) -> None:
@@ -209,15 +185,3 @@ CASES = [
         shown="export RAY_ADDRESS=ray://head:10001",
     ),
 ]
-
-
-@pytest.mark.ray
-@pytest.mark.parametrize("case", CASES, ids=str)
-@pytest.mark.usefixtures("two_machines", "ray_runtime")
-def test_cluster(case: Case, user: User) -> None:
-    """What cannot work on a cluster is told before anything runs, with both sides named.
-
-    The clusters are real, and so is what their workers say of themselves.  There is one Python
-    here: it is this process that pretends to be another, or to have another ray_mr.
-    """
-    user.check(case)

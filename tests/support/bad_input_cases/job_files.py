@@ -2,14 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-import pytest
-
 from bad_input import Case
-
-if TYPE_CHECKING:
-    from bad_input import User
 
 SUBJECT = "Job files, command lines and scripts"
 RUN = "ray-mr run job.yml --engine local"
@@ -233,9 +226,3 @@ CASES = [
         files={"analysis-tools.yml": "language: binary\nscript: cat\n"},
     ),
 ]
-
-
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_job_file(case: Case, user: User) -> None:
-    """A mistake of the user's own is told with its file, line and key, before anything runs."""
-    user.check(case)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import socket
 from typing import TYPE_CHECKING
 
-import pytest
-
 from bad_input import Case
 from ray_mr.stores.http import address, request
 from web_server import Page, WebServer, web_server
@@ -147,9 +145,3 @@ CASES = [
         before=serving(),
     ),
 ]
-
-
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_web(case: Case, user: User) -> None:
-    """What a web server refuses is told with the URL, the answer, and what to look at."""
-    user.check(case)

@@ -5,14 +5,11 @@ from __future__ import annotations
 import gzip
 from typing import TYPE_CHECKING
 
-import pytest
-
 from bad_input import Case
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from bad_input import User
 
 SUBJECT = "Lines, as in Hadoop Streaming"
 RUN = "ray-mr run job.yml --engine local"
@@ -121,9 +118,3 @@ CASES = [
         note="All bytes are passed on as they are; the last line is completed.",
     ),
 ]
-
-
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_lines(case: Case, user: User) -> None:
-    """A program fed lines is told of as any other; lines are bytes, and none is a bad one."""
-    user.check(case)

@@ -11,8 +11,6 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import pytest
-
 from bad_input import Case, Told, command
 from samples import PATIENCE_S, wait_until
 
@@ -20,6 +18,7 @@ if TYPE_CHECKING:
     from bad_input import User
 
 SUBJECT = "Commands that are stopped"
+NEEDS_RAY = True
 GONE_S = 5.0
 """The last process of a command ends so soon after it was told to stop."""
 MEASURED = (
@@ -199,10 +198,7 @@ CASES = [
 ]
 
 
-@pytest.mark.ray
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_stopped(case: Case, user: User) -> None:
-    """However it is stopped: 130, and then no process, partial file or folder is left."""
+def prepare(user: User) -> None:
+    """Let the run start a Ray of its own, and show plain lines."""
     user.monkeypatch.delenv("RAY_ADDRESS", raising=False)
     user.monkeypatch.setenv("TERM", "dumb")
-    user.check(case)

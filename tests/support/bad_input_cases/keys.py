@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import pytest
-
 from bad_input import Case
 from odd_s3 import odd_s3
 
@@ -15,6 +13,7 @@ if TYPE_CHECKING:
     from bad_input import User
 
 SUBJECT = "Keys"
+FIXTURES = ("s3",)
 RUN = "ray-mr run job.yml --engine local"
 JOB = "inputs: ['s3://{bucket}/']\nmapper: {language: binary, script: ./names.sh}\n"
 NAMES = '#!/bin/sh\nwhile read -r f; do cat "$f" && echo "$f"; done\n'
@@ -154,10 +153,3 @@ CASES = [
         note="It is read once.",
     ),
 ]
-
-
-@pytest.mark.usefixtures("s3")
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_keys(case: Case, user: User) -> None:
-    """A key that cannot be a file's path fails that input alone; nothing is written elsewhere."""
-    user.check(case)
