@@ -77,10 +77,12 @@ def measure(inputs: int, splits: int) -> tuple[int, float]:
     plan = plan_of(inputs)
     splits = min(splits, inputs)
     nothing: Any = IdleEngine(splits)
-    loop = Scheduler(nothing, plan, Ledger(plan), Capacity(2, 2, "2"), lambda _: None, sink=nothing)
+    scheduler = Scheduler(
+        nothing, plan, Ledger(plan), Capacity(2, 2, "2"), lambda _: None, sink=nothing
+    )
     began = time.process_time()
     with contextlib.suppress(EnoughError):
-        loop.map()
+        scheduler.map()
     return splits, time.process_time() - began
 
 

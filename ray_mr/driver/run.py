@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
 import os
-import shutil
 import time
 import uuid
 from contextlib import ExitStack, closing, contextmanager, suppress
@@ -13,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from ray_mr.checkpoint.checkpoint import Checkpoint, RunMode
+from ray_mr.driver import preflight
 from ray_mr.driver.ledger import Ledger
 from ray_mr.driver.listing import objects_of, sources_of
 from ray_mr.driver.output_checks import check_inputs, check_names, check_patterns
 from ray_mr.driver.publish import facts_of, keep_failed, staged_reports
 from ray_mr.driver.report import Report
+from ray_mr.driver.result_writer import ResultWriter
 from ray_mr.driver.retry_policy import backoff
 from ray_mr.driver.scheduler import Scheduler
 from ray_mr.driver.skew import Shares
@@ -31,7 +31,6 @@ from ray_mr.stores import access
 from ray_mr.stores.registry import store_for
 from ray_mr.stores.result import Sink, failed_report_uri, finish, give_up, report_uri
 from ray_mr.stores.stream_output import Stream, stream_of
-from ray_mr.system import host
 from ray_mr.system.memory_shield import hidden
 from ray_mr.system.processes import kill_left_in
 from ray_mr.system.scratch import (
@@ -51,17 +50,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from ray_mr.driver.journal import Journal
-    from ray_mr.engines.contract import Capacity, Engine
+    from ray_mr.engines.contract import Engine
     from ray_mr.events import Event
     from ray_mr.jobs.job import Job
     from ray_mr.model import StoredObject
 
 STREAMED = "result.txt"
 """Name of a result on its way to a stream."""
-SLOW_BYTES_A_S = 1 << 20
-"""Stored bytes that a slow mapper reads in a second."""
-SHORTEST_S = 900.0
-"""Credentials with less time than this are worth a word before any run."""
 
 
 def plan(job: Job) -> Plan:
@@ -121,30 +116,6 @@ def _absolute(output: str) -> str:
 
 def _objects(made: Plan) -> Iterator[StoredObject]:
     return (item.object for split in made.splits for item in split.inputs)
-
-
-def _check_reach(made: Plan, capacity: Capacity) -> None:
-    if not capacity.elsewhere:
-        return
-    for split in made.splits:
-        for item in split.inputs:
-            if "://" not in item.object.uri:
-                raise JobError(
-                    f"{item.object.uri} is a file of this machine, and the cluster has others",
-                    "put the inputs into a bucket, or use --engine local",
-                )
-
-
-def _longest_s(made: Plan, capacity: Capacity) -> float:
-    """How long a run may well take: for telling that credentials end before it."""
-    reading = made.total_bytes / (SLOW_BYTES_A_S * max(capacity.map_slots, 1))
-    return max(reading, made.job.timeout or 0.0, SHORTEST_S)
-
-
-def _uses_s3(made: Plan) -> bool:
-    """Whether credentials are needed: where they are not, nobody looks at what there is."""
-    inputs = (item.object.uri for split in made.splits for item in split.inputs)
-    return any(uri.startswith("s3://") for uri in itertools.chain([made.job.output], inputs))
 
 
 class _Run:
@@ -391,61 +362,52 @@ class _Run:
             capacity = self._engine.open(
                 MapTask.of(made, self._id, backoff(self._job, self._id)), reduce_task
             )
-        self._check_disk(made, capacity)
-        _check_reach(made, capacity)
-        if _uses_s3(made) and (told := access.outlasted(_longest_s(made, capacity))):
-            self._tell(Notice(told))
-        loop = Scheduler(
+        preflight.check_disk(made, capacity, self._id)
+        preflight.check_reach(made, capacity)
+        if warning := preflight.find_expiry(made, capacity):
+            self._tell(Notice(warning))
+        scheduler = Scheduler(
             self._engine,
             goal,
             ledger,
             capacity,
             self._tell,
             sink=sink,
-            keeper=self._checkpoint.keeper,
-            until=until,
+            writer=self._checkpoint.keeper,
+            deadline=until,
             run_id=self._id,
         )
+        writer = ResultWriter(self._engine, goal, ledger, sink, scheduler)
         try:
-            error = self._phases(made, ledger, loop, capacity.text)
+            error = self._phases(made, ledger, scheduler, writer, capacity.text)
             if error is not None or ledger.failures:  # there is something to go on with
-                self._checkpoint.finish(loop.check_deadline)
+                self._checkpoint.finish(scheduler.check_deadline)
         except BaseException:
-            loop.close(soon=True)
+            scheduler.close(soon=True)
             raise
-        loop.close(soon=False)
+        scheduler.close(soon=False)
         return error
 
-    def _phases(self, made: Plan, ledger: Ledger, loop: Scheduler, has: str) -> RayMrError | None:
+    def _phases(
+        self, made: Plan, ledger: Ledger, scheduler: Scheduler, writer: ResultWriter, has: str
+    ) -> RayMrError | None:
         if error := ledger.hopeless():
             return error
         size = f"{count(made.total_inputs, 'input')}, {format_bytes(made.total_bytes)}"
         with self._stage("map", f"{size} in {count(len(made.splits), 'split')}, {has}"):
-            self._checkpoint.adopt(loop)
-            loop.map()
+            self._checkpoint.adopt(scheduler)
+            scheduler.map()
             self._checkpoint.mapped()
         if error := ledger.beyond_limits():
             return error
         with self._stage("reduce", count(self._job.reducers, "part")):
-            loop.reduce()
-            loop.write()
-        if loop.first_map is not None:
-            self._seconds["steady"] = time.monotonic() - loop.first_map
-        ledger.expected(loop.rows())
+            scheduler.reduce()
+            writer.write()
+        if scheduler.first_map is not None:
+            self._seconds["steady"] = time.monotonic() - scheduler.first_map
+        ledger.expected(scheduler.committed.count_rows())
         ledger.balance()
         return ledger.beyond_limits()
-
-    def _check_disk(self, made: Plan, capacity: Capacity) -> None:
-        # What mappers put out is not known, and other nodes have disks of their own: only what is
-        # sure is asked for.
-        need = made.scratch_bytes(min(capacity.map_slots, host.cpus()))
-        free = shutil.disk_usage(run_folder(self._id)).free
-        if need > free:
-            raise StoreError(
-                f"this run needs about {format_bytes(need)} of scratch disk, "
-                f"{format_bytes(free)} are free in {run_folder(self._id)}",
-                "set TMPDIR to a larger disk, or make split_bytes smaller",
-            )
 
     # ------------------------------------------------------------ the report
 

@@ -25,6 +25,7 @@ import ray_mr.system.host
 from ray_mr.aws.store import S3Store
 from ray_mr.aws.upload import Upload
 from ray_mr.driver.ledger import Ledger
+from ray_mr.driver.reducer_pool import ReducerPool
 from ray_mr.driver.run import run
 from ray_mr.driver.scheduler import Scheduler
 from ray_mr.engines.ray import engine
@@ -48,7 +49,7 @@ STEPS: dict[str, tuple[Any, str, bool]] = {
     "in the commit": (Ledger, "committed", False),
     "after the commit": (Scheduler, "_commit", False),
     "all committed": (Scheduler, "reduce", True),
-    "a piece reduced": (Scheduler, "_reduced", False),
+    "a piece reduced": (ReducerPool, "_add_output", False),
     "a piece written": (Sink, "write", False),
     "before publishing": (Sink, "publish", True),
     FIRST_PART: (publication, "_make", False),

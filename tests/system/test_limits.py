@@ -136,10 +136,10 @@ def test_tree_at_the_deadline(
     wanted = job(tmp_path, mapper=mapper, reducer="sum", split_bytes=1, deadline="1h")
     check = Scheduler.check_deadline
 
-    def check_deadline(loop: Scheduler) -> None:
+    def check_deadline(scheduler: Scheduler) -> None:
         if slow.exists() and helpers.are_there():
-            loop._until = 0.0
-        check(loop)
+            scheduler._deadline = 0.0
+        check(scheduler)
 
     monkeypatch.setattr(Scheduler, "check_deadline", check_deadline)
     with pytest.raises(DeadlinePassed) as raised:

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from jobs import job, make_pings, result, run_told, undisturbed
-from ray_mr.driver import scheduler as loop_module
-from ray_mr.driver import wait_limits
+from ray_mr.driver import scheduler, wait_limits
 from ray_mr.engines.local import LocalEngine
 from ray_mr.engines.ray import runtime as runtime_module
 from ray_mr.engines.ray.runtime import Calls, Runtime
@@ -110,7 +109,7 @@ def test_reducers_without_a_place_end_the_run(
             return [it for it in super().wait(timeout_s) if not hasattr(it, "reducer")]
 
     use(Placeless())
-    monkeypatch.setattr(loop_module, "SILENT_S", 1.0)
+    monkeypatch.setattr(scheduler, "SILENCE_TIMEOUT_S", 1.0)
     notices: list[Event] = []
     with pytest.raises(EngineError, match="a reducer that has not started said nothing") as caught:
         run_told(job(folder, attempts=2), on_event=notices.append)

@@ -49,10 +49,19 @@ INNER_FLOORS = {
         ["registry"],
     ],
     "driver": [
-        ["failure_records", "ledger", "listing", "retry_policy", "skew", "wait_limits"],
-        ["journal", "probing", "report", "try_mapper"],
-        ["publish", "scheduler"],
-        ["crash_report", "output_checks"],
+        [
+            "failure_records",
+            "ledger",
+            "listing",
+            "preflight",
+            "retry_policy",
+            "skew",
+            "wait_limits",
+        ],
+        ["committed", "journal", "probing", "report", "try_mapper"],
+        ["publish", "reducer_pool"],
+        ["crash_report", "output_checks", "scheduler"],
+        ["result_writer"],
         ["run"],
     ],
 }

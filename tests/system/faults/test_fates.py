@@ -200,7 +200,7 @@ def test_any_script(folder: Path, kind: str, monkeypatch: pytest.MonkeyPatch) ->
     """The bytes of an undisturbed run; or a non-zero exit, no result, a report of what lacks."""
     job, output = wanted(folder, kind), folder / "out" / "result.txt"
     monkeypatch.setattr("ray_mr.driver.retry_policy.PAUSE_S", 0.001)
-    monkeypatch.setattr("ray_mr.driver.scheduler.WAIT_S", 0.01)
+    monkeypatch.setattr("ray_mr.driver.scheduler.POLL_TIMEOUT_S", 0.01)
     monkeypatch.setattr("os.fsync", lambda _: None)  # no table has a machine that fails
     tables = int(os.environ.get("RAY_MR_FATES", TABLES[kind]))
     assert run(job, engine="local", force=True).ok

@@ -15,7 +15,7 @@ import pytest
 from fault_proxy import by_table, fault_proxy
 from faulty_engine import FaultyEngine, once
 from jobs import job, result, run_told, script
-from ray_mr.driver import scheduler as loop_module
+from ray_mr.driver import reducer_pool
 from ray_mr.engines.contract import ReducerFailed, ReducerOutput
 from ray_mr.errors import ChildError, StoreError, WorkerLost
 from ray_mr.model import PartReceipt, ReducerEnd
@@ -249,7 +249,7 @@ def test_full_disk() -> None:
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Inputs for 3 MB of output in parts, all of which reducers write themselves."""
-    monkeypatch.setattr(loop_module, "PLACED_BYTES", 1)
+    monkeypatch.setattr(reducer_pool, "MIN_DIRECT_BYTES", 1)
     (tmp_path / "in").mkdir()
     for index in range(4):
         rows = (f"k{n % 997:04d}\t{index}-{n}-{'x' * 300}\n" for n in range(2500))
@@ -280,7 +280,7 @@ def accepted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def in_pieces(folder: Path, monkeypatch: pytest.MonkeyPatch, **options: Any) -> bytes:
     """The result when the driver writes everything."""
     with monkeypatch.context() as patch:
-        patch.setattr(loop_module, "PLACED_BYTES", 1 << 60)
+        patch.setattr(reducer_pool, "MIN_DIRECT_BYTES", 1 << 60)
         report, _ = run_told(lines_job(folder, **options))
     assert report.ok
     return result(folder)

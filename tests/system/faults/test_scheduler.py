@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from jobs import MAPPER, job, make_pings, result, run_told, script, undisturbed
-from ray_mr.driver import scheduler as loop_module
-from ray_mr.driver import wait_limits
+from ray_mr.driver import reducer_pool, scheduler, wait_limits
 from ray_mr.engines.contract import (
     AttemptLost,
     AttemptMessage,
@@ -115,7 +114,7 @@ def test_silent_attempts(
     engine.mute_attempts = {1, 3}
     monkeypatch.setattr(engine, "diagnose", lambda: "node 7: it does not answer")
     use(engine)
-    monkeypatch.setattr(loop_module, "SILENT_S", 1.0)
+    monkeypatch.setattr(scheduler, "SILENCE_TIMEOUT_S", 1.0)
     report, notices = run_told(job(folder, **options))
     assert report.ok
     assert any("said nothing for 1 s; node 7: it does not answer" in told for told in notices)
@@ -135,7 +134,7 @@ def test_silent_reducers(
     engine = MuteEngine()
     engine.mute_reducers = {1}
     use(engine)
-    monkeypatch.setattr(loop_module, "SILENT_S", 1.0)
+    monkeypatch.setattr(scheduler, "SILENCE_TIMEOUT_S", 1.0)
     report, notices = run_told(job(folder, **options))
     assert report.ok
     assert result(folder) == plain
@@ -157,7 +156,7 @@ def test_reducer_silent_in_its_output(
 
     engine = MuteLater()
     use(engine)
-    monkeypatch.setattr(loop_module, "SILENT_S", 1.0)
+    monkeypatch.setattr(scheduler, "SILENCE_TIMEOUT_S", 1.0)
     report, _ = run_told(job(folder, attempts=100))
     assert report.ok
     assert result(folder) == plain
@@ -172,7 +171,7 @@ def test_silence_for_ever_ends_the_run(
     engine = MuteEngine()
     setattr(engine, what, set(range(1000)))
     use(engine)
-    monkeypatch.setattr(loop_module, "SILENT_S", 0.5)
+    monkeypatch.setattr(scheduler, "SILENCE_TIMEOUT_S", 0.5)
     with pytest.raises(EngineError, match="said nothing") as caught:
         run_told(job(folder, attempts=2))
     assert caught.value.exit_code == 7
@@ -251,7 +250,7 @@ def test_window(folder: Path, use: Use, slots: int) -> None:
     report, _ = run_told(job(folder, split_bytes=1))
     assert report.ok
     assert report.totals["ok"] == 12
-    assert engine.most == loop_module.WINDOW * slots
+    assert engine.most == scheduler.WINDOW * slots
 
 
 # ---------------------------------------------------------------- losses upon losses
@@ -366,7 +365,7 @@ def test_piece_lost_after_others_were_written(
     tmp_path: Path, use: Use, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A reducer made anew goes on at the very byte up to which the result is written."""
-    monkeypatch.setattr(loop_module, "PLACED_BYTES", 1 << 60)
+    monkeypatch.setattr(reducer_pool, "MIN_DIRECT_BYTES", 1 << 60)
     make_pings(tmp_path / "in", files=5, pings=200)
     source = MAPPER.partition("    return")[0]
     source += "    return '%06d-%d-%s 1\\n' % (js['n'] % 200, js['n'] // 200, 'x' * 6000)\n"

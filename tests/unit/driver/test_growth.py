@@ -13,6 +13,7 @@ import pytest
 
 from plans import plan_of
 from ray_mr.driver.ledger import Ledger
+from ray_mr.driver.result_writer import ResultWriter
 from ray_mr.driver.scheduler import MAX_FAILURE_NOTICES, Scheduler
 from ray_mr.engines.contract import (
     AttemptLost,
@@ -110,17 +111,23 @@ def bad(split: Split, ident: AttemptId) -> list[EngineEvent]:
     return [AttemptMessage(ident, AttemptEnd(ident, failed=failed))]
 
 
-def loop_of(
+def scheduler_of(
     plan: Plan, engine: AnsweringEngine, ledger: Ledger, events: list[Event] | None = None
 ) -> Scheduler:
-    """A loop over a plan whose keepsakes are written nowhere."""
+    """A scheduler whose failure records are written nowhere."""
     nothing: Any = engine
     sink: Any = NoSink()
-    told = (lambda _: None) if events is None else events.append
-    loop = Scheduler(nothing, plan, ledger, Capacity(2, 2, "2"), told, sink=sink)
-    keepsakes: Any = loop._keepsakes
-    keepsakes.capsule = lambda *_: None
-    return loop
+    notify = (lambda _: None) if events is None else events.append
+    scheduler = Scheduler(nothing, plan, ledger, Capacity(2, 2, "2"), notify, sink=sink)
+    records: Any = scheduler._records
+    records.capsule = lambda *_: None
+    return scheduler
+
+
+def writer_of(plan: Plan, scheduler: Scheduler) -> ResultWriter:
+    nothing: Any = scheduler._engine
+    sink: Any = NoSink()
+    return ResultWriter(nothing, plan, scheduler._ledger, sink, scheduler)
 
 
 def calls_of(act: Callable[[], object]) -> int:
@@ -141,7 +148,7 @@ def calls_of(act: Callable[[], object]) -> int:
 
 def all_well(inputs: int) -> Callable[[], object]:
     plan = plan_of(inputs)
-    return loop_of(plan, AnsweringEngine(well), Ledger(plan)).map
+    return scheduler_of(plan, AnsweringEngine(well), Ledger(plan)).map
 
 
 def all_lost_once(inputs: int) -> Callable[[], object]:
@@ -154,68 +161,68 @@ def all_lost_once(inputs: int) -> Callable[[], object]:
         return [AttemptLost(ident, WorkerLost("gone"))]
 
     plan = plan_of(inputs)
-    return loop_of(plan, AnsweringEngine(answer), Ledger(plan)).map
+    return scheduler_of(plan, AnsweringEngine(answer), Ledger(plan)).map
 
 
 def all_failed(inputs: int) -> Callable[[], object]:
     plan = plan_of(inputs, max_failed_inputs=inputs)
-    return loop_of(plan, AnsweringEngine(bad), Ledger(plan)).map
+    return scheduler_of(plan, AnsweringEngine(bad), Ledger(plan)).map
 
 
 def all_adopted(inputs: int) -> Callable[[], object]:
     plan = plan_of(inputs)
-    loop = loop_of(plan, AnsweringEngine(well), Ledger(plan))
+    scheduler = scheduler_of(plan, AnsweringEngine(well), Ledger(plan))
 
     def adopt() -> None:
         for split in plan.splits:
-            loop.adopt(split, ended(split, loop.next_ident(split)), [])
+            scheduler.adopt(split, ended(split, scheduler.next_ident(split)), [])
 
     return adopt
 
 
 def all_given_up(inputs: int) -> Callable[[], object]:
     plan = plan_of(inputs)
-    loop = loop_of(plan, AnsweringEngine(well), Ledger(plan))
+    scheduler = scheduler_of(plan, AnsweringEngine(well), Ledger(plan))
 
     def give_up() -> None:
         for split in plan.splits:
-            loop.give_up(split, CorruptObject("damaged"))
+            scheduler.give_up(split, CorruptObject("damaged"))
 
     return give_up
 
 
 def all_written(inputs: int) -> Callable[[], object]:
     plan = plan_of(inputs)
-    loop = loop_of(plan, AnsweringEngine(well_with_a_block), Ledger(plan))
-    loop.map()
-    return loop.write
+    scheduler = scheduler_of(plan, AnsweringEngine(well_with_a_block), Ledger(plan))
+    scheduler.map()
+    return writer_of(plan, scheduler).write
 
 
 def all_reduced(parts: int) -> Callable[[], object]:
     plan = plan_of(2, reducer="count", reducers=parts)
-    loop = loop_of(plan, AnsweringEngine(well), Ledger(plan))
+    scheduler = scheduler_of(plan, AnsweringEngine(well), Ledger(plan))
 
     def reduce() -> None:
-        loop.map()
-        loop.reduce()
-        loop.write()
+        scheduler.map()
+        scheduler.reduce()
+        writer_of(plan, scheduler).write()
 
     return reduce
 
 
 @pytest.mark.parametrize(
-    "made",
+    "make_act",
     [all_well, all_lost_once, all_failed, all_adopted, all_given_up, all_written, all_reduced],
 )
-def test_loop_event_among_many_costs_what_it_costs_among_few(
-    made: Callable[[int], Callable[[], object]], monkeypatch: pytest.MonkeyPatch
+def test_scheduler_event_among_many_costs_what_it_costs_among_few(
+    make_act: Callable[[int], Callable[[], object]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ray_mr.driver.retry_policy.PAUSE_S", 0.0)
-    few, many = (calls_of(made(number)) / number for number in (FEW, MANY))
+    few, many = (calls_of(make_act(number)) / number for number in (FEW, MANY))
     assert many < MOST_GROWTH * few
 
 
-def test_loop_progress_of_running_attempts_is_the_sum_of_their_bytes() -> None:
+def test_scheduler_progress_of_running_attempts_is_the_sum_of_their_bytes() -> None:
     """What is added up on the way is what a count over all running attempts would give."""
 
     def answer(split: Split, ident: AttemptId) -> Sequence[EngineEvent]:
@@ -228,7 +235,7 @@ def test_loop_progress_of_running_attempts_is_the_sum_of_their_bytes() -> None:
         ]
 
     plan, events = plan_of(3), list[Event]()
-    loop_of(plan, AnsweringEngine(answer), Ledger(plan), events).map()
+    scheduler_of(plan, AnsweringEngine(answer), Ledger(plan), events).map()
     told = [event for event in events if isinstance(event, Advanced)]
     assert {event.total_bytes for event in told} == {300}
     assert [(event.done_bytes, event.running) for event in told][-1] == (300, 0)
@@ -241,10 +248,10 @@ def test_loop_progress_of_running_attempts_is_the_sum_of_their_bytes() -> None:
     ]
 
 
-def test_loop_with_many_failed_inputs_names_some_in_notices() -> None:
+def test_scheduler_with_many_failed_inputs_names_some_in_notices() -> None:
     plan, events = plan_of(3 * MAX_FAILURE_NOTICES, max_failed_inputs=10**6), list[Event]()
     ledger = Ledger(plan)
-    loop_of(plan, AnsweringEngine(bad), ledger, events).map()
+    scheduler_of(plan, AnsweringEngine(bad), ledger, events).map()
     notices = [event.text for event in events if isinstance(event, Notice)]
     assert len(notices) == MAX_FAILURE_NOTICES + 1
     assert "the report names all" in notices[-1]
