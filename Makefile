@@ -1,6 +1,6 @@
 # `make` alone prints help. demo and test each work on a fresh machine: both use .venv.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check errors-page fuzz random-jobs bench soak image image-test publish pins clean
+.PHONY: help demo test check messages fuzz random-jobs bench soak image image-test publish pins clean
 .DELETE_ON_ERROR:
 
 VENV  := .venv
@@ -33,7 +33,7 @@ check: $(STAMP)  ## ruff and mypy
 	@$(BIN)/python -m ruff format --check --quiet
 	@$(BIN)/python -m mypy
 
-errors-page: $(STAMP)  ## docs/errors.md anew, from the tests of bad input
+messages: $(STAMP)  ## write the snapshot of all error messages (tests/system/bad_input/messages.md)
 	@RAY_MR_WRITE_ERRORS=1 $(BIN)/python -m pytest -q tests/system/bad_input
 
 fuzz: $(STAMP)  ## FUZZ_S seconds (600) of odd input for each door to the outside

@@ -1,9 +1,10 @@
 """What the tests of bad input share: a user in a folder, what they type, and what must hold after.
 
 A ``Case`` is one mistake or one odd input.  Each is run as its user would run it; then the exit
-code, the message and the leftovers are looked at, and the entry in ``docs/errors.md`` is compared
-(see ``errors_page``).  With few exceptions the command runs in this process on engine ``local``,
-against a real S3 server, real files and real children.
+code, the message and the leftovers are looked at, and the entry in
+``tests/system/bad_input/messages.md`` is compared (see ``errors_page``).  With few exceptions the
+command runs in this process on engine ``local``, against a real S3 server, real files and real
+children.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ class Case:
     """A mistake, what a user types, and what they get."""
 
     name: str
-    """What is wrong, in words: heads the entry of ``docs/errors.md``."""
+    """What is wrong, in words: heads the entry of ``tests/system/bad_input/messages.md``."""
     words: str
     """The command line as typed; names in braces are filled in by ``User.names``."""
     exit_code: int

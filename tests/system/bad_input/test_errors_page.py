@@ -50,7 +50,7 @@ def test_an_entry_that_is_not_up_to_date(monkeypatch: pytest.MonkeyPatch) -> Non
     """A message that changed is noticed."""
     monkeypatch.delenv("RAY_MR_WRITE_ERRORS", raising=False)
     case = Case("An unknown key", "ray-mr run job.yml --engine local", 2, ())
-    with pytest.raises(AssertionError, match="make errors-page"):
+    with pytest.raises(AssertionError, match="make messages"):
         errors_page.compare(case, "ray-mr: error: something else")
 
 
