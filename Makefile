@@ -1,6 +1,6 @@
 # `make` alone prints help. demo and test each work on a fresh machine: both use .venv.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check messages fuzz random-jobs bench soak image image-test publish pins clean
+.PHONY: help demo test check messages fuzz random-jobs bench soak wheel image image-test publish pins clean
 .DELETE_ON_ERROR:
 
 VENV  := .venv
@@ -48,6 +48,11 @@ soak: $(STAMP)  ## two runs of 20 minutes under every fault at once, compared wi
 
 bench: $(STAMP)  ## how fast against the bare loop (takes long)
 	@$(BIN)/python benchmarks/telemetry.py
+
+wheel: $(STAMP)  ## build dist/ray_mr-VERSION-py3-none-any.whl
+	@rm -rf build  # setuptools would add files that it built from modules since removed
+	@$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+	@ls dist/ray_mr-*.whl
 
 # As in 2014: the image is REGISTRY/INDEX, INDEX being the user's own place there.
 REGISTRY ?=

@@ -63,7 +63,7 @@ def init(*, folder: str, language: str) -> None:
 
 def _starter(language: str) -> Iterator[tuple[str, bytes]]:
     """Paths and contents of the files of a starter; the data compressed, as it is in the world."""
-    root = resources.files("ray_mr.cli.main").joinpath("starters", language)
+    root = resources.files("ray_mr.cli").joinpath("starters", language)
     for item in _sorted(root):
         if item.is_file():
             # Python scripts have another suffix there: they are no modules of this package.
