@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from ray_mr.driver.report import Report
     from ray_mr.events import Event
-    from ray_mr.views.watcher import ProgressView
+    from ray_mr.views.progress_view import ProgressView
 
 __all__ = ["Job", "Plan", "RayMrError", "Report", "Script", "plan", "run"]
 
@@ -113,7 +113,7 @@ def _watcher(progress: bool | None) -> ProgressView | None:  # noqa: FBT001 - as
     if progress is False:
         return None
     from ray_mr.views import notebook
-    from ray_mr.views.watcher import make_view
+    from ray_mr.views.progress_view import make_view
 
     if notebook.in_notebook():
         return notebook.NotebookProgress()

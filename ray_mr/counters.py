@@ -1,7 +1,7 @@
 """Counters of programs, bounded: a program may name a new one on each line of its stderr.
 
 ``Counters`` is kept by an attempt, a reducer and the driver's ledger alike.  Each holds at most
-``MAX_COUNTERS`` names; what is counted under further names goes to ``OTHERS``.
+``MAX_COUNTERS`` names; what is counted under further names goes to ``OTHER_COUNTERS``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ MAX_COUNTERS = 1_000
 """Distinct names in a run.  Hadoop allows 120."""
 MAX_NAME_CHARS = 256
 """Characters of group and name together; the rest is cut off.  Hadoop allows 128 and 64."""
-OTHERS = "ray_mr,other counters"
+OTHER_COUNTERS = "ray_mr,other counters"
 """The counter of all names beyond ``MAX_COUNTERS``."""
 
 
@@ -24,10 +24,10 @@ class Counters(Counter[str]):
     """Amounts by ``group,name``; change it by ``add`` and ``add_all`` alone."""
 
     def add(self, name: str, amount: int) -> None:
-        """Count an amount under a name, or under ``OTHERS`` where there are too many names."""
+        """Add an amount to a counter; to ``OTHER_COUNTERS`` once there are too many names."""
         name = name[:MAX_NAME_CHARS]
         known = name in self or len(self) < MAX_COUNTERS
-        self[name if known else OTHERS] += amount
+        self[name if known else OTHER_COUNTERS] += amount
 
     def add_all(self, amounts: Mapping[str, int], sign: int = 1) -> None:
         """Count amounts by name, or take them back (``sign`` -1)."""
@@ -35,6 +35,6 @@ class Counters(Counter[str]):
             self.add(name, sign * amount)
 
     @property
-    def overflowed(self) -> bool:
+    def has_overflowed(self) -> bool:
         """Whether there were more names than are kept."""
-        return OTHERS in self
+        return OTHER_COUNTERS in self

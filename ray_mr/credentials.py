@@ -37,7 +37,7 @@ from ray_mr.errors import CredentialsError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-Format = Literal["new", "2014"]
+EnvelopeFormat = Literal["new", "2014"]
 """The envelope's kind: ours, or that of 2014."""
 
 KEY_BITS = 3072
@@ -218,7 +218,7 @@ def _public(pem: bytes, origin: str) -> rsa.RSAPublicKey:
 # ------------------------------------------------------------ sealing
 
 
-def seal(credentials: Credentials, pem: bytes, origin: str, *, form: Format = "new") -> str:
+def seal(credentials: Credentials, pem: bytes, origin: str, *, form: EnvelopeFormat = "new") -> str:
     """An envelope that only the key's owner opens: one line of base64.
 
     Args:
@@ -292,7 +292,7 @@ def _bytes_to_key(passphrase: bytes, salt: bytes) -> tuple[bytes, bytes]:
 # ------------------------------------------------------------ opening
 
 
-def kind_of(text: str) -> Format:
+def detect_format(text: str) -> EnvelopeFormat:
     """Which envelope a text is, without a key.
 
     Raises:
@@ -301,7 +301,7 @@ def kind_of(text: str) -> Format:
     return "2014" if "symmetricKey" in _outer(text) else "new"
 
 
-def open_sealed(text: str, key: Key) -> Credentials:
+def open_envelope(text: str, key: Key) -> Credentials:
     """Open an envelope of either kind.
 
     Raises:
@@ -319,14 +319,14 @@ def open_sealed(text: str, key: Key) -> Credentials:
     return _open_2014(envelope, key)
 
 
-def open_checked(text: str, fetch_key: Callable[[], Key], now: dt.datetime) -> Credentials:
-    """Open an envelope to use what is in it; see ``open_sealed``.
+def open_unexpired(text: str, fetch_key: Callable[[], Key], now: dt.datetime) -> Credentials:
+    """Open an envelope to use what is in it; see ``open_envelope``.
 
     Raises:
         CredentialsError: As there, or they have expired.
     """
-    kind_of(text)  # before anybody is asked for the key
-    credentials = open_sealed(text, fetch_key())
+    detect_format(text)  # before anybody is asked for the key
+    credentials = open_envelope(text, fetch_key())
     left = credentials.seconds_left(now)
     if left is not None and left <= 0:
         raise CredentialsError(

@@ -66,22 +66,22 @@ class RayMrError(Exception):
         return [f"{type(self).__name__}: {self}"]
 
 
-PATHS = "a job file's paths are relative to its folder, a command's to where it is given"
+PATH_HINT = "a job file's paths are relative to its folder, a command's to where it is given"
 """Advice on a path at which nothing is."""
-PERMISSIONS = "see its permissions and those of its folder"
+PERMISSION_HINT = "see its permissions and those of its folder"
 """Advice on a path that the system refuses."""
-RESTORE = "restore it first (aws s3api restore-object), or leave it out of the inputs"
+RESTORE_HINT = "restore it first (aws s3api restore-object), or leave it out of the inputs"
 """Advice on an object that is archived."""
-AT_REST = "run again when nobody writes to it"
+CHANGING_INPUT_HINT = "run again when nobody writes to it"
 """Advice on an input that changes."""
-LAST_WORDS = "; its last words:"
+STDERR_TAIL_MARK = "; its last words:"
 """Ends the first line of a message whose other lines are the end of a program's stderr."""
 
 
-def headline(message: str) -> str:
+def summarize_message(message: str) -> str:
     """A message in one line: its first, with a program's very last line on stderr."""
     first, *rest = message.splitlines() or [""]
-    return f"{first} {rest[-1].strip()}" if rest and first.endswith(LAST_WORDS) else first
+    return f"{first} {rest[-1].strip()}" if rest and first.endswith(STDERR_TAIL_MARK) else first
 
 
 class JobError(RayMrError):
@@ -222,6 +222,6 @@ class DeadlinePassed(Interrupted):
     """The run took longer than the job allows."""
 
 
-def one_line(name: str) -> str:
+def escape_newlines(name: str) -> str:
     """A name, such as a key, as it can stand in a line."""
     return name.replace("\r", "\\r").replace("\n", "\\n")

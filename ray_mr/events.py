@@ -15,7 +15,7 @@ class Stage:
 
 
 @dataclass(frozen=True, slots=True)
-class Advanced:
+class MapProgress:
     """More input was worked on."""
 
     done_bytes: int
@@ -30,7 +30,7 @@ class Advanced:
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class ReduceProgress:
     """Reducers are at work; told again and again while they are."""
 
     done: int
@@ -45,4 +45,4 @@ class Notice:
     text: str
 
 
-Event = Stage | Advanced | Parts | Notice
+Event = Stage | MapProgress | ReduceProgress | Notice

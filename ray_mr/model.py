@@ -25,7 +25,7 @@ SIDE_FILE = "side file of a result"
 """Remark on a report or manifest that is listed together with its result."""
 IRREGULAR = "not a regular file"
 """Remark on a pipe, socket or device; what it is follows."""
-WALKED = "folder listed under another name"
+ALREADY_LISTED = "folder listed under another name"
 """Remark on a link to a folder that the same listing has walked."""
 ARCHIVED = "archived"
 """Remark on an object that its store has to restore before it can be read."""
@@ -101,7 +101,7 @@ class Split:
         packed = getattr(self.inputs, "sizes", None)  # quicker than making values
         return packed() if packed else ((i.position, i.object.size_bytes) for i in self.inputs)
 
-    def without(self, positions: Collection[int]) -> Split | None:
+    def exclude(self, positions: Collection[int]) -> Split | None:
         """The split less some inputs; ``None`` if nothing is left."""
         rest = tuple(item for item in self.inputs if item.position not in positions)
         return replace(self, inputs=rest) if rest else None

@@ -77,6 +77,6 @@ def format_seconds(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def count(number: int, noun: str) -> str:
+def format_count(number: int, noun: str) -> str:
     """Like ``1 input`` or ``1,204 inputs``."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -14,8 +14,8 @@ from botocore import exceptions as boto
 from botocore.parsers import ResponseParserError
 
 from ray_mr.errors import (
-    AT_REST,
-    RESTORE,
+    CHANGING_INPUT_HINT,
+    RESTORE_HINT,
     CredentialsError,
     CredentialsExpired,
     JobError,
@@ -186,7 +186,9 @@ def _of_answer(uri: str, error: boto.ClientError, endpoint: str, *, listed: bool
             f"{uri}: there is no bucket {bucket} at {where}", "are its name and the endpoint right?"
         )
     if status == 412 or (status == 404 and listed):
-        return ObjectChanged(f"{uri} changed (or was deleted) since it was listed", AT_REST)
+        return ObjectChanged(
+            f"{uri} changed (or was deleted) since it was listed", CHANGING_INPUT_HINT
+        )
     if code in _BUSY_CODES or status == 429 or (status >= 500 and status != 501):
         text = f"{uri}: {where} does not answer properly ({code or status})"
         return StoreUnavailable(text, "\n  ".join(filter(None, (said, advice))))
@@ -215,7 +217,7 @@ def _denied(uri: str, code: str, said: str, *, listed: bool) -> RayMrError:
 
 def archived(uri: str) -> ObjectArchived:
     """The error of an object that has to be restored before it can be read."""
-    return ObjectArchived(f"{uri} is archived (Glacier) and cannot be read as it is", RESTORE)
+    return ObjectArchived(f"{uri} is archived (Glacier) and cannot be read as it is", RESTORE_HINT)
 
 
 def _of_failure(uri: str, error: Exception, endpoint: str) -> RayMrError:

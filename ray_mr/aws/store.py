@@ -26,7 +26,7 @@ from ray_mr.aws.errors import code_and_status, split_uri, translated
 from ray_mr.aws.listing import pages
 from ray_mr.aws.upload import Upload, abort_upload, upload_of
 from ray_mr.errors import (
-    AT_REST,
+    CHANGING_INPUT_HINT,
     CredentialsExpired,
     Interrupted,
     ObjectChanged,
@@ -490,7 +490,9 @@ class _BodyError(Exception):
 
 
 def _changed(obj: StoredObject) -> ObjectChanged:
-    return ObjectChanged(f"{obj.uri} changed (or was deleted) since it was listed", AT_REST)
+    return ObjectChanged(
+        f"{obj.uri} changed (or was deleted) since it was listed", CHANGING_INPUT_HINT
+    )
 
 
 def _tag(facts: dict[str, Any]) -> str:

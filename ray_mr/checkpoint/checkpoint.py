@@ -23,7 +23,7 @@ from ray_mr.errors import CorruptObject, DeadlinePassed, JobError, RayMrError, S
 from ray_mr.events import Notice
 from ray_mr.postmortem import dead_letters, replay
 from ray_mr.stores import owned_folder
-from ray_mr.units import count
+from ray_mr.units import format_count
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -96,7 +96,7 @@ class Checkpoint:
             )
         found = self._usable(made) if self._wish.resume else None
         if not self._wish.resume and self._found and self._found.pieces:
-            pieces = count(self._found.pieces, "finished split")
+            pieces = format_count(self._found.pieces, "finished split")
             self._tell(
                 Notice(
                     f"{pieces} of an earlier run not used: --resume goes on from there, until "
@@ -120,7 +120,7 @@ class Checkpoint:
                     f"--only-failed: changed since the run that failed: {', '.join(names)}",
                     "the whole job has to run again",
                 )
-            pieces = count(self._found.pieces, "finished split")
+            pieces = format_count(self._found.pieces, "finished split")
             self._tell(Notice(f"{pieces} cannot be used: changed since: {', '.join(names)}"))
             return None
         others = {each.ident for each in self._found.generations}
@@ -128,11 +128,11 @@ class Checkpoint:
         found = resume(made, earlier, only_failed=wish.only_failed)
         self._goes_on = earlier
         if earlier.damaged:
-            damaged = count(earlier.damaged, "kept object")
+            damaged = format_count(earlier.damaged, "kept object")
             self._tell(Notice(f"not used, because damaged or of another run: {damaged}"))
         failed = len(found.failures)
-        known = f", {count(failed, 'input')} known to fail" if failed else ""
-        done = count(len(found.pieces), "split")
+        known = f", {format_count(failed, 'input')} known to fail" if failed else ""
+        done = format_count(len(found.pieces), "split")
         self._tell(Notice(f"going on: {done} done{known}, {found.to_run:,} to run"))
         return found
 

@@ -119,7 +119,7 @@ class HarnessChild:
             },
         }
         if role == "map":
-            begin["refused"] = formats.refused_inside()
+            begin["refused"] = formats.list_refused_formats()
         if isolate_record is not None:
             begin["careful"] = isolate_record
         self._memory_bytes = memory_bytes

@@ -40,7 +40,7 @@ from ray_mr.child import inherited
 from ray_mr.child.executable import command_of, why_not_executed
 from ray_mr.counters import Counters
 from ray_mr.errors import (
-    LAST_WORDS,
+    STDERR_TAIL_MARK,
     ChildCrashed,
     ChildError,
     ChildKilled,
@@ -413,7 +413,7 @@ class Process:
     def last_words(self) -> str:
         """The end of its stderr, as a clause of a message; empty if it said nothing."""
         tail = b"".join(self._tail).decode("utf-8", "replace").rstrip()
-        return f"{LAST_WORDS}\n{tail}" if tail else ""
+        return f"{STDERR_TAIL_MARK}\n{tail}" if tail else ""
 
     def kill(self) -> None:
         """Kill the child and everything it started."""

@@ -11,22 +11,23 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ray_mr.cli import (
-    credentials,
-    editor,
-    plan_and_run,
-    replay,
-    start,
-    submit,
-    taskcluster,
-    try_command,
-)
-from ray_mr.cli.screen import say
-from ray_mr.cli.stopping import stoppable
+from ray_mr.cli.commands.completion import completion
+from ray_mr.cli.commands.credentials import credentials
+from ray_mr.cli.commands.init import init
+from ray_mr.cli.commands.map import map_
+from ray_mr.cli.commands.plan import plan
+from ray_mr.cli.commands.reduce import reduce_
+from ray_mr.cli.commands.replay import replay
+from ray_mr.cli.commands.run import run
+from ray_mr.cli.commands.schema import schema
+from ray_mr.cli.commands.submit import submit
+from ray_mr.cli.commands.try_job import try_
+from ray_mr.cli.screen import print_message
+from ray_mr.cli.signals import handle_signals
 from ray_mr.cli.supervisor import OWN_PROCESS
 from ray_mr.errors import Interrupted, RayMrError, StoreError
 from ray_mr.jobs.jobfile import nearest
-from ray_mr.views.text import fill_standard_streams, let_go
+from ray_mr.views.text import discard_output, fill_standard_streams
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,26 +46,26 @@ class _Cli(click.Group):
         try:
             return super().main(args, *more, **extra)
         except OSError as error:  # of the help, which click itself writes
-            let_go(sys.stdout)
-            say(f"ray-mr: error: stdout cannot be written: {error.strerror}")
+            discard_output(sys.stdout)
+            print_message(f"ray-mr: error: stdout cannot be written: {error.strerror}")
             sys.exit(StoreError.exit_code)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; here and not in ``main``, where click takes some errors for its own."""
         try:
-            with stoppable():
+            with handle_signals():
                 return super().invoke(ctx)
         except (click.ClickException, click.Abort, click.exceptions.Exit):
             raise
         except KeyboardInterrupt:
-            say("ray-mr: interrupted")
+            print_message("ray-mr: interrupted")
             ctx.exit(Interrupted.exit_code)
         except RayMrError as error:
-            say(f"ray-mr: error: {error}")
+            print_message(f"ray-mr: error: {error}")
             ctx.exit(error.exit_code)
         except Exception:  # noqa: BLE001 - the last fence: whatever else comes is a defect of ours
-            say(traceback.format_exc().rstrip())
-            say("ray-mr: error: a defect of ours; please report the lines above")
+            print_message(traceback.format_exc().rstrip())
+            print_message("ray-mr: error: a defect of ours; please report the lines above")
             ctx.exit(DEFECT_EXIT_CODE)
 
     def resolve_command(
@@ -111,9 +112,9 @@ def main() -> None:
 
 
 COMMANDS: dict[str, tuple[click.Command, ...]] = {
-    "Jobs": (start.init, try_command.try_, plan_and_run.plan, plan_and_run.run, replay.replay),
-    "TaskCluster": (taskcluster.map_, taskcluster.reduce_, submit.submit, credentials.credentials),
-    "Editor and shell": (editor.schema, editor.completion),
+    "Jobs": (init, try_, plan, run, replay),
+    "TaskCluster": (map_, reduce_, submit, credentials),
+    "Editor and shell": (schema, completion),
 }
 """The commands, in the order and under the titles that the help shows."""
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ray_mr.errors import StoreError
-from ray_mr.views.text import fit, is_terminal, let_go, tell
+from ray_mr.views.text import discard_output, is_terminal, make_printable, write_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,7 +18,7 @@ PIPE_CLOSED = 141
 """The exit code of a program that SIGPIPE ends: whoever read our stdout has seen enough."""
 
 
-def put(text: str) -> None:
+def write_result(text: str) -> None:
     """A result in words, a line or more, to stdout.
 
     Raises:
@@ -26,10 +26,10 @@ def put(text: str) -> None:
         StoreError: Stdout cannot be written.
     """
     with _wanted():
-        click.echo(fit(text, sys.stdout), file=sys.stdout)
+        click.echo(make_printable(text, sys.stdout), file=sys.stdout)
 
 
-def put_bytes(data: bytes | memoryview) -> None:
+def write_result_bytes(data: bytes | memoryview) -> None:
     """A piece of a result to stdout, as it is; on a terminal, what is fit for one.
 
     Raises:
@@ -38,7 +38,7 @@ def put_bytes(data: bytes | memoryview) -> None:
     """
     with _wanted():
         if is_terminal(sys.stdout):
-            click.echo(fit(bytes(data).decode("utf-8", "replace"), sys.stdout), nl=False)
+            click.echo(make_printable(bytes(data).decode("utf-8", "replace"), sys.stdout), nl=False)
         else:
             sys.stdout.buffer.write(data)
             sys.stdout.buffer.flush()
@@ -55,13 +55,13 @@ def _wanted() -> Iterator[None]:
     try:
         yield
     except BrokenPipeError:
-        let_go(sys.stdout)
+        discard_output(sys.stdout)
         raise click.exceptions.Exit(PIPE_CLOSED) from None
     except OSError as error:
-        let_go(sys.stdout)
+        discard_output(sys.stdout)
         raise StoreError(f"stdout cannot be written: {error.strerror}") from None
 
 
-def say(text: str) -> None:
+def print_message(text: str) -> None:
     """A message to stderr; where nobody reads it any more, the command goes on without."""
-    tell(text, sys.stderr)
+    write_line(text, sys.stderr)

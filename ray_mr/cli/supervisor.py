@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import click
 
 from ray_mr.child.process import in_words
-from ray_mr.cli.screen import say
-from ray_mr.cli.stopping import SIGNALS
+from ray_mr.cli.screen import print_message
+from ray_mr.cli.signals import SIGNALS
 from ray_mr.driver.journal import Journal
 from ray_mr.errors import Interrupted
 from ray_mr.system import memory_shield
@@ -31,7 +31,7 @@ OWN_PROCESS = "own process"
 """``obj`` of click's outermost context where this process is there for the command alone."""
 
 
-def guarded(run: Callable[[Journal | None], Report]) -> Report:
+def run_supervised(run: Callable[[Journal | None], Report]) -> Report:
     """Run a job in a child of this process, if the process is the command's own.
 
     Returns:
@@ -83,9 +83,11 @@ def _wait_for(child: int, journal: Journal) -> None:
     past = RunHistory.of(journal)
     if past.has_published():
         private_session.sweep()
-        say(f"done; the process of this run {in_words(code)} when it had published the result")
+        print_message(
+            f"done; the process of this run {in_words(code)} when it had published the result"
+        )
         raise click.exceptions.Exit(0)
     if folder := private_session.keep_session_of(child):
         past.notices.append(f"the logs of Ray are in {folder}")
-        say(past.notices[-1])
+        print_message(past.notices[-1])
     raise past.error or past.died(in_words(code))

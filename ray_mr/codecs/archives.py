@@ -5,7 +5,7 @@ The first bytes of other archives are in ``codecs/formats.py``.
 
 from __future__ import annotations
 
-SUFFIXES = (
+ARCHIVE_SUFFIXES = (
     ".tar",
     ".tgz",
     ".tbz",
@@ -29,7 +29,7 @@ SUFFIXES = (
     ".tar.snappy",
     ".tar.z",
 )
-ADVICE = (
+ARCHIVE_HINT = (
     "unpack it, and name the files that were in it; `decompress: none` gives a program the file "
     "as it is"
 )
@@ -38,10 +38,10 @@ TAR_BYTES = 512
 _SUM = slice(148, 156)
 
 
-def archive_name(key: str) -> str:
+def match_archive_suffix(key: str) -> str:
     """The end of a key that says that it is an archive, or nothing."""
     name = key.lower()
-    return next((end for end in SUFFIXES if name.endswith(end)), "")
+    return next((end for end in ARCHIVE_SUFFIXES if name.endswith(end)), "")
 
 
 def is_tar(head: bytes) -> bool:

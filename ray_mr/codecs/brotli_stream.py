@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import brotli
 
-from ray_mr.codecs.damage import CHUNK_BYTES, INPUT_BYTES, Damaged
+from ray_mr.codecs.contract import CHUNK_BYTES, INPUT_BYTES, DecodeError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,7 +16,7 @@ _LIMIT_BYTES = CHUNK_BYTES // 4
 """The library puts out up to about twice what it is told."""
 
 
-def br(file: BinaryIO) -> Iterator[bytes]:
+def decode_brotli(file: BinaryIO) -> Iterator[bytes]:
     """The one stream of a file."""
     data = file.read(INPUT_BYTES)
     if not data:
@@ -26,11 +26,13 @@ def br(file: BinaryIO) -> Iterator[bytes]:
         try:
             chunk = stream.process(data, output_buffer_limit=_LIMIT_BYTES)
         except brotli.error as error:
-            raise Damaged(f"it is damaged, or something else follows its end ({error})") from None
+            raise DecodeError(
+                f"it is damaged, or something else follows its end ({error})"
+            ) from None
         yield chunk
         ended = not data and not chunk
         data = file.read(INPUT_BYTES) if stream.can_accept_more_data() else b""
         if ended and not data and not stream.is_finished():
-            raise Damaged("it ends early")
+            raise DecodeError("it ends early")
     if data or file.read(1):
-        raise Damaged("something else follows its end")
+        raise DecodeError("something else follows its end")

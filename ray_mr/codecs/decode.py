@@ -19,8 +19,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ray_mr.codecs import formats
-from ray_mr.codecs.archives import ADVICE, is_tar
-from ray_mr.codecs.damage import Damaged
+from ray_mr.codecs.archives import ARCHIVE_HINT, is_tar
+from ray_mr.codecs.contract import DecodeError
 from ray_mr.codecs.detection import detect
 from ray_mr.codecs.table import CODECS
 from ray_mr.errors import CorruptObject, Interrupted, JobError, RefusedObject
@@ -33,12 +33,19 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["CODECS", "EXPANSION_FLOOR_BYTES", "decode", "decode_to", "detect", "most_decoded"]
+__all__ = [
+    "CODECS",
+    "EXPANSION_FLOOR_BYTES",
+    "compute_decoded_limit",
+    "decode",
+    "decode_to",
+    "detect",
+]
 EXPANSION_FLOOR_BYTES = 1 << 30
 """A file that decodes to no more than this is no bomb, however small it is stored."""
 
 
-def most_decoded(stored_bytes: int, max_expansion: int) -> int:
+def compute_decoded_limit(stored_bytes: int, max_expansion: int) -> int:
     """Bytes that a file may decode to."""
     return max(stored_bytes * max_expansion, EXPANSION_FLOOR_BYTES)
 
@@ -73,7 +80,7 @@ def decode(
                 if codec != "none":
                     chunks = _checked(path, chunks, max_expansion, as_text=as_text)
                 yield from chunks
-        except Damaged as error:
+        except DecodeError as error:
             raise CorruptObject(f"{path.name}: {codec}: {error}", error.advice) from None
 
 
@@ -82,7 +89,7 @@ def _checked(
 ) -> Iterator[bytes]:
     """Pass chunks on, none of them after a sign of refused content or of a bomb."""
     stored = path.stat().st_size
-    limit, size = most_decoded(stored, max_expansion), 0
+    limit, size = compute_decoded_limit(stored, max_expansion), 0
     for chunk in _inspected(path, chunks, as_text=as_text):
         size += len(chunk)
         if size > limit:
@@ -102,8 +109,8 @@ def _inspected(path: Path, chunks: Iterator[bytes], *, as_text: bool) -> Iterato
             break
     start = head[: formats.HEAD_BYTES]
     if is_tar(start):
-        raise RefusedObject(f"{path.name} is a compressed tar archive", ADVICE)
-    if as_text and (kind := formats.kind_of(start, decoded=True)):
+        raise RefusedObject(f"{path.name} is a compressed tar archive", ARCHIVE_HINT)
+    if as_text and (kind := formats.recognize_format(start, decoded=True)):
         raise RefusedObject(f"{path.name} is compressed and holds {kind.name}", kind.advice)
     if head:
         yield head

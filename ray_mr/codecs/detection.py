@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ray_mr.codecs import formats, hadoop_blocks, members, snappy
-from ray_mr.codecs.damage import HEAD_BYTES
-from ray_mr.codecs.table import CODECS, CODINGS
+from ray_mr.codecs.contract import HEAD_BYTES
+from ray_mr.codecs.table import CODECS, CONTENT_CODINGS
 from ray_mr.errors import RefusedObject
 from ray_mr.system.scratch import disk_errors
 
@@ -51,7 +51,7 @@ def detect(path: Path, *, encoding: str = "", as_text: bool = False) -> str:
         head = file.read(formats.HEAD_BYTES)
     if not head:
         return "none"
-    kind = formats.kind_of(head)
+    kind = formats.recognize_format(head)
     promises = _promises(path.name, encoding)
     codec = _by_magic(head, path.name.lower())
     if not codec and kind is not None and kind.archive:
@@ -68,7 +68,7 @@ def detect(path: Path, *, encoding: str = "", as_text: bool = False) -> str:
 
 def _by_magic(head: bytes, name: str) -> str:
     start = head[:HEAD_BYTES]
-    if members.skippable(start) and name.endswith(CODECS["lz4"].suffixes):
+    if members.is_skippable_frame(start) and name.endswith(CODECS["lz4"].suffixes):
         return "lz4"
     rows = ((codec, row) for codec, row in CODECS.items() if codec != "lzma")
     return next((codec for codec, row in rows if _in_format(row, start, name)), "")
@@ -90,7 +90,7 @@ def _without_magic(codec: str, head: bytes) -> str:
     if codec == "br":
         return "br"
     if codec == "snappy":
-        return snappy.bare_kind(head)
+        return snappy.detect_bare_format(head)
     if codec == "lz4" and hadoop_blocks.is_lz4(head):
         return "lz4-hadoop"
     return "deflate" if codec == "deflate" and members.is_zlib(head) else ""
@@ -113,7 +113,7 @@ class _Promise:
 def _promises(name: str, encoding: str) -> list[_Promise]:
     promises: list[_Promise] = []
     for word in encoding.lower().split(","):
-        if codec := CODINGS.get(word.strip(), ""):
+        if codec := CONTENT_CODINGS.get(word.strip(), ""):
             source = f"it is stored with Content-Encoding: {encoding[:80]}"
             codec = codec if codec in CODECS else ""
             promises.insert(0, _Promise(codec, codec or word.strip(), source, text_allowed=True))

@@ -1,6 +1,6 @@
 r"""Table of recognised content that ray_mr does not read as lines.
 
-``kind_of`` is called with the first ``HEAD_BYTES`` of a file, or of its decoded content:
+``recognize_format`` is called with the first ``HEAD_BYTES`` of a file, or of its decoded content:
 
 1. ``FORMATS`` has a row for each format: its name and a regular expression for its first bytes.  A
    format whose magic number is plain letters (``PAR1``, ``ORC``) also needs bytes that text does
@@ -19,7 +19,7 @@ import functools
 import re
 from dataclasses import dataclass
 
-from ray_mr.codecs.archives import ADVICE, is_tar
+from ray_mr.codecs.archives import ARCHIVE_HINT, is_tar
 
 HEAD_BYTES = 512
 """Bytes at the beginning of a file that decide; a tar header is as long."""
@@ -149,7 +149,7 @@ _TEXT = [
     ("text in UTF-16", rb"(?:\xff\xfe|\xfe\xff)", AS_UTF8),
 ]
 FORMATS = (
-    *(Format(name, pattern, ADVICE, archive=True) for name, pattern in _ARCHIVES),
+    *(Format(name, pattern, ARCHIVE_HINT, archive=True) for name, pattern in _ARCHIVES),
     *(Format(name, pattern, UNPACK) for name, pattern in _COMPRESSED),
     *(Format(name, pattern) for name, pattern in _DATA),
     *(Format(*row) for row in _TEXT),
@@ -171,7 +171,7 @@ NESTED = tuple(
     )
 )
 """What is refused in a compressed file besides ``FORMATS``."""
-TAR = Format("a tar archive", b"", ADVICE, archive=True)
+TAR = Format("a tar archive", b"", ARCHIVE_HINT, archive=True)
 COMPRESSED_NAMES = {
     ".lzo": "lzo",
     ".lzo_deflate": "lzo",
@@ -202,7 +202,7 @@ BINARY_NAMES = {
 """Ends of names of binary files, and their format."""
 
 
-def kind_of(head: bytes, *, decoded: bool = False) -> Format | None:
+def recognize_format(head: bytes, *, decoded: bool = False) -> Format | None:
     """The format of content that begins so, if it is a recognised one.
 
     Args:
@@ -222,7 +222,7 @@ def _combined(decoded: bool) -> re.Pattern[bytes]:  # noqa: FBT001 - the cache's
     return re.compile(b"|".join(b"(%b)" % row.pattern for row in formats), re.DOTALL)
 
 
-def refused_inside() -> list[tuple[str, str, str]]:
+def list_refused_formats() -> list[tuple[str, str, str]]:
     """What a harness that decodes files has to refuse in them: name, pattern in Latin-1, advice."""
     return [(row.name, row.pattern.decode("latin-1"), row.advice) for row in FORMATS + NESTED]
 

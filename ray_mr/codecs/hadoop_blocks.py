@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ray_mr.codecs.damage import CHUNK_BYTES, MOST_MEMORY_BYTES, Damaged, exactly
+from ray_mr.codecs.contract import CHUNK_BYTES, MAX_MEMORY_BYTES, DecodeError, read_exactly
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -22,7 +22,7 @@ _MAX_LZ4_RATIO = 255
 _LZ4_SLACK_BYTES = 64
 
 
-def blocks(file: BinaryIO, decode: Callable[[bytes, int], bytes]) -> Iterator[bytes]:
+def decode_buffers(file: BinaryIO, decode: Callable[[bytes, int], bytes]) -> Iterator[bytes]:
     """Decode a file of buffers.
 
     Args:
@@ -30,44 +30,44 @@ def blocks(file: BinaryIO, decode: Callable[[bytes, int], bytes]) -> Iterator[by
         decode: Decodes a block, given the bytes that its buffer has left.
     """
     while head := file.read(4):
-        left = int.from_bytes(head + exactly(file, 4 - len(head)), "big")
+        left = int.from_bytes(head + read_exactly(file, 4 - len(head)), "big")
         while left:
-            size = int.from_bytes(exactly(file, 4), "big")
-            if size > MOST_MEMORY_BYTES:
-                raise Damaged("a block is too large")
+            size = int.from_bytes(read_exactly(file, 4), "big")
+            if size > MAX_MEMORY_BYTES:
+                raise DecodeError("a block is too large")
             block = decode(_grown(file, size), left)
             left -= len(block)
             if left < 0 or not block:
-                raise Damaged("a buffer does not hold what its head says")
-            yield from pieces(block)
+                raise DecodeError("a buffer does not hold what its head says")
+            yield from split_block(block)
 
 
 def _grown(file: BinaryIO, size: int) -> bytes:
     """Read the next bytes of a file; memory is taken as they come, not as the head claims."""
     data = bytearray()
     while len(data) < size:
-        data += exactly(file, min(size - len(data), CHUNK_BYTES))
+        data += read_exactly(file, min(size - len(data), CHUNK_BYTES))
     return bytes(data)
 
 
-def pieces(block: bytes) -> Iterator[bytes]:
+def split_block(block: bytes) -> Iterator[bytes]:
     """Cut a decoded block into chunks."""
     for at in range(0, len(block), CHUNK_BYTES):
         yield block[at : at + CHUNK_BYTES]
 
 
-def lz4(file: BinaryIO) -> Iterator[bytes]:
+def decode_lz4(file: BinaryIO) -> Iterator[bytes]:
     """Decode buffers of blocks, as Hadoop's Lz4Codec writes them."""
     from lz4.block import LZ4BlockError, decompress
 
     def decode(block: bytes, left: int) -> bytes:
-        most = min(left, len(block) * _MAX_LZ4_RATIO + _LZ4_SLACK_BYTES, MOST_MEMORY_BYTES)
+        most = min(left, len(block) * _MAX_LZ4_RATIO + _LZ4_SLACK_BYTES, MAX_MEMORY_BYTES)
         try:
             return bytes(decompress(block, uncompressed_size=most))
         except LZ4BlockError as error:
-            raise Damaged(f"it is damaged ({error})") from None
+            raise DecodeError(f"it is damaged ({error})") from None
 
-    return blocks(file, decode)
+    return decode_buffers(file, decode)
 
 
 def is_lz4(head: bytes) -> bool:
@@ -83,4 +83,4 @@ def is_lz4(head: bytes) -> bool:
     if not decoded:
         return is_lz4(head[4:])
     largest = decoded + decoded // _MAX_LZ4_RATIO + 16
-    return decoded <= MOST_MEMORY_BYTES and 0 < stored <= largest
+    return decoded <= MAX_MEMORY_BYTES and 0 < stored <= largest

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Protocol
 
 from isal import igzip_lib
 
-from ray_mr.codecs.damage import (
+from ray_mr.codecs.contract import (
     CHUNK_BYTES,
     HEAD_BYTES,
     INPUT_BYTES,
-    MOST_MEMORY_BYTES,
-    Damaged,
+    MAX_MEMORY_BYTES,
+    DecodeError,
 )
 
 if TYPE_CHECKING:
@@ -80,21 +80,21 @@ def _members(
             try:
                 chunk = member.decompress(left, CHUNK_BYTES)
             except _DAMAGE as error:
-                raise Damaged(f"it is damaged ({error})") from None
+                raise DecodeError(f"it is damaged ({error})") from None
             left = b""
             if chunk:
                 yield chunk
             if member.needs_input and not member.eof:
                 left = file.read(INPUT_BYTES)
                 if not left:
-                    raise Damaged("it ends early")
+                    raise DecodeError("it ends early")
         data = member.unused_data or file.read(INPUT_BYTES)
         if padding and data[:1] == b"\0":
             data = _after_padding(file, data, padding)
         while data and len(data) < HEAD_BYTES and (more := file.read(INPUT_BYTES)):
             data += more
         if data and not is_member(data[:HEAD_BYTES]):
-            raise Damaged("something else follows its end")
+            raise DecodeError("something else follows its end")
 
 
 def _after_padding(file: BinaryIO, data: bytes, unit: int) -> bytes:
@@ -106,17 +106,17 @@ def _after_padding(file: BinaryIO, data: bytes, unit: int) -> bytes:
             break
         data = file.read(INPUT_BYTES)
     if zeros % unit:
-        raise Damaged(f"the padding after its end is no multiple of {unit} bytes")
+        raise DecodeError(f"the padding after its end is no multiple of {unit} bytes")
     return data.lstrip(b"\0")
 
 
-def gz(file: BinaryIO) -> Iterator[bytes]:
+def decode_gzip(file: BinaryIO) -> Iterator[bytes]:
     """Members of gzip (RFC 1952); any number of zero bytes may follow one, as on tapes."""
 
     def make() -> _Decompressor:
         return igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)
 
-    return _members(file, make, 1, is_gz, _after_gzip_head)
+    return _members(file, make, 1, is_gzip, _after_gzip_head)
 
 
 def _after_gzip_head(file: BinaryIO, member: _Decompressor, data: bytes) -> bytes | memoryview:
@@ -127,19 +127,19 @@ def _after_gzip_head(file: BinaryIO, member: _Decompressor, data: bytes) -> byte
     while _GZIP_MAGIC.startswith(data[:3]) and not (size := _gzip_head_bytes(data)):
         more = file.read(INPUT_BYTES)
         if not more:
-            raise Damaged("it ends early")
+            raise DecodeError("it ends early")
         data += more
         if len(data) > _MAX_GZIP_HEAD_BYTES + INPUT_BYTES:
-            raise Damaged("its head is too long")
-    if not is_gz(data) or not data[3]:
+            raise DecodeError("its head is too long")
+    if not is_gzip(data) or not data[3]:
         return data
     if data[3] & 0xE0:
-        raise Damaged("its head has flags that the format does not know")
+        raise DecodeError("its head has flags that the format does not know")
     checked = data[3] & 2
     if checked and zlib.crc32(data[: size - 2]) & 0xFFFF != int.from_bytes(
         data[size - 2 : size], "little"
     ):
-        raise Damaged("the checksum of its head is wrong")
+        raise DecodeError("the checksum of its head is wrong")
     member.decompress(_PLAIN_GZIP_HEAD, CHUNK_BYTES)
     return memoryview(data)[size:]
 
@@ -161,7 +161,7 @@ def _gzip_head_bytes(data: bytes) -> int:
     return at if at <= len(data) else 0
 
 
-def deflate(file: BinaryIO) -> Iterator[bytes]:
+def decode_zlib(file: BinaryIO) -> Iterator[bytes]:
     """Streams of zlib (RFC 1950), as Hadoop's DefaultCodec writes them."""
 
     def make() -> _Decompressor:
@@ -170,33 +170,33 @@ def deflate(file: BinaryIO) -> Iterator[bytes]:
     return _members(file, make, 0, is_zlib)
 
 
-def bz2_(file: BinaryIO) -> Iterator[bytes]:
+def decode_bzip2(file: BinaryIO) -> Iterator[bytes]:
     """Streams of bzip2."""
-    return _members(file, bz2.BZ2Decompressor, 0, is_bz2)
+    return _members(file, bz2.BZ2Decompressor, 0, is_bzip2)
 
 
-def xz(file: BinaryIO) -> Iterator[bytes]:
+def decode_xz(file: BinaryIO) -> Iterator[bytes]:
     """Streams of xz; zero bytes in multiples of four may follow one."""
-    return _members(
-        file, lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, MOST_MEMORY_BYTES), 4, is_xz
-    )
+    return _members(file, lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, MAX_MEMORY_BYTES), 4, is_xz)
 
 
-def lzma_(file: BinaryIO) -> Iterator[bytes]:
+def decode_lzma(file: BinaryIO) -> Iterator[bytes]:
     """Legacy ``.lzma``, as the files of 2014."""
     return _members(
-        file, lambda: lzma.LZMADecompressor(lzma.FORMAT_ALONE, MOST_MEMORY_BYTES), 0, is_lzma
+        file, lambda: lzma.LZMADecompressor(lzma.FORMAT_ALONE, MAX_MEMORY_BYTES), 0, is_lzma
     )
 
 
-def lz4(file: BinaryIO) -> Iterator[bytes]:
+def decode_lz4(file: BinaryIO) -> Iterator[bytes]:
     """Frames of lz4, and skippable ones."""
     from lz4.frame import LZ4FrameDecompressor
 
-    return _members(file, LZ4FrameDecompressor, 0, lambda head: is_lz4(head) or skippable(head))
+    return _members(
+        file, LZ4FrameDecompressor, 0, lambda head: is_lz4(head) or is_skippable_frame(head)
+    )
 
 
-def is_gz(head: bytes) -> bool:
+def is_gzip(head: bytes) -> bool:
     """See ``Codec.is_member``."""
     return head.startswith(_GZIP_MAGIC)
 
@@ -226,7 +226,7 @@ def decodes_as_zlib(head: bytes) -> bool:
     return stream.eof or len(head) >= _TRIAL_BYTES
 
 
-def is_bz2(head: bytes) -> bool:
+def is_bzip2(head: bytes) -> bool:
     """See ``Codec.is_member``."""
     block, empty = b"1AY&SY", b"\x17rE8P\x90"
     digits = len(head) > 3 and head[3] in b"123456789"
@@ -244,7 +244,7 @@ def is_lz4(head: bytes) -> bool:
     return head.startswith(_LZ4_MAGIC)
 
 
-def skippable(head: bytes) -> bool:
+def is_skippable_frame(head: bytes) -> bool:
     """Whether a skippable frame begins, of zstd or lz4: they share it."""
     return head[1:4] == b"\x2a\x4d\x18" and head[0] & 0xF0 == 0x50
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import cramjam
 
-from ray_mr.codecs.damage import CHUNK_BYTES, MOST_MEMORY_BYTES, Damaged, exactly
-from ray_mr.codecs.hadoop_blocks import blocks, pieces
+from ray_mr.codecs.contract import CHUNK_BYTES, MAX_MEMORY_BYTES, DecodeError, read_exactly
+from ray_mr.codecs.hadoop_blocks import decode_buffers, split_block
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,22 +26,22 @@ _MOST_RATIO = 64
 """A copy of three bytes puts out 64 at most."""
 
 
-def framed(file: BinaryIO) -> Iterator[bytes]:
+def decode_framed(file: BinaryIO) -> Iterator[bytes]:
     """Streams in the framing format, checksums checked."""
     head = file.read(len(_IDENT))
     if head and head != _IDENT:
-        raise Damaged("it ends early" if _IDENT.startswith(head) else "it is no framed snappy")
+        raise DecodeError("it ends early" if _IDENT.startswith(head) else "it is no framed snappy")
     held: list[bytes] = []
     while head := file.read(4):
         kind, size = head[0], int.from_bytes(head[1:], "little")
         if len(head) < 4:
-            raise Damaged("it ends early")
+            raise DecodeError("it ends early")
         if kind > 1:
             _skip(file, kind, size)
             continue
         if not 4 <= size <= _MOST_STORED_BYTES:
-            raise Damaged("a chunk is not as large as the format wants it")
-        held.append(head + exactly(file, size))
+            raise DecodeError("a chunk is not as large as the format wants it")
+        held.append(head + read_exactly(file, size))
         if len(held) == _TOGETHER:
             yield _decoded(held)
             held = []
@@ -51,46 +51,46 @@ def framed(file: BinaryIO) -> Iterator[bytes]:
 def _skip(file: BinaryIO, kind: int, size: int) -> None:
     """Pass over what is no data: another stream's beginning, padding, chunks for others."""
     if kind < 0x80:
-        raise Damaged("a chunk is of no known kind: something else follows its end")
-    if kind == 0xFF and (size != 6 or exactly(file, 6) != _IDENT[4:]):
-        raise Damaged("something else follows its end")
+        raise DecodeError("a chunk is of no known kind: something else follows its end")
+    if kind == 0xFF and (size != 6 or read_exactly(file, 6) != _IDENT[4:]):
+        raise DecodeError("something else follows its end")
     while kind != 0xFF and size:
-        size -= len(exactly(file, min(size, CHUNK_BYTES)))
+        size -= len(read_exactly(file, min(size, CHUNK_BYTES)))
 
 
 def _decoded(chunks: list[bytes]) -> bytes:
     try:
         return bytes(cramjam.snappy.decompress(_IDENT + b"".join(chunks))) if chunks else b""
     except cramjam.DecompressionError as error:
-        raise Damaged(f"it is damaged ({error})") from None
+        raise DecodeError(f"it is damaged ({error})") from None
 
 
-def raw(file: BinaryIO) -> Iterator[bytes]:
+def decode_raw(file: BinaryIO) -> Iterator[bytes]:
     """One block without a frame or a checksum, decoded in memory as a whole."""
-    if data := file.read(MOST_MEMORY_BYTES):
+    if data := file.read(MAX_MEMORY_BYTES):
         if file.read(1):
-            raise Damaged("it is too large for one block")
-        yield from pieces(_block(data))
+            raise DecodeError("it is too large for one block")
+        yield from split_block(_block(data))
 
 
-def hadoop(file: BinaryIO) -> Iterator[bytes]:
+def decode_hadoop(file: BinaryIO) -> Iterator[bytes]:
     """Buffers of blocks, as Hadoop's SnappyCodec writes them."""
-    return blocks(file, lambda data, _: _block(data))
+    return decode_buffers(file, lambda data, _: _block(data))
 
 
 def _block(data: bytes) -> bytes:
     try:
         size = cramjam.snappy.decompress_raw_len(data)
-        if size > min(len(data) * _MOST_RATIO, MOST_MEMORY_BYTES):
-            raise Damaged(f"a block claims to hold {size:,} bytes: it is damaged, or too large")
+        if size > min(len(data) * _MOST_RATIO, MAX_MEMORY_BYTES):
+            raise DecodeError(f"a block claims to hold {size:,} bytes: it is damaged, or too large")
         return bytes(cramjam.snappy.decompress_raw(data)) if size else _nothing(data)
     except (cramjam.DecompressionError, ValueError) as error:
-        raise Damaged(f"it is damaged ({error})") from None
+        raise DecodeError(f"it is damaged ({error})") from None
 
 
 def _nothing(data: bytes) -> bytes:
     if data != b"\0":
-        raise Damaged("something else follows its end")
+        raise DecodeError("something else follows its end")
     return b""
 
 
@@ -99,7 +99,7 @@ def is_framed(head: bytes) -> bool:
     return head.startswith(_IDENT)
 
 
-def bare_kind(head: bytes) -> str:
+def detect_bare_format(head: bytes) -> str:
     """Which of the two formats without a magic a file with this beginning is in."""
     # A bare block begins with its decoded length; zero is a whole file of one byte.  Hadoop's
     # buffers are below 16 MiB, so that the first byte of their length is zero.

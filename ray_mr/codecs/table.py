@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ray_mr.codecs import brotli_stream, hadoop_blocks, members, snappy, zstandard_blocks
-from ray_mr.codecs.damage import CHUNK_BYTES
+from ray_mr.codecs.contract import CHUNK_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -40,28 +40,30 @@ class Codec:
 
 CODECS = {
     "none": Codec(b"", 0, _never, _plain, ()),
-    "gz": Codec(b"\x1f\x8b\x08", 3, members.is_gz, members.gz, (".gz", ".gzip")),
-    "bz2": Codec(b"BZh", 4, members.is_bz2, members.bz2_, (".bz2",)),
-    "xz": Codec(b"\xfd7zXZ\0", 6, members.is_xz, members.xz, (".xz",)),
+    "gz": Codec(b"\x1f\x8b\x08", 3, members.is_gzip, members.decode_gzip, (".gz", ".gzip")),
+    "bz2": Codec(b"BZh", 4, members.is_bzip2, members.decode_bzip2, (".bz2",)),
+    "xz": Codec(b"\xfd7zXZ\0", 6, members.is_xz, members.decode_xz, (".xz",)),
     "zst": Codec(
         zstandard_blocks.ZSTD_MAGIC,
         4,
-        zstandard_blocks.is_zst,
-        zstandard_blocks.zst,
+        zstandard_blocks.is_zstd,
+        zstandard_blocks.decode_zstd,
         (".zst", ".zstd"),
     ),
-    "lz4": Codec(b"\x04\x22\x4d\x18", 4, members.is_lz4, members.lz4, (".lz4",)),
-    "snappy": Codec(b"\xff\x06\0\0sNaPpY", 10, snappy.is_framed, snappy.framed, (".snappy", ".sz")),
-    "lzma": Codec(b"\x5d\0\0", 14, members.is_lzma, members.lzma_, (".lzma",)),
-    "br": Codec(b"", 0, _never, brotli_stream.br, (".br",)),
-    "deflate": Codec(b"", 0, _never, members.deflate, (".deflate", ".zlib", ".zz")),
-    "snappy-raw": Codec(b"", 0, _never, snappy.raw, ()),
-    "snappy-hadoop": Codec(b"", 0, _never, snappy.hadoop, ()),
-    "lz4-hadoop": Codec(b"", 0, _never, hadoop_blocks.lz4, ()),
+    "lz4": Codec(b"\x04\x22\x4d\x18", 4, members.is_lz4, members.decode_lz4, (".lz4",)),
+    "snappy": Codec(
+        b"\xff\x06\0\0sNaPpY", 10, snappy.is_framed, snappy.decode_framed, (".snappy", ".sz")
+    ),
+    "lzma": Codec(b"\x5d\0\0", 14, members.is_lzma, members.decode_lzma, (".lzma",)),
+    "br": Codec(b"", 0, _never, brotli_stream.decode_brotli, (".br",)),
+    "deflate": Codec(b"", 0, _never, members.decode_zlib, (".deflate", ".zlib", ".zz")),
+    "snappy-raw": Codec(b"", 0, _never, snappy.decode_raw, ()),
+    "snappy-hadoop": Codec(b"", 0, _never, snappy.decode_hadoop, ()),
+    "lz4-hadoop": Codec(b"", 0, _never, hadoop_blocks.decode_lz4, ()),
 }
 """By name; those without a real magic last."""
 
-CODINGS = {
+CONTENT_CODINGS = {
     "gzip": "gz",
     "x-gzip": "gz",
     "deflate": "deflate",

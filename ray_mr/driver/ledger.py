@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, overload
 
 from ray_mr.counters import Counters
-from ray_mr.errors import LedgerError, ObjectDenied, RayMrError, TooManyBadRecords, one_line
+from ray_mr.errors import LedgerError, ObjectDenied, RayMrError, TooManyBadRecords, escape_newlines
 from ray_mr.model import Fate, FileCounts
-from ray_mr.units import count
+from ray_mr.units import format_count
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -191,7 +191,7 @@ class Ledger:
     @property
     def counters_overflowed(self) -> bool:
         """Whether mappers and combiners named more counters than are kept."""
-        return self._counters.overflowed
+        return self._counters.has_overflowed
 
     @property
     def failures(self) -> list[tuple[str, RayMrError]]:
@@ -215,15 +215,15 @@ class Ledger:
         if failures and self._all_denied():
             uri, first = failures[0]
             return type(first)(
-                f"every one of {count(len(failures), 'input')} was refused; the first: "
-                f"{one_line(uri)}: {first.message.removeprefix(f'{uri}: ')}",
+                f"every one of {format_count(len(failures), 'input')} was refused; the first: "
+                f"{escape_newlines(uri)}: {first.message.removeprefix(f'{uri}: ')}",
                 first.hint,
             )
         if len(failures) > limit:
             uri, first = failures[0]
             return type(first)(
-                f"{count(len(failures), 'input')} failed, {limit} allowed; the first: "
-                f"{one_line(uri)}: {first.message.removeprefix(f'{uri}: ')}",
+                f"{format_count(len(failures), 'input')} failed, {limit} allowed; the first: "
+                f"{escape_newlines(uri)}: {first.message.removeprefix(f'{uri}: ')}",
                 "\n  ".join(filter(None, (first.hint, SEE_ALL))),
             )
         bad, most = self.bad_records, self._job.max_bad_records
@@ -239,7 +239,7 @@ class Ledger:
             if first_bad is not None
             else ""
         )
-        message = f"{count(bad, 'record')} could not be read, {most:,} allowed"
+        message = f"{format_count(bad, 'record')} could not be read, {most:,} allowed"
         message += f"; the first: {where}" if where else ""
         if not values:
             return TooManyBadRecords(message, ALLOW_BAD)
@@ -260,8 +260,8 @@ class Ledger:
         if self._values:
             start = min(self._values)
             size, example = self._values[start]
-            others = f" or {count(size - 1, 'input')} after it" if size > 1 else ""
-            return example, f"from {one_line(self._plan.object_at(start).uri)}{others}"
+            others = f" or {format_count(size - 1, 'input')} after it" if size > 1 else ""
+            return example, f"from {escape_newlines(self._plan.object_at(start).uri)}{others}"
         part = min(number for number, end in self.reduced.items() if end.bad_values)
         return self.reduced[part].bad_value, f"in part {part}"
 

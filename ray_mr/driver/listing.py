@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ray_mr.errors import PATHS, PERMISSIONS, JobError
+from ray_mr.errors import PATH_HINT, PERMISSION_HINT, JobError
 from ray_mr.jobs.job import Manifest
 from ray_mr.planning import manifest
 from ray_mr.planning.sources import Sources
@@ -140,7 +140,7 @@ def _opened(name: str) -> BinaryIO:
     try:
         return open_stream(name)
     except OSError as error:
-        hint = PATHS if isinstance(error, FileNotFoundError) else PERMISSIONS
+        hint = PATH_HINT if isinstance(error, FileNotFoundError) else PERMISSION_HINT
         raise JobError(f"the manifest {name} cannot be read: {error.strerror}", hint) from None
 
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
 from ray_mr.driver.skew import Shares
-from ray_mr.errors import RayMrError, headline
+from ray_mr.errors import RayMrError, summarize_message
 from ray_mr.shuffle.text_table import table_of
 from ray_mr.stores.result import read_checked
 from ray_mr.system import html, strict_json
-from ray_mr.units import count, format_bytes, format_seconds
+from ray_mr.units import format_bytes, format_count, format_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -92,22 +92,21 @@ class Report:
         """The run in a sentence."""
         totals = self.totals
         told = (
-            f"{count(totals.get('inputs', 0), 'input')}: {totals.get('ok', 0):,} ok, "
+            f"{format_count(totals.get('inputs', 0), 'input')}: {totals.get('ok', 0):,} ok, "
             f"{totals.get('skipped', 0):,} skipped, {totals.get('failed', 0):,} failed"
         )
         if self.error is not None:
             return f"nothing was published ({told}): {self.error}"
         what = f"{format_bytes(totals['stored_bytes'])} read"
         if totals["records"]:
-            what = (
-                f"{count(totals['mapped'], 'record')} mapped, {totals['bad_records']:,} set aside"
-            )
+            mapped = format_count(totals["mapped"], "record")
+            what = f"{mapped} mapped, {totals['bad_records']:,} set aside"
         took = format_seconds(self.seconds["total"])
         done = f"{told}; {what}; the ledger balances; result in {self.output} after {took}"
         return f"{done}; uneven: {uneven}" if (uneven := self.shares.warning()) else done
 
     def __repr__(self) -> str:
-        return f"<Report: {headline(self.summary())}>"
+        return f"<Report: {summarize_message(self.summary())}>"
 
     def _repr_html_(self) -> str:
         rows = [("result", self.output if self.ok else f"none: {self.error}")]
@@ -118,7 +117,7 @@ class Report:
             rows.append(("time", format_seconds(self.seconds["total"])))
         if self.ok and (uneven := self.shares.warning()):
             rows.append(("uneven", uneven))
-        failed = [f"{uri}: {headline(why)}" for uri, why in self.failed[:FAILED_SHOWN]]
+        failed = [f"{uri}: {summarize_message(why)}" for uri, why in self.failed[:FAILED_SHOWN]]
         if more := self.failed[FAILED_SHOWN:]:
             failed.append(f"and {len(more):,} more in the report")
         title = self.name or ("done" if self.ok else "nothing was published")

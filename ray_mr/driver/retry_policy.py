@@ -114,7 +114,7 @@ def make_options(work: PendingSplit) -> AttemptOptions:
 def decide(work: PendingSplit, end: AttemptEnd, job: Job) -> Decision:
     """What to do after an attempt that could say how it ended."""
     if end.failed:
-        rest = work.split.without(end.failed)
+        rest = work.split.exclude(end.failed)
         again = (replace(work, split=rest),) if rest else ()
         return Decision(failed=dict(end.failed), again=again)
     if end.error is None:

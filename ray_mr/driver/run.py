@@ -44,7 +44,7 @@ from ray_mr.system.sweep import sweep
 from ray_mr.tasks.map_task import MapTask
 from ray_mr.tasks.range_sample import bounds_of
 from ray_mr.tasks.reduce_task import ReduceTask
-from ray_mr.units import count, format_bytes
+from ray_mr.units import format_bytes, format_count
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -201,7 +201,7 @@ class _Run:
         owned = own(self._id)
         try:
             self._engine.prepare(self._job)
-            with self._stage("list", count(len(self._job.inputs), "pattern")):
+            with self._stage("list", format_count(len(self._job.inputs), "pattern")):
                 left = wish.resume and checkpoint.is_there()
                 checkpoint.check()
                 check_names(self._job.output)
@@ -393,14 +393,14 @@ class _Run:
     ) -> RayMrError | None:
         if error := ledger.hopeless():
             return error
-        size = f"{count(made.total_inputs, 'input')}, {format_bytes(made.total_bytes)}"
-        with self._stage("map", f"{size} in {count(len(made.splits), 'split')}, {has}"):
+        size = f"{format_count(made.total_inputs, 'input')}, {format_bytes(made.total_bytes)}"
+        with self._stage("map", f"{size} in {format_count(len(made.splits), 'split')}, {has}"):
             self._checkpoint.adopt(scheduler)
             scheduler.map()
             self._checkpoint.mapped()
         if error := ledger.beyond_limits():
             return error
-        with self._stage("reduce", count(self._job.reducers, "part")):
+        with self._stage("reduce", format_count(self._job.reducers, "part")):
             scheduler.reduce()
             writer.write()
         if scheduler.first_map is not None:

@@ -32,7 +32,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from ray_mr.counters import MAX_COUNTERS, OTHERS
+from ray_mr.counters import MAX_COUNTERS, OTHER_COUNTERS
 from ray_mr.driver import retry_policy
 from ray_mr.driver.committed import CommittedSplit, CommittedSplits
 from ray_mr.driver.failure_records import FailureRecords
@@ -40,8 +40,8 @@ from ray_mr.driver.probing import Probing
 from ray_mr.driver.reducer_pool import ReducerPool
 from ray_mr.driver.wait_limits import WaitLimits, check_deadline
 from ray_mr.engines.contract import AttemptLost, AttemptMessage, BlockLost, BlockReady
-from ray_mr.errors import LedgerError, RayMrError, WorkerLost, headline
-from ray_mr.events import Advanced, Notice, Parts
+from ray_mr.errors import LedgerError, RayMrError, WorkerLost, summarize_message
+from ray_mr.events import MapProgress, Notice, ReduceProgress
 from ray_mr.model import AttemptEnd, AttemptId, BlockMeta, Progress
 from ray_mr.system.spill import packed, unpacked
 
@@ -184,7 +184,7 @@ class Scheduler:
                 return
             self.reducers.request_output()
             self._step()
-            self._notify(Parts(self.reducers.count_parts(), self._plan.job.reducers))
+            self._notify(ReduceProgress(self.reducers.count_parts(), self._plan.job.reducers))
 
     def close(self, *, soon: bool) -> None:
         """Flush the failure records; with ``soon``, give up after two seconds."""
@@ -340,7 +340,7 @@ class Scheduler:
             self._notify(
                 Notice(
                     f"more than {MAX_COUNTERS:,} names of counters: the others are counted as "
-                    f"{OTHERS}"
+                    f"{OTHER_COUNTERS}"
                 )
             )
         before = self._withdrawn.pop(committed.start, None)
@@ -390,7 +390,7 @@ class Scheduler:
     def _send_progress(self, status: str) -> None:
         done_bytes = self._done_bytes + self._speaking_bytes
         failed = self._ledger.failed_inputs
-        self._notify(Advanced(done_bytes, self._total_bytes, status, self._speaking, failed))
+        self._notify(MapProgress(done_bytes, self._total_bytes, status, self._speaking, failed))
 
     def _send_notices(self) -> None:
         for text in self._records.news():
@@ -399,7 +399,7 @@ class Scheduler:
     def _notice_failure(self, obj: StoredObject, cause: RayMrError) -> None:
         failed = self._ledger.failed_inputs
         if failed <= MAX_FAILURE_NOTICES:
-            reason = headline(cause.message).removeprefix(f"{obj.uri}: ")
+            reason = summarize_message(cause.message).removeprefix(f"{obj.uri}: ")
             self._notify(Notice(f"{obj.uri} failed: {reason}"))
         elif failed == MAX_FAILURE_NOTICES + 1:
             self._notify(Notice("more inputs failed: the report names all of them"))

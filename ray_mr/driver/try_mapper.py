@@ -19,7 +19,7 @@ from ray_mr.system.redact import shown
 from ray_mr.system.scratch import owned_folder
 from ray_mr.tasks.map_attempt import map_split
 from ray_mr.tasks.map_task import Block, MapTask
-from ray_mr.units import count, format_bytes
+from ray_mr.units import format_bytes, format_count
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -44,13 +44,13 @@ class TryReport:
     def summary(self) -> str:
         """The trial in a sentence."""
         read = f"{self.obj.uri}, {format_bytes(self.totals['stored_bytes'])}"
-        lines = count(self.totals["mapped_rows"], "line")
+        lines = format_count(self.totals["mapped_rows"], "line")
         if not self.totals["records"]:
             return f"{read}: {lines} put out"
         aside = f"{self.totals['bad_records']:,} set aside"
         if self.bad_sample:
             aside += f" (the first: {self.bad_sample})"
-        mapped = count(self.totals["mapped"], "record")
+        mapped = format_count(self.totals["mapped"], "record")
         return f"{read}: {mapped} mapped, {aside}, {lines} put out"
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from ray_mr.errors import DeadlinePassed, EngineError, NoCapacity
 from ray_mr.events import Notice
-from ray_mr.units import count, format_seconds
+from ray_mr.units import format_count, format_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -67,7 +67,7 @@ class WaitLimits:
         if not unplaced:
             self._reducers_at = now
         elif now - self._reducers_at > PLACE_S:
-            what = f"a worker for {count(unplaced, 'reducer')}"
+            what = f"a worker for {format_count(unplaced, 'reducer')}"
             self._notice(f"{what}: there are {self._has}", self._reducers_at)
 
     def _notice(self, text: str, since: float) -> None:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ray_mr.errors import PATHS, PERMISSIONS, JobError
+from ray_mr.errors import PATH_HINT, PERMISSION_HINT, JobError
 from ray_mr.jobs.program import ProgramFile
 from ray_mr.system.user_text import is_there
 from ray_mr.units import format_bytes
@@ -39,7 +39,7 @@ def pack_extras(paths: Iterable[str]) -> Files:
     for text in paths:
         top, title = _named(text)
         if not is_there(str(top)):
-            raise JobError(f"files: {text}: no such file or folder", PATHS)
+            raise JobError(f"files: {text}: no such file or folder", PATH_HINT)
         if _reserved(title):
             raise JobError(
                 f"files: {text}: the name {title!r} is taken in a program's folder", _RENAME
@@ -136,7 +136,7 @@ def _below(folder: Path) -> Iterator[Path]:
             entries = sorted(os.scandir(here), key=lambda entry: entry.name)
         except OSError as error:
             raise JobError(
-                f"files: {here}: cannot be read: {error.strerror}", PERMISSIONS
+                f"files: {here}: cannot be read: {error.strerror}", PERMISSION_HINT
             ) from error
         if not entries:
             yield here
@@ -159,4 +159,6 @@ def _read(name: str, path: Path) -> ProgramFile:
     try:
         return ProgramFile(name, path.read_bytes(), bool(path.stat().st_mode & 0o111))
     except OSError as error:
-        raise JobError(f"files: {path}: cannot be read: {error.strerror}", PERMISSIONS) from error
+        raise JobError(
+            f"files: {path}: cannot be read: {error.strerror}", PERMISSION_HINT
+        ) from error

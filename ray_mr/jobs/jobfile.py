@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from ray_mr.errors import PERMISSIONS, JobError
+from ray_mr.errors import PERMISSION_HINT, JobError
 from ray_mr.system.user_files import open_stream
 from ray_mr.system.user_text import cut_off, homed, shown, whole_pairs
 
@@ -152,7 +152,7 @@ def _text_of(name: str) -> str:
         hint = f"name the job file in it, such as {Path(name, 'job.yml')}"
         raise JobError(f"{name}: a folder, not a job file", hint) from None
     except OSError as error:
-        raise JobError(f"{name}: cannot be read: {error.strerror}", PERMISSIONS) from error
+        raise JobError(f"{name}: cannot be read: {error.strerror}", PERMISSION_HINT) from error
     except UnicodeDecodeError as error:
         message = f"{name}: not UTF-8 text, at byte {error.start}"
         raise JobError(message, "a job file is YAML, saved as UTF-8") from error

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import cloudpickle
 
-from ray_mr.errors import PATHS, PERMISSIONS, JobError
+from ray_mr.errors import PATH_HINT, PERMISSION_HINT, JobError
 from ray_mr.system.user_text import is_there
 from ray_mr.units import format_bytes
 
@@ -148,7 +148,7 @@ def _named(function: object) -> str:
 
 def _with_siblings(path: Path, language: str) -> tuple[ProgramFile, ...]:
     if not is_there(str(path)):
-        raise JobError(f"{path}: no such script", PATHS)
+        raise JobError(f"{path}: no such script", PATH_HINT)
     if not path.is_file():
         raise JobError(f"{path}: not a file, so no script", "name the script in it")
     if language == "binary" and not path.stat().st_mode & 0o111:
@@ -169,7 +169,7 @@ def _with_siblings(path: Path, language: str) -> tuple[ProgramFile, ...]:
         )
     except OSError as error:
         message = f"{error.filename or path}: cannot be read: {error.strerror}"
-        raise JobError(message, PERMISSIONS) from error
+        raise JobError(message, PERMISSION_HINT) from error
 
 
 def _pickled(function: Callable[..., Any]) -> bytes:

@@ -18,7 +18,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from ray_mr.errors import PATHS, PERMISSIONS, JobError
+from ray_mr.errors import PATH_HINT, PERMISSION_HINT, JobError
 from ray_mr.system.user_files import read_named
 
 _UNSAFE = re.compile(r"[^a-zA-Z0-9_/.]")
@@ -77,7 +77,7 @@ def load(path: str) -> Filter:
         text = read_named(path).decode("utf-8-sig")
         document = json.loads(text)
     except OSError as error:
-        hint = PATHS if isinstance(error, FileNotFoundError) else PERMISSIONS
+        hint = PATH_HINT if isinstance(error, FileNotFoundError) else PERMISSION_HINT
         raise JobError(f"filter {path}: cannot be read: {error.strerror}", hint) from None
     except UnicodeDecodeError:
         raise JobError(f"filter {path}: not UTF-8 text") from None

@@ -14,15 +14,15 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from ray_mr.codecs.archives import ADVICE, archive_name
+from ray_mr.codecs.archives import ARCHIVE_HINT, match_archive_suffix
 from ray_mr.errors import (
-    RESTORE,
+    RESTORE_HINT,
     DataError,
     JobError,
     ObjectArchived,
     RefusedObject,
     UnsafeKey,
-    one_line,
+    escape_newlines,
 )
 from ray_mr.jobs.attached_files import joined, pack_extras
 from ray_mr.jobs.job import Job, Script
@@ -34,7 +34,7 @@ from ray_mr.planning.sources import NOTHING, Source, Sources, unread
 from ray_mr.system import html
 from ray_mr.system.redact import shown
 from ray_mr.system.spill import in_order
-from ray_mr.units import count, format_bytes
+from ray_mr.units import format_bytes, format_count
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -164,9 +164,10 @@ class Plan:
         """A few lines for people; the disk is that of ``slots`` splits at a time."""
         sizes = [split.size_bytes for split in self.splits]
         slots = max(1, min(slots, len(sizes)))
+        objects = format_count(self.total_inputs, "object")
         lines = [
             f"mapper    {_in_words(self.mapper)}",
-            f"inputs    {count(self.total_inputs, 'object')}, {format_bytes(self.total_bytes)}",
+            f"inputs    {objects}, {format_bytes(self.total_bytes)}",
             f"splits    {len(sizes):,}",
         ]
         if len(sizes) > 1:
@@ -180,11 +181,11 @@ class Plan:
             if isinstance(skipped, Skipped)
             else Counter(reason for _, reason in skipped)
         )
-        lines += [f"skipped   {count(n, 'object')}: {reason}" for reason, n in why.items()]
+        lines += [f"skipped   {format_count(n, 'object')}: {reason}" for reason, n in why.items()]
         if self.refused:
             obj, error = self.refused[0]
-            refused = count(len(self.refused), "object")
-            lines.append(f"refused   {refused}: {one_line(obj.uri)}: {error}")
+            refused = format_count(len(self.refused), "object")
+            lines.append(f"refused   {refused}: {escape_newlines(obj.uri)}: {error}")
         parts = "none: map only" if self.reducer is None else f"{self.job.reducers:,}"
         if self.combiner is not None:
             lines.append(f"combiner  {_in_words(self.combiner)}")
@@ -193,7 +194,7 @@ class Plan:
         lines.append(f"reducers  {parts}")
         lines.append(f"output    {self.job.output}")
         disk = format_bytes(self.disk_bytes(slots))
-        lines.append(f"disk      about {disk} of scratch, {count(slots, 'split')} at a time")
+        lines.append(f"disk      about {disk} of scratch, {format_count(slots, 'split')} at a time")
         return "\n".join(lines)
 
     def facts(self, slots: int = 1) -> dict[str, Any]:
@@ -216,7 +217,10 @@ class Plan:
         return self.describe()
 
     def __repr__(self) -> str:
-        inputs, splits = count(self.total_inputs, "input"), count(len(self.splits), "split")
+        inputs, splits = (
+            format_count(self.total_inputs, "input"),
+            format_count(len(self.splits), "split"),
+        )
         return f"<Plan: {inputs}, {format_bytes(self.total_bytes)} in {splits}>"
 
     def _repr_html_(self) -> str:
@@ -383,12 +387,12 @@ def _sound(
     refused: dict[int, tuple[StoredObject, DataError]] = {}
     for index, obj in enumerate(objects):
         if obj.remark == ARCHIVED:
-            refused[index] = obj, ObjectArchived("it is archived (Glacier)", RESTORE)
+            refused[index] = obj, ObjectArchived("it is archived (Glacier)", RESTORE_HINT)
         elif fault := key_fault(obj.key):
             refused[index] = obj, UnsafeKey(f"its key {fault}")
-        elif not archives and (end := archive_name(obj.key)):
+        elif not archives and (end := match_archive_suffix(obj.key)):
             said = f"its name says that it is an archive ({end})"
-            refused[index] = obj, RefusedObject(said, ADVICE)
+            refused[index] = obj, RefusedObject(said, ARCHIVE_HINT)
     if not refused:
         return objects, ()
     good = ObjectList(obj for index, obj in enumerate(objects) if index not in refused)

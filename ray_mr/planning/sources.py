@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ray_mr.errors import JobError
-from ray_mr.model import ARCHIVED, HIDDEN, IRREGULAR, SIDE_FILE, WALKED
+from ray_mr.model import ALREADY_LISTED, ARCHIVED, HIDDEN, IRREGULAR, SIDE_FILE
 from ray_mr.system.redact import shown
-from ray_mr.units import count, format_bytes
+from ray_mr.units import format_bytes, format_count
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -37,7 +37,7 @@ _PLURAL = {
     HIDDEN.partition(":")[0]: "names that begin with _ or .",
     SIDE_FILE: "side files of a result",
     IRREGULAR: "pipes or devices",
-    WALKED: "folders listed under another name",
+    ALREADY_LISTED: "folders listed under another name",
 }
 _PASSED_OVER = "an exact name reads one, and so does a pattern that has the `_` or `.` itself"
 _ALLOW = "`allow_empty: true` (--allow-empty) permits a pattern that brings nothing"
@@ -66,7 +66,8 @@ class Source:
         }
 
     def __str__(self) -> str:
-        text = f"{self.pattern}: {count(self.objects, 'object')}, {format_bytes(self.stored_bytes)}"
+        objects = format_count(self.objects, "object")
+        text = f"{self.pattern}: {objects}, {format_bytes(self.stored_bytes)}"
         return f"{text}, {self.skipped:,} of them skipped" if self.skipped else text
 
 

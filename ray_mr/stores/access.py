@@ -88,7 +88,7 @@ def find_key(file: str | None = None, environ: Mapping[str, str] | None = None) 
             f"there is no key to open {ENVELOPE} with",
             f"{KEY_FILE} names its file, or {KEY_SECRET} a secret of TaskCluster",
         )
-    found = client.secret(name)
+    found = client.fetch_secret(name)
     pem = found.get("key")
     if not isinstance(pem, str):
         raise CredentialsError(f"secret {name}: it has no `key` with the text of a PEM file")
@@ -136,7 +136,7 @@ def renewal(environ: Mapping[str, str] | None = None) -> Callable[[], Credential
 
 
 def _from_taskcluster(level: str, bucket: str, prefix: str) -> Credentials:
-    answer = client.s3_credentials(level, bucket, prefix)
+    answer = client.fetch_s3_credentials(level, bucket, prefix)
     facts = {**answer.get("credentials", {}), "expiry": answer.get("expires")}
     return sealed.parse_credentials(json.dumps(facts), "TaskCluster's auth service")
 
@@ -150,7 +150,7 @@ def opened(text: str) -> Credentials | None:
     if not text:
         return None
     try:
-        return sealed.open_checked(text, find_key, dt.datetime.now(dt.UTC))
+        return sealed.open_unexpired(text, find_key, dt.datetime.now(dt.UTC))
     except CredentialsError as error:
         raise CredentialsError(f"{ENVELOPE}: {error.message}", error.hint) from None
 

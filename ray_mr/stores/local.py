@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import unquote
 
 from ray_mr.errors import (
-    AT_REST,
-    PATHS,
-    PERMISSIONS,
+    CHANGING_INPUT_HINT,
+    PATH_HINT,
+    PERMISSION_HINT,
     Interrupted,
     JobError,
     ObjectChanged,
@@ -88,7 +88,7 @@ class LocalStore:
             try:
                 found = Path(path).stat()
             except (FileNotFoundError, NotADirectoryError):
-                raise StoreError(f"{path}: no such file", PATHS) from None
+                raise StoreError(f"{path}: no such file", PATH_HINT) from None
         if stat.S_ISDIR(found.st_mode):
             raise StoreError(f"{path} is a folder", "a '/' or '/**' at its end means all below it")
         if not stat.S_ISREG(found.st_mode):
@@ -124,7 +124,11 @@ class LocalStore:
             what = _what_changed(obj, Path(obj.uri).stat())
         except OSError:
             what = "changed"
-        return ObjectChanged(f"{obj.uri}: {what} while it was read", AT_REST) if what else None
+        return (
+            ObjectChanged(f"{obj.uri}: {what} while it was read", CHANGING_INPUT_HINT)
+            if what
+            else None
+        )
 
     def open(self, uri: str) -> BinaryIO:
         """See ``Store``."""
@@ -133,7 +137,7 @@ class LocalStore:
             try:
                 return open_regular(path)
             except FileNotFoundError:
-                raise StoreError(f"{path}: no such file", PATHS) from None
+                raise StoreError(f"{path}: no such file", PATH_HINT) from None
 
     def exists(self, uri: str) -> bool:
         """See ``Store``."""
@@ -506,7 +510,7 @@ def _listed(name: str, remark: str) -> StoredObject:
     except OSError as error:
         if remark:  # hidden files come and go
             return StoredObject(name, name[1:], 0, "", remark=remark)
-        raise StoreError(f"{name}: {error.strerror}", PERMISSIONS) from None
+        raise StoreError(f"{name}: {error.strerror}", PERMISSION_HINT) from None
     if not remark and not stat.S_ISREG(found.st_mode):
         remark = f"{IRREGULAR}: {kind_of(found.st_mode)}"
     return StoredObject(name, name[1:], found.st_size, _etag(found), remark=remark)
@@ -517,11 +521,13 @@ def _opened(obj: StoredObject) -> Iterator[BinaryIO]:
     try:
         source = open_regular(obj.uri)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-        raise ObjectChanged(f"{obj.uri} was deleted since it was listed", AT_REST) from None
+        raise ObjectChanged(
+            f"{obj.uri} was deleted since it was listed", CHANGING_INPUT_HINT
+        ) from None
     except NotAFile:
-        raise ObjectChanged(f"{obj.uri} changed since it was listed", AT_REST) from None
+        raise ObjectChanged(f"{obj.uri} changed since it was listed", CHANGING_INPUT_HINT) from None
     except OSError as error:
-        raise StoreError(f"{obj.uri} cannot be read: {error.strerror}", PERMISSIONS) from None
+        raise StoreError(f"{obj.uri} cannot be read: {error.strerror}", PERMISSION_HINT) from None
     with source:
         _check(obj, source.fileno())
         yield source
@@ -529,7 +535,7 @@ def _opened(obj: StoredObject) -> Iterator[BinaryIO]:
 
 def _check(obj: StoredObject, descriptor: int) -> None:
     if what := _what_changed(obj, os.fstat(descriptor)):
-        raise ObjectChanged(f"{obj.uri}: {what} since it was listed", AT_REST)
+        raise ObjectChanged(f"{obj.uri}: {what} since it was listed", CHANGING_INPUT_HINT)
 
 
 def _copy(source: BinaryIO, target: BinaryIO, stop: threading.Event | None) -> None:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ray_mr.errors import Interrupted
-from ray_mr.model import WALKED
+from ray_mr.model import ALREADY_LISTED
 from ray_mr.storage.patterns import name_bytes
 from ray_mr.system.scratch import disk_errors
 
@@ -71,7 +71,7 @@ class Walk:
                     ident = found.st_dev, found.st_ino
                     if ident in self._seen:
                         if not given:
-                            yield f"{folder}/", WALKED
+                            yield f"{folder}/", ALREADY_LISTED
                         continue
                     self._seen.add(ident)
                     yield from self._read(folder, folders)

@@ -28,7 +28,7 @@ import time
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, BinaryIO, Self
 
-from ray_mr.errors import PERMISSIONS, StoreError, UnsafeKey
+from ray_mr.errors import PERMISSION_HINT, StoreError, UnsafeKey
 from ray_mr.system.remove_tree import remove_tree
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def disk_errors(path: Path | str) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StoreError(f"disk full: {path}", "free some space or use a larger disk") from None
-        hint = PERMISSIONS if error.errno in (errno.EACCES, errno.EPERM) else ""
+        hint = PERMISSION_HINT if error.errno in (errno.EACCES, errno.EPERM) else ""
         raise StoreError(f"{path}: {error.strerror or error}", hint) from None
 
 

@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 
-from ray_mr.errors import one_line
+from ray_mr.errors import escape_newlines
 
 MAX_SHOWN = 200
 """Characters of a wrong value, or of a key, in a message."""
@@ -107,7 +107,7 @@ def is_there(path: str, folder: str = "") -> bool:
 def cut_off(text: str) -> str:
     """Text in one line, with no more than ``MAX_SHOWN`` characters."""
     cut = text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "..."
-    return one_line(cut)
+    return escape_newlines(cut)
 
 
 def shown(value: object) -> str:

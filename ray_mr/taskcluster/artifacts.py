@@ -28,7 +28,14 @@ from ray_mr.model import StoredObject
 from ray_mr.storage.patterns import is_glob
 from ray_mr.system import strict_json
 from ray_mr.system.scratch import arriving
-from ray_mr.taskcluster.client import TASK_ID, call, client, queue, refused, root_url
+from ray_mr.taskcluster.client import (
+    TASK_ID,
+    call,
+    find_root_url,
+    import_client,
+    make_queue,
+    make_status_error,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -207,7 +214,7 @@ def _parts(uri: str) -> tuple[str, int | None, str]:
 
 def _completed_run(task: str) -> int:
     """The last run that completed."""
-    status = call(f"task {task}", queue().status, task)["status"]
+    status = call(f"task {task}", make_queue().status, task)["status"]
     completed = [run["runId"] for run in status["runs"] if run["state"] == "completed"]
     if not completed:
         raise StoreError(
@@ -249,7 +256,7 @@ def _checked(task: str, report: dict[str, Any], name: str) -> dict[str, Any]:
 def _content(task: str, run: int, name: str) -> dict[str, Any]:
     """What the queue says of an artifact."""
     what = f"task {task}, run {run}, artifact {name}"
-    found: dict[str, Any] = call(what, queue().artifact, task, run, name)
+    found: dict[str, Any] = call(what, make_queue().artifact, task, run, name)
     if found.get("storageType") == "error":
         raise StoreError(f"{what}: it was not made: {found.get('reason')}: {found.get('message')}")
     return found
@@ -261,7 +268,9 @@ def _url(task: str, run: int, name: str) -> tuple[str, dict[str, str]]:
     if found.get("storageType") != "object":
         return str(found["url"]), {}
     # Not through a proxy, which puts the task's credentials in the place of the artifact's own.
-    service = client().Object({"rootUrl": root_url(), "credentials": found["credentials"]})
+    service = import_client().Object(
+        {"rootUrl": find_root_url(), "credentials": found["credentials"]}
+    )
     asked = {"acceptDownloadMethods": {"getUrl": True}}
     answer = call(f"task {task}, artifact {name}", service.startDownload, found["name"], asked)
     return str(answer["url"]), dict(answer.get("hashes") or {})
@@ -303,7 +312,7 @@ def _body(what: str, url: str, hashes: dict[str, str], stop: threading.Event) ->
             if answer.status_code >= 500 or answer.status_code == 429:
                 raise _BrokenError(f"the answer is {answer.status_code}")
             if answer.status_code != 200:
-                raise refused(what, answer.status_code)
+                raise make_status_error(what, answer.status_code)
             for piece in answer.iter_content(_CHUNK_BYTES):
                 if stop.is_set():
                     raise Interrupted(f"{what}: the download was stopped")

@@ -22,7 +22,7 @@ from ray_mr.errors import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-CALL_S = 120.0
+CALL_TIMEOUT_S = 120.0
 """A call that has not answered by then is given up: the client itself waits for ever."""
 RETRIES = 5
 TASK_ID = re.compile(r"[A-Za-z0-9_-]{8}[Q-T][A-Za-z0-9_-][CGKOSWaeimquy26-][A-Za-z0-9_-]{10}[AQgw]")
@@ -30,7 +30,7 @@ TASK_ID = re.compile(r"[A-Za-z0-9_-]{8}[Q-T][A-Za-z0-9_-][CGKOSWaeimquy26-][A-Za
 _LONGEST_TEXT = 300
 
 
-def client() -> Any:
+def import_client() -> Any:
     """The package ``taskcluster``.
 
     Raises:
@@ -45,7 +45,7 @@ def client() -> Any:
     return taskcluster
 
 
-def root_url(environ: Mapping[str, str] | None = None) -> str:
+def find_root_url(environ: Mapping[str, str] | None = None) -> str:
     """The deployment's own URL, not its proxy.
 
     Raises:
@@ -60,7 +60,7 @@ def root_url(environ: Mapping[str, str] | None = None) -> str:
     return found
 
 
-def options(environ: Mapping[str, str] | None = None) -> dict[str, Any]:
+def make_options(environ: Mapping[str, str] | None = None) -> dict[str, Any]:
     """Options of a service's client: the task's proxy where there is one.
 
     Raises:
@@ -78,30 +78,30 @@ def options(environ: Mapping[str, str] | None = None) -> dict[str, Any]:
         )
         if (value := env.get(variable))
     }
-    made: dict[str, Any] = {"rootUrl": root_url(env), "maxRetries": RETRIES}
+    made: dict[str, Any] = {"rootUrl": find_root_url(env), "maxRetries": RETRIES}
     return made | ({"credentials": credentials} if credentials else {})
 
 
-def queue() -> Any:
+def make_queue() -> Any:
     """A client of the queue."""
-    return client().Queue(options())
+    return import_client().Queue(make_options())
 
 
-def secret(name: str) -> dict[str, Any]:
+def fetch_secret(name: str) -> dict[str, Any]:
     """What the secrets service keeps under a name; the task needs the scope ``secrets:get:NAME``.
 
     Raises:
         CredentialsError: It has none, refuses, or does not answer.
     """
     try:
-        answer = call(f"secret {name}", client().Secrets(options()).get, name)
+        answer = call(f"secret {name}", import_client().Secrets(make_options()).get, name)
     except StoreError as error:
         raise CredentialsError(error.message, f"the scope it needs is secrets:get:{name}") from None
     found = answer.get("secret")
     return found if isinstance(found, dict) else {}
 
 
-def s3_credentials(level: str, bucket: str, prefix: str) -> dict[str, Any]:
+def fetch_s3_credentials(level: str, bucket: str, prefix: str) -> dict[str, Any]:
     """Credentials for a bucket's prefix from the auth service, for an hour.
 
     Raises:
@@ -110,7 +110,7 @@ def s3_credentials(level: str, bucket: str, prefix: str) -> dict[str, Any]:
     what = f"credentials for s3://{bucket}/{prefix}"
     try:
         answer: dict[str, Any] = call(
-            what, client().Auth(options()).awsS3Credentials, level, bucket, prefix
+            what, import_client().Auth(make_options()).awsS3Credentials, level, bucket, prefix
         )
     except StoreError as error:
         scope = f"auth:aws-s3:{level}:{bucket}/{prefix}"
@@ -118,7 +118,9 @@ def s3_credentials(level: str, bucket: str, prefix: str) -> dict[str, Any]:
     return answer
 
 
-def call(what: str, function: Callable[..., Any], *args: Any, limit_s: float = CALL_S) -> Any:
+def call(
+    what: str, function: Callable[..., Any], *args: Any, limit_s: float = CALL_TIMEOUT_S
+) -> Any:
     """Call the client; its exceptions as ours, naming ``what`` the call is about.
 
     In a thread of its own: the client has no time-outs, and refuses to work inside an event loop.
@@ -141,7 +143,7 @@ def call(what: str, function: Callable[..., Any], *args: Any, limit_s: float = C
     thread.start()
     thread.join(limit_s)
     if failed:
-        raise translated(what, failed[0]) from None
+        raise translate_error(what, failed[0]) from None
     if not ended:
         raise StoreUnavailable(f"{what}: no answer from TaskCluster in {limit_s:.0f} s")
     return ended[0]
@@ -155,12 +157,12 @@ _HINTS = {
 }
 
 
-def translated(what: str, error: BaseException) -> BaseException:
+def translate_error(what: str, error: BaseException) -> BaseException:
     """An exception of the client as one of ours; any other as it is.
 
     Texts of the service are shown cut short, and never a header: that has the signature.
     """
-    exceptions = client().exceptions
+    exceptions = import_client().exceptions
     if isinstance(error, RayMrError) or not isinstance(error, exceptions.TaskclusterFailure):
         return error
     said = (str(error).strip().splitlines() or [""])[0][:_LONGEST_TEXT]
@@ -172,11 +174,11 @@ def translated(what: str, error: BaseException) -> BaseException:
             "see TASKCLUSTER_CLIENT_ID and TASKCLUSTER_ACCESS_TOKEN, or use the task's proxy",
         )
     if isinstance(error, exceptions.TaskclusterRestFailure):
-        return refused(what, int(getattr(error, "status_code", 0)), said)
+        return make_status_error(what, int(getattr(error, "status_code", 0)), said)
     return StoreError(f"{what}: {type(error).__name__}: {said}")
 
 
-def refused(what: str, status: int, said: str = "") -> StoreError:
+def make_status_error(what: str, status: int, said: str = "") -> StoreError:
     """The error for a status of HTTP that is none of success."""
     if status >= 500 or status == 429:
         return StoreUnavailable(f"{what}: no proper answer ({status})")

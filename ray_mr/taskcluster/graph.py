@@ -1,6 +1,6 @@
 """A job as a task group: which keys go into which map task, and the definitions of all tasks.
 
-Pure: the same plan, settings and moment give the same definitions; only ``post`` talks to the
+Pure: the same plan, settings and moment give the same definitions; only ``post_graph`` talks to the
 queue.  Ids follow from the graph's content, so that a graph that was posted in part is completed,
 and one that is there is left alone.
 """
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ray_mr.credentials import format_time
 from ray_mr.errors import JobError, StoreError
 from ray_mr.storage.patterns import exact
-from ray_mr.taskcluster.client import call, queue
+from ray_mr.taskcluster.client import call, make_queue
 from ray_mr.units import format_bytes
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ MAX_KEYS_BYTES = 1 << 20
 """argv and environment of a process have 2 MiB in all."""
 MAX_VARIABLE_BYTES = 131_071
 POSTERS = 8
-SEALED = "CREDENTIALS"
+CREDENTIALS_VARIABLE = "CREDENTIALS"
 """Sealed anew it has other bytes, and the graph is the same."""
 _WORK = "/home/worker"
 _TWICE = "the queue has another task of this id: give another --label"
@@ -42,7 +42,7 @@ PayloadKind = Literal["docker", "generic-worker"]
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class GraphSettings:
     """What the poster says beside the job."""
 
     task_queue: str
@@ -116,7 +116,7 @@ def group_keys(objects: Iterable[StoredObject], split_bytes: int) -> list[list[S
     return groups
 
 
-def argument(obj: StoredObject) -> str:
+def make_argument(obj: StoredObject) -> str:
     """What names an object, and no other, to ``ray-mr map``, whose arguments are patterns."""
     version = "?versionId="
     return obj.uri if version in obj.uri and version not in obj.key else exact(obj.uri)
@@ -126,7 +126,7 @@ def _grouped(objects: Sequence[StoredObject], split_bytes: int) -> list[list[Sto
     groups: list[list[StoredObject]] = []
     size = letters = 0
     for obj in objects:
-        length = len(argument(obj).encode("utf-8", "surrogateescape")) + 1
+        length = len(make_argument(obj).encode("utf-8", "surrogateescape")) + 1
         full = groups and (
             size + obj.size_bytes > split_bytes
             or len(groups[-1]) >= MAX_KEYS
@@ -142,7 +142,10 @@ def _grouped(objects: Sequence[StoredObject], split_bytes: int) -> list[list[Sto
 
 
 def make_graph(
-    groups: Sequence[Sequence[StoredObject]], job_digest: str, settings: Settings, now: dt.datetime
+    groups: Sequence[Sequence[StoredObject]],
+    job_digest: str,
+    settings: GraphSettings,
+    now: dt.datetime,
 ) -> Graph:
     """All definitions.
 
@@ -153,27 +156,34 @@ def make_graph(
         now: When they are created.
     """
     said = asdict(settings)
-    said["env"] = {name: value for name, value in settings.env.items() if name != SEALED}
+    said["env"] = {
+        name: value for name, value in settings.env.items() if name != CREDENTIALS_VARIABLE
+    }
     seed = _digest([job_digest, said, [[(o.uri, o.size_bytes, o.etag) for o in g] for g in groups]])
     made = _Definitions(settings, seed, now)
     maps = [
-        (stable_id(seed, "map", number), made.map(number, len(groups), [*map(argument, group)]))
+        (
+            make_stable_id(seed, "map", number),
+            made.map(number, len(groups), [*map(make_argument, group)]),
+        )
         for number, group in enumerate(groups)
     ]
     ids = [task for task, _ in maps]
     reduces = [
-        (stable_id(seed, "reduce", part), made.reduce(part, ids))
+        (make_stable_id(seed, "reduce", part), made.reduce(part, ids))
         for part in range(settings.reducers)
     ]
     tasks = tuple(maps + reduces)
-    return Graph(made.group, tasks, tuple(sorted({s for _, t in tasks for s in needed_scopes(t)})))
+    return Graph(
+        made.group, tasks, tuple(sorted({s for _, t in tasks for s in list_needed_scopes(t)}))
+    )
 
 
 def _digest(facts: object) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def stable_id(seed: str, role: str, number: int) -> str:
+def make_stable_id(seed: str, role: str, number: int) -> str:
     """A slug that is a function of these."""
     made = bytearray(hashlib.sha256(f"{seed}\n{role}\n{number}".encode()).digest()[:16])
     made[0] &= 0x7F
@@ -182,7 +192,7 @@ def stable_id(seed: str, role: str, number: int) -> str:
     return base64.urlsafe_b64encode(made).decode().rstrip("=")
 
 
-def needed_scopes(definition: dict[str, Any]) -> set[str]:
+def list_needed_scopes(definition: dict[str, Any]) -> set[str]:
     """What it takes to post a definition."""
     return {
         f"queue:create-task:{definition['priority']}:{definition['taskQueueId']}",
@@ -195,9 +205,9 @@ def needed_scopes(definition: dict[str, Any]) -> set[str]:
 class _Definitions:
     """Definitions of one graph."""
 
-    def __init__(self, settings: Settings, seed: str, now: dt.datetime) -> None:
+    def __init__(self, settings: GraphSettings, seed: str, now: dt.datetime) -> None:
         self._settings, self._seed, self._now = settings, seed, now
-        self.group = stable_id(seed, "group", 0)
+        self.group = make_stable_id(seed, "group", 0)
 
     def map(self, number: int, count: int, keys: Sequence[str]) -> dict[str, Any]:
         parts = self._settings.reducers
@@ -280,7 +290,7 @@ class _Definitions:
         return {"image": self._settings.image, "command": command, "artifacts": places, **shared}
 
 
-def post(graph: Graph) -> int:
+def post_graph(graph: Graph) -> int:
     """Post a graph, maps before reduces; how many tasks were not there yet.
 
     Raises:
@@ -297,7 +307,7 @@ def post(graph: Graph) -> int:
 def _post_one(task: str, definition: dict[str, Any], seed: str) -> int:
     there = _known(task)
     if there is None:
-        call(f"task {task}", queue().createTask, task, definition)
+        call(f"task {task}", make_queue().createTask, task, definition)
         return 1
     if there.get("extra", {}).get("ray_mr", {}).get("graph") != seed:
         raise JobError(f"task {task}: {_TWICE}")
@@ -306,7 +316,7 @@ def _post_one(task: str, definition: dict[str, Any], seed: str) -> int:
 
 def _known(task: str) -> dict[str, Any] | None:
     try:
-        found: dict[str, Any] = call(f"task {task}", queue().task, task)
+        found: dict[str, Any] = call(f"task {task}", make_queue().task, task)
     except StoreError as error:
         if error.retryable or "answer is 404" not in error.message:
             raise

@@ -10,9 +10,9 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from ray_mr.events import Advanced, Event, Notice, Parts, Stage
+from ray_mr.events import Event, MapProgress, Notice, ReduceProgress, Stage
 from ray_mr.system import html
-from ray_mr.views.text import Pace, joined, of_parts, printable
+from ray_mr.views.text import Pace, format_labelled, format_parts, replace_controls
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,17 +47,17 @@ class NotebookProgress:
         """Draw the event, if it is time for it."""
         match event:
             case Stage():
-                self._stages.append(printable(joined(event.name, event.detail)))
+                self._stages.append(replace_controls(format_labelled(event.name, event.detail)))
                 self._bar = None
                 self._pace = Pace(self._clock)
             case Notice():
                 self._dropped += len(self._notices) == NOTICES_SHOWN
-                self._notices.append(printable(event.text))
-            case Advanced():
+                self._notices.append(replace_controls(event.text))
+            case MapProgress():
                 self._bar = (event.done_bytes, event.total_bytes, self._pace.text(event))
-            case Parts():
-                self._bar = (event.done, event.total, of_parts(event))
-        often = isinstance(event, Advanced | Parts)
+            case ReduceProgress():
+                self._bar = (event.done, event.total, format_parts(event))
+        often = isinstance(event, MapProgress | ReduceProgress)
         if not often or self._clock() - self._drawn_s >= DRAW_EVERY_S:
             self._draw()
 

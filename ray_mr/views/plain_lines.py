@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, TextIO
 
-from ray_mr.events import Advanced, Event, Notice, Parts, Stage
-from ray_mr.views.text import Pace, joined, of_parts, tell
+from ray_mr.events import Event, MapProgress, Notice, ReduceProgress, Stage
+from ray_mr.views.text import Pace, format_labelled, format_parts, write_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,14 +33,14 @@ class PlainLines:
                 self._stage = event.name
                 self._began_s = self._printed_s = self._clock()
                 self._pace = Pace(self._clock)
-                tell(joined(event.name, event.detail), self._stream)
+                write_line(format_labelled(event.name, event.detail), self._stream)
             case Notice():
-                tell(event.text, self._stream)
-            case Advanced():
+                write_line(event.text, self._stream)
+            case MapProgress():
                 # Each time: its first one is where the pace begins.
                 self._now_and_then(self._pace.text(event))
-            case Parts():
-                self._now_and_then(of_parts(event))
+            case ReduceProgress():
+                self._now_and_then(format_parts(event))
 
     def close(self) -> None:
         """Nothing to clean up."""
@@ -51,4 +51,4 @@ class PlainLines:
         pause_s = min(max(LINE_EVERY_S, (now - self._began_s) / 10), MOST_EVERY_S)
         if now - self._printed_s >= pause_s:
             self._printed_s = now
-            tell(f"{self._stage or 'map'}: {text}", self._stream)
+            write_line(f"{self._stage or 'map'}: {text}", self._stream)

@@ -8,8 +8,8 @@ from rich import progress
 from rich.console import Console
 from rich.table import Column, Table
 
-from ray_mr.events import Advanced, Event, Notice, Parts, Stage
-from ray_mr.views.text import Pace, fit, joined, of_parts
+from ray_mr.events import Event, MapProgress, Notice, ReduceProgress, Stage
+from ray_mr.views.text import Pace, format_labelled, format_parts, make_printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -61,17 +61,17 @@ class TerminalProgress:
         """Draw the event."""
         match event:
             case Stage():
-                self._print(joined(event.name, event.detail))
+                self._print(format_labelled(event.name, event.detail))
                 self._pace = Pace()
                 self._progress.reset(
                     self._task, description=event.name, total=None, visible=True, text=""
                 )
             case Notice():
                 self._print(event.text)
-            case Advanced():
+            case MapProgress():
                 self._update(event.done_bytes, event.total_bytes, self._pace.text(event))
-            case Parts():
-                self._update(event.done, event.total, of_parts(event))
+            case ReduceProgress():
+                self._update(event.done, event.total, format_parts(event))
 
     def close(self) -> None:
         """Take the bar away and give the cursor back."""
@@ -82,4 +82,6 @@ class TerminalProgress:
         self._progress.update(self._task, completed=done, total=total if done else None, text=text)
 
     def _print(self, text: str) -> None:
-        self._console.print(fit(text, self._stream), markup=False, highlight=False, soft_wrap=True)
+        self._console.print(
+            make_printable(text, self._stream), markup=False, highlight=False, soft_wrap=True
+        )

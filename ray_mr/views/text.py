@@ -8,41 +8,41 @@ import sys
 import time
 from typing import TYPE_CHECKING, TextIO
 
-from ray_mr.units import count, format_bytes, format_seconds
+from ray_mr.units import format_bytes, format_count, format_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ray_mr.events import Advanced, Parts
+    from ray_mr.events import MapProgress, ReduceProgress
 
 
-def printable(text: str) -> str:
+def replace_controls(text: str) -> str:
     """The text with every character that could steer a terminal replaced."""
     return "".join(
         c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text
     )
 
 
-def fit(text: str, stream: TextIO) -> str:
-    """The text as ``printable``, in letters that the stream can take."""
+def make_printable(text: str, stream: TextIO) -> str:
+    """The text as ``replace_controls``, in letters that the stream can take."""
     code = getattr(stream, "encoding", None) or "utf-8"
-    return printable(text).encode(code, "backslashreplace").decode(code)
+    return replace_controls(text).encode(code, "backslashreplace").decode(code)
 
 
-def joined(head: str, tail: str) -> str:
+def format_labelled(head: str, tail: str) -> str:
     """``head: tail``, or what there is of it."""
     return f"{head}: {tail}" if tail else head
 
 
-def tell(text: str, stream: TextIO | None) -> None:
+def write_line(text: str, stream: TextIO | None) -> None:
     """Write a message, with a line end; where nobody reads it any more, go on without."""
     if stream is None:  # it was closed when Python began
         return
     try:
-        stream.write(fit(text, stream) + "\n")
+        stream.write(make_printable(text, stream) + "\n")
         stream.flush()
     except (OSError, ValueError):  # the latter if it was closed since
-        let_go(stream)
+        discard_output(stream)
 
 
 def is_terminal(stream: TextIO | None) -> bool:
@@ -53,7 +53,7 @@ def is_terminal(stream: TextIO | None) -> bool:
         return False
 
 
-def let_go(stream: TextIO) -> None:
+def discard_output(stream: TextIO) -> None:
     """Send what is still written nowhere: Python flushes at its end, and would complain."""
     with contextlib.suppress(OSError, ValueError), open(os.devnull, "wb") as nowhere:  # noqa: PTH123
         os.dup2(nowhere.fileno(), stream.fileno())
@@ -81,9 +81,9 @@ def fill_standard_streams() -> None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115
 
 
-def of_parts(event: Parts) -> str:
+def format_parts(event: ReduceProgress) -> str:
     """``3 of 16 parts``."""
-    return f"{event.done:,} of {count(event.total, 'part')}"
+    return f"{event.done:,} of {format_count(event.total, 'part')}"
 
 
 class Pace:
@@ -94,14 +94,14 @@ class Pace:
         self._began_s = 0.0
         self._first_bytes: int | None = None
 
-    def text(self, event: Advanced) -> str:
+    def text(self, event: MapProgress) -> str:
         """``5.0 MiB of 20.0 MiB (25 %), 1.0 MiB/s, 15.0 s left, 2 running: status``."""
         share = 100 * event.done_bytes // max(event.total_bytes, 1)
         done, total = format_bytes(event.done_bytes), format_bytes(event.total_bytes)
-        parts = [f"{done} of {total} ({share} %)", *self._speed(event), *doing(event)]
-        return joined(", ".join(parts), printable(event.status).replace("\n", " "))
+        parts = [f"{done} of {total} ({share} %)", *self._speed(event), *format_attempts(event)]
+        return format_labelled(", ".join(parts), replace_controls(event.status).replace("\n", " "))
 
-    def _speed(self, event: Advanced) -> list[str]:
+    def _speed(self, event: MapProgress) -> list[str]:
         now = self._clock()
         if self._first_bytes is None:
             self._began_s, self._first_bytes = now, event.done_bytes
@@ -113,7 +113,7 @@ class Pace:
         return [f"{format_bytes(speed)}/s", f"{format_seconds(rest_bytes / speed)} left"]
 
 
-def doing(event: Advanced) -> list[str]:
+def format_attempts(event: MapProgress) -> list[str]:
     """What runs and what has failed, as far as there is anything of it."""
     counts = [(event.running, "running"), (event.failed, "failed")]
     return [f"{number:,} {what}" for number, what in counts if number]

@@ -34,7 +34,7 @@ from ray_mr.errors import (
     StoreError,
     StoreUnavailable,
 )
-from ray_mr.model import IRREGULAR, WALKED
+from ray_mr.model import ALREADY_LISTED, IRREGULAR
 from ray_mr.storage.patterns import is_glob, literal_prefix, matcher
 from ray_mr.stores.registry import store_for
 from ray_mr.system.scratch import disk_errors
@@ -352,7 +352,7 @@ def test_local_links_are_followed(tmp_path: Path) -> None:
     found = list(store_for("/").find(f"{tmp_path}/in/"))
     assert [(obj.uri, obj.remark) for obj in found] == [
         (f"{tmp_path}/in/link/f", ""),
-        (f"{tmp_path}/in/link/loop/", WALKED),
+        (f"{tmp_path}/in/link/loop/", ALREADY_LISTED),
     ]
     (tmp_path / "in/broken").symlink_to(tmp_path / "nothing")
     with pytest.raises(StoreError, match="broken"):

@@ -59,7 +59,7 @@ def only_sealed(
     """Seals credentials into CREDENTIALS and takes those of the environment away."""
     assert key_file
 
-    def put(found: Credentials, form: sealed.Format = "new") -> str:
+    def put(found: Credentials, form: sealed.EnvelopeFormat = "new") -> str:
         for name in _OWN:
             monkeypatch.delenv(name, raising=False)
         text = sealed.seal(found, key_pair[1], "pub", form=form)

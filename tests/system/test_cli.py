@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from ray_mr import errors
-from ray_mr.cli import stopping, taskcluster
+from ray_mr.cli import options, signals
 from ray_mr.cli.main import main
 from ray_mr.errors import ChildCrashed, RayMrError
 from ray_mr.events import Event, Notice, Stage
@@ -265,7 +265,7 @@ class TestMap:
         """The files looked for are named; the one in /etc is the second."""
         (tmp_path / "analysis-tools.yml").unlink()
         second = tmp_path / "etc.yml"
-        monkeypatch.setattr(taskcluster, "JOB_FILES", ("analysis-tools.yml", str(second)))
+        monkeypatch.setattr(options, "JOB_FILES", ("analysis-tools.yml", str(second)))
         result = call("map", "x")
         assert result.exit_code == 2
         assert f"neither analysis-tools.yml nor {second}" in result.stderr
@@ -337,7 +337,7 @@ class TestErrors:
     def test_terminated(self, driver: FakeDriver, monkeypatch: pytest.MonkeyPatch) -> None:
         """SIGTERM, by which schedulers end a task, cleans up and ends as Ctrl-C does."""
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        before = {number: signal.getsignal(number) for number in stopping.SIGNALS}
+        before = {number: signal.getsignal(number) for number in signals.SIGNALS}
 
         def terminated(_shown: PlainLines, _event: Event) -> None:
             signal.raise_signal(signal.SIGTERM)

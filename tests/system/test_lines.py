@@ -141,7 +141,7 @@ class TestMapper:
         assert sorted(end.failed) == [1, 3, 5]
         assert all(isinstance(error, CorruptObject) for error in end.failed.values())
         assert all(f"/in/{at:03d}: " in str(error) for at, error in end.failed.items())
-        blocks, again = house.attempt(plan, plan.splits[0].without(end.failed))
+        blocks, again = house.attempt(plan, plan.splits[0].exclude(end.failed))
         assert again.error is None
         assert b"".join(bytes(item.data) for item in blocks) == b"a b a\nlast d\n"
 

@@ -16,7 +16,7 @@ from jobs import job, result, run_told
 from ray_mr.cli.main import main
 from ray_mr.driver.listing import objects_of, sources_of
 from ray_mr.errors import Interrupted, JobError, StoreError
-from ray_mr.model import HIDDEN, IRREGULAR, SIDE_FILE, WALKED
+from ray_mr.model import ALREADY_LISTED, HIDDEN, IRREGULAR, SIDE_FILE
 from ray_mr.storage import patterns
 from ray_mr.storage.side_files import FOLDERS, results_of
 from ray_mr.stores import result as sinks
@@ -205,7 +205,7 @@ class TestWalk:
         place = str(tmp_path / "in")
         found = remarks(place, "")
         assert {name for name, remark in found.items() if not remark} == {"z/real/f", "b/g"}
-        assert {name for name, remark in found.items() if remark == WALKED} >= {"a/", "c/"}
+        assert {name for name, remark in found.items() if remark == ALREADY_LISTED} >= {"a/", "c/"}
 
     def test_find_many_links_in_circles_ends(self, tmp_path: Path) -> None:
         """With 30 links in each of 6 folders there are 30**n ways of n steps."""

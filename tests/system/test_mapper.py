@@ -111,7 +111,7 @@ class TestMap:
         _, end = house.attempt(plan)
         assert sorted(end.failed) == [1, 3]
         assert all(isinstance(error, CorruptObject) for error in end.failed.values())
-        rest = plan.splits[0].without(end.failed)
+        rest = plan.splits[0].exclude(end.failed)
         _, again = house.attempt(plan, rest)
         assert again.error is None
         assert not again.failed

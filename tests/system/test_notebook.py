@@ -14,7 +14,7 @@ import pytest
 from jupyter_client.manager import KernelManager
 
 from paths import TOP
-from ray_mr.events import Advanced, Notice, Stage
+from ray_mr.events import MapProgress, Notice, Stage
 from ray_mr.views.notebook import NotebookProgress
 from samples import wait_until
 
@@ -222,7 +222,7 @@ def test_display_is_bounded_and_escaped() -> None:
     display.show(Stage("map"))
     for step in range(100):
         now = step / 100
-        display.show(Advanced(step, 100, "<script>", running=2))
+        display.show(MapProgress(step, 100, "<script>", running=2))
     assert len(handle.drawn) == 2
     assert "&lt;script&gt;" in handle.drawn[-1]["text/html"]
     assert "50 bytes of 100 bytes (50 %)" in handle.drawn[-1]["text/plain"]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from jobs import SUM_OF_80, job, report_of, result, run_told, script
 from ray_mr.driver import run as driver
-from ray_mr.events import Advanced, Event, Stage
+from ray_mr.events import Event, MapProgress, Stage
 
 COUNTING = """
 import sys
@@ -117,7 +117,7 @@ def test_progress_reaches_the_total(folder: Path, engine: str) -> None:
     events: list[Event] = []
     report, _ = run_told(job(folder, split_bytes=1), engine=engine, on_event=events.append)
     assert report.ok
-    advanced = [event for event in events if isinstance(event, Advanced)]
+    advanced = [event for event in events if isinstance(event, MapProgress)]
     size = sum(path.stat().st_size for path in (folder / "in").iterdir())
     assert {event.total_bytes for event in advanced} == {size}
     assert max(event.done_bytes for event in advanced) == advanced[-1].done_bytes == size

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 from click.testing import CliRunner, Result
 
+from ray_mr.cli.commands.init import LANGUAGES
 from ray_mr.cli.main import main
-from ray_mr.cli.start import LANGUAGES
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -39,7 +39,7 @@ def objects(count: int, size: int = 10) -> list[StoredObject]:
     return [StoredObject(f"s3://b/in/{n:05d}", f"in/{n:05d}", size, f"e{n}") for n in range(count)]
 
 
-def settings(**changes: Any) -> graph.Settings:
+def settings(**changes: Any) -> graph.GraphSettings:
     facts: dict[str, Any] = {
         "task_queue": "proj/worker",
         "owner": "me@example.com",
@@ -51,7 +51,7 @@ def settings(**changes: Any) -> graph.Settings:
         "notify": ("me@example.com",),
         "index": "project.me.os",
     }
-    return graph.Settings(**facts | changes)
+    return graph.GraphSettings(**facts | changes)
 
 
 def made(count: int, split_bytes: int = 100, **changes: Any) -> graph.Graph:
@@ -148,9 +148,9 @@ class TestGraph:
         listed = list(store_for("s3://").find(f"s3://{bucket}/"))
         assert {obj.key for obj in listed} == set(keys)
         for obj in listed:
-            assert list(store_for("s3://").find(graph.argument(obj))) == [obj]
+            assert list(store_for("s3://").find(graph.make_argument(obj))) == [obj]
         versioned = StoredObject("s3://b/k?versionId=3", "k", 1, "e")
-        assert graph.argument(versioned) == versioned.uri
+        assert graph.make_argument(versioned) == versioned.uri
 
 
 def test_documented_definitions() -> None:
@@ -393,7 +393,7 @@ def test_five_real_pings_from_an_envelope_of_2014(
         assert done.returncode == 0, done.stderr.decode()
 
     command(maps, "map", "--bucket", bucket, *keys)
-    task = graph.stable_id("pings", "map", 0)
+    task = graph.make_stable_id("pings", "map", 0)
     from queue_server import Task
 
     run = Run(

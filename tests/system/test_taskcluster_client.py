@@ -76,7 +76,7 @@ def test_answers(server: QueueServer, status: int, kind: type[RayMrError]) -> No
     """What the real client makes of a status ends as the right class of ours."""
     server.faults["/status"] = [(status, "always")]
     with pytest.raises(kind) as caught:
-        ours.call("task X", ours.queue().status, "X")
+        ours.call("task X", ours.make_queue().status, "X")
     assert type(caught.value) is kind
 
 
@@ -85,7 +85,7 @@ def test_nobody_there(server: QueueServer, monkeypatch: pytest.MonkeyPatch) -> N
     assert server.url
     monkeypatch.setenv("TASKCLUSTER_ROOT_URL", "http://127.0.0.1:9")
     with pytest.raises(StoreUnavailable, match="TASKCLUSTER_ROOT_URL"):
-        ours.call("task X", ours.queue().status, "X")
+        ours.call("task X", ours.make_queue().status, "X")
 
 
 def test_call_that_hangs() -> None:
@@ -101,7 +101,7 @@ def test_inside_an_event_loop(server: QueueServer) -> None:
     server.secrets["n"] = {"key": "k"}
 
     async def inside() -> dict[str, Any]:
-        return ours.secret("n")
+        return ours.fetch_secret("n")
 
     assert asyncio.run(inside()) == {"key": "k"}
 
@@ -141,4 +141,4 @@ def test_renewed_by_the_auth_service(server: QueueServer) -> None:
 def test_no_deployment() -> None:
     """Without a root URL the variable is named."""
     with pytest.raises(JobError, match="TASKCLUSTER_ROOT_URL"):
-        ours.options({})
+        ours.make_options({})

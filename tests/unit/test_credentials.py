@@ -53,13 +53,13 @@ class TestEnvelopes:
     """Sealing and opening."""
 
     @pytest.mark.parametrize("form", ["new", "2014"])
-    def test_round_trip(self, key_pair: tuple[bytes, bytes], form: sealed.Format) -> None:
+    def test_round_trip(self, key_pair: tuple[bytes, bytes], form: sealed.EnvelopeFormat) -> None:
         """What is sealed opens to the same; the expiry only in the new form."""
         text = sealed.seal(FOUND, key_pair[1], "pub", form=form)
-        found = sealed.open_sealed(text, Key(key_pair[0], "key", allow_2014=True))
+        found = sealed.open_envelope(text, Key(key_pair[0], "key", allow_2014=True))
         expected = FOUND.expiry if form == "new" else None
         assert found == Credentials(FOUND.access_key_id, SECRET, TOKEN, "eu-west-1", expected)
-        assert sealed.kind_of(text) == form
+        assert sealed.detect_format(text) == form
         assert SECRET not in base64.b64decode(text).decode()
 
     def test_sealed_twice_differs(self, key_pair: tuple[bytes, bytes]) -> None:
@@ -73,7 +73,7 @@ class TestEnvelopes:
         """Envelopes made by the code of 2014 open with the key in either form."""
         vector = json.loads(shared(f"data/credentials/{name}.json").read_text())
         pem = shared(f"data/credentials/throwaway_rsa2048.{key}.pem").read_bytes()
-        found = sealed.open_sealed(vector["CREDENTIALS"], Key(pem, key, allow_2014=True))
+        found = sealed.open_envelope(vector["CREDENTIALS"], Key(pem, key, allow_2014=True))
         assert json.loads(found.to_json(show_secrets=True)) == {
             **json.loads(vector["plaintext"]),
             "expiry": None,
@@ -83,7 +83,7 @@ class TestEnvelopes:
         """Nothing authenticates an envelope of 2014: a key that does not say so opens none."""
         text = sealed.seal(FOUND, key_pair[1], "pub", form="2014")
         with pytest.raises(CredentialsError, match="RAY_MR_ALLOW_2014"):
-            sealed.open_sealed(text, Key(key_pair[0], "key"))
+            sealed.open_envelope(text, Key(key_pair[0], "key"))
 
     @pytest.mark.parametrize("part", ["key", "nonce", "data"])
     def test_every_changed_byte_is_seen(self, key_pair: tuple[bytes, bytes], part: str) -> None:
@@ -95,7 +95,7 @@ class TestEnvelopes:
             changed[at] ^= 1
             text = packed({**envelope, part: base64.b64encode(changed).decode()})
             with pytest.raises(CredentialsError) as caught:
-                sealed.open_sealed(text, Key(key_pair[0], "key"))
+                sealed.open_envelope(text, Key(key_pair[0], "key"))
             assert "AKIA" not in str(caught.value)
             assert SECRET not in str(caught.value)
 
@@ -117,7 +117,7 @@ class TestEnvelopes:
         """Version and expiry are authenticated; a missing part is named."""
         envelope = unpacked(sealed.seal(FOUND, key_pair[1], "pub")) | change
         with pytest.raises(CredentialsError, match=told):
-            sealed.open_sealed(packed(envelope), Key(key_pair[0], "key"))
+            sealed.open_envelope(packed(envelope), Key(key_pair[0], "key"))
 
     @pytest.mark.parametrize(
         ("text", "told"),
@@ -136,7 +136,7 @@ class TestEnvelopes:
     def test_no_envelope(self, key_pair: tuple[bytes, bytes], text: str, told: str) -> None:
         """Whatever is no envelope is named for what it lacks."""
         with pytest.raises(CredentialsError, match=told):
-            sealed.open_sealed(text, Key(key_pair[0], "key", allow_2014=True))
+            sealed.open_envelope(text, Key(key_pair[0], "key", allow_2014=True))
 
     def test_changed_2014(self, key_pair: tuple[bytes, bytes]) -> None:
         """A changed envelope of 2014 either opens to its own bytes or is an error without them."""
@@ -147,21 +147,21 @@ class TestEnvelopes:
             inner["ct"] = base64.b64encode(changed).decode()
             text = packed({**envelope, "credentials": json.dumps(inner)})
             with pytest.raises(CredentialsError) as caught:
-                sealed.open_sealed(text, Key(key_pair[0], "key", allow_2014=True))
+                sealed.open_envelope(text, Key(key_pair[0], "key", allow_2014=True))
             assert "AKIA" not in str(caught.value)
 
     def test_other_key(self, key_pair: tuple[bytes, bytes]) -> None:
         """An envelope for another key says so."""
         text = sealed.seal(FOUND, sealed.generate_key(2048)[1], "pub")
         with pytest.raises(CredentialsError, match="not for the key of mine"):
-            sealed.open_sealed(text, Key(key_pair[0], "mine"))
+            sealed.open_envelope(text, Key(key_pair[0], "mine"))
 
     def test_expired(self, key_pair: tuple[bytes, bytes]) -> None:
         """Credentials are refused from the second on at which they expire."""
         text, key = sealed.seal(FOUND, key_pair[1], "pub"), Key(key_pair[0], "key")
-        assert sealed.open_checked(text, lambda: key, NOW).seconds_left(NOW) == 7200
+        assert sealed.open_unexpired(text, lambda: key, NOW).seconds_left(NOW) == 7200
         with pytest.raises(CredentialsError, match="expired: 2026-11-24T14:00:00Z"):
-            sealed.open_checked(text, lambda: key, NOW + dt.timedelta(hours=2))
+            sealed.open_unexpired(text, lambda: key, NOW + dt.timedelta(hours=2))
 
     def test_no_pickle_no_repr(self) -> None:
         """Opened credentials do not travel, and do not show their secrets."""

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ray_mr.units import count, format_bytes, format_seconds, parse_bytes, parse_seconds
+from ray_mr.units import format_bytes, format_count, format_seconds, parse_bytes, parse_seconds
 
 
 @pytest.mark.parametrize(
@@ -91,4 +91,8 @@ def test_times_written(seconds: float, text: str) -> None:
 
 def test_counts() -> None:
     """One input, many inputs, thousands with commas."""
-    assert [count(n, "input") for n in (0, 1, 1204)] == ["0 inputs", "1 input", "1,204 inputs"]
+    assert [format_count(n, "input") for n in (0, 1, 1204)] == [
+        "0 inputs",
+        "1 input",
+        "1,204 inputs",
+    ]

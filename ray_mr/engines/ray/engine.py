@@ -53,7 +53,7 @@ from ray_mr.tasks.map_task import Block, MapTask, Message
 from ray_mr.tasks.memory_pool import be_thrifty
 from ray_mr.tasks.reduce_task import PartDue, PartText, ReduceTask
 from ray_mr.tasks.reducer import Reducer
-from ray_mr.units import count, format_bytes
+from ray_mr.units import format_bytes, format_count
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -290,7 +290,7 @@ class RayEngine:
         has = ray.cluster_resources()
         slots = int(has.get("CPU", 0))
         memory = int(has.get("memory", 0))
-        cpus, nodes = count(slots, "CPU"), count(len(ray.nodes()), "node")
+        cpus, nodes = format_count(slots, "CPU"), format_count(len(ray.nodes()), "node")
         text = f"{cpus}, {format_bytes(memory)} of memory on {nodes}"
         if slots < 1:
             raise NoCapacity(f"a map task asks for 1 CPU; the cluster has {text}")

@@ -14,7 +14,7 @@ import threading
 from typing import TYPE_CHECKING, BinaryIO
 
 from ray_mr.errors import (
-    AT_REST,
+    CHANGING_INPUT_HINT,
     Interrupted,
     JobError,
     ObjectChanged,
@@ -278,4 +278,4 @@ class _Body:
             raise Busy(StoreUnavailable(f"{self._obj.uri}: another part than asked for came"))
 
     def _changed(self) -> ObjectChanged:
-        return ObjectChanged(f"{self._obj.uri} {_CHANGED}", AT_REST)
+        return ObjectChanged(f"{self._obj.uri} {_CHANGED}", CHANGING_INPUT_HINT)

@@ -9,7 +9,7 @@ import pytest
 import errors_page
 from bad_input import Case
 from paths import SUPPORT
-from ray_mr.errors import headline
+from ray_mr.errors import summarize_message
 
 
 def test_every_case_has_its_entry() -> None:
@@ -64,4 +64,4 @@ def test_an_entry_that_is_not_up_to_date(monkeypatch: pytest.MonkeyPatch) -> Non
 )
 def test_headline(message: str, line: str) -> None:
     """A message in one line has the program's very last word."""
-    assert headline(message) == line
+    assert summarize_message(message) == line

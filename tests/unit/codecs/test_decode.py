@@ -26,8 +26,8 @@ import zstandard
 
 from python_harness import converse, mapped
 from ray_mr.codecs import decode as codecs
-from ray_mr.codecs.archives import SUFFIXES, archive_name
-from ray_mr.codecs.decode import CODECS, decode, decode_to, detect, most_decoded
+from ray_mr.codecs.archives import ARCHIVE_SUFFIXES, match_archive_suffix
+from ray_mr.codecs.decode import CODECS, compute_decoded_limit, decode, decode_to, detect
 from ray_mr.errors import CorruptObject, Interrupted, JobError, RefusedObject, StoreError
 from samples import python
 from speaker import failures
@@ -528,10 +528,10 @@ def test_archives_are_refused(file: Callable[..., Path]) -> None:
 
 def test_archive_names() -> None:
     """Names of archives, whatever their letters' case; not those that only look alike."""
-    for end in SUFFIXES:
-        assert archive_name(f"a/b{end}") == archive_name(f"A/B{end.upper()}") == end
+    for end in ARCHIVE_SUFFIXES:
+        assert match_archive_suffix(f"a/b{end}") == match_archive_suffix(f"A/B{end.upper()}") == end
     for key in ("a.gz", "star.gz", "a.tar/b.gz", "zip", "a.zip.txt", "tgz"):
-        assert archive_name(key) == ""
+        assert match_archive_suffix(key) == ""
 
 
 @pytest.mark.parametrize("codec", ["gz", "bz2", "xz", "lzma", "zst", "lz4", "snappy", "br"])
@@ -547,7 +547,7 @@ def test_expansion_is_bounded(
     passed: list[bytes] = []
     with pytest.raises(RefusedObject, match=r"file: .* decode to more than") as caught:
         passed.extend(decode(path, codec, max_expansion=5))
-    assert sum(map(len, passed)) <= most_decoded(len(whole), 5)
+    assert sum(map(len, passed)) <= compute_decoded_limit(len(whole), 5)
     assert "max_expansion (now 5)" in caught.value.hint
     with pytest.raises(RefusedObject):
         decode_to(path, tmp_path / "never", codec, max_expansion=5)

@@ -27,7 +27,7 @@ from pyarrow import ipc, orc, parquet
 from jobs import job, result, run_told, script
 from ray_mr.codecs import formats
 from ray_mr.codecs.decode import decode, detect
-from ray_mr.codecs.formats import FORMATS, NESTED, kind_of
+from ray_mr.codecs.formats import FORMATS, NESTED, recognize_format
 from ray_mr.errors import RefusedObject
 
 if TYPE_CHECKING:
@@ -232,7 +232,7 @@ def test_kind_of_each_sample_is_its_own(samples: dict[str, bytes]) -> None:
     """No other row takes a format's file, whole or cut to its first bytes."""
     for name, data in samples.items():
         for head in (data[: formats.HEAD_BYTES], data[: formats.HEAD_BYTES] + b"\n"):
-            found = kind_of(head[: formats.HEAD_BYTES])
+            found = recognize_format(head[: formats.HEAD_BYTES])
             assert found is not None, name
             assert found.name == name
 
@@ -241,16 +241,16 @@ def test_every_version_of_a_pickle_or_table_is_recognised(tmp_path: Path) -> Non
     """Files of the real libraries, small and large, compressed inside or not, empty too."""
     for protocol in (2, 3, 4, 5):
         for value in ({}, [1], "text", 7, None, (1, 2), {"a": [1]}):
-            found = kind_of(pickle.dumps(value, protocol)[:512])
+            found = recognize_format(pickle.dumps(value, protocol)[:512])
             assert value is None or (found is not None and found.name == "a Python pickle")
     path = tmp_path / "x"
     for table in (TABLE, TABLE.slice(0, 0), TABLE.slice(0, 1)):
         for compression in ("none", "snappy", "gzip", "zstd"):
             parquet.write_table(table, path, compression=compression)
-            assert kind_of(path.read_bytes()[:512]) == kind_of(b"PAR1\0")
+            assert recognize_format(path.read_bytes()[:512]) == recognize_format(b"PAR1\0")
         for compression in ("uncompressed", "snappy", "zlib", "zstd"):
             orc.write_table(table, path, compression=compression)
-            assert kind_of(path.read_bytes()[:512]) == kind_of(b"ORC\0")
+            assert recognize_format(path.read_bytes()[:512]) == recognize_format(b"ORC\0")
 
 
 @given(st.sampled_from(WORDS), st.text(st.characters(blacklist_categories=["Cc", "Cs"])))
@@ -259,7 +259,7 @@ def test_every_version_of_a_pickle_or_table_is_recognised(tmp_path: Path) -> Non
 def test_text_that_begins_like_a_format_is_text(word: str, rest: str) -> None:
     """Words that are magic numbers too may begin a text."""
     head = (word + rest + "\n").encode()[: formats.HEAD_BYTES]
-    assert kind_of(head) is None
+    assert recognize_format(head) is None
     assert formats.is_text(head)
 
 
@@ -283,7 +283,7 @@ def test_text_that_begins_like_a_format_is_text(word: str, rest: str) -> None:
 )
 def test_text_of_hive_with_control_characters_is_text(head: bytes) -> None:
     r"""Hive ends columns with ``\1``, and items of lists with ``\2``."""
-    assert kind_of(head) is None
+    assert recognize_format(head) is None
 
 
 # ------------------------------------------------------------------ in a run

@@ -9,7 +9,7 @@ import pytest
 
 from jobs import job, make_pings, report_of, run_told, script
 from plans import plan_of
-from ray_mr.counters import MAX_COUNTERS, MAX_NAME_CHARS, OTHERS, Counters
+from ray_mr.counters import MAX_COUNTERS, MAX_NAME_CHARS, OTHER_COUNTERS, Counters
 from ray_mr.driver.journal import Journal
 from ray_mr.driver.ledger import Ledger
 from ray_mr.model import AttemptEnd, AttemptId
@@ -32,8 +32,8 @@ def test_counters_beyond_the_limit_go_to_one() -> None:
     for number in range(MAX_COUNTERS + 7):
         counters.add(f"g,{number}", 2)
     assert len(counters) == MAX_COUNTERS + 1
-    assert counters[OTHERS] == 14
-    assert counters.overflowed
+    assert counters[OTHER_COUNTERS] == 14
+    assert counters.has_overflowed
     counters.add("g,3", 5)
     assert counters["g,3"] == 7
 
@@ -71,8 +71,8 @@ def test_run_with_many_counters_has_a_bounded_report(
     assert sum(report.counters.values()) == 6 * 3000
     assert max(map(len, report.counters)) <= MAX_NAME_CHARS
     assert report_of(tmp_path)["counters"] == report.counters
-    assert [text for text in notices if OTHERS in text] == [
-        f"more than 1,000 names of counters: the others are counted as {OTHERS}"
+    assert [text for text in notices if OTHER_COUNTERS in text] == [
+        f"more than 1,000 names of counters: the others are counted as {OTHER_COUNTERS}"
     ]
 
 

@@ -24,7 +24,7 @@ from ray_mr.engines.contract import (
     ReducerOutput,
 )
 from ray_mr.errors import CorruptObject, WorkerLost
-from ray_mr.events import Advanced, Event, Notice
+from ray_mr.events import Event, MapProgress, Notice
 from ray_mr.model import (
     FIRST_OPTIONS,
     AttemptEnd,
@@ -236,7 +236,7 @@ def test_scheduler_progress_of_running_attempts_is_the_sum_of_their_bytes() -> N
 
     plan, events = plan_of(3), list[Event]()
     scheduler_of(plan, AnsweringEngine(answer), Ledger(plan), events).map()
-    told = [event for event in events if isinstance(event, Advanced)]
+    told = [event for event in events if isinstance(event, MapProgress)]
     assert {event.total_bytes for event in told} == {300}
     assert [(event.done_bytes, event.running) for event in told][-1] == (300, 0)
     assert max(event.done_bytes for event in told) == 300

@@ -7,11 +7,11 @@ import re
 
 import pytest
 
-from ray_mr.events import Advanced, Notice, Parts, Stage
+from ray_mr.events import MapProgress, Notice, ReduceProgress, Stage
 from ray_mr.views.plain_lines import PlainLines
+from ray_mr.views.progress_view import make_view
 from ray_mr.views.terminal import TerminalProgress
-from ray_mr.views.text import Pace, printable
-from ray_mr.views.watcher import make_view
+from ray_mr.views.text import Pace, replace_controls
 
 
 class _Terminal(io.StringIO):
@@ -54,7 +54,7 @@ class TestProgress:
         lines.show(Stage("map", "2 splits"))
         for second in range(13):
             now = float(second)
-            lines.show(Advanced(second * 2**20, 20 * 2**20, "child is busy"))
+            lines.show(MapProgress(second * 2**20, 20 * 2**20, "child is busy"))
         assert stream.getvalue().splitlines() == [
             "map: 2 splits",
             "map: 5.0 MiB of 20.0 MiB (25 %), 1.0 MiB/s, 15.0 s left: child is busy",
@@ -69,12 +69,12 @@ class TestProgress:
         lines.show(Stage("map"))
         for second in range(86_400):
             now = float(second)
-            lines.show(Advanced(second, 86_400))
+            lines.show(MapProgress(second, 86_400))
         assert 1_000 < len(stream.getvalue().splitlines()) < 1_600
 
     def test_what_runs_and_what_failed(self) -> None:
         """Attempts at work and failed inputs are counted beside the bytes."""
-        event = Advanced(2**20, 2**21, "a\nb", running=4, failed=1203)
+        event = MapProgress(2**20, 2**21, "a\nb", running=4, failed=1203)
         assert Pace().text(event) == "1.0 MiB of 2.0 MiB (50 %), 4 running, 1,203 failed: a b"
 
     def test_lines_of_a_reduce(self) -> None:
@@ -85,7 +85,7 @@ class TestProgress:
         lines.show(Stage("reduce", "4 parts"))
         for second in range(0, 12, 2):
             now = float(second)
-            lines.show(Parts(second // 4, 4))
+            lines.show(ReduceProgress(second // 4, 4))
         assert stream.getvalue().splitlines() == ["reduce: 4 parts", "reduce: 1 of 4 parts"]
 
     def test_lines_without_input(self) -> None:
@@ -94,7 +94,7 @@ class TestProgress:
         stream = io.StringIO()
         lines = PlainLines(stream, clock=lambda: now)
         now = 6.0
-        lines.show(Advanced(0, 0))
+        lines.show(MapProgress(0, 0))
         assert stream.getvalue() == "map: 0 bytes of 0 bytes (0 %)\n"
 
     def test_bar(self) -> None:
@@ -103,11 +103,11 @@ class TestProgress:
         bar = TerminalProgress(stream)
         try:
             bar.show(Stage("map"))
-            bar.show(Advanced(2**20, 2**22, "[red]status"))
+            bar.show(MapProgress(2**20, 2**22, "[red]status"))
             bar._progress.refresh()
             bar.show(Notice("[bold]split 1[/] runs again \x1b[2J"))
             bar.show(Stage("reduce"))
-            bar.show(Parts(1, 3))
+            bar.show(ReduceProgress(1, 3))
             bar._progress.refresh()
         finally:
             bar.close()
@@ -126,7 +126,7 @@ class TestProgress:
         bar = TerminalProgress(stream)
         try:
             bar.show(Stage("map"))
-            bar.show(Advanced(2**20, 2**22, "status"))
+            bar.show(MapProgress(2**20, 2**22, "status"))
             bar._progress.refresh()
         finally:
             bar.close()
@@ -152,5 +152,5 @@ class TestProgress:
 
     def test_printable(self) -> None:
         """Letters of any language, tabs and line ends stay; all else is replaced."""
-        assert printable("é\t中\n") == "é\t中\n"
-        assert printable("\x1b\r\udcff") == "\ufffd" * 3
+        assert replace_controls("é\t中\n") == "é\t中\n"
+        assert replace_controls("\x1b\r\udcff") == "\ufffd" * 3

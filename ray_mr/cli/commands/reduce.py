@@ -1,4 +1,4 @@
-"""The commands ``map`` and ``reduce``: what TaskCluster tasks call."""
+"""The command ``reduce``: run a job's reducer alone, as a TaskCluster reduce task does."""
 
 from __future__ import annotations
 
@@ -7,51 +7,19 @@ from pathlib import Path
 
 import click
 
-from ray_mr.cli.flags import JobCommand, RunOptions, gathered, options
-from ray_mr.cli.show_run import run_and_show
+from ray_mr.cli.options import (
+    JOB_FILES,
+    JobCommand,
+    RunOptions,
+    add_run_options,
+    find_job_file,
+)
+from ray_mr.cli.run_display import run_and_show
 from ray_mr.errors import JobError
 from ray_mr.jobs.job import Job
 
-JOB_FILES = ("analysis-tools.yml", "/etc/analysis-tools.yml")
-"""Where ``map`` and ``reduce`` look for their job, as in 2014."""
 TASKS = "INPUT_TASK_IDS"
 """The variable with a reduce task's map tasks, as in 2014."""
-
-
-@click.command("map", cls=JobCommand)
-@click.argument("keys", metavar="[KEY]...", nargs=-1)
-@click.option(
-    "--job",
-    "job_file",
-    metavar="JOB.yml",
-    type=click.Path(),
-    help=f"The job file.  [default: {' or '.join(JOB_FILES)}]",
-)
-@options
-def map_(
-    *,
-    keys: tuple[str, ...],
-    job_file: str | None,
-    keys_from: str | None,
-    how: RunOptions,
-    **fields: str | None,
-) -> None:
-    """Run a job's mapper alone over some KEYs.
-
-    This is a map task of 2014: result.txt is what the mapper puts out, in the order of the KEYs.
-    Without --bucket or RAY_MR_BUCKET, a KEY without s3:// is a local path.
-
-    \b
-    Examples:
-      ray-mr map --bucket pings 2014/a.lzma 2014/b.lzma
-      ray-mr map --job job.yml --keys-from keys.txt --engine local
-    """  # noqa: D301 - click's mark for lines that are not to be wrapped
-    uris = gathered(keys, keys_from)
-    if not uris:
-        raise JobError("no KEYs: there is nothing to map", "give KEYs, or a list by --keys-from")
-    fields["bucket"] = fields.get("bucket") or os.environ.get("RAY_MR_BUCKET") or None
-    job = Job.from_file(job_file or _found(), role="map", inputs=uris, overrides=fields)
-    run_and_show(job, how)
 
 
 @click.command("reduce", cls=JobCommand)
@@ -69,7 +37,7 @@ def map_(
 @click.option(
     "--tasks-from", metavar="FILE", help="Task ids from a file, s3:// or taskcluster:// URI."
 )
-@options
+@add_run_options
 def reduce_(
     *,
     task_ids: tuple[str, ...],
@@ -102,7 +70,7 @@ def reduce_(
         )
     name = artifact or ("public/result.txt" if part is None else f"public/result-{part:05d}.txt")
     uris = [f"taskcluster://{each}/{name}" for each in ids]
-    job = Job.from_file(job_file or _found(), role="reduce", inputs=uris, overrides=fields)
+    job = Job.from_file(job_file or find_job_file(), role="reduce", inputs=uris, overrides=fields)
     run_and_show(job, how)
 
 
@@ -112,10 +80,3 @@ def _listed_ids(place: str) -> list[str]:
     uri = place if "://" in place else str(Path(place).absolute())
     with store_for(uri).open(uri) as stream:
         return stream.read().decode("utf-8", "replace").split()
-
-
-def _found() -> str:
-    for name in JOB_FILES:
-        if Path(name).exists():
-            return name
-    raise JobError(f"no job file: neither {' nor '.join(JOB_FILES)}", "name one with --job")

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import click
 
-from ray_mr.cli.flags import home_path
-from ray_mr.cli.screen import say
-from ray_mr.errors import headline
+from ray_mr.cli.options import expand_home
+from ray_mr.cli.screen import print_message
+from ray_mr.errors import summarize_message
 
 
 @click.command()
@@ -31,18 +31,20 @@ def replay(*, capsule: str, pdb: bool) -> None:
     """  # noqa: D301 - click's mark for lines that are not to be wrapped
     from ray_mr.postmortem import replay as capsules
 
-    uri = capsule if "://" in capsule else str(Path(home_path(capsule, "replay")).absolute())
+    uri = capsule if "://" in capsule else str(Path(expand_home(capsule, "replay")).absolute())
     found = capsules.read(uri)
-    say(f"then: {headline(found.told)}")
+    print_message(f"then: {summarize_message(found.told)}")
     for item in found.plan.splits[0].inputs:
-        say(f"input: {item.object.uri}")
+        print_message(f"input: {item.object.uri}")
     if found.changed:
-        say("the mapper has changed since: it runs as it is now")
+        print_message("the mapper has changed since: it runs as it is now")
     for name in found.withheld:
-        say(f"{name} was not written down and is not set here")
+        print_message(f"{name} was not written down and is not set here")
     if pdb:
         raise click.exceptions.Exit(capsules.debug(found))
-    error = capsules.replay(found, on_stderr=lambda line: say(line.decode("utf-8", "replace")))
+    error = capsules.replay(
+        found, on_stderr=lambda line: print_message(line.decode("utf-8", "replace"))
+    )
     if error is not None:
         raise error
-    say("now: it does not fail")
+    print_message("now: it does not fail")

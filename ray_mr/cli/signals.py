@@ -15,7 +15,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from ray_mr.child.process import stopped_programs
-from ray_mr.cli.screen import say
+from ray_mr.cli.screen import print_message
 from ray_mr.errors import Interrupted
 from ray_mr.system.processes import kill_descendants, kill_left_in
 from ray_mr.system.scratch import remove_temporary, unsettled
@@ -36,7 +36,7 @@ _SHOW_CURSOR = "\x1b[?25h"
 
 
 @contextlib.contextmanager
-def stoppable() -> Iterator[None]:
+def handle_signals() -> Iterator[None]:
     """Let signals stop what is done in here, where this is the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -48,7 +48,7 @@ def stoppable() -> Iterator[None]:
         if timers:
             return
         cluster = bool(os.environ.get("RAY_ADDRESS"))
-        timers.append(_timer(CLEAN_UP_CLUSTER_S if cluster else CLEAN_UP_S, leave))
+        timers.append(_timer(CLEAN_UP_CLUSTER_S if cluster else CLEAN_UP_S, end_everything))
         raise KeyboardInterrupt
 
     def pause(_signal: int, _frame: FrameType | None) -> None:
@@ -75,7 +75,7 @@ def stoppable() -> Iterator[None]:
             _clean_up()  # the signal may have come in the middle of it
             if not all(new.daemon for new in set(threading.enumerate()) - threads):
                 # Python waits at its end for threads, and these wait for a store that is silent.
-                _timer(LAST_S, end)
+                _timer(LAST_S, exit_now)
 
 
 def _clean_up() -> None:
@@ -91,7 +91,7 @@ def _timer(seconds: float, do: Callable[[], None]) -> threading.Timer:
     return timer
 
 
-def leave() -> None:
+def end_everything() -> None:
     """End this process, all that it has started, and all that it has made for a time."""
     try:
         kill_descendants()
@@ -99,11 +99,11 @@ def leave() -> None:
         if is_terminal(sys.stderr):
             with contextlib.suppress(OSError):
                 os.write(sys.stderr.fileno(), _SHOW_CURSOR.encode())
-        say("ray-mr: interrupted")
+        print_message("ray-mr: interrupted")
     finally:
-        end()
+        exit_now()
 
 
-def end() -> None:
+def exit_now() -> None:
     """End this process as it is."""
     os._exit(Interrupted.exit_code)

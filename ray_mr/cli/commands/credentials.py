@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, TextIO, cast
 
 import click
 
-from ray_mr.cli.screen import put, say
+from ray_mr.cli.screen import print_message, write_result
 from ray_mr.errors import CredentialsError, JobError
 from ray_mr.units import parse_seconds
 
 if TYPE_CHECKING:
-    from ray_mr.credentials import Format
+    from ray_mr.credentials import EnvelopeFormat
 
 _KINDS = {
     "new": "a new envelope: authenticated",
@@ -61,7 +61,7 @@ def keygen(*, name: str, bits: int) -> None:
                 file.write(text)
         except OSError as error:
             raise JobError(f"{path} cannot be written: {error.strerror}") from None
-    say(f"{private} opens envelopes: keep it secret; {public} seals them")
+    print_message(f"{private} opens envelopes: keep it secret; {public} seals them")
 
 
 @credentials.command()
@@ -86,7 +86,7 @@ def federate(*, places: tuple[str, ...], duration: str) -> None:
             "secrets are not shown on a terminal", "pipe them into `ray-mr credentials seal`"
         )
     found = ask(_patterns(places), seconds=int(_seconds(duration)))
-    put(found.to_json(show_secrets=True))
+    write_result(found.to_json(show_secrets=True))
 
 
 def _seconds(text: str) -> float:
@@ -136,10 +136,10 @@ def seal(*, file: TextIO, key: str | None, form: str) -> None:
     else:
         fetched = access.find_key()
         pem, origin = fetched.pem, fetched.origin
-    envelope = make(found, pem, origin, form=cast("Format", form))
+    envelope = make(found, pem, origin, form=cast("EnvelopeFormat", form))
     if form == "2014" and found.expiry is not None:
-        say("note: an envelope of 2014 does not hold the expiry")
-    put(envelope)
+        print_message("note: an envelope of 2014 does not hold the expiry")
+    write_result(envelope)
 
 
 @credentials.command("open")
@@ -153,7 +153,7 @@ def open_(*, file: TextIO | None, key: str | None, show_secrets: bool) -> None:
     """
     from dataclasses import replace
 
-    from ray_mr.credentials import kind_of, open_sealed
+    from ray_mr.credentials import detect_format, open_envelope
     from ray_mr.stores import access
 
     text = os.environ.get(access.ENVELOPE, "") if file is None else _text(file)
@@ -161,10 +161,10 @@ def open_(*, file: TextIO | None, key: str | None, show_secrets: bool) -> None:
         if file is not None or sys.stdin.isatty():
             raise CredentialsError("there is no envelope", "give a FILE, or set CREDENTIALS")
         text = _text(sys.stdin)
-    kind = kind_of(text)
-    found = open_sealed(text, replace(access.find_key(key), allow_2014=True))
-    say(_KINDS[kind])
-    put(found.to_json(show_secrets=show_secrets))
+    kind = detect_format(text)
+    found = open_envelope(text, replace(access.find_key(key), allow_2014=True))
+    print_message(_KINDS[kind])
+    write_result(found.to_json(show_secrets=show_secrets))
 
 
 def _text(file: TextIO) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
 import click
 
-from ray_mr.cli.screen import put
+from ray_mr.cli.screen import write_result
 from ray_mr.errors import JobError, RayMrError
 from ray_mr.jobs.job import Job, Manifest
 from ray_mr.system import strict_json
@@ -21,6 +21,9 @@ from ray_mr.system.user_text import homed, is_there
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+JOB_FILES = ("analysis-tools.yml", "/etc/analysis-tools.yml")
+"""Default job files of ``map`` and ``reduce``, as in 2014."""
 
 
 def _choices(annotation: object) -> list[str] | None:
@@ -84,7 +87,7 @@ _RUN_OPTIONS = (
 )
 
 
-def options(command: Callable[..., None]) -> Callable[..., None]:
+def add_run_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options of every command that runs a job.
 
     The command is called with ``how``, a ``RunOptions``, with ``keys_from``, and with the job's
@@ -99,16 +102,16 @@ def options(command: Callable[..., None]) -> Callable[..., None]:
         except RayMrError as error:
             if how.as_json:
                 facts = {"ok": False, "exit_code": error.exit_code, "error": str(error)}
-                put(strict_json.dumps(facts))
+                write_result(strict_json.dumps(facts))
             raise
 
-    result = job_options(called)
+    result = add_job_options(called)
     for option in reversed(_RUN_OPTIONS):
         result = option(result)
     return result
 
 
-def job_options(command: Callable[..., None]) -> Callable[..., None]:
+def add_job_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add a flag for each field of the job that can be said in a word."""
     for name in reversed(Job.model_fields):
         command = _job_option(name)(command)
@@ -154,7 +157,7 @@ class JobCommand(click.Command):
                     formatter.write_dl(rows)
 
 
-def home_path(path: str, word: str) -> str:
+def expand_home(path: str, word: str) -> str:
     """A path with ``~`` as a home folder.
 
     Raises:
@@ -166,7 +169,7 @@ def home_path(path: str, word: str) -> str:
         raise JobError(f"{word}: {error}") from None
 
 
-def gathered(given: Sequence[str], keys_from: str | None) -> list[str | Manifest]:
+def gather_inputs(given: Sequence[str], keys_from: str | None) -> list[str | Manifest]:
     """The inputs of the command line, and the manifest.
 
     Raises:
@@ -175,8 +178,20 @@ def gathered(given: Sequence[str], keys_from: str | None) -> list[str | Manifest
     if keys_from is None:
         return list(given)
     if keys_from != "-" and "://" not in keys_from:
-        keys_from = home_path(keys_from, "--keys-from")
+        keys_from = expand_home(keys_from, "--keys-from")
         if not is_there(keys_from):
             raise JobError(f"--keys-from {keys_from}: no such file", "- reads the list from stdin")
         keys_from = str(Path(keys_from).absolute())
     return [*given, Manifest(manifest=keys_from)]
+
+
+def find_job_file() -> str:
+    """Return the first of ``JOB_FILES`` that exists.
+
+    Raises:
+        JobError: None exists.
+    """
+    for name in JOB_FILES:
+        if Path(name).exists():
+            return name
+    raise JobError(f"no job file: neither {' nor '.join(JOB_FILES)}", "name one with --job")

@@ -6,9 +6,8 @@ import json
 from typing import Any
 
 import click
-from click.shell_completion import get_completion_class
 
-from ray_mr.cli.screen import put
+from ray_mr.cli.screen import write_result
 from ray_mr.jobs.job import Job
 from ray_mr.jobs.normalize import THREE
 
@@ -75,24 +74,4 @@ def schema() -> None:
       ray-mr schema > job.schema.json
       # yaml-language-server: $schema=job.schema.json     (first line of job.yml)
     """  # noqa: D301 - click's mark for lines that are not to be wrapped
-    put(json.dumps(job_schema(), indent=2))
-
-
-@click.command()
-@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
-@click.pass_context
-def completion(ctx: click.Context, *, shell: str) -> None:
-    """Print what makes a shell complete ray-mr's words.
-
-    \b
-    Examples:
-      eval "$(ray-mr completion bash)"      in ~/.bashrc
-      eval "$(ray-mr completion zsh)"       in ~/.zshrc
-      ray-mr completion fish > ~/.config/fish/completions/ray-mr.fish
-    """  # noqa: D301 - as above
-    made = get_completion_class(shell)
-    if made is None:  # the choices are click's own names
-        raise click.UsageError(f"no completion for {shell}")
-    # Not .source(), which starts the shell to ask for its version.
-    words = made(ctx.find_root().command, {}, "ray-mr", "_RAY_MR_COMPLETE")
-    put(words.source_template % words.source_vars())
+    write_result(json.dumps(job_schema(), indent=2))

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ray_mr.cli.screen import put, say
-from ray_mr.cli.supervisor import guarded
-from ray_mr.errors import ChildError, headline, one_line
+from ray_mr.cli.screen import print_message, write_result
+from ray_mr.cli.supervisor import run_supervised
+from ray_mr.errors import ChildError, escape_newlines, summarize_message
 from ray_mr.system import strict_json
-from ray_mr.views.watcher import make_view
+from ray_mr.views.progress_view import make_view
 
 if TYPE_CHECKING:
-    from ray_mr.cli.flags import RunOptions
+    from ray_mr.cli.options import RunOptions
     from ray_mr.driver.journal import Journal
     from ray_mr.driver.report import Report
     from ray_mr.jobs.job import Job
@@ -37,20 +37,22 @@ def run_and_show(job: Job, how: RunOptions) -> None:
         RayMrError: What ended the run before there was a report.
     """
     on_ray = how.engine == "ray"
-    report = guarded(functools.partial(_run, job, how)) if on_ray else _run(job, how)
+    report = run_supervised(functools.partial(_run, job, how)) if on_ray else _run(job, how)
     if how.as_json:
-        put(strict_json.dumps(report.facts(), indent=1))
+        write_result(strict_json.dumps(report.facts(), indent=1))
     for uri, message in report.failed[:MAX_FAILED_SHOWN]:
-        say(f"failed: {one_line(uri)}: {headline(message).removeprefix(f'{uri}: ')}")
+        print_message(
+            f"failed: {escape_newlines(uri)}: {summarize_message(message).removeprefix(f'{uri}: ')}"
+        )
     if more := report.failed[MAX_FAILED_SHOWN:]:
-        say(f"failed: {len(more):,} more, all in the report")
+        print_message(f"failed: {len(more):,} more, all in the report")
     if not report.ok:
-        say(f"ray-mr: error: {report.summary()}")
+        print_message(f"ray-mr: error: {report.summary()}")
         if not how.quiet and (kept := _kept(report)):
-            say(f"  ray-mr replay runs a failed attempt again here: they are in {kept}")
+            print_message(f"  ray-mr replay runs a failed attempt again here: they are in {kept}")
         raise click.exceptions.Exit(report.exit_code)
     if not how.quiet:
-        say(report.summary())
+        print_message(report.summary())
 
 
 def _kept(report: Report) -> str:

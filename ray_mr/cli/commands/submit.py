@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ray_mr.cli.flags import JobCommand, gathered, job_options
-from ray_mr.cli.screen import put, say
+from ray_mr.cli.options import JobCommand, add_job_options, gather_inputs
+from ray_mr.cli.screen import print_message, write_result
 from ray_mr.errors import JobError
 from ray_mr.jobs.job import NOT_READ_BACK, Job
 from ray_mr.system import strict_json
 from ray_mr.units import parse_seconds
 
 if TYPE_CHECKING:
-    from ray_mr.taskcluster.graph import Settings
+    from ray_mr.taskcluster.graph import GraphSettings
 
 IMAGE_JOB = "/etc/analysis-tools.yml"
 MAX_DEADLINE_S = 5 * 24 * 3600
@@ -54,7 +54,7 @@ _SECRET_NAMES = (
 @click.option("--task-deadline", default="24h", show_default=True, help="At most 5 days.")
 @click.option("--keys-from", metavar="FILE", help="Read more inputs from a manifest.")
 @click.option("--dry-run", is_flag=True, help="Print the definitions as JSON; post nothing.")
-@job_options
+@add_job_options
 def submit(
     *,
     job_file: str,
@@ -75,10 +75,10 @@ def submit(
         --key-secret project/ray-mr-key --dry-run
     """  # noqa: D301 - click's mark for lines that are not to be wrapped
     fields = {name: options.pop(name) for name in list(options) if name in Job.model_fields}
-    job = Job.from_file(job_file, inputs=gathered(inputs, keys_from), overrides=fields)
+    job = Job.from_file(job_file, inputs=gather_inputs(inputs, keys_from), overrides=fields)
     settings = _settings(job, job_file, options)
     from ray_mr.driver.run import plan
-    from ray_mr.taskcluster.graph import group_keys, make_graph, post
+    from ray_mr.taskcluster.graph import group_keys, make_graph, post_graph
 
     made = plan(job)
     if made.refused:
@@ -91,13 +91,15 @@ def submit(
         dt.datetime.now(dt.UTC),
     )
     if dry_run:
-        put(strict_json.dumps(graph.facts(), indent=1))
+        write_result(strict_json.dumps(graph.facts(), indent=1))
         return
     for scope in graph.scopes:
-        say(f"needs scope {scope}")
-    new = post(graph)
-    say(f"{new:,} of {len(graph.tasks):,} tasks posted, the rest was there")
-    put(f"{os.environ.get('TASKCLUSTER_ROOT_URL', '').rstrip('/')}/tasks/groups/{graph.group}")
+        print_message(f"needs scope {scope}")
+    new = post_graph(graph)
+    print_message(f"{new:,} of {len(graph.tasks):,} tasks posted, the rest was there")
+    write_result(
+        f"{os.environ.get('TASKCLUSTER_ROOT_URL', '').rstrip('/')}/tasks/groups/{graph.group}"
+    )
 
 
 def _job_digest(job: Job, made: Any) -> str:
@@ -113,10 +115,10 @@ def _job_digest(job: Job, made: Any) -> str:
     return strict_json.dumps([text, programs])
 
 
-def _settings(job: Job, job_file: str, options: dict[str, Any]) -> Settings:
-    from ray_mr.credentials import kind_of
+def _settings(job: Job, job_file: str, options: dict[str, Any]) -> GraphSettings:
+    from ray_mr.credentials import detect_format
     from ray_mr.stores import access
-    from ray_mr.taskcluster.graph import Settings
+    from ray_mr.taskcluster.graph import GraphSettings
 
     if job.partition == "range" and job.reducers > 1:
         raise JobError(
@@ -129,7 +131,7 @@ def _settings(job: Job, job_file: str, options: dict[str, Any]) -> Settings:
         raise click.UsageError("--image is needed for payload docker")
     env, scopes = _env(options["set_env"]), list(options["scope"])
     if sealed := access.carried():
-        kind_of(sealed)
+        detect_format(sealed)
         env[access.ENVELOPE] = sealed
     if name := options["key_secret"]:
         env[access.KEY_SECRET] = name
@@ -137,7 +139,7 @@ def _settings(job: Job, job_file: str, options: dict[str, Any]) -> Settings:
     deadline = _whole_seconds(options["task_deadline"], "--task-deadline")
     if deadline > MAX_DEADLINE_S:
         raise click.BadParameter("at most 5 days", param_hint="--task-deadline")
-    return Settings(
+    return GraphSettings(
         task_queue=options["task_queue"],
         owner=options["owner"],
         name=job.name or job_file,

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ray_mr.cli.flags import JobCommand, RunOptions, job_options
-from ray_mr.cli.screen import put_bytes, say
-from ray_mr.cli.show_run import run_and_show
+from ray_mr.cli.options import JobCommand, RunOptions, add_job_options
+from ray_mr.cli.run_display import run_and_show
+from ray_mr.cli.screen import print_message, write_result_bytes
 from ray_mr.jobs.job import Job
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ READ_BYTES = 1 << 20
 @click.argument("job_file", metavar="JOB.yml", type=click.Path())
 @click.argument("given", metavar="[INPUT]", required=False)
 @click.option("--reduce", "whole", is_flag=True, help="The reducer too: the result of this input.")
-@job_options
+@add_job_options
 def try_(*, job_file: str, given: str | None, whole: bool, **fields: str | None) -> None:
     """Try a job on one input.
 
@@ -48,19 +48,19 @@ def try_(*, job_file: str, given: str | None, whole: bool, **fields: str | None)
     trial = _mapper_alone(job)
     if trial.error is not None:
         raise trial.error
-    say(trial.summary())
+    print_message(trial.summary())
 
 
 def _mapper_alone(job: Job) -> TryReport:
     from ray_mr.driver.try_mapper import try_mapper
 
     def listen(line: bytes) -> None:
-        say(line.decode("utf-8", "replace"))
+        print_message(line.decode("utf-8", "replace"))
 
     with contextlib.closing(try_mapper(job, on_stderr=listen)) as output:
         while True:
             try:
-                put_bytes(next(output))
+                write_result_bytes(next(output))
             except StopIteration as end:
                 trial: TryReport = end.value
                 return trial
@@ -75,4 +75,4 @@ def _whole(job: Job) -> None:
         run_and_show(job.model_copy(update=update), RunOptions(engine="local", quiet=True))
         with result.open("rb") as stream:
             while data := stream.read(READ_BYTES):
-                put_bytes(data)
+                write_result_bytes(data)

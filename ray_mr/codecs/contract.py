@@ -13,12 +13,12 @@ INPUT_BYTES = 1 << 16
 """Read at once; a member's decompressor copies what it leaves of it."""
 HEAD_BYTES = 32
 """What tells a format, and the beginning of another member."""
-MOST_MEMORY_BYTES = 1 << 30
+MAX_MEMORY_BYTES = 1 << 30
 """For an xz or lzma dictionary (the largest preset, -9, needs 65 MiB), a zstd window (--long=30)
 and a snappy block."""
 
 
-class Damaged(Exception):
+class DecodeError(Exception):
     """What is wrong with the content; ``decode`` adds the file's name.
 
     Args:
@@ -31,7 +31,7 @@ class Damaged(Exception):
         self.advice = advice
 
 
-def exactly(file: BinaryIO, size: int) -> bytes:
+def read_exactly(file: BinaryIO, size: int) -> bytes:
     """The next bytes of a file.
 
     Raises:
@@ -39,5 +39,5 @@ def exactly(file: BinaryIO, size: int) -> bytes:
     """
     data = file.read(size)
     if len(data) < size:
-        raise Damaged("it ends early")
+        raise DecodeError("it ends early")
     return data

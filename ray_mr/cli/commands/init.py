@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ray_mr.cli.flags import home_path
-from ray_mr.cli.screen import say
+from ray_mr.cli.options import expand_home
+from ray_mr.cli.screen import print_message
 from ray_mr.errors import JobError
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def init(*, folder: str, language: str) -> None:
       ray-mr init visits
       ray-mr init words --language shell
     """  # noqa: D301 - click's mark for lines that are not to be wrapped
-    target = Path(home_path(folder, "init"))
+    target = Path(expand_home(folder, "init"))
     files = dict(_starter(language))
     for name in files:
         if (target / name).exists() or (target / name).is_symlink():
@@ -58,7 +58,7 @@ def init(*, folder: str, language: str) -> None:
                 path.chmod(0o755)
     except OSError as error:
         raise JobError(f"{error.filename or target}: {error.strerror}") from None
-    say(_what_next(target, files))
+    print_message(_what_next(target, files))
 
 
 def _starter(language: str) -> Iterator[tuple[str, bytes]]:

@@ -1,0 +1,28 @@
+"""The command ``completion``: print a shell's completion script."""
+
+from __future__ import annotations
+
+import click
+from click.shell_completion import get_completion_class
+
+from ray_mr.cli.screen import write_result
+
+
+@click.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.pass_context
+def completion(ctx: click.Context, *, shell: str) -> None:
+    """Print what makes a shell complete ray-mr's words.
+
+    \b
+    Examples:
+      eval "$(ray-mr completion bash)"      in ~/.bashrc
+      eval "$(ray-mr completion zsh)"       in ~/.zshrc
+      ray-mr completion fish > ~/.config/fish/completions/ray-mr.fish
+    """  # noqa: D301 - as above
+    made = get_completion_class(shell)
+    if made is None:  # the choices are click's own names
+        raise click.UsageError(f"no completion for {shell}")
+    # Not .source(), which starts the shell to ask for its version.
+    words = made(ctx.find_root().command, {}, "ray-mr", "_RAY_MR_COMPLETE")
+    write_result(words.source_template % words.source_vars())
