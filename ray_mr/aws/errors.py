@@ -18,7 +18,6 @@ from ray_mr.errors import (
     RESTORE_HINT,
     CredentialsError,
     CredentialsExpired,
-    JobError,
     ObjectArchived,
     ObjectChanged,
     ObjectDenied,
@@ -159,18 +158,6 @@ def code_and_status(error: boto.ClientError) -> tuple[str, int]:
     return code, int(status or (code if code.isdecimal() else 0))
 
 
-def split_uri(uri: str) -> tuple[str, str]:
-    """Bucket and key of ``s3://bucket/key``; the key may be empty.
-
-    Raises:
-        JobError: There is no bucket.
-    """
-    bucket, _, key = uri.partition("://")[2].partition("/")
-    if not bucket or set(bucket) & set("*?["):
-        raise JobError(f"{uri} names no bucket", "write s3://bucket/key")
-    return bucket, key
-
-
 def _of_answer(uri: str, error: boto.ClientError, endpoint: str, *, listed: bool) -> RayMrError:
     code, status = code_and_status(error)
     said = str(error.response.get("Error", {}).get("Message", ""))[:_LONGEST_TEXT]
@@ -186,9 +173,7 @@ def _of_answer(uri: str, error: boto.ClientError, endpoint: str, *, listed: bool
             f"{uri}: there is no bucket {bucket} at {where}", "are its name and the endpoint right?"
         )
     if status == 412 or (status == 404 and listed):
-        return ObjectChanged(
-            f"{uri} changed (or was deleted) since it was listed", CHANGING_INPUT_HINT
-        )
+        return make_change_error(uri)
     if code in _BUSY_CODES or status == 429 or (status >= 500 and status != 501):
         text = f"{uri}: {where} does not answer properly ({code or status})"
         return StoreUnavailable(text, "\n  ".join(filter(None, (said, advice))))
@@ -198,6 +183,11 @@ def _of_answer(uri: str, error: boto.ClientError, endpoint: str, *, listed: bool
         said = "it does not exist"
     hint = advice or (_SETTINGS_HINT if status in (301, 307, 400) else "")
     return StoreError(f"{uri}: {where} refused ({code or status}): {said}", hint)
+
+
+def make_change_error(uri: str) -> ObjectChanged:
+    """Return the error of an object that is not the one that was listed."""
+    return ObjectChanged(f"{uri} changed (or was deleted) since it was listed", CHANGING_INPUT_HINT)
 
 
 def _over_checksums(error: boto.ClientError, code: str, status: int) -> bool:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import boto3
 
-from ray_mr.aws.errors import split_uri, translated
+from ray_mr.aws.errors import translated
+from ray_mr.aws.identity import split_uri
 from ray_mr.credentials import Credentials
 from ray_mr.errors import JobError
 from ray_mr.storage.patterns import is_glob, literal_prefix

@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import base64
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, Protocol, Self, cast
 
 from botocore import exceptions as boto
 
-from ray_mr.aws.errors import code_and_status, split_uri
+from ray_mr.aws.errors import code_and_status
+from ray_mr.aws.identity import split_uri
 from ray_mr.errors import RayMrError, StagedLost, StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from ray_mr.aws.store import S3Store
+    from ray_mr.aws.client import S3Client
     from ray_mr.storage.contract import Progress, Store
 
 _PART_BYTES = 8 << 20
@@ -32,11 +33,11 @@ class Upload:
     It is also the ``Writer`` of an upload that somebody else has begun.
     """
 
-    def __init__(self, store: S3Store, uri: str, upload: dict[str, str] | None = None) -> None:
+    def __init__(self, client: S3Client, uri: str, upload: dict[str, str] | None = None) -> None:
         bucket, key = split_uri(uri)
         if not key or key.endswith("/"):
             raise StoreError(f"{uri} cannot be written: it names no object")
-        self._store, self._uri = store, uri
+        self._client, self._uri = client, uri
         self._at = {"Bucket": bucket, "Key": key}
         self._buffer = bytearray()
         self._upload = upload
@@ -64,14 +65,14 @@ class Upload:
 
     def _begun(self) -> dict[str, str]:
         if self._upload is None:
-            with self._store.calling(self._uri) as client:
+            with self._client.use(self._uri) as client:
                 made = client.create_multipart_upload(**self._at, **_checksums(client))
             self._upload = {**self._at, "UploadId": upload_of(self._uri, made)}
         return self._upload
 
     def _send(self) -> None:
         upload, number = self._begun(), len(self._parts) + 1
-        with self._store.calling(self._uri) as client:
+        with self._client.use(self._uri) as client:
             sent = client.upload_part(
                 **upload, PartNumber=number, Body=self._buffer, **_checksums(client)
             )
@@ -122,9 +123,9 @@ class Upload:
         self._buffer = bytearray()
 
     @classmethod
-    def prepared(cls, store: S3Store, uri: str, facts: Mapping[str, Any]) -> Self:
+    def prepared(cls, client: S3Client, uri: str, facts: Mapping[str, Any]) -> Self:
         """An upload as ``prepare`` has left it, perhaps in another process."""
-        made = cls(store, uri)
+        made = cls(client, uri)
         made._upload = {**made._at, "UploadId": facts["upload"]} if facts["upload"] else None
         made._parts = list(facts["parts"])
         made._size_bytes = int(facts["size_bytes"])
@@ -149,7 +150,7 @@ class Upload:
         """See ``Store``; what is small can be put as often as one likes."""
         if not self._parts:
             return "prepared"
-        with self._store.calling(self._uri) as client:
+        with self._client.use(self._uri) as client:
             try:
                 client.list_parts(**self._begun(), MaxParts=1)
             except boto.ClientError as error:
@@ -168,7 +169,7 @@ class Upload:
         if not self._open:
             self._require_open()
         if not self._parts:
-            with self._store.calling(self._uri) as client:
+            with self._client.use(self._uri) as client:
                 client.put_object(**self._at, Body=self._buffer)
         else:
             self.seal()
@@ -177,7 +178,7 @@ class Upload:
         self._buffer = bytearray()
 
     def _finish(self, upload: dict[str, str]) -> None:
-        with self._store.calling(self._uri) as client:
+        with self._client.use(self._uri) as client:
             try:
                 client.complete_multipart_upload(**upload, MultipartUpload={"Parts": self._parts})
             except boto.ClientError as error:
@@ -190,7 +191,7 @@ class Upload:
 
     def _is_there(self) -> bool:
         """Whether a first request to complete, whose answer was lost, has done it."""
-        head = self._store.head(self._uri)
+        head = self._client.head(self._uri)
         parts = f'-{len(self._parts)}"'
         return (
             head is not None
@@ -208,12 +209,18 @@ class Upload:
     def _forget(self) -> None:
         upload, self._upload = self._upload, None
         if upload is not None:
-            with self._store.calling(self._uri) as client:
+            with self._client.use(self._uri) as client:
                 abort_upload(client, **upload)
 
     def _require_open(self) -> None:
         if not self._open or self._sealed:
             raise StoreError(f"{self._uri} is not being written any more")
+
+
+class _ClientOwner(Protocol):
+    """The store of S3 objects."""
+
+    client: S3Client
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +236,8 @@ class UploadTarget:
     def open(self, store_for: Callable[[str], Store], /) -> Upload | None:
         """See ``Place``; that this process may write there is seen when it does."""
         try:
-            return Upload(cast("S3Store", store_for(self.uri)), self.uri, dict(self.upload))
+            store = cast("_ClientOwner", store_for(self.uri))
+            return Upload(store.client, self.uri, dict(self.upload))
         except RayMrError:
             return None
 

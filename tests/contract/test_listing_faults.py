@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from fault_proxy import FaultProxy, by_table, no_backoff
-from ray_mr.aws import store as s3_module
+from ray_mr.aws import client as client_module
 from ray_mr.aws.store import S3Store
 from ray_mr.errors import CredentialsExpired, RayMrError, StoreError, StoreUnavailable
 
@@ -26,7 +26,7 @@ def spoiled(
 ) -> Iterator[Callable[[str, str, Sequence[str]], Spoiled]]:
     """A store behind a proxy with these fates of requests of one method, and a full bucket."""
     proxies: list[FaultProxy] = []
-    monkeypatch.setattr(s3_module, "_ATTEMPTS", 3)
+    monkeypatch.setattr(client_module, "MAX_ATTEMPTS", 3)
     no_backoff(monkeypatch)
     bucket = s3.bucket()
     for number in range(KEYS):

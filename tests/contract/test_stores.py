@@ -20,8 +20,9 @@ import pytest
 from botocore import exceptions as boto
 
 from fault_proxy import fault_proxy
+from ray_mr.aws import client as client_module
+from ray_mr.aws import download as download_module
 from ray_mr.aws import errors
-from ray_mr.aws import store as s3_module
 from ray_mr.aws import upload as upload_module
 from ray_mr.aws.store import S3Store
 from ray_mr.errors import (
@@ -465,7 +466,7 @@ def test_s3_no_credentials(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_s3_endpoint_down(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001
     """An endpoint that does not answer is named, and worth another try."""
-    monkeypatch.setattr(s3_module, "_ATTEMPTS", 1)
+    monkeypatch.setattr(client_module, "MAX_ATTEMPTS", 1)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://user:hidden@127.0.0.1:9")
     with pytest.raises(StoreUnavailable, match=r"http://127\.0\.0\.1:9") as caught:
         list(S3Store().find("s3://bucket/"))
@@ -525,7 +526,7 @@ class Relay:
 @pytest.fixture
 def relayed(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
     relays: list[Relay] = []
-    monkeypatch.setattr(s3_module, "_BACKOFF_S", 0.001)
+    monkeypatch.setattr(download_module, "_BACKOFF_S", 0.001)
 
     def make(spoil: Callable[[bytes], bytes], times: int) -> tuple[Relay, S3Store]:
         relays.append(Relay(s3.endpoint, spoil, times))

@@ -234,7 +234,7 @@ def test_a_named_file_is_whole(
 
     -> written, verified, renamed, then named.
     """
-    monkeypatch.setattr("ray_mr.aws.store.CHUNK_BYTES", 1024)
+    monkeypatch.setattr("ray_mr.aws.download.CHUNK_BYTES", 1024)
     bucket, expected = s3.bucket(), []
     for number in range(6):
         content = random.Random(number).randbytes(400_000)

@@ -62,7 +62,7 @@ def refusing(*kinds: str, answer: tuple[int, str, str]) -> Callable[[User], None
         odd.objects["in/a.txt"] = b"a\n"
         odd.refuses = dict.fromkeys(kinds, answer)
         user.monkeypatch.setenv("AWS_ENDPOINT_URL", odd.endpoint)
-        user.monkeypatch.setattr("ray_mr.aws.store._ATTEMPTS", 2)
+        user.monkeypatch.setattr("ray_mr.aws.client.MAX_ATTEMPTS", 2)
         user.masks[odd.endpoint] = f"http://{WHERE}"
         user.fresh_stores()
 
@@ -90,7 +90,7 @@ def down(user: User) -> None:
         endpoint = f"http://127.0.0.1:{free.getsockname()[1]}"
     user.masks[endpoint] = f"http://{WHERE}"
     user.monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
-    user.monkeypatch.setattr("ray_mr.aws.store._ATTEMPTS", 2)
+    user.monkeypatch.setattr("ray_mr.aws.client.MAX_ATTEMPTS", 2)
     user.fresh_stores()
 
 

@@ -70,7 +70,7 @@ def left(output: str) -> list[str]:
     if "://" not in output:
         return sorted(path.name for path in Path(output[: output.rfind("/")]).glob("*"))
     bucket = output.split("/")[2]
-    with registry.store_for(output).calling(output) as client:  # type: ignore[attr-defined]
+    with registry.store_for(output).client.use(output) as client:  # type: ignore[attr-defined]
         objects = client.list_objects_v2(Bucket=bucket).get("Contents", [])
         uploads = client.list_multipart_uploads(Bucket=bucket).get("Uploads", [])
     return sorted(item["Key"] for item in [*objects, *uploads])

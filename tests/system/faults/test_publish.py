@@ -135,7 +135,7 @@ class Place:
     def check_nothing_staged(self) -> None:
         assert not [name for name in self.names() if name.endswith(".part")]
         if "://" in self.output:
-            with registry.store_for(self.output).calling(self.output) as client:  # type: ignore[attr-defined]
+            with registry.store_for(self.output).client.use(self.output) as client:  # type: ignore[attr-defined]
                 listed = client.list_multipart_uploads(Bucket=self.output.split("/")[2])
             assert not listed.get("Uploads")
 

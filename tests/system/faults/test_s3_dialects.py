@@ -12,7 +12,9 @@ import pytest
 
 from dialect_s3 import Dialect, dialect_s3, md5_etag
 from jobs import job, result, run_told
-from ray_mr.aws import store as s3_module
+from ray_mr.aws import client as client_module
+from ray_mr.aws import download as download_module
+from ray_mr.aws.client import S3Client
 from ray_mr.aws.store import S3Store
 from ray_mr.errors import (
     CredentialsError,
@@ -40,8 +42,8 @@ def speak(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "no-credentials"))
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.setattr(s3_module, "_ATTEMPTS", 2)
-    monkeypatch.setattr(s3_module, "_BACKOFF_S", 0.001)
+    monkeypatch.setattr(client_module, "MAX_ATTEMPTS", 2)
+    monkeypatch.setattr(download_module, "_BACKOFF_S", 0.001)
     with contextlib.ExitStack() as stack:
 
         def begun(*, keys: bool = True, **how: Any) -> Dialect:
@@ -245,7 +247,7 @@ class TestRefusals:
         self, speak: Callable[..., Dialect], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """AWS says in its listing what is archived, and what is restored for a while."""
-        monkeypatch.setattr(s3_module, "_AWS_HOSTS", ("127.0.0.1",))
+        monkeypatch.setattr(client_module, "_AWS_HOSTS", ("127.0.0.1",))
         says = speak(
             classes={"in/2.txt": "GLACIER", "in/3.txt": "DEEP_ARCHIVE", "in/4.txt": "GLACIER_IR"},
             restored={"in/2.txt"},
@@ -289,14 +291,14 @@ class TestSettings:
     ) -> None:
         speak()
         (tmp_path / "config").write_text(f"[default]\ns3 =\n  addressing_style = {style}\n")
-        with S3Store().calling("s3://bkt/") as client:
+        with S3Client().use("s3://bkt/") as client:
             assert client.meta.config.s3["addressing_style"] == style
 
     def test_client_without_style_has_the_bucket_in_the_path(
         self, speak: Callable[..., Dialect]
     ) -> None:
         speak()
-        with S3Store().calling("s3://bkt/") as client:
+        with S3Client().use("s3://bkt/") as client:
             assert client.meta.config.s3["addressing_style"] == "path"
 
     def test_client_retries_are_the_users(
@@ -305,7 +307,7 @@ class TestSettings:
         speak()
         monkeypatch.setenv("AWS_MAX_ATTEMPTS", "7")
         monkeypatch.setenv("AWS_RETRY_MODE", "adaptive")
-        with S3Store().calling("s3://bkt/") as client:
+        with S3Client().use("s3://bkt/") as client:
             assert client.meta.config.retries["mode"] == "adaptive"
             assert client.meta.config.retries["total_max_attempts"] == 7
 

@@ -14,7 +14,8 @@ import pytest
 
 from fault_proxy import FaultProxy, by_table, fault_proxy, no_backoff
 from jobs import MAPPER, REDUCER, ping_line, run_told, script
-from ray_mr.aws import store as s3_module
+from ray_mr.aws import client as client_module
+from ray_mr.aws import download as download_module
 from ray_mr.errors import CredentialsError, ObjectDenied, RayMrError, StoreError, StoreUnavailable
 from ray_mr.jobs.job import Job
 from ray_mr.stores import registry
@@ -81,7 +82,7 @@ def bucket(s3: S3Server, tmp_path: Path) -> Bucket:
 def serve(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
     """From here on S3 is behind a proxy with this table of fates."""
     proxies: list[FaultProxy] = []
-    plain = s3_module._config
+    plain = client_module._make_config
     read_timeout_s = 60
 
     def config(addressing: Any) -> Config:
@@ -92,8 +93,8 @@ def serve(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
 
     with pytest.MonkeyPatch.context() as patch:
         no_backoff(patch)
-        patch.setattr(s3_module, "_config", config)
-        patch.setattr(s3_module, "_BACKOFF_S", 0.001)
+        patch.setattr(client_module, "_make_config", config)
+        patch.setattr(download_module, "_BACKOFF_S", 0.001)
         monkeypatch.setattr("ray_mr.driver.retry_policy.PAUSE_S", 0.01)
 
         def served(table: dict[tuple[str, str], Sequence[str]]) -> FaultProxy:

@@ -270,7 +270,7 @@ class FakeClient:
 
 def listed(pages: list[list[int]], host: str) -> Iterator[StoredObject]:
     store = S3Store()
-    store._made = FakeClient(pages, host)
+    store.client._boto_client = FakeClient(pages, host)
     return store.find("s3://telemetry-published/**")
 
 
