@@ -38,6 +38,17 @@ _FOREIGN = (
 )
 
 
+_SERVERS = {"s3", "ray_runtime", "image"}
+"""Fixtures that start a server, a Ray runtime or a container."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests that need a server, so that `make quick` leaves them out."""
+    for item in items:
+        if _SERVERS & set(getattr(item, "fixturenames", ())):
+            item.add_marker("server")
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Sharing:
     """Workers share the tests in our way."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import json
 import re
-import shutil
 import subprocess
 from typing import TYPE_CHECKING
 
@@ -21,6 +20,7 @@ from ray_mr.model import FileCounts
 from ray_mr.shuffle.batches import pack_pairs, unpack_pairs
 from samples import SUFFIXES, ident, make_launch, pairs_of, python, rows
 from speaker import Speaker, failures, finished, rows_of, text_of
+from tools import require_tool, skip_loudly
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -135,9 +135,9 @@ def test_nonsense(tmp_path: Path, frame: bytes) -> None:
 @pytest.fixture
 def speaker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Speaker:
     """Perl, whose harness knows the page alone; loudly not tested where it lacks a module."""
-    perl = shutil.which("perl")
-    if perl is None or subprocess.run([perl, "-MJSON::PP", "-e1"], check=False).returncode:
-        pytest.skip("NOT TESTED: there is no perl with JSON::PP")
+    perl = require_tool("perl")
+    if subprocess.run([perl, "-MJSON::PP", "-e1"], check=False).returncode:
+        skip_loudly("perl has no JSON::PP: apt-get install perl")
     monkeypatch.setitem(languages.LANGUAGES, "perl", Language((perl,), str(PERL)))
     monkeypatch.setitem(SUFFIXES, "perl", ".pl")
     return Speaker("perl", tmp_path)

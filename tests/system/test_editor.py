@@ -6,7 +6,6 @@ import json
 import os
 import pty
 import select
-import shutil
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ from click.testing import CliRunner
 from paths import TOP
 from ray_mr.cli.main import main
 from ray_mr.jobs.job import Job
+from tools import require_tool
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -129,10 +129,7 @@ LINES = [
 
 def found(shell: str) -> str:
     """Where a shell is; the test is skipped where it is not."""
-    path = shutil.which(shell)
-    if path is None:
-        pytest.skip(f"NOT TESTED: there is no {shell} (apt-get install {shell})")
-    return path
+    return require_tool(shell)
 
 
 def seen(terminal: int, wanted: str) -> None:

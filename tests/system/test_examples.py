@@ -5,7 +5,6 @@ from __future__ import annotations
 import bz2
 import gzip
 import lzma
-import os
 import re
 import shutil
 import subprocess
@@ -17,6 +16,7 @@ from click.testing import CliRunner
 from examples.make_data import make
 from paths import TOP
 from ray_mr.cli.main import main
+from tools import require_tool
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,12 +38,9 @@ def example(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     folder = tmp_path / str(request.param)
     shutil.copytree(EXAMPLES / folder.name, folder)
     if (folder / "Makefile").exists():
-        made_by = shutil.which("make")
-        if made_by is None or shutil.which("cc") is None:
-            reason = f"NOT TESTED: {folder.name} needs make and cc"
-            (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
+        require_tool("cc")
         (folder / "lengths").unlink(missing_ok=True)
-        subprocess.run([made_by, "-s", "-C", str(folder)], check=True)
+        subprocess.run([require_tool("make"), "-s", "-C", str(folder)], check=True)
     return folder
 
 

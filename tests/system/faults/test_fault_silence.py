@@ -22,6 +22,7 @@ import pytest
 from cluster import local_cluster
 from fault_driver import Driver
 from fault_world import FILES, PATIENCE_S, World, check_whole, undisturbed_bytes
+from tools import require_tool
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,6 +62,7 @@ class Net:
 
 @pytest.fixture(scope="module")
 def net() -> Iterator[Net]:
+    require_tool("ip")
     name = f"rm{os.getpid()}"
     made = Net(f"{name}a", f"{name}b", f"{name}x")
     a, b, x, y = made.here, made.there, made.link, f"{name}y"

@@ -18,6 +18,7 @@ from packaging.utils import canonicalize_name
 from image_engine import TOOL
 from paths import TOP
 from ray_mr.jobs.job import Job
+from tools import require_tool
 
 PINS = {
     canonicalize_name(name): version
@@ -160,9 +161,7 @@ def test_vagrantfile() -> None:
     """The Vagrantfile is valid: by Vagrant's own check where it is, else as Ruby."""
     if vagrant := shutil.which("vagrant"):
         command = [vagrant, "validate", "--ignore-provider"]
-    elif ruby := shutil.which("ruby"):
-        command = [ruby, "-c", "Vagrantfile"]
     else:
-        pytest.skip("NOT TESTED: there is neither vagrant nor ruby: apt-get install vagrant")
+        command = [require_tool("ruby"), "-c", "Vagrantfile"]
     ran = subprocess.run(command, check=False, cwd=TOP, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stdout + ran.stderr

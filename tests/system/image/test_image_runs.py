@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import json
 import lzma
-import shutil
 import subprocess
 import sys
 import urllib.request
@@ -18,6 +17,7 @@ from image_engine import Image, build, call, engine_name
 from jobs import MAPPER, REDUCER, make_pings, ping_line, script
 from paths import TOP
 from samples import wait_until
+from tools import require_tool
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -222,9 +222,7 @@ def test_no_key_inside(image: Image) -> None:
 @pytest.fixture
 def registry(tmp_path: Path) -> Iterator[str]:
     """A real registry on this machine (Debian's docker-registry); skipped loudly without."""
-    program = shutil.which("docker-registry")
-    if program is None:
-        pytest.skip("NOT TESTED: there is no registry: apt-get install docker-registry")
+    program = require_tool("docker-registry")
     address = f"127.0.0.1:{free_ports(1)[0]}"
     config = tmp_path / "registry.yml"
     config.write_text(

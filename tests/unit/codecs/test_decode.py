@@ -9,7 +9,6 @@ import io
 import lzma
 import os
 import random
-import shutil
 import subprocess
 import tarfile
 import threading
@@ -31,6 +30,7 @@ from ray_mr.codecs.decode import CODECS, compute_decoded_limit, decode, decode_t
 from ray_mr.errors import CorruptObject, Interrupted, JobError, RefusedObject, StoreError
 from samples import python
 from speaker import failures
+from tools import require_tool
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -312,9 +312,7 @@ def test_zstd_window(file: Callable[..., Path]) -> None:
 @pytest.mark.parametrize("tool", ["gzip", "bzip2", "xz", "lzma", "zstd"])
 def test_files_of_the_tools(file: Callable[..., Path], tool: str) -> None:
     """What the format's own program writes, at its strongest, is read."""
-    program = shutil.which(tool)
-    if program is None:
-        pytest.skip(f"NOT TESTED: {tool} is not installed")
+    program = require_tool(tool)
     data = text(100_000)
     for options in (["-c"], ["-c", "-9"]):
         done = subprocess.run([program, *options], input=data, capture_output=True, check=True)
