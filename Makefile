@@ -1,6 +1,6 @@
 # `make` alone prints help. demo and test each work on a fresh machine: both use .venv.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check messages fuzz random-jobs bench soak wheel image image-test publish pins clean
+.PHONY: help demo test quick check messages fuzz random-jobs bench soak wheel image image-test publish pins clean
 .DELETE_ON_ERROR:
 
 VENV  := .venv
@@ -27,6 +27,9 @@ WORKERS ?= 3
 
 test: check  ## check, then all tests
 	@$(BIN)/python -m pytest --numprocesses $(WORKERS) --no-loadscope-reorder
+
+quick: $(STAMP)  ## unit and contract tests without Ray and servers, in under a minute
+	@$(BIN)/python -m pytest -q --numprocesses 2 -m "not ray and not server and not slow" tests/unit tests/contract
 
 check: $(STAMP)  ## ruff and mypy
 	@$(BIN)/python -m ruff check
