@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from ray_mr.driver.skew import Shares
 from ray_mr.errors import RayMrError, summarize_message
-from ray_mr.shuffle.text_table import table_of
+from ray_mr.shuffle.text_table import Table, make_table
 from ray_mr.stores.result import read_checked
 from ray_mr.system import html, strict_json
 from ray_mr.units import format_bytes, format_count, format_seconds
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     import pandas as pd
-    import pyarrow as pa
 
     from ray_mr.planning.sources import Source
 
@@ -176,7 +175,7 @@ class Report:
         if self.error is not None:
             raise self.error
 
-    def table(self) -> pa.Table:
+    def table(self) -> Table:
         """Return the result as an Arrow table.
 
         If every line is a JSON object, each of their keys is a column, in the order in which the
@@ -205,7 +204,7 @@ class Report:
         def source() -> Iterator[bytes]:
             return read_checked(self.output, self.results)
 
-        return table_of(source, self.key_end, self.reducer)
+        return make_table(source, self.key_end, self.reducer)
 
     def to_pandas(self) -> pd.DataFrame:
         """Return the result as a pandas data frame: the columns of ``table``.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ray_mr.shuffle.heavy_hitters import MOST
+from ray_mr.shuffle.heavy_hitters import MAX_HOT_KEYS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -50,7 +50,10 @@ class Shares:
         """The keys with the most rows, the most first."""
         every = [(end.partition, *each) for end in self.parts for each in end.hot_keys]
         every.sort(key=lambda each: (-each[2], each[1]))
-        return [{"key": shown(key), "rows": rows, "part": part} for part, key, rows in every[:MOST]]
+        return [
+            {"key": shown(key), "rows": rows, "part": part}
+            for part, key, rows in every[:MAX_HOT_KEYS]
+        ]
 
     def warning(self) -> str:
         """A few words, if one of more than two parts had more than half of the work."""

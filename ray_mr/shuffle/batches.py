@@ -13,44 +13,44 @@ import pyarrow.compute as pc
 
 from ray_mr.child.messages import Pairs
 from ray_mr.errors import ChildError, DataError
-from ray_mr.shuffle.combine.collapse import neighbours
+from ray_mr.shuffle.combine.collapse import collapse_neighbours
 from ray_mr.shuffle.rows import (
     EXPAND_BYTES,
-    Rows,
-    binary,
-    concat,
-    contents,
-    edges_of,
-    integers,
-    of_columns,
-    truths,
+    RowBatch,
+    concat_batches,
+    join_columns,
+    join_values,
+    read_bools,
+    view_offsets,
+    wrap_int64s,
+    wrap_offsets,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-TEXT_BYTES = 4 << 20
-PAYS = 4
+TEXT_BATCH_BYTES = 4 << 20
+MIN_REPEATS = 4
 """To write a line many times is quicker than to write rows, if there are as many for each."""
-REPEAT_STEP = 16
+SAMPLE_STEP = 16
 """One of so many rows is compared with the next, to see whether neighbours are equal."""
 NEWLINE, TAB, SPACE = b"\n"[0], b"\t"[0], b" "[0]
-NAMED = {"tab": TAB, "tab-or-space": TAB}
+SEPARATOR_BYTES = {"tab": TAB, "tab-or-space": TAB}
 """Separators that have names; any other is its own character."""
 
 
-class TextCutter:
+class TextBatcher:
     """Cuts a stream of text into pieces of whole lines.
 
     Args:
-        size: About so many bytes each; ``TEXT_BYTES`` if not given.
+        size: About so many bytes each; ``TEXT_BATCH_BYTES`` if not given.
         max_record_bytes: Longest line that is taken; 0 for no limit.
     """
 
     def __init__(self, size: int | None = None, max_record_bytes: int = 0) -> None:
         self._buffer = bytearray()
         self._limit = max_record_bytes
-        self._size = TEXT_BYTES if size is None else size
+        self._size = TEXT_BATCH_BYTES if size is None else size
         self._searched = self._size  # up to here there is no newline, if the first line is long
 
     def feed(self, data: bytes) -> Iterator[bytes]:
@@ -67,7 +67,7 @@ class TextCutter:
             if end < 0:
                 self._searched = len(self._buffer)
                 if 0 < self._limit < len(self._buffer):
-                    raise too_long(len(self._buffer), self._limit)
+                    raise make_length_error(len(self._buffer), self._limit)
                 return
             yield self._take(end + 1)
 
@@ -82,13 +82,13 @@ class TextCutter:
         piece = bytes(memoryview(self._buffer)[:size])
         if 0 < self._limit < size - 1:  # shorter pieces have no longer line
             ends = np.flatnonzero(np.frombuffer(piece, np.uint8) == NEWLINE)
-            check_sizes(np.diff(ends, prepend=-1) - 1, self._limit)
+            check_record_sizes(np.diff(ends, prepend=-1) - 1, self._limit)
         del self._buffer[:size]
         self._searched = self._size
         return piece
 
 
-def too_long(size_bytes: int, limit_bytes: int) -> ChildError:
+def make_length_error(size_bytes: int, limit_bytes: int) -> ChildError:
     """Return the error of output with a record that is longer than the job allows."""
     return ChildError(
         f"the program put out a record of {size_bytes:,} bytes or more: max_record_bytes is "
@@ -97,19 +97,19 @@ def too_long(size_bytes: int, limit_bytes: int) -> ChildError:
     )
 
 
-def check_sizes(sizes: Any, limit_bytes: int) -> None:
+def check_record_sizes(sizes: Any, limit_bytes: int) -> None:
     """See that no record is too long.
 
     Raises:
         ChildError: One is.
     """
     if len(sizes) and int(sizes.max()) > limit_bytes:
-        raise too_long(int(sizes.max()), limit_bytes)
+        raise make_length_error(int(sizes.max()), limit_bytes)
 
 
-def byte_of(separator: str) -> int:
+def encode_separator(separator: str) -> int:
     """The byte between the fields of a line."""
-    return NAMED.get(separator) or ord(separator)
+    return SEPARATOR_BYTES.get(separator) or ord(separator)
 
 
 def _between(marks: Any, starts: Any, ends: Any) -> bool:
@@ -122,7 +122,7 @@ def _separators(data: Any, starts: Any, ends: Any, separator: str, fields: int) 
 
     It is the ``fields``th; for ``tab-or-space`` the first TAB, else the last space.
     """
-    tabs = np.flatnonzero(data == byte_of(separator))
+    tabs = np.flatnonzero(data == encode_separator(separator))
     if fields == 1 and _between(tabs, starts, ends):
         return tabs, np.ones(len(ends), bool)
     found = np.zeros(len(ends), bool)
@@ -144,7 +144,7 @@ def _separators(data: Any, starts: Any, ends: Any, separator: str, fields: int) 
     return at, found
 
 
-def parse_lines(text: bytes, separator: str, fields: int = 1, *, whole: bool = False) -> Rows:
+def parse_lines(text: bytes, separator: str, fields: int = 1, *, whole: bool = False) -> RowBatch:
     """Rows of text that ends with a newline.
 
     Args:
@@ -162,20 +162,20 @@ def parse_lines(text: bytes, separator: str, fields: int = 1, *, whole: bool = F
     at, found = _separators(data, starts, ends, separator, fields)
     ones = np.ones(len(ends), np.int64)
     if whole:
-        return Rows(binary(edges, text), at - starts, ones)
+        return RowBatch(wrap_offsets(edges, text), at - starts, ones)
     lacking = ends[~found]
     if len(lacking) or (len(at) and (data[at] != TAB).any()):
         data = data.copy()
         data[at[found]] = TAB
         data = np.insert(data, lacking, TAB)
         added = np.cumsum(~found)
-        key_bytes = at - starts
+        key_lengths = at - starts
         edges = edges + np.concatenate([[0], added])
-        return Rows(binary(edges, data), key_bytes, ones)
-    return Rows(binary(edges, text), at - starts, ones)
+        return RowBatch(wrap_offsets(edges, data), key_lengths, ones)
+    return RowBatch(wrap_offsets(edges, text), at - starts, ones)
 
 
-def unpack_pairs(pairs: Pairs) -> Rows:
+def unpack_pairs(pairs: Pairs) -> RowBatch:
     """Rows of a ``pairs`` payload (``child/wire.py``).
 
     Raises:
@@ -188,18 +188,18 @@ def unpack_pairs(pairs: Pairs) -> Rows:
     head = 8 * pairs.count
     if len(lengths) != 2 * pairs.count or head + int(edges[-1]) != len(pairs.payload):
         raise DataError("a frame of pairs from the child is damaged")
-    items = binary(edges + head, pairs.payload)
-    return of_columns(items[: pairs.count], items[pairs.count :])
+    items = wrap_offsets(edges + head, pairs.payload)
+    return join_columns(items[: pairs.count], items[pairs.count :])
 
 
-def pack_pairs(rows: Rows) -> Pairs:
+def pack_pairs(rows: RowBatch) -> Pairs:
     """A ``pairs`` payload of rows; counts are not looked at."""
     columns = [rows.keys(), rows.values()]
-    heads = [np.diff(edges_of(each)).astype("<u4").tobytes() for each in columns]
-    return Pairs(len(rows), b"".join([*heads, *map(contents, columns)]))
+    heads = [np.diff(view_offsets(each)).astype("<u4").tobytes() for each in columns]
+    return Pairs(len(rows), b"".join([*heads, *map(join_values, columns)]))
 
 
-def to_lines(rows: Rows, *, tabs: bool = False) -> bytes:
+def format_lines(rows: RowBatch, *, tabs: bool = False) -> bytes:
     """``key TAB value LF`` for each row; counts are not looked at.
 
     Args:
@@ -210,10 +210,10 @@ def to_lines(rows: Rows, *, tabs: bool = False) -> bytes:
         DataError: A key holds a TAB or a newline, or a value a newline: as text it would be read
             back as something else.
     """
-    text = rows.text()
+    text = rows.join_lines()
     data = np.frombuffer(text, np.uint8)
-    starts = rows.edges[:-1] - rows.edges[0]
-    at = starts + rows.key_bytes
+    starts = rows.offsets[:-1] - rows.offsets[0]
+    at = starts + rows.key_lengths
     if np.count_nonzero(data <= NEWLINE) == 2 * len(rows) and (data[at] == TAB).all():
         return text  # the ends of lines and of keys, and nothing else
     if np.count_nonzero(data == NEWLINE) != len(rows):
@@ -229,18 +229,18 @@ def to_lines(rows: Rows, *, tabs: bool = False) -> bytes:
     return text
 
 
-def counted_lines(rows: Rows, *, tabs: bool = False) -> Iterator[bytes]:
-    """As ``to_lines``, each line as often as its count says, in pieces of about ``EXPAND_BYTES``.
+def format_counted_lines(rows: RowBatch, *, tabs: bool = False) -> Iterator[bytes]:
+    """As ``format_lines``, each line as often as its count says, about ``EXPAND_BYTES`` at a time.
 
     Equal lines that are neighbours are looked at once: a text of millions of rows is often that of
     a few, many times.
     """
-    few = neighbours(rows) if _repeats(rows) else rows
-    if few.total < PAYS * len(few):
-        for piece in rows.expanded():
-            yield to_lines(piece, tabs=tabs)
+    few = collapse_neighbours(rows) if _repeats(rows) else rows
+    if few.total < MIN_REPEATS * len(few):
+        for piece in rows.expand():
+            yield format_lines(piece, tabs=tabs)
         return
-    text, edges = to_lines(few, tabs=tabs), few.edges - few.edges[0]
+    text, edges = format_lines(few, tabs=tabs), few.offsets - few.offsets[0]
     pieces: list[bytes] = []
     held = 0
     for (start, end), count in zip(
@@ -259,13 +259,13 @@ def counted_lines(rows: Rows, *, tabs: bool = False) -> Iterator[bytes]:
         yield b"".join(pieces)
 
 
-def _repeats(rows: Rows) -> bool:
+def _repeats(rows: RowBatch) -> bool:
     """Whether most neighbours may be equal, by a look at some of them."""
-    some = np.arange(0, len(rows) - 1, REPEAT_STEP)
+    some = np.arange(0, len(rows) - 1, SAMPLE_STEP)
     if not len(some) or int(rows.counts.max()) > 1:
         return True
-    same = pc.equal(rows.lines.take(integers(some)), rows.lines.take(integers(some + 1)))
-    return bool(2 * np.count_nonzero(truths(same)) >= len(some))
+    same = pc.equal(rows.lines.take(wrap_int64s(some)), rows.lines.take(wrap_int64s(some + 1)))
+    return bool(2 * np.count_nonzero(read_bools(same)) >= len(some))
 
 
 def _not_a_line(name: str, mark: str) -> DataError:
@@ -275,34 +275,34 @@ def _not_a_line(name: str, mark: str) -> DataError:
     )
 
 
-class Pieces:
+class OutputBatcher:
     """Gathers a child's output into pieces of about the same size: whole lines, or rows.
 
     Args:
-        size: In bytes; ``TEXT_BYTES`` if not given.
-        max_record_bytes: As for ``TextCutter``.
+        size: In bytes; ``TEXT_BATCH_BYTES`` if not given.
+        max_record_bytes: As for ``TextBatcher``.
     """
 
     def __init__(self, size: int | None = None, max_record_bytes: int = 0) -> None:
-        self._size = TEXT_BYTES if size is None else size
+        self._size = TEXT_BATCH_BYTES if size is None else size
         self._limit = max_record_bytes
-        self._text = TextCutter(size, max_record_bytes)
-        self._held: list[Rows] = []
+        self._text = TextBatcher(size, max_record_bytes)
+        self._held: list[RowBatch] = []
         self._bytes = 0
 
-    def text(self, data: bytes) -> Iterator[bytes | Rows]:
+    def add_text(self, data: bytes) -> Iterator[bytes | RowBatch]:
         """Pieces that are complete once this text has come."""
         if self._held:
             yield self._take()
         yield from self._text.feed(data)
 
-    def pairs(self, pairs: Pairs) -> Iterator[bytes | Rows]:
+    def add_pairs(self, pairs: Pairs) -> Iterator[bytes | RowBatch]:
         """Pieces that are complete once these pairs have come."""
         yield from self.end_text()
         if pairs.count:
             rows = unpack_pairs(pairs)
             if 0 < self._limit < len(pairs.payload):
-                check_sizes(np.diff(rows.edges) - 2, self._limit)
+                check_record_sizes(np.diff(rows.offsets) - 2, self._limit)
             self._held.append(rows)
             self._bytes += rows.size_bytes
         if self._bytes >= self._size:
@@ -312,13 +312,13 @@ class Pieces:
         """Say that the text so far is complete: its last line too."""
         yield from self._text.close()
 
-    def close(self) -> Iterator[bytes | Rows]:
+    def close(self) -> Iterator[bytes | RowBatch]:
         """The last piece."""
         yield from self.end_text()
         if self._held:
             yield self._take()
 
-    def _take(self) -> Rows:
-        rows = concat(self._held)
+    def _take(self) -> RowBatch:
+        rows = concat_batches(self._held)
         self._held, self._bytes = [], 0
         return rows

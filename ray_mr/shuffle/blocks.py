@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
-from ray_mr.shuffle.rows import Rows, binary
+from ray_mr.shuffle.rows import RowBatch, wrap_offsets
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,18 +26,23 @@ _HEAD = struct.Struct("<Q3B5x3Q")
 _WIDTHS = (1, 2, 4, 8)
 
 
-def checksum(data: Any) -> int:
+def compute_checksum(data: Any) -> int:
     """XXH3-64 of the bytes of a buffer."""
     return xxhash.xxh3_64_intdigest(memoryview(data))
 
 
-def checksums(block: Any, offsets: Sequence[int]) -> tuple[int, ...]:
+def compute_checksums(block: Any, offsets: Sequence[int]) -> tuple[int, ...]:
     """That of each partition's bytes."""
     view = memoryview(block)
-    return tuple(checksum(view[low:high]) for low, high in itertools.pairwise(offsets))
+    return tuple(compute_checksum(view[low:high]) for low, high in itertools.pairwise(offsets))
 
 
-def pack(parts: Sequence[Rows]) -> tuple[pa.Buffer, tuple[int, ...]]:
+def wrap_bytes(data: bytes) -> pa.Buffer:
+    """Return a buffer over the bytes: the form in which blocks and results are sent."""
+    return pa.py_buffer(data)
+
+
+def pack(parts: Sequence[RowBatch]) -> tuple[pa.Buffer, tuple[int, ...]]:
     """A block of the rows of all partitions, and the byte offsets of each."""
     segments = [_segment(part) for part in parts]
     sizes = [sum(len(piece) for piece in segment) for segment in segments]
@@ -51,11 +56,11 @@ def pack(parts: Sequence[Rows]) -> tuple[pa.Buffer, tuple[int, ...]]:
     return pa.py_buffer(whole), tuple(offsets)
 
 
-def _segment(rows: Rows) -> list[Any]:
+def _segment(rows: RowBatch) -> list[Any]:
     if not len(rows):
         return []
-    edges = rows.edges
-    columns = [_narrow(each) for each in (np.diff(edges), rows.key_bytes, rows.counts)]
+    edges = rows.offsets
+    columns = [_narrow(each) for each in (np.diff(edges), rows.key_lengths, rows.counts)]
     widths = [width for width, _, _ in columns]
     head = _HEAD.pack(len(rows), *widths, *(shared for _, shared, _ in columns))
     pieces = [np.frombuffer(head, np.uint8), *(column for _, _, column in columns)]
@@ -71,7 +76,7 @@ def _narrow(numbers: Any) -> tuple[int, int, Any]:
     return width, 0, numbers.astype(f"<u{width}").view(np.uint8)
 
 
-def unpack(block: Any, offsets: Sequence[int], partition: int) -> Rows | None:
+def unpack(block: Any, offsets: Sequence[int], partition: int) -> RowBatch | None:
     """The rows of one partition, ``None`` if it has none.
 
     They are a copy: a view would pin the whole block in the object store.
@@ -94,4 +99,4 @@ def unpack(block: Any, offsets: Sequence[int], partition: int) -> Rows | None:
     edges[0] = at
     np.cumsum(columns[0], out=edges[1:])
     edges[1:] += at
-    return Rows(binary(edges, own), columns[1], columns[2])
+    return RowBatch(wrap_offsets(edges, own), columns[1], columns[2])

@@ -9,22 +9,24 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xxhash
 
-from ray_mr.shuffle.order.key_prefix import by_key, by_number
-from ray_mr.shuffle.rows import Rows, groups, integers, numbers_of
+from ray_mr.shuffle.order.key_prefix import sort_by_number, view_keys
+from ray_mr.shuffle.rows import RowBatch, find_groups, view_integers, wrap_int64s
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any
 
-    from ray_mr.shuffle.order.key_prefix import Order
+    from ray_mr.shuffle.order.key_prefix import RowOrder
 
 
-def partition_of(key: bytes, partitions: int) -> int:
+def compute_partition(key: bytes, partitions: int) -> int:
     """The partition of a key: XXH3-64 of its bytes, modulo the number of partitions."""
     return xxhash.xxh3_64_intdigest(key) % partitions
 
 
-def divide(rows: Rows, partitions: int, part: Callable[[Rows], Any] = Rows.keys) -> list[Rows]:
+def partition_by_hash(
+    rows: RowBatch, partitions: int, part: Callable[[RowBatch], Any] = RowBatch.keys
+) -> list[RowBatch]:
     """The rows of each partition, in their order.
 
     It is quick where equal keys are neighbours, as they are in sorted rows.
@@ -36,22 +38,24 @@ def divide(rows: Rows, partitions: int, part: Callable[[Rows], Any] = Rows.keys)
     """
     if partitions == 1 or not len(rows):
         return [rows] * partitions
-    heads = groups(rows)
-    coded = part(rows).take(integers(heads)).dictionary_encode()
+    heads = find_groups(rows)
+    coded = part(rows).take(wrap_int64s(heads)).dictionary_encode()
     keys = coded.dictionary.to_pylist()
-    of_key = np.fromiter((partition_of(key, partitions) for key in keys), np.int64, len(keys))
-    of_head = of_key[numbers_of(coded.indices)]
+    of_key = np.fromiter((compute_partition(key, partitions) for key in keys), np.int64, len(keys))
+    of_head = of_key[view_integers(coded.indices)]
     home = np.repeat(of_head, np.diff(np.concatenate([heads, [len(rows)]])))
     return _at_home(rows, home, partitions)
 
 
-def _at_home(rows: Rows, home: Any, partitions: int) -> list[Rows]:
-    ordered = rows.take(by_number(home, np.arange(len(rows))).astype(np.int64))
+def _at_home(rows: RowBatch, home: Any, partitions: int) -> list[RowBatch]:
+    ordered = rows.take(sort_by_number(home, np.arange(len(rows))).astype(np.int64))
     edges = np.concatenate([[0], np.cumsum(np.bincount(home, minlength=partitions))]).tolist()
     return [ordered.slice(low, high) for low, high in itertools.pairwise(edges)]
 
 
-def divide_sorted(rows: Rows, partitions: int, bounds: Sequence[bytes]) -> list[Rows]:
+def partition_sorted_by_range(
+    rows: RowBatch, partitions: int, bounds: Sequence[bytes]
+) -> list[RowBatch]:
     """The rows of each partition, of rows in key order that are divided by ranges of keys.
 
     Args:
@@ -59,14 +63,16 @@ def divide_sorted(rows: Rows, partitions: int, bounds: Sequence[bytes]) -> list[
         partitions: How many there are.
         bounds: The least keys of all partitions but the first; some are empty if there are fewer.
     """
-    keys = by_key(rows)
+    keys = view_keys(rows)
     edges = [bisect.bisect_left(range(len(rows)), bound, key=keys.one) for bound in bounds]
     edges += [len(rows)] * (partitions - len(edges))
     return [rows.slice(low, high) for low, high in itertools.pairwise([0, *edges])]
 
 
-def divide_ranges(rows: Rows, partitions: int, bounds: Sequence[bytes], order: Order) -> list[Rows]:
-    """As ``divide_sorted``, of rows in any order; they stay in it.
+def partition_by_range(
+    rows: RowBatch, partitions: int, bounds: Sequence[bytes], order: RowOrder
+) -> list[RowBatch]:
+    """As ``partition_sorted_by_range``, of rows in any order; they stay in it.
 
     Args:
         rows: What to divide.

@@ -1,6 +1,6 @@
 """Lines of text as an Arrow table: which columns they make, and of which types.
 
-``table_of`` is the only function that callers need.  It works in these steps:
+``make_table`` is the only function that callers need.  It works in these steps:
 
 1. If the first line begins with ``{``, ``_json_table`` takes each line as a JSON object.  A line
    that is not an object sends all lines to step 2.
@@ -18,14 +18,15 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ray_mr.shuffle.batches import TextCutter, parse_lines
-from ray_mr.shuffle.rows import concat, truths
+from ray_mr.shuffle.batches import TextBatcher, parse_lines
+from ray_mr.shuffle.rows import concat_batches, read_bools
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     Source = Callable[[], Iterator[bytes]]
 
+Table = pa.Table
 _ANY_WHOLE = r"^[+-]?[0-9]+$"
 _WHOLE = r"^(0|-?[1-9][0-9]*)$"
 _NUMBER = r"^(-?(((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?|inf|Infinity)|nan|NaN)$"
@@ -44,7 +45,7 @@ class _NoObjectError(ValueError):
     """A line is not a JSON object."""
 
 
-def table_of(source: Source, key_end: tuple[str, int], reducer: str) -> pa.Table:
+def make_table(source: Source, key_end: tuple[str, int], reducer: str) -> pa.Table:
     """Return lines as columns.
 
     Args:
@@ -62,7 +63,7 @@ def table_of(source: Source, key_end: tuple[str, int], reducer: str) -> pa.Table
 
 def _pieces(source: Source) -> Iterator[bytes]:
     """Pieces of whole lines."""
-    cutter = TextCutter()
+    cutter = TextBatcher()
     for data in source():
         yield from cutter.feed(data)
     yield from cutter.close()
@@ -74,7 +75,7 @@ def _pieces(source: Source) -> Iterator[bytes]:
 def _key_table(source: Source, key_end: tuple[str, int], word: str) -> pa.Table:
     separator, fields = key_end
     separator = "tab" if separator == "tab-or-space" else separator
-    rows = concat([parse_lines(text, separator, fields) for text in _pieces(source)])
+    rows = concat_batches([parse_lines(text, separator, fields) for text in _pieces(source)])
     keys, values = _as_text(rows.keys()), _as_text(rows.values())
     return pa.table({"key": keys, "value": _numbers(values, word)})
 
@@ -107,13 +108,13 @@ def _numbers(values: Any, word: str) -> Any:
 def _floats(values: Any) -> Any:
     """Numbers as float64; as they are if one is too large for it."""
     floats = values.cast(pa.float64())
-    infinite = truths(pc.is_inf(floats))
-    written = truths(pc.match_substring_regex(values, _INFINITE))
+    infinite = read_bools(pc.is_inf(floats))
+    written = read_bools(pc.match_substring_regex(values, _INFINITE))
     return values if (infinite & ~written).any() else floats
 
 
 def _all(values: Any, pattern: str) -> bool:
-    return bool(truths(pc.match_substring_regex(values, pattern)).all())
+    return bool(read_bools(pc.match_substring_regex(values, pattern)).all())
 
 
 # ------------------------------------------------------------ JSON lines

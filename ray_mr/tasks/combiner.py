@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
     from ray_mr.child.launch import LaunchSpec
-    from ray_mr.shuffle.rows import Rows
+    from ray_mr.shuffle.rows import RowBatch
 
 
 class CombineProgram(Protocol):
@@ -29,7 +29,7 @@ class CombineProgram(Protocol):
     counters: Counters
     """What its program counted, once it is closed."""
 
-    def combine(self, rows: Rows) -> Iterator[ChildOutput]:
+    def combine(self, rows: RowBatch) -> Iterator[ChildOutput]:
         """Combined output of rows in key order.
 
         Raises:
@@ -48,7 +48,7 @@ class CombineProgram(Protocol):
 
 
 def combiner(launch: LaunchSpec, *, tabs: bool = False) -> CombineProgram:
-    """That of a program, by its feed; ``tabs`` as for ``to_lines``."""
+    """That of a program, by its feed; ``tabs`` as for ``format_lines``."""
     if launch.program.feed == "lines":
         return _ByLines(launch, tabs=tabs)
     # It works now and then, as long as the attempt: only silence can end it.
@@ -60,7 +60,7 @@ class _ByFunction:
         self._child = CombinerChild(launch)
         self.counters = self._child.counters
 
-    def combine(self, rows: Rows) -> Iterator[ChildOutput]:
+    def combine(self, rows: RowBatch) -> Iterator[ChildOutput]:
         return self._child.combine(batches.pack_pairs(rows))
 
     def close(self) -> None:
@@ -76,10 +76,10 @@ class _ByLines:
         self._running: Generator[bytes] | None = None
         self.counters = Counters()
 
-    def combine(self, rows: Rows) -> Iterator[ChildOutput]:
+    def combine(self, rows: RowBatch) -> Iterator[ChildOutput]:
         child = PlainChild(self._launch)
         self._launch = replace(self._launch, setup="")  # once for the folder
-        self._running = run_lines(child, [batches.to_lines(rows, tabs=self._tabs)])
+        self._running = run_lines(child, [batches.format_lines(rows, tabs=self._tabs)])
         for data in self._running:
             yield Text(data) if data else None
         self.counters.add_all(child.counters)

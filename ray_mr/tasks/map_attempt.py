@@ -36,7 +36,7 @@ from ray_mr.model import (
     Split,
 )
 from ray_mr.shuffle import blocks
-from ray_mr.shuffle.combine.aggregate import Bad
+from ray_mr.shuffle.combine.aggregate import BadValues
 from ray_mr.stores import access
 from ray_mr.stores.registry import store_for
 from ray_mr.system.scratch import WorkDir, disk_errors
@@ -111,7 +111,7 @@ class _Attempt:
         self.suspect: int | None = None
         self.poison: PoisonRecord | None = None
         self.rows = self.places = self.mapped_rows = self.blocks = 0
-        self.bad_values = Bad()
+        self.bad_values = BadValues()
         self.started = time.monotonic()
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         self.cpu_before_s = before.ru_utime + before.ru_stime
@@ -408,7 +408,7 @@ class _Attempt:
         self.blocks += 1
         self.places += places
         self.rows += sum(rows)
-        sums = blocks.checksums(data, offsets)
+        sums = blocks.compute_checksums(data, offsets)
         return Block(BlockMeta(self.ident, sequence, place, rows, offsets, sums), data)
 
 

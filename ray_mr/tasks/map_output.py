@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-import pyarrow as pa
-
 from ray_mr.child.messages import ChildOutput, Pairs, Text
 from ray_mr.model import FileCounts
 from ray_mr.shuffle import batches, blocks, partition
 from ray_mr.shuffle.combine import map_side
 from ray_mr.shuffle.combine.map_side import MapSideCombiner
-from ray_mr.shuffle.combine.reducers import built_in
+from ray_mr.shuffle.combine.reducers import find_built_in
 from ray_mr.shuffle.order import sort_keys
-from ray_mr.shuffle.order.key_prefix import by_key
+from ray_mr.shuffle.order.key_prefix import view_keys
 from ray_mr.tasks.combiner import combiner
 
 if TYPE_CHECKING:
@@ -25,8 +23,8 @@ if TYPE_CHECKING:
     from ray_mr.counters import Counters
     from ray_mr.jobs.program import Program
     from ray_mr.model import Progress
-    from ray_mr.shuffle.combine.aggregate import Bad
-    from ray_mr.shuffle.rows import Rows
+    from ray_mr.shuffle.combine.aggregate import BadValues
+    from ray_mr.shuffle.rows import RowBatch
     from ray_mr.tasks.combiner import CombineProgram
     from ray_mr.tasks.map_task import Block, MapTask, Message
 
@@ -40,7 +38,7 @@ MIN_PACK_BYTES = 1 << 20
 
 def pack_bytes(memory_bytes: int) -> int:
     """How large the blocks are in a job of this ``memory``."""
-    return min(map_side.PACK_BYTES, max(MIN_PACK_BYTES, memory_bytes // SHARE))
+    return min(map_side.BATCH_BYTES, max(MIN_PACK_BYTES, memory_bytes // SHARE))
 
 
 class Attempt(Protocol):
@@ -49,7 +47,7 @@ class Attempt(Protocol):
     task: MapTask
     counters: Counters
     mapped_rows: int
-    bad_values: Bad
+    bad_values: BadValues
 
     def make_launch(self, program: Program, folder: Path) -> LaunchSpec:
         """How a child of this attempt is started."""
@@ -69,7 +67,7 @@ class TextBlocks:
     def __init__(self, attempt: Attempt) -> None:
         self._attempt = attempt
         self._pack_bytes = pack_bytes(attempt.task.job.memory)
-        self._cutter = batches.TextCutter(max_record_bytes=attempt.task.job.max_record_bytes)
+        self._cutter = batches.TextBatcher(max_record_bytes=attempt.task.job.max_record_bytes)
         self._pieces: list[bytes] = []
 
     def take(self, output: Iterator[ChildOutput]) -> Iterator[Message]:
@@ -79,7 +77,7 @@ class TextBlocks:
             if isinstance(item, Text):
                 self._pieces += self._cutter.feed(item.data)
             elif isinstance(item, Pairs):
-                lines = batches.to_lines(
+                lines = batches.format_lines(
                     batches.unpack_pairs(item), tabs=self._attempt.task.job.tabs_in_keys
                 )
                 self._pieces += self._cutter.feed(lines)
@@ -96,7 +94,7 @@ class TextBlocks:
         self._pieces = []
         lines = data.count(b"\n")
         self._attempt.mapped_rows += lines
-        return self._attempt.block(pa.py_buffer(data), (lines,), (0, len(data)), lines)
+        return self._attempt.block(blocks.wrap_bytes(data), (lines,), (0, len(data)), lines)
 
 
 class RowBlocks:
@@ -111,18 +109,18 @@ class RowBlocks:
         self._attempt = attempt
         self._task = task = attempt.task
         self._pack_bytes = pack_bytes(task.job.memory)
-        self._piece_bytes = min(batches.TEXT_BYTES, self._pack_bytes)
+        self._piece_bytes = min(batches.TEXT_BATCH_BYTES, self._pack_bytes)
         self._longest = task.job.max_record_bytes
-        self._pieces = batches.Pieces(
+        self._pieces = batches.OutputBatcher(
             SAMPLE_BYTES if task.sample else self._piece_bytes, self._longest
         )
         self._program: CombineProgram | None = None
         self._shaper = MapSideCombiner(
             self._parse,
             sort=task.sorted,
-            condenses=task.combiner is None or isinstance(task.combiner, str),
-            built_in=built_in(task.built_in),
-            pack_bytes=1 if task.sample else self._pack_bytes,
+            collapse=task.combiner is None or isinstance(task.combiner, str),
+            built_in=find_built_in(task.built_in),
+            batch_bytes=1 if task.sample else self._pack_bytes,
         )
         if task.combiner is not None and not isinstance(task.combiner, str):
             place = folder / ".combiner"
@@ -130,13 +128,13 @@ class RowBlocks:
             self._program = combiner(
                 attempt.make_launch(task.combiner, place), tabs=task.job.tabs_in_keys
             )
-            self._combined = MapSideCombiner(self._parse_combined, pack_bytes=self._pack_bytes)
+            self._combined = MapSideCombiner(self._parse_combined, batch_bytes=self._pack_bytes)
 
-    def _parse(self, text: bytes) -> Rows:
+    def _parse(self, text: bytes) -> RowBatch:
         job = self._task.job
         return batches.parse_lines(text, job.key_end, job.key_fields, whole=self._task.whole_lines)
 
-    def _parse_combined(self, text: bytes) -> Rows:
+    def _parse_combined(self, text: bytes) -> RowBatch:
         """A program fed lines puts out `key TAB value`, as it was given them."""
         job, program = self._task.job, self._task.combiner
         if getattr(program, "feed", "") != "lines":
@@ -161,24 +159,26 @@ class RowBlocks:
         self._attempt.mapped_rows = self._shaper.rows
         self._attempt.bad_values = self._shaper.bad
 
-    def _into(self, pieces: batches.Pieces, item: ChildOutput) -> Iterator[bytes | Rows]:
+    def _into(self, pieces: batches.OutputBatcher, item: ChildOutput) -> Iterator[bytes | RowBatch]:
         if isinstance(item, Text):
-            yield from pieces.text(item.data)
+            yield from pieces.add_text(item.data)
         elif isinstance(item, Pairs):
             if self._task.whole_lines:  # files are text: let pairs be lines of it
                 tabs = self._task.job.tabs_in_keys
-                yield from pieces.text(batches.to_lines(batches.unpack_pairs(item), tabs=tabs))
+                yield from pieces.add_text(
+                    batches.format_lines(batches.unpack_pairs(item), tabs=tabs)
+                )
             else:
-                yield from pieces.pairs(item)
+                yield from pieces.add_pairs(item)
         elif isinstance(item, FileCounts):
             yield from pieces.end_text()
 
-    def _blocks(self, packs: Iterator[Rows]) -> Iterator[Message]:
+    def _blocks(self, packs: Iterator[RowBatch]) -> Iterator[Message]:
         for rows in packs:
             if self._program is None:
                 yield self._block(rows)
                 continue
-            gathered = batches.Pieces(self._piece_bytes, self._longest)
+            gathered = batches.OutputBatcher(self._piece_bytes, self._longest)
             for item in self._program.combine(rows):
                 yield from self._attempt.progress(None)
                 for piece in self._into(gathered, item):
@@ -186,14 +186,16 @@ class RowBlocks:
             for piece in gathered.close():
                 yield from map(self._block, self._combined.add(piece))
 
-    def _block(self, rows: Rows) -> Block:
+    def _block(self, rows: RowBatch) -> Block:
         task = self._task
         if task.bounds is None:
-            parts = partition.divide(rows, task.partitions, sort_keys.parts_of(task.job))
-        elif (order := sort_keys.key_order_of(task.job)) is by_key:
-            parts = partition.divide_sorted(rows, task.partitions, task.bounds)
+            parts = partition.partition_by_hash(
+                rows, task.partitions, sort_keys.make_partition_key(task.job)
+            )
+        elif (order := sort_keys.make_key_order(task.job)) is view_keys:
+            parts = partition.partition_sorted_by_range(rows, task.partitions, task.bounds)
         else:
-            parts = partition.divide_ranges(rows, task.partitions, task.bounds, order)
+            parts = partition.partition_by_range(rows, task.partitions, task.bounds, order)
         data, offsets = blocks.pack(parts)
         return self._attempt.block(data, tuple(part.total for part in parts), offsets, len(rows))
 

@@ -20,7 +20,7 @@ import numpy as np
 from ray_mr.errors import ChildCrashed, ChildProtocol, ChildTimeout
 from ray_mr.model import AttemptEnd, AttemptId, Split
 from ray_mr.shuffle import blocks
-from ray_mr.shuffle.order.sort_keys import key_order_of
+from ray_mr.shuffle.order.sort_keys import make_key_order
 from ray_mr.system.backoff import Backoff
 from ray_mr.tasks.map_attempt import map_split
 from ray_mr.tasks.map_task import Block, MapTask
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from ray_mr.errors import RayMrError
     from ray_mr.planning.plan import Plan
-    from ray_mr.shuffle.rows import Rows
+    from ray_mr.shuffle.rows import RowBatch
 
 INPUTS = 16
 """Inputs that are looked at."""
@@ -114,10 +114,10 @@ def _sample(
     return [], None
 
 
-def _spread_keys(task: MapTask, rows: Rows) -> list[bytes]:
+def _spread_keys(task: MapTask, rows: RowBatch) -> list[bytes]:
     """Return ``KEYS`` keys, evenly spread over the rows, as strings of the job's order."""
     ends = np.cumsum(rows.counts)
     places = np.arange(KEYS) * rows.total // KEYS
     at = np.searchsorted(ends, places, side="right")
-    strings = key_order_of(task.job)(rows.take(at))
+    strings = make_key_order(task.job)(rows.take(at))
     return list(map(strings.one, range(len(at))))

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 from ray_mr.errors import JobError
 from ray_mr.planning.plan import COLLECT
 from ray_mr.shuffle import batches
-from ray_mr.shuffle.combine.reducers import built_in
-from ray_mr.shuffle.order.sort_keys import order_of
+from ray_mr.shuffle.combine.reducers import find_built_in
+from ray_mr.shuffle.order.sort_keys import make_row_order
 from ray_mr.stores import access
 
 if TYPE_CHECKING:
     from ray_mr.jobs.job import Job
     from ray_mr.jobs.program import Program
     from ray_mr.planning.plan import Plan
-    from ray_mr.shuffle.order.key_prefix import Order
-    from ray_mr.shuffle.rows import Rows
+    from ray_mr.shuffle.order.key_prefix import RowOrder
+    from ray_mr.shuffle.rows import RowBatch
     from ray_mr.storage.contract import WriteTarget
 
 
@@ -74,16 +74,18 @@ class ReduceTask:
         )
 
     @property
-    def order(self) -> Order:
+    def order(self) -> RowOrder:
         """What rows are sorted by."""
-        ours = built_in(self.program) if isinstance(self.program, str) else None
+        ours = find_built_in(self.program) if isinstance(self.program, str) else None
         if ours is None:
-            return order_of(self.job)
-        return order_of(self.job, by_value=ours.by_value, by_number=ours.by_number)
+            return make_row_order(self.job)
+        return make_row_order(
+            self.job, by_value=ours.sorts_by_value, by_number=ours.sorts_by_number
+        )
 
-    def lines(self, rows: Rows) -> bytes:
-        """Rows as text; see ``batches.to_lines``."""
-        return batches.to_lines(rows, tabs=self.job.tabs_in_keys)
+    def lines(self, rows: RowBatch) -> bytes:
+        """Rows as text; see ``batches.format_lines``."""
+        return batches.format_lines(rows, tabs=self.job.tabs_in_keys)
 
     @property
     def fed_files(self) -> bool:

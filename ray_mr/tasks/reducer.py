@@ -14,8 +14,6 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-
 from ray_mr.child import hadoop_env
 from ray_mr.child.harness_child import HarnessChild, reduce_records
 from ray_mr.child.launch import LaunchSpec
@@ -26,10 +24,10 @@ from ray_mr.errors import JobError, LedgerError, WorkerLost
 from ray_mr.model import ROW_BITS, BlockMeta, Progress, ReducerEnd
 from ray_mr.planning.plan import COLLECT
 from ray_mr.shuffle import batches, blocks
-from ray_mr.shuffle.combine.aggregate import Bad
-from ray_mr.shuffle.combine.reducers import BuiltIn, built_in, for_program
+from ray_mr.shuffle.combine.aggregate import BadValues
+from ray_mr.shuffle.combine.reducers import BuiltInReducer, find_built_in, fold_for_program
 from ray_mr.shuffle.heavy_hitters import HeavyHitters
-from ray_mr.shuffle.order.external_sort import Sorter
+from ray_mr.shuffle.order.external_sort import ExternalSorter
 from ray_mr.stores import access
 from ray_mr.system.scratch import WorkDir, disk_errors, safe_path
 from ray_mr.tasks.part_writer import PartWriter
@@ -40,8 +38,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ray_mr.jobs.program import Program
-    from ray_mr.shuffle.order.key_prefix import Order
-    from ray_mr.shuffle.rows import Rows
+    from ray_mr.shuffle.order.key_prefix import RowOrder
+    from ray_mr.shuffle.rows import RowBatch
     from ray_mr.storage.contract import WriteTarget
 
 READ_BYTES = 4 << 20
@@ -87,7 +85,7 @@ class Reducer:
         """
         for number, rows in self._inputs.items():
             low, high = meta.offsets[number : number + 2]
-            if blocks.checksum(memoryview(data)[low:high]) != meta.checksums[number]:
+            if blocks.compute_checksum(memoryview(data)[low:high]) != meta.checksums[number]:
                 raise WorkerLost(f"block {meta.sequence} of {meta.id} arrived damaged")
             part = blocks.unpack(data, meta.offsets, number)
             if part is not None:
@@ -122,8 +120,8 @@ class Reducer:
 class _RowInput:
     """The rows of a partition, to be sorted."""
 
-    def __init__(self, folder: Path, memory_bytes: int, order: Order) -> None:
-        self.sorter = Sorter(folder, memory_bytes, order)
+    def __init__(self, folder: Path, memory_bytes: int, order: RowOrder) -> None:
+        self.sorter = ExternalSorter(folder, memory_bytes, order)
         self.hottest = HeavyHitters()
         self.size_bytes = 0
 
@@ -131,12 +129,12 @@ class _RowInput:
     def count(self) -> int:
         return self.sorter.rows
 
-    def add(self, meta: BlockMeta, rows: Rows) -> None:
+    def add(self, meta: BlockMeta, rows: RowBatch) -> None:
         self.sorter.add(rows, (meta.id.start << ROW_BITS) + meta.place)
 
-    def sorted(self) -> Iterator[Rows]:
+    def sorted(self) -> Iterator[RowBatch]:
         """All rows in order."""
-        return self.hottest.watch(self.sorter.sorted())
+        return self.hottest.watch(self.sorter.read_sorted())
 
 
 class _FileInput:
@@ -149,12 +147,14 @@ class _FileInput:
         self._parts: dict[tuple[int, int], Path] = {}
         self.count = self.size_bytes = 0
 
-    def add(self, meta: BlockMeta, rows: Rows) -> None:
+    def add(self, meta: BlockMeta, rows: RowBatch) -> None:
         key = (meta.id.split, meta.id.start)
         path = self._parts.setdefault(key, self._folder / f".{meta.id.start:06d}")
         with path.open("ab") as file:
-            for piece in rows.expanded():
-                file.write(piece.text() if self._task.whole_lines else self._task.lines(piece))
+            for piece in rows.expand():
+                file.write(
+                    piece.join_lines() if self._task.whole_lines else self._task.lines(piece)
+                )
         self.count += rows.total
 
     def paths(self) -> Iterator[bytes]:
@@ -180,7 +180,7 @@ class _NamedFileInput:
         self._parts: dict[tuple[int, int], Path] = {}
         self.count = self.size_bytes = 0
 
-    def add(self, meta: BlockMeta, rows: Rows) -> None:
+    def add(self, meta: BlockMeta, rows: RowBatch) -> None:
         keys, pieces = rows.keys().to_pylist(), rows.values().to_pylist()
         for row, (key, piece) in enumerate(zip(keys, pieces, strict=True)):
             path = safe_path(self._folder, key.decode("utf-8", "surrogateescape"))
@@ -203,7 +203,7 @@ class _Partition:
     def __init__(self, task: ReduceTask, number: int, folder: Path) -> None:
         self._task, self._number, self._folder = task, number, folder
         self._keys = self._fed = 0
-        self._bad = Bad()
+        self._bad = BadValues()
         self._counters = Counters()
 
     def run(
@@ -221,7 +221,7 @@ class _Partition:
                     alive = time.monotonic()
                     yield Progress(0)
                 if data:
-                    yield PartText(self._number, pa.py_buffer(data))
+                    yield PartText(self._number, blocks.wrap_bytes(data))
         yield ReducerEnd(
             self._number,
             rows.count,
@@ -233,7 +233,7 @@ class _Partition:
             output.receipt,
             rows.size_bytes,
             time.monotonic() - began,
-            rows.hottest.keys() if isinstance(rows, _RowInput) else (),
+            rows.hottest.rank_keys() if isinstance(rows, _RowInput) else (),
             self._bad.example,
         )
 
@@ -242,7 +242,7 @@ class _Partition:
         if program == COLLECT:
             yield from self._collected(rows)
         elif isinstance(program, str):
-            yield from self._built_in(rows, built_in(program))
+            yield from self._built_in(rows, find_built_in(program))
         elif self._task.fed_files:
             yield from self._files(rows, program)
         elif program.feed == "lines":
@@ -253,7 +253,7 @@ class _Partition:
     def _make_launch(self, program: Program) -> LaunchSpec:
         return LaunchSpec.of(self._task.job, program, self._folder)
 
-    def _built_in(self, rows: _RowInput, ours: BuiltIn | None) -> Iterator[bytes | None]:
+    def _built_in(self, rows: _RowInput, ours: BuiltInReducer | None) -> Iterator[bytes | None]:
         if ours is None:
             raise JobError(f"{self._task.program} is no reducer")
         for done, bad, keys in ours.finish(self._counted(rows)):
@@ -274,18 +274,18 @@ class _Partition:
         yield from run_files(self._make_launch(program), rows.paths(), self._counters)
         self._fed = rows.count
 
-    def _counted(self, rows: _RowInput) -> Iterator[Rows]:
+    def _counted(self, rows: _RowInput) -> Iterator[RowBatch]:
         """All rows in order."""
         for window in rows.sorted():
             self._fed += window.total
             yield window
 
-    def _sorted(self, rows: _RowInput) -> Iterator[Rows]:
+    def _sorted(self, rows: _RowInput) -> Iterator[RowBatch]:
         """All rows in order, for a program; after a combiner of ours fewer than there are."""
         if not self._task.folds:
             yield from self._counted(rows)
             return
-        for window, bad in for_program(self._counted(rows), self._task.folds):
+        for window, bad in fold_for_program(self._counted(rows), self._task.folds):
             self._bad += bad
             yield window
 
@@ -295,7 +295,7 @@ class _Partition:
         words = hadoop_env.environment(task.job, task.run_id, self._folder, place)
         child = PlainChild(replace(launch, env={**words, **launch.env}))
         lines = itertools.chain.from_iterable(
-            batches.counted_lines(window, tabs=task.job.tabs_in_keys)
+            batches.format_counted_lines(window, tabs=task.job.tabs_in_keys)
             for window in self._sorted(rows)
         )
         with contextlib.closing(run_lines(child, lines)) as output:
@@ -316,7 +316,7 @@ class _Partition:
             nonlocal given
             for window in self._sorted(rows):
                 given += window.total
-                yield from map(batches.pack_pairs, window.expanded())
+                yield from map(batches.pack_pairs, window.expand())
 
         for item in reduce_records(child, pairs()):
             if isinstance(item, Text):

@@ -13,7 +13,7 @@ from engine_run import Hold, hanging_reducer
 from jobs import MAPPER, PLATFORMS, script
 from ray_mr.errors import ChildRaised, LedgerError, WorkerLost
 from ray_mr.model import ReducerEnd
-from ray_mr.shuffle.partition import partition_of
+from ray_mr.shuffle.partition import compute_partition
 from samples import wait_until
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def test_reducer_of_several_partitions(begin: Begin, numbers: dict[str, Any]) ->
     shares = [[0, 3, 6], [1, 2, 4, 5]]
     for number, partitions in enumerate(shares, 1):
         for part, output in run.reduce(number, blocks, partitions).items():
-            names = [name for name in PLATFORMS if partition_of(name.encode(), 7) == part]
+            names = [name for name in PLATFORMS if compute_partition(name.encode(), 7) == part]
             assert output == lists(names)
         reduced = run.reduced(number)
         assert [each.partition for each in reduced] == sorted(each.partition for each in reduced)

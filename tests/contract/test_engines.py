@@ -22,7 +22,7 @@ from ray_mr.engines.registry import ENGINES, engine_named
 from ray_mr.errors import CorruptObject, JobError
 from ray_mr.jobs.job import Job
 from ray_mr.model import AttemptEnd, Progress
-from ray_mr.shuffle.blocks import checksums
+from ray_mr.shuffle.blocks import compute_checksums
 from ray_mr.tasks.map_task import MapTask
 from ray_mr.tasks.reduce_task import ReduceTask
 
@@ -113,7 +113,7 @@ def test_attempt_speaks_in_order(begin: Begin, folder: Path) -> None:
     for sequence, (meta, ref) in enumerate(blocks):
         assert (meta.id, meta.sequence) == (ident, sequence)
         assert meta.place <= row
-        assert checksums(run.engine.read(ref), meta.offsets) == meta.checksums
+        assert compute_checksums(run.engine.read(ref), meta.offsets) == meta.checksums
         assert len(run.engine.read(ref)) == meta.size_bytes
         row += sum(meta.rows)
     assert row == end.rows == end.mapped_rows == 60
@@ -189,7 +189,7 @@ def test_blocks_outlive_attempt_and_worker(begin: Begin, folder: Path) -> None:
         worker.kill()
         assert worker.ended()
     for meta, ref in blocks:
-        assert checksums(run.engine.read(ref), meta.offsets) == meta.checksums
+        assert compute_checksums(run.engine.read(ref), meta.offsets) == meta.checksums
 
 
 def test_block_that_nobody_holds_is_freed(begin: Begin, folder: Path) -> None:

@@ -13,8 +13,8 @@ from jobs import CAT
 from ray_mr.engines.contract import BlockReady
 from ray_mr.engines.registry import engine_named
 from ray_mr.model import AttemptEnd, AttemptId
+from ray_mr.shuffle.memory_pool import set_memory_pool
 from ray_mr.tasks.map_task import MapTask
-from ray_mr.tasks.memory_pool import be_thrifty
 from ray_mr.tasks.reduce_task import ReduceTask
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def test_little_memory_is_given_back(memory: int, system: bool) -> None:
     """With little memory a worker has the system's allocator; else it keeps the quicker one."""
     before = pa.default_memory_pool()
     try:
-        be_thrifty(memory)
+        set_memory_pool(memory)
         now = pa.default_memory_pool().backend_name
         assert (now == "system") is (system or before.backend_name == "system")
     finally:

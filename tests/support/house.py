@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ray_mr.jobs.job import Job
 from ray_mr.model import AttemptEnd, AttemptId, Progress, ReducerEnd, Split
 from ray_mr.planning.plan import Plan, make_plan
-from ray_mr.shuffle.blocks import checksums, unpack
+from ray_mr.shuffle.blocks import compute_checksums, unpack
 from ray_mr.stores.registry import store_for
 from ray_mr.tasks.map_attempt import map_split
 from ray_mr.tasks.map_task import Block, MapTask
@@ -72,7 +72,7 @@ class House:
         for item in blocks:
             assert item.meta.id == end.id
             assert item.meta.place <= rows
-            assert item.meta.checksums == checksums(item.data, item.meta.offsets)
+            assert item.meta.checksums == compute_checksums(item.data, item.meta.offsets)
             assert item.meta.size_bytes == memoryview(item.data).nbytes
             rows += sum(item.meta.rows)
         assert rows == end.rows

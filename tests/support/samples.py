@@ -17,7 +17,7 @@ from hypothesis import settings
 from ray_mr.child.launch import LaunchSpec
 from ray_mr.child.process import Limits
 from ray_mr.jobs.program import Program, ProgramFile
-from ray_mr.shuffle.rows import Rows, of_pairs
+from ray_mr.shuffle.rows import RowBatch, encode_pairs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -91,17 +91,17 @@ def make_launch(
     return LaunchSpec(program, folder, env or {}, limits)
 
 
-def rows(pairs: Iterable[tuple[bytes, bytes]]) -> Rows:
+def rows(pairs: Iterable[tuple[bytes, bytes]]) -> RowBatch:
     """Rows of these keys and values."""
     items = list(pairs)
-    return of_pairs([key for key, _ in items], [value for _, value in items])
+    return encode_pairs([key for key, _ in items], [value for _, value in items])
 
 
-def pairs_of(made: Rows) -> list[tuple[bytes, bytes]]:
+def pairs_of(made: RowBatch) -> list[tuple[bytes, bytes]]:
     """The keys and values of rows, each as often as it is there."""
     return [
         pair
-        for piece in made.expanded()
+        for piece in made.expand()
         for pair in zip(piece.keys().to_pylist(), piece.values().to_pylist(), strict=True)
     ]
 

@@ -20,8 +20,8 @@ from jobs import job, result, run_told, script
 from paths import SUPPORT
 from ray_mr.child import wire
 from ray_mr.errors import ChildError, RayMrError, TooManyBadRecords
-from ray_mr.shuffle.batches import Pieces, TextCutter, pack_pairs
-from ray_mr.shuffle.rows import of_pairs
+from ray_mr.shuffle.batches import OutputBatcher, TextBatcher, pack_pairs
+from ray_mr.shuffle.rows import encode_pairs
 from ray_mr.tasks.line_limit import LineLimit
 
 MIB = 1 << 20
@@ -159,7 +159,7 @@ def peak_of_run(folder: Path, feed: str) -> int:
 
 
 def test_cutter_given_a_line_without_end_raises_at_the_limit() -> None:
-    cutter = TextCutter(100, max_record_bytes=1000)
+    cutter = TextBatcher(100, max_record_bytes=1000)
     assert list(cutter.feed(b"a\n" + b"x" * 1000)) == [b"a\n"]
     with pytest.raises(ChildError, match="max_record_bytes is 1,000"):
         list(cutter.feed(b"x"))
@@ -167,7 +167,7 @@ def test_cutter_given_a_line_without_end_raises_at_the_limit() -> None:
 
 @pytest.mark.parametrize("limit", [3, 4])
 def test_cutter_with_a_limit_below_its_pieces_looks_at_each_line(limit: int) -> None:
-    cutter = TextCutter(100, max_record_bytes=limit)
+    cutter = TextBatcher(100, max_record_bytes=limit)
     pieces = [*cutter.feed(b"ab\nabcd\na\n")]
     if limit == 4:
         assert b"".join([*pieces, *cutter.close()]) == b"ab\nabcd\na\n"
@@ -177,10 +177,10 @@ def test_cutter_with_a_limit_below_its_pieces_looks_at_each_line(limit: int) -> 
 
 
 def test_pieces_given_a_long_pair_raise() -> None:
-    pairs = pack_pairs(of_pairs([b"k", b"key"], [b"v", b"value"]))
-    assert list(Pieces(10**6, 8).pairs(pairs)) == []
+    pairs = pack_pairs(encode_pairs([b"k", b"key"], [b"v", b"value"]))
+    assert list(OutputBatcher(10**6, 8).add_pairs(pairs)) == []
     with pytest.raises(ChildError, match="8 bytes"):
-        list(Pieces(10**6, 7).pairs(pairs))
+        list(OutputBatcher(10**6, 7).add_pairs(pairs))
 
 
 ENDLESS = {

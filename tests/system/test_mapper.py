@@ -22,8 +22,8 @@ from ray_mr.errors import (
 )
 from ray_mr.model import AttemptId
 from ray_mr.shuffle import batches
-from ray_mr.shuffle.combine import map_side as shape_of_rows
-from ray_mr.shuffle.combine.reducers import BUILT_INS
+from ray_mr.shuffle.combine import map_side
+from ray_mr.shuffle.combine.reducers import BUILT_IN_REDUCERS
 from ray_mr.tasks.map_attempt import map_split
 from ray_mr.tasks.map_task import Block, MapTask
 from samples import COMPRESS, alive, wait_until
@@ -79,8 +79,8 @@ class TestMap:
 
     def test_same_blocks(self, house: House, monkeypatch: pytest.MonkeyPatch) -> None:
         """Two attempts of a split send the same blocks, small ones too, at any pace."""
-        monkeypatch.setattr(batches, "TEXT_BYTES", 4000)
-        monkeypatch.setattr(shape_of_rows, "PACK_BYTES", 4000)
+        monkeypatch.setattr(batches, "TEXT_BATCH_BYTES", 4000)
+        monkeypatch.setattr(map_side, "BATCH_BYTES", 4000)
         house.inputs(TEXTS * 3)
         mapper = "n = 0\n" + ORDINALS
         reducer = {"script": house.script("reducer", ORDER)}
@@ -281,11 +281,11 @@ class TestReduce:
             found += blocks
         return found
 
-    @pytest.mark.parametrize("reducer", [*BUILT_INS, SUM, ORDER])
+    @pytest.mark.parametrize("reducer", [*BUILT_IN_REDUCERS, SUM, ORDER])
     def test_any_order(self, house: House, monkeypatch: pytest.MonkeyPatch, reducer: str) -> None:
         """Blocks in any order, in any amount of memory, give the same bytes."""
-        monkeypatch.setattr(batches, "TEXT_BYTES", 2000)
-        monkeypatch.setattr(shape_of_rows, "PACK_BYTES", 2000)
+        monkeypatch.setattr(batches, "TEXT_BATCH_BYTES", 2000)
+        monkeypatch.setattr(map_side, "BATCH_BYTES", 2000)
         house.inputs([b"b %d\n" % n + b"a b c\n" * (40 * n) for n in range(5)])
         mapper = "n = 0\n" + ORDINALS
         made: object = reducer

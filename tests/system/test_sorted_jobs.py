@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from jobs import CAT, cat_job, result, run_told, script
 from ray_mr.errors import JobError
 from ray_mr.jobs.job import Job
-from ray_mr.shuffle.batches import parse_lines, to_lines
+from ray_mr.shuffle.batches import format_lines, parse_lines
 from ray_mr.shuffle.combine.map_side import MapSideCombiner
-from ray_mr.shuffle.combine.reducers import BUILT_INS
+from ray_mr.shuffle.combine.reducers import BUILT_IN_REDUCERS
 from ray_mr.shuffle.order import external_sort as sorting
-from ray_mr.shuffle.order.external_sort import Sorter
-from ray_mr.shuffle.order.sort_keys import order_of
-from ray_mr.shuffle.partition import partition_of
+from ray_mr.shuffle.order.external_sort import ExternalSorter
+from ray_mr.shuffle.order.sort_keys import make_row_order
+from ray_mr.shuffle.partition import compute_partition
 from samples import rows
 
 KEYS = st.sampled_from([b"1", b"01", b"10", b"9", b"-2", b"", b"x", b"1.0"])
@@ -57,23 +57,25 @@ def as_number(key: bytes) -> Fraction:
 
 def reduced(splits: list[list[tuple[bytes, bytes]]], name: str, sort: str | None) -> list[bytes]:
     """Rows of splits through shape, sort and reducer, in small windows: lines as they come."""
-    built_in = BUILT_INS[name]
+    built_in = BUILT_IN_REDUCERS[name]
     wanted = Job(inputs=["x"], mapper=CAT, reducer=name, sort=sort)
     lines: list[bytes] = []
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sorting, "WINDOW_ROWS", 2)
-        sorter = Sorter(Path(folder), 300, order_of(wanted, by_value=built_in.by_value))
+        patch.setattr(sorting, "MAX_BATCH_ROWS", 2)
+        sorter = ExternalSorter(
+            Path(folder), 300, make_row_order(wanted, by_value=built_in.sorts_by_value)
+        )
         for number, pairs in enumerate(splits):
             shaper = MapSideCombiner(lambda text: parse_lines(text, "tab"), built_in=built_in)
             packs = [*(shaper.add(rows(pairs)) if pairs else ()), *shaper.close()]
             for place, made in enumerate(packs):
                 sorter.add(made, (number << 36) + 1000 * place)
-        for done, _, _ in built_in.finish(sorter.sorted()):
-            lines += to_lines(done).splitlines(keepends=True) if len(done) else []
+        for done, _, _ in built_in.finish(sorter.read_sorted()):
+            lines += format_lines(done).splitlines(keepends=True) if len(done) else []
     return lines
 
 
-@given(SPLITS, st.sampled_from(sorted(BUILT_INS)), st.booleans())
+@given(SPLITS, st.sampled_from(sorted(BUILT_IN_REDUCERS)), st.booleans())
 def test_built_ins(splits: list[list[tuple[bytes, bytes]]], name: str, reverse: bool) -> None:
     """Each key's result is what it is without a sort; keys come as numbers, alike ones apart."""
     plain = reduced(splits, name, None)
@@ -114,7 +116,7 @@ def test_as_hadoop_does(tmp_path: Path, separator: str) -> None:
     assert report.ok
     expected = b""
     for part in range(3):
-        some = [each for each in every if partition_of(each[0], 3) == part]
+        some = [each for each in every if compute_partition(each[0], 3) == part]
         some.sort(key=lambda each: (each[0], -int(each[1])))
         expected += lines_of(some)
     shown = result(tmp_path)

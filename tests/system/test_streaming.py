@@ -119,7 +119,7 @@ class TestCombiner:
 
     def test_each_batch(self, house: House, monkeypatch: pytest.MonkeyPatch) -> None:
         """It runs for each batch, as for Hadoop's spills; `setup` is run once, counters add up."""
-        monkeypatch.setattr(map_side, "PACK_BYTES", 100_000)
+        monkeypatch.setattr(map_side, "BATCH_BYTES", 100_000)
         house.inputs([b"word another\n" * 400_000])
         plan = house.plan(
             fed_lines(house, "m", SPLIT),

@@ -33,7 +33,7 @@ FLOORS = [
 
 INNER_FLOORS = {
     "shuffle": [
-        ["rows"],
+        ["memory_pool", "rows"],
         ["blocks", "combine.aggregate", "order.key_prefix", "order.numeric"],
         ["partition", "heavy_hitters", "combine.collapse", "order.external_sort"],
         ["batches", "combine.histogram", "combine.line_counts"],
@@ -83,7 +83,7 @@ FENCES = {
     "rich": ["views/"],
     "IPython": ["views/"],
     "xxhash": ["shuffle/"],
-    "pyarrow": ["shuffle/", "tasks/", "driver/report.py"],
+    "pyarrow": ["shuffle/"],
     "isal": ["codecs/"],
     "zstandard": ["codecs/"],
     "urllib3": ["stores/http/"],
@@ -98,9 +98,9 @@ QUESTIONS = {
     "the pause before a request is repeated": ("system/backoff.py", "Backoff"),
     "what happens when S3 answers 503": ("aws/errors.py", "translated"),
     "the format of a shuffle block": ("shuffle/blocks.py", "pack"),
-    "which reducer gets a key": ("shuffle/partition.py", "partition_of"),
-    "the order of rows": ("shuffle/order/sort_keys.py", "order_of"),
-    "what a built-in reducer does": ("shuffle/combine/reducers.py", "BuiltIn"),
+    "which reducer gets a key": ("shuffle/partition.py", "compute_partition"),
+    "the order of rows": ("shuffle/order/sort_keys.py", "make_row_order"),
+    "what a built-in reducer does": ("shuffle/combine/reducers.py", "BuiltInReducer"),
     "a job option": ("jobs/job.py", "Job"),
     "how inputs are cut into splits": ("planning/plan.py", "make_plan"),
     "a compressed format": ("codecs/table.py", "CODECS"),

@@ -44,13 +44,13 @@ from ray_mr.engines.ray.block_batches import BlockBatcher
 from ray_mr.engines.ray.runtime import Calls, Runtime
 from ray_mr.errors import EngineError, NoCapacity, OutOfMemory, RayMrError, WorkerLost
 from ray_mr.model import FIRST_OPTIONS, AttemptEnd, BlockMeta, Progress, ReducerEnd
+from ray_mr.shuffle.memory_pool import set_memory_pool
 from ray_mr.system.processes import kill_left_in
 from ray_mr.system.remove_tree import remove_tree
 from ray_mr.system.scratch import remove_run_folder, run_folder, used
 from ray_mr.system.sweep import sweep
 from ray_mr.tasks.map_attempt import map_split
 from ray_mr.tasks.map_task import Block, MapTask, Message
-from ray_mr.tasks.memory_pool import be_thrifty
 from ray_mr.tasks.reduce_task import PartDue, PartText, ReduceTask
 from ray_mr.tasks.reducer import Reducer
 from ray_mr.units import format_bytes, format_count
@@ -121,7 +121,7 @@ def _attempt(
     if not alone and _internal_kv_exists(_over(task.run_id)):
         return
     process_settings.restore()
-    be_thrifty(task.job.memory)
+    set_memory_pool(task.job.memory)
     with (
         used(task.run_id) as root,
         contextlib.closing(map_split(task, split, ident, root, options)) as messages,
@@ -168,7 +168,7 @@ class _ReducerActor:
 
     def begin(self, task: ReduceTask, partitions: Sequence[int], name: str, *, alone: bool) -> None:
         process_settings.restore()
-        be_thrifty(task.job.memory)
+        set_memory_pool(task.job.memory)
         self._used = used(task.run_id)  # until the actor ends
         self._root, self._name, self._alone = self._used.__enter__(), name, alone
         self._reducer = Reducer(task, partitions, self._root, name)

@@ -19,17 +19,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ray_mr.shuffle.rows import (
-    Rows,
-    concat,
-    contents,
-    edges_of,
-    groups,
-    integers,
-    numbers_of,
-    of_columns,
-    of_pairs,
-    strings,
-    truths,
+    RowBatch,
+    concat_batches,
+    encode_pairs,
+    find_groups,
+    join_columns,
+    join_values,
+    make_binary,
+    read_bools,
+    view_integers,
+    view_offsets,
+    wrap_int64s,
 )
 
 if TYPE_CHECKING:
@@ -62,11 +62,11 @@ class Fold:
     """The result has the sum of the counts as its count; else 1."""
 
 
-MAX_EXAMPLE = 60
+MAX_EXAMPLE_BYTES = 60
 """Bytes of a key and of a value in an example."""
 
 
-class Bad(int):
+class BadValues(int):
     """The number of rows that were set aside, because their value is not a number."""
 
     example: str
@@ -78,14 +78,14 @@ class Bad(int):
         made.example = example
         return made
 
-    def __add__(self, other: int) -> Bad:
+    def __add__(self, other: int) -> BadValues:
         """The sum, with the example of the first that has one."""
-        return Bad(int(self) + int(other), self.example or getattr(other, "example", ""))
+        return BadValues(int(self) + int(other), self.example or getattr(other, "example", ""))
 
     __radd__ = __add__
 
     @classmethod
-    def of(cls, rows: Rows, marks: Any) -> Self:
+    def of(cls, rows: RowBatch, marks: Any) -> Self:
         """Count the rows that are marked; the first of them is the example."""
         places = np.flatnonzero(marks)
         if not len(places):
@@ -97,25 +97,25 @@ class Bad(int):
 
 def _shown(column: Any) -> str:
     data = column[0].as_py()
-    text = repr(data[:MAX_EXAMPLE].decode("utf-8", "backslashreplace"))
-    return text if len(data) <= MAX_EXAMPLE else text + "..."
+    text = repr(data[:MAX_EXAMPLE_BYTES].decode("utf-8", "backslashreplace"))
+    return text if len(data) <= MAX_EXAMPLE_BYTES else text + "..."
 
 
 SUM, MIN, MAX = Fold("sum"), Fold("min", times=False), Fold("max", times=False)
-WEIGHTED = Fold("sum", weigh=True)
+MEAN = Fold("sum", weigh=True)
 """Values to sums that know of how many values they are: the state of a mean."""
-WEIGHTS = Fold("sum", times=False, weigh=True)
+MEAN_STATES = Fold("sum", times=False, weigh=True)
 """Such sums to fewer of them."""
 
 
-def number(text: bytes) -> int | float:
+def parse_number(text: bytes) -> int | float:
     """The number of a value; the caller has checked that it is one."""
     if not text.lstrip(b"+-").isdigit():
         return float(text)
     return int(text) if len(text) < _LONG_DIGITS else int(Decimal(text.decode()))
 
 
-def digits(integer: int) -> bytes:
+def format_integer(integer: int) -> bytes:
     """Decimal text of an integer of any size."""
     return (str(integer) if integer.bit_length() < _LONG_DIGITS else str(Decimal(integer))).encode()
 
@@ -139,10 +139,10 @@ def _nearest(units: int, share: int = 1) -> float:
 
 def _all_small(values: Any) -> Any:
     """The values as int64, if a look at their bytes says that all are plain small integers."""
-    size = np.diff(edges_of(values))
+    size = np.diff(view_offsets(values))
     if int(size.min()) < 1 or int(size.max()) > _SMALL_DIGITS:
         return None
-    data = np.frombuffer(contents(values), np.uint8)
+    data = np.frombuffer(join_values(values), np.uint8)
     if int(data.max()) > ord("9") or (data < ord("0")).any():
         return None
     return _to_int64(values)
@@ -150,21 +150,21 @@ def _all_small(values: Any) -> Any:
 
 def _to_int64(values: Any) -> Any:
     text = pc.utf8_ltrim(pc.cast(values, pa.large_string()), characters="+")
-    return numbers_of(pc.cast(text, pa.int64()))
+    return view_integers(pc.cast(text, pa.int64()))
 
 
-def is_number(values: Any) -> Any:
+def find_numbers(values: Any) -> Any:
     """Whether each value is decimal text of a number, of no more than ``MAX_NUMBER_BYTES``."""
-    return _is(values, _NUMBER) & (np.diff(edges_of(values)) <= MAX_NUMBER_BYTES)
+    return _is(values, _NUMBER) & (np.diff(view_offsets(values)) <= MAX_NUMBER_BYTES)
 
 
 def _is(values: Any, pattern: str) -> Any:
-    return truths(pc.match_substring_regex(values, pattern))
+    return read_bools(pc.match_substring_regex(values, pattern))
 
 
-def _fold_small(rows: Rows, numbers: Any, fold: Fold) -> Rows | None:
+def _fold_small(rows: RowBatch, numbers: Any, fold: Fold) -> RowBatch | None:
     """One row a key, of rows in key order; ``None`` if a sum may overflow."""
-    heads = groups(rows)
+    heads = find_groups(rows)
     if fold.function == "sum":
         largest = max(int(numbers.max()), -int(numbers.min()))
         if largest * (rows.total if fold.times else len(rows)) > _INT64_MAX:
@@ -173,11 +173,11 @@ def _fold_small(rows: Rows, numbers: Any, fold: Fold) -> Rows | None:
     else:
         results = (np.minimum if fold.function == "min" else np.maximum).reduceat(numbers, heads)
     counts = np.add.reduceat(rows.counts, heads) if fold.weigh else None
-    text = pc.cast(pc.cast(integers(results), pa.large_string()), pa.large_binary())
-    return of_columns(rows.keys().take(integers(heads)), text, counts)
+    text = pc.cast(pc.cast(wrap_int64s(results), pa.large_string()), pa.large_binary())
+    return join_columns(rows.keys().take(wrap_int64s(heads)), text, counts)
 
 
-def combine(rows: Rows, fold: Fold) -> tuple[Rows, Bad]:
+def fold_values(rows: RowBatch, fold: Fold) -> tuple[RowBatch, BadValues]:
     """Rows, the integers of each key folded into one; and how many were set aside.
 
     Args:
@@ -185,14 +185,14 @@ def combine(rows: Rows, fold: Fold) -> tuple[Rows, Bad]:
         fold: What to do.
     """
     if not len(rows):
-        return rows, Bad()
+        return rows, BadValues()
     values = rows.values()
     numbers = _all_small(values)
     done = None if numbers is None else _fold_small(rows, numbers, fold)
     if done is not None:
-        return done, Bad()
-    good = is_number(values)
-    bad = Bad.of(rows, ~good)
+        return done, BadValues()
+    good = find_numbers(values)
+    bad = BadValues.of(rows, ~good)
     small, whole = good & _is(values, _SMALL), good & _is(values, _INTEGER)
     floats, infinite = _finite(rows.take(np.flatnonzero(good & ~whole)), fold)
     if small.any():
@@ -203,36 +203,36 @@ def combine(rows: Rows, fold: Fold) -> tuple[Rows, Bad]:
     odd = rows.take(np.flatnonzero(whole & ~small))
     parts = [part for part in (done, _fold_any(odd, fold)) if part is not None and len(part)]
     if len(parts) > 1:
-        parts = [_fold_any(concat(parts), replace(fold, times=False))]
-    everything = concat([*parts, floats])
+        parts = [_fold_any(concat_batches(parts), replace(fold, times=False))]
+    everything = concat_batches([*parts, floats])
     return everything.take(_as_they_were(everything, rows)), bad + infinite
 
 
-def _as_they_were(made: Rows, rows: Rows) -> Any:
+def _as_they_were(made: RowBatch, rows: RowBatch) -> Any:
     """The numbers of the rows that were made, in the order that their keys have in others."""
-    keys = rows.keys().take(integers(groups(rows)))
-    place = numbers_of(pc.index_in(made.keys(), value_set=keys))
+    keys = rows.keys().take(wrap_int64s(find_groups(rows)))
+    place = view_integers(pc.index_in(made.keys(), value_set=keys))
     return np.argsort(place, kind="stable")
 
 
-def _finite(rows: Rows, fold: Fold) -> tuple[Rows, Bad]:
+def _finite(rows: RowBatch, fold: Fold) -> tuple[RowBatch, BadValues]:
     """The rows whose number a float can be, as they stay; and how many others there are."""
     if not len(rows):
-        return rows, Bad()
+        return rows, BadValues()
     infinite = np.fromiter((math.isinf(float(v)) for v in rows.values().to_pylist()), bool)
     kept = rows.take(np.flatnonzero(~infinite))
     if fold.weigh and fold.times:  # states from here on: each row is the sum of one value
         kept = _multiplied(kept)
     elif fold.function != "sum":
-        kept = kept.once()
-    return kept, Bad.of(rows, infinite)
+        kept = kept.drop_counts()
+    return kept, BadValues.of(rows, infinite)
 
 
-def _multiplied(rows: Rows) -> Rows:
+def _multiplied(rows: RowBatch) -> RowBatch:
     """Values that are there many times as states: a few rows with exactly their sum."""
     many = rows.counts > SUM_ROWS
     few = rows.take(np.flatnonzero(~many))
-    few = few.take(np.repeat(np.arange(len(few)), few.counts)).once()
+    few = few.take(np.repeat(np.arange(len(few)), few.counts)).drop_counts()
     some = rows.take(np.flatnonzero(many))
     keys, texts, weights = [], [], []
     items = zip(
@@ -240,14 +240,14 @@ def _multiplied(rows: Rows) -> Rows:
     )
     for key, value, count in items:
         whole, rest = divmod(_units(float(value)) * count, 1 << _FLOAT_UNIT_BITS)
-        parts = [digits(whole), *_floats(rest)]
+        parts = [format_integer(whole), *_floats(rest)]
         keys += [key] * len(parts)
         texts += parts
         weights += [count - len(parts) + 1] + [1] * (len(parts) - 1)
-    return concat([few, of_pairs(keys, texts, weights)])
+    return concat_batches([few, encode_pairs(keys, texts, weights)])
 
 
-def _fold_any(rows: Rows, fold: Fold) -> Rows:
+def _fold_any(rows: RowBatch, fold: Fold) -> RowBatch:
     """One row a key, of rows in any order whose values are integers of any size."""
     found: dict[bytes, int] = {}
     weights: dict[bytes, int] = {}
@@ -255,7 +255,7 @@ def _fold_any(rows: Rows, fold: Fold) -> Rows:
         rows.keys().to_pylist(), rows.values().to_pylist(), rows.counts.tolist(), strict=True
     )
     for key, value, count in items:
-        item = int(number(value)) * (count if fold.times else 1)
+        item = int(parse_number(value)) * (count if fold.times else 1)
         if key not in found:
             found[key] = item
         elif fold.function == "sum":
@@ -264,30 +264,30 @@ def _fold_any(rows: Rows, fold: Fold) -> Rows:
             found[key] = (min if fold.function == "min" else max)(found[key], item)
         weights[key] = weights.get(key, 0) + count
     counts = list(weights.values()) if fold.weigh else None
-    return of_pairs(list(found), list(map(digits, found.values())), counts)
+    return encode_pairs(list(found), list(map(format_integer, found.values())), counts)
 
 
 # ------------------------------------------------------------ one key
 
 
-def total(values: Sequence[bytes], counts: Sequence[int], fold: Fold) -> bytes:
+def compute_result(values: Sequence[bytes], counts: Sequence[int], fold: Fold) -> bytes:
     """The final result of one key; its values are numbers, in any order.
 
     ``min`` and ``max`` give the winning value as it was written, integers in canonical form; a
     fold with weights gives the mean.
     """
-    numbers = [number(value) for value in values]
+    numbers = [parse_number(value) for value in values]
     times = counts if fold.times else [1] * len(counts)
     if fold.function == "sum":
-        integers, units = _sums(numbers, times)
+        wrap_int64s, units = _sums(numbers, times)
         share = sum(counts) if fold.weigh else 1
         if fold.weigh and units is None:
-            return repr(_quotient(integers, share)).encode()
+            return repr(_quotient(wrap_int64s, share)).encode()
         if units is None:
-            return digits(integers)
-        return repr(_nearest(units + (integers << _FLOAT_UNIT_BITS), share)).encode()
+            return format_integer(wrap_int64s)
+        return repr(_nearest(units + (wrap_int64s << _FLOAT_UNIT_BITS), share)).encode()
     texts = [
-        value if isinstance(item, float) else digits(item)
+        value if isinstance(item, float) else format_integer(item)
         for value, item in zip(values, numbers, strict=True)
     ]
     choose = min if fold.function == "min" else max
@@ -303,37 +303,37 @@ def _quotient(top: int, bottom: int) -> float:
 
 def _sums(numbers: list[int | float], times: Sequence[int]) -> tuple[int, int | None]:
     """The sum of the integers, and that of the floats in ``_units``: ``None`` without floats."""
-    integers, units, any_float = 0, 0, False
+    wrap_int64s, units, any_float = 0, 0, False
     for item, count in zip(numbers, times, strict=True):
         if isinstance(item, float):
             units += _units(item) * count
             any_float = True
         else:
-            integers += item * count
-    return integers, units if any_float else None
+            wrap_int64s += item * count
+    return wrap_int64s, units if any_float else None
 
 
-def fewer(rows: Rows, fold: Fold) -> Rows:
+def shrink_key(rows: RowBatch, fold: Fold) -> RowBatch:
     """Rows of one key, as few as have the same result: a key may have more than fit in memory."""
     if len(rows) < 2:
         return rows
     key = rows.keys()[0].as_py()
     values, counts = rows.values().to_pylist(), rows.counts.tolist()
     if fold.function != "sum":
-        return of_pairs([key], [total(values, counts, fold)])
-    parts = list(_parts([number(value) for value in values], counts if fold.times else None))
+        return encode_pairs([key], [compute_result(values, counts, fold)])
+    parts = list(_parts([parse_number(value) for value in values], counts if fold.times else None))
     weights = [1] * len(parts)
     if fold.weigh:  # the parts may be more than the values, and no count may be 0
         weights[0] = sum(counts) - (len(parts) - 1)
     if weights[0] < 1:
         return rows
-    return of_pairs([key] * len(parts), parts, weights)
+    return encode_pairs([key] * len(parts), parts, weights)
 
 
 def _parts(numbers: list[int | float], times: Sequence[int] | None) -> Iterator[bytes]:
     """A few values with exactly the sum of all: an integer and floats, the largest first."""
-    integers, units = _sums(numbers, times or [1] * len(numbers))
-    yield digits(integers)
+    wrap_int64s, units = _sums(numbers, times or [1] * len(numbers))
+    yield format_integer(wrap_int64s)
     if units is None:
         return
     yield b"0.0"  # the result is a float, whatever its parts
@@ -348,23 +348,25 @@ def _floats(units: int) -> Iterator[bytes]:
         units -= _units(part)
 
 
-def finish(rows: Rows, fold: Fold) -> Rows:
-    """The final row of each key, of rows that are ``combine``d."""
+def finish_keys(rows: RowBatch, fold: Fold) -> RowBatch:
+    """The final row of each key, of rows that are ``fold_values``d."""
     if not len(rows):
         return rows
-    heads = groups(rows)
+    heads = find_groups(rows)
     sizes = np.diff(np.concatenate([heads, [len(rows)]]))
     alone = heads[sizes == 1]
     done = np.zeros(len(rows), bool)
     if not fold.weigh:
-        done[alone] = _is(rows.values().take(integers(alone)), _INTEGER)
+        done[alone] = _is(rows.values().take(wrap_int64s(alone)), _INTEGER)
     rest = heads[~done[heads]]
     if not len(rest):
-        return rows.once()
+        return rows.drop_counts()
     keys, values, counts = rows.keys(), rows.values().to_pylist(), rows.counts.tolist()
     ends = dict(zip(heads.tolist(), (heads + sizes).tolist(), strict=True))
-    texts = [total(values[at : ends[at]], counts[at : ends[at]], fold) for at in rest.tolist()]
-    computed = of_columns(keys.take(integers(rest)), strings(texts))
+    texts = [
+        compute_result(values[at : ends[at]], counts[at : ends[at]], fold) for at in rest.tolist()
+    ]
+    computed = join_columns(keys.take(wrap_int64s(rest)), make_binary(texts))
     alone = np.flatnonzero(done)
-    result = concat([rows.take(alone).once(), computed])
+    result = concat_batches([rows.take(alone).drop_counts(), computed])
     return result.take(np.argsort(np.concatenate([alone, rest])))

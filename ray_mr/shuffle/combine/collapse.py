@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow.compute as pc
 
-from ray_mr.shuffle.order.key_prefix import by_number, key_order
-from ray_mr.shuffle.rows import Rows, groups, numbers_of, truths
+from ray_mr.shuffle.order.key_prefix import argsort_keys, sort_by_number
+from ray_mr.shuffle.rows import RowBatch, find_groups, read_bools, view_integers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,7 +17,7 @@ GLANCE_BYTES = 8
 """Of a value with what stands before and after it."""
 
 
-def condense(rows: Rows, *, in_order: bool) -> Rows:
+def collapse(rows: RowBatch, *, in_order: bool) -> RowBatch:
     """Rows in key order, equal neighbours counted.
 
     Args:
@@ -27,21 +27,21 @@ def condense(rows: Rows, *, in_order: bool) -> Rows:
     if not len(rows):
         return rows
     coded = rows.lines.dictionary_encode()
-    codes = numbers_of(coded.indices)
+    codes = view_integers(coded.indices)
     first = np.empty(len(coded.dictionary), np.int64)
     first[codes[::-1]] = np.arange(len(rows) - 1, -1, -1)
-    key_bytes = rows.key_bytes[first]
-    if (key_bytes[codes] != rows.key_bytes).any():  # equal lines, cut in two ways
-        return rows.take(key_order(rows))
-    distinct = Rows(coded.dictionary, key_bytes, np.ones(len(first), np.int64))
+    key_lengths = rows.key_lengths[first]
+    if (key_lengths[codes] != rows.key_lengths).any():  # equal lines, cut in two ways
+        return rows.take(argsort_keys(rows))
+    distinct = RowBatch(coded.dictionary, key_lengths, np.ones(len(first), np.int64))
     counts = None if int(rows.counts.max()) == 1 else rows.counts
     totals = _totals(codes, counts, len(distinct))
-    return counted(distinct, totals, lambda: (codes, counts), in_order=in_order)
+    return arrange_counted(distinct, totals, lambda: (codes, counts), in_order=in_order)
 
 
-def counted(
-    distinct: Rows, totals: Any, sequence: Callable[[], tuple[Any, Any]], *, in_order: bool
-) -> Rows:
+def arrange_counted(
+    distinct: RowBatch, totals: Any, sequence: Callable[[], tuple[Any, Any]], *, in_order: bool
+) -> RowBatch:
     """Rows in key order.
 
     Args:
@@ -49,21 +49,21 @@ def counted(
         totals: How often each of these is there.
         sequence: Which of these each row is, and how often that is there, ``None`` for once;
             asked for where the order of values matters.
-        in_order: As for ``condense``.
+        in_order: As for ``collapse``.
     """
-    order = key_order(distinct)
-    single = not in_order or one_value(distinct)
+    order = argsort_keys(distinct)
+    single = not in_order or has_one_value(distinct)
     distinct = distinct.take(order)
-    heads = None if single else groups(distinct)
+    heads = None if single else find_groups(distinct)
     if heads is None or len(heads) == len(distinct):
-        return Rows(distinct.lines, distinct.key_bytes, totals[order])
+        return RowBatch(distinct.lines, distinct.key_lengths, totals[order])
     place = np.empty(len(order), np.int64)
     place[order] = np.arange(len(order))
     key = np.zeros(len(order), np.int64)
     key[heads[1:]] = 1
     codes, counts = sequence()
     found = place[codes]
-    by_key = by_number(np.cumsum(key)[found], np.arange(len(found))).astype(np.int64)
+    by_key = sort_by_number(np.cumsum(key)[found], np.arange(len(found))).astype(np.int64)
     found = found[by_key]
     starts = np.concatenate([[0], np.flatnonzero(found[1:] != found[:-1]) + 1])
     rows = distinct.take(found[starts])
@@ -71,15 +71,15 @@ def counted(
         sizes = np.diff(np.concatenate([starts, [len(found)]]))
     else:
         sizes = np.add.reduceat(counts[by_key], starts)
-    return Rows(rows.lines, rows.key_bytes, sizes)
+    return RowBatch(rows.lines, rows.key_lengths, sizes)
 
 
-def one_value(rows: Rows) -> bool:
+def has_one_value(rows: RowBatch) -> bool:
     """Whether all rows are seen at a glance to have the same short value."""
     if not len(rows):
         return True
-    ends, data = rows.edges[1:], rows.data
-    sizes = np.diff(rows.edges) - rows.key_bytes
+    ends, data = rows.offsets[1:], rows.data
+    sizes = np.diff(rows.offsets) - rows.key_lengths
     size = int(sizes[0])
     return (
         size <= GLANCE_BYTES
@@ -88,15 +88,15 @@ def one_value(rows: Rows) -> bool:
     )
 
 
-def neighbours(rows: Rows) -> Rows:
+def collapse_neighbours(rows: RowBatch) -> RowBatch:
     """Equal neighbours as one row, with the sum of their counts."""
     if len(rows) < 2:
         return rows
-    other = truths(pc.not_equal(rows.lines[1:], rows.lines[:-1]))
-    other = other | (rows.key_bytes[1:] != rows.key_bytes[:-1])
+    other = read_bools(pc.not_equal(rows.lines[1:], rows.lines[:-1]))
+    other = other | (rows.key_lengths[1:] != rows.key_lengths[:-1])
     starts = np.concatenate([[0], np.flatnonzero(other) + 1])
     kept = rows.take(starts)
-    return Rows(kept.lines, kept.key_bytes, np.add.reduceat(rows.counts, starts))
+    return RowBatch(kept.lines, kept.key_lengths, np.add.reduceat(rows.counts, starts))
 
 
 def _totals(codes: Any, counts: Any, size: int) -> Any:

@@ -12,19 +12,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ray_mr.shuffle.combine.aggregate import Bad, digits, is_number, number
-from ray_mr.shuffle.combine.collapse import condense
-from ray_mr.shuffle.rows import integers, numbers_of, of_columns, strings
+from ray_mr.shuffle.combine.aggregate import BadValues, find_numbers, format_integer, parse_number
+from ray_mr.shuffle.combine.collapse import collapse
+from ray_mr.shuffle.rows import join_columns, make_binary, view_integers, wrap_int64s
 
 if TYPE_CHECKING:
-    from ray_mr.shuffle.rows import Rows
+    from ray_mr.shuffle.rows import RowBatch
 
 _PLAIN = b"+-.0123456789"
 NO_BIN = b""
 """Stands for what is no number: no edge is empty."""
 
 
-def binned(rows: Rows, width: str) -> tuple[Rows, Bad]:
+def bin_values(rows: RowBatch, width: str) -> tuple[RowBatch, BadValues]:
     """Counted rows in key order with edges for values; and how many rows were set aside.
 
     Args:
@@ -32,19 +32,19 @@ def binned(rows: Rows, width: str) -> tuple[Rows, Bad]:
         width: Of a bin: decimal digits, perhaps a point and more of them; above 0.
     """
     if not len(rows):
-        return rows, Bad()
+        return rows, BadValues()
     coded = rows.values().dictionary_encode()
-    numeric = is_number(coded.dictionary)
+    numeric = find_numbers(coded.dictionary)
     edges = [
         _edge(text, width) if good else NO_BIN
         for text, good in zip(coded.dictionary.to_pylist(), numeric.tolist(), strict=True)
     ]
-    of_row = numbers_of(coded.indices)
+    of_row = view_integers(coded.indices)
     good = np.fromiter(map(bool, edges), bool, len(edges))[of_row]
-    values = strings(edges).take(integers(of_row[good]))
-    kept = rows.keys().take(integers(np.flatnonzero(good)))
-    made = condense(of_columns(kept, values, rows.counts[good]), in_order=False)
-    return made, Bad.of(rows, ~good)
+    values = make_binary(edges).take(wrap_int64s(of_row[good]))
+    kept = rows.keys().take(wrap_int64s(np.flatnonzero(good)))
+    made = collapse(join_columns(kept, values, rows.counts[good]), in_order=False)
+    return made, BadValues.of(rows, ~good)
 
 
 def _edge(text: bytes, width: str) -> bytes:
@@ -56,7 +56,7 @@ def _edge(text: bytes, width: str) -> bytes:
     before, _, after = width.partition(".")
     unit = int(before + after)
     edge = top * 10 ** len(after) // (bottom * unit) * unit
-    made = digits(abs(edge)).rjust(len(after) + 1, b"0")
+    made = format_integer(abs(edge)).rjust(len(after) + 1, b"0")
     point = len(made) - len(after)
     return (b"-" if edge < 0 else b"") + made[:point] + (b"." + made[point:] if after else b"")
 
@@ -66,7 +66,7 @@ def _plain(text: bytes) -> tuple[int, int] | None:
     before, point, after = text.partition(b".")
     if point and math.isinf(float(text)):
         return None
-    return int(number(before + after)), 10 ** len(after)
+    return int(parse_number(before + after)), 10 ** len(after)
 
 
 def _with_exponent(text: bytes) -> tuple[int, int] | None:

@@ -1,8 +1,8 @@
 """How often each line of a text is there, over many pieces of it; no loop over rows.
 
 A line of up to 16 bytes with its newline is two 64-bit numbers, which have a place in a table: the
-first that is free, or theirs already, of ``ROUNDS`` places from a hash of both on.  All rows of a
-window look at once.  Longer lines, and those that find no place, are told apart by Arrow.
+first that is free, or theirs already, of ``MAX_PROBES`` places from a hash of both on.  All rows of
+a window look at once.  Longer lines, and those that find no place, are told apart by Arrow.
 
 Places depend on the lines before alone, and none is freed: a line that finds none will never.
 """
@@ -14,8 +14,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from ray_mr.shuffle.combine.collapse import counted, one_value
-from ray_mr.shuffle.rows import ROW_BYTES, Rows, contents, cut, numbers_of
+from ray_mr.shuffle.combine.collapse import arrange_counted, has_one_value
+from ray_mr.shuffle.rows import (
+    ROW_OVERHEAD_BYTES,
+    RowBatch,
+    copy_slices,
+    join_values,
+    view_integers,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,12 +30,12 @@ SHORT_BYTES = 16
 """A line of so many bytes, its newline among them, may have a place in the table."""
 SLOT_BITS = 19
 SLOTS = 1 << SLOT_BITS
-FULL = SLOTS * 5 // 8
+MAX_USED_SLOTS = SLOTS * 5 // 8
 """Places that may be in use; about, as a window is not cut."""
-ROUNDS = 16
-WINDOW_ROWS = 1 << 14
+MAX_PROBES = 16
+PROBE_ROWS = 1 << 14
 """Rows that are looked for at once: so many stay in the cache."""
-MOST_ROWS = 1 << 21
+MAX_ORDERED_ROWS = 1 << 21
 """Rows whose order is kept, in eight bytes each; about, as a piece is not cut."""
 NEWLINE = b"\n"[0]
 _PADDING = bytes(SHORT_BYTES)
@@ -53,7 +59,9 @@ class LineCounts:
         size_bytes: It is full when its rows take about so much.
     """
 
-    def __init__(self, parse: Callable[[bytes], Rows], *, in_order: bool, size_bytes: int) -> None:
+    def __init__(
+        self, parse: Callable[[bytes], RowBatch], *, in_order: bool, size_bytes: int
+    ) -> None:
         self._parse, self._in_order, self._size_bytes = parse, in_order, size_bytes
         self.clear()
 
@@ -77,9 +85,9 @@ class LineCounts:
     @property
     def full(self) -> bool:
         """Its rows are to be taken."""
-        held_bytes = self._used * (ROW_BYTES + SHORT_BYTES // 2) + self._long_bytes
-        many = held_bytes >= self._size_bytes or self._used >= FULL
-        return many or self._ordered >= MOST_ROWS
+        held_bytes = self._used * (ROW_OVERHEAD_BYTES + SHORT_BYTES // 2) + self._long_bytes
+        many = held_bytes >= self._size_bytes or self._used >= MAX_USED_SLOTS
+        return many or self._ordered >= MAX_ORDERED_ROWS
 
     def add(self, text: bytes) -> None:
         """Count the lines of a text of whole lines."""
@@ -94,9 +102,9 @@ class LineCounts:
         self._codes.append(codes)
         self._ordered += len(codes)
         self.rows += len(codes)
-        if self._ordered >= MOST_ROWS:
+        if self._ordered >= MAX_ORDERED_ROWS:
             often = self._often()
-            if not self._in_order or one_value(self._distinct(often)[0]):
+            if not self._in_order or has_one_value(self._distinct(often)[0]):
                 self._settled, self._codes, self._ordered = often, [], 0
 
     def __len__(self) -> int:
@@ -105,11 +113,11 @@ class LineCounts:
         if not (self._in_order or self._long):
             return int(np.count_nonzero(often))
         distinct = self._distinct(often)[0]
-        if not self._in_order or one_value(distinct):
+        if not self._in_order or has_one_value(distinct):
             return len(distinct)
         return len(self.rows_so_far())
 
-    def rows_so_far(self) -> Rows:
+    def rows_so_far(self) -> RowBatch:
         """Its rows in key order, counted."""
         distinct, totals, number = self._distinct(self._often())
 
@@ -121,7 +129,7 @@ class LineCounts:
                 codes = np.concatenate([earlier, codes])
             return number()[codes], counts
 
-        return counted(distinct, totals, sequence, in_order=self._in_order)
+        return arrange_counted(distinct, totals, sequence, in_order=self._in_order)
 
     def _often(self) -> Any:
         """How often each code was there."""
@@ -131,15 +139,15 @@ class LineCounts:
             often[: len(self._settled)] += self._settled
         return often
 
-    def _distinct(self, often: Any) -> tuple[Rows, Any, Callable[[], Any]]:
+    def _distinct(self, often: Any) -> tuple[RowBatch, Any, Callable[[], Any]]:
         """Each line as a row, how often it was there, and what gives the row of each code."""
         used = np.flatnonzero(often[:SLOTS])
         text, totals = self._short_lines(used), often[used]
         longs = np.empty(0, np.int64)
         if self._long:
             coded = pa.concat_arrays(self._long).dictionary_encode()
-            text += contents(coded.dictionary)
-            longs = numbers_of(coded.indices) + len(used)
+            text += join_values(coded.dictionary)
+            longs = view_integers(coded.indices) + len(used)
             totals = np.concatenate([totals, np.zeros(len(coded.dictionary), np.int64)])
             np.add.at(totals, longs, often[SLOTS:])
 
@@ -150,7 +158,7 @@ class LineCounts:
 
         return self._parse(text), totals, number
 
-    def take(self) -> Rows:
+    def take(self) -> RowBatch:
         """As ``rows_so_far``; it is empty then."""
         rows = self.rows_so_far()
         self.clear()
@@ -167,23 +175,23 @@ class LineCounts:
 
     def _codes_of_long(self, data: Any, starts: Any, ends: Any) -> Any:
         """Codes of lines that have no place."""
-        coded = cut(data, starts, ends).dictionary_encode()
-        codes = numbers_of(coded.indices) + np.int64(SLOTS + self._longs)
+        coded = copy_slices(data, starts, ends).dictionary_encode()
+        codes = view_integers(coded.indices) + np.int64(SLOTS + self._longs)
         self._long.append(coded.dictionary)
         self._longs += len(coded.dictionary)
-        self._long_bytes += coded.dictionary.nbytes + ROW_BYTES * len(coded.dictionary)
+        self._long_bytes += coded.dictionary.nbytes + ROW_OVERHEAD_BYTES * len(coded.dictionary)
         return codes
 
     def _look_up(self, data: Any, edges: Any, codes: Any) -> None:
         """Set the code of each line to its place, or to -1."""
         waiting: list[Any] = []
         count = 0
-        for low in range(0, len(codes), WINDOW_ROWS):
-            some = edges[low : low + WINDOW_ROWS + 1]
-            codes[low : low + WINDOW_ROWS], others = self._first_look(data, some)
+        for low in range(0, len(codes), PROBE_ROWS):
+            some = edges[low : low + PROBE_ROWS + 1]
+            codes[low : low + PROBE_ROWS], others = self._first_look(data, some)
             waiting.append(low + others)
             count += len(others)
-            if count >= WINDOW_ROWS // 2 or low + WINDOW_ROWS >= len(codes):
+            if count >= PROBE_ROWS // 2 or low + PROBE_ROWS >= len(codes):
                 rows = np.concatenate(waiting)
                 starts = edges[rows]
                 one, two = _numbers(data, starts, edges[rows + 1] - starts)
@@ -209,12 +217,12 @@ class LineCounts:
     def _find(self, at: Any, one: Any, two: Any) -> Any:
         """The places of lines, old or new, or -1; ``at`` is where to begin."""
         places, left = at.copy(), np.arange(len(at))
-        for _ in range(ROUNDS):
+        for _ in range(MAX_PROBES):
             if not len(left):
                 break
             found = self._at(at)
             same = (found[:, 0] == one) & (found[:, 1] == two)
-            if self._used < FULL:
+            if self._used < MAX_USED_SLOTS:
                 free = np.flatnonzero((found[:, 0] | found[:, 1]) == 0)
                 taken, mine = at[free], np.stack([one[free], two[free]], axis=1)
                 self._table[taken] = mine  # of several lines the last one

@@ -19,23 +19,24 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pyarrow as pa
 
-from ray_mr.shuffle.order.key_prefix import Order, by_heads, by_key, longer
-from ray_mr.shuffle.rows import Rows, concat, integers, numbers_of
+from ray_mr.shuffle.memory_pool import release_freed_memory
+from ray_mr.shuffle.order.key_prefix import RowOrder, argsort_prefixes, is_truncated, view_keys
+from ray_mr.shuffle.rows import RowBatch, concat_batches, view_integers, wrap_int64s
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-WINDOW_ROWS = 1 << 16
+MAX_BATCH_ROWS = 1 << 16
 """Rows in a batch of a run; what the merge holds of each run (fewer where rows are large)."""
-WINDOW_BYTES = 2 << 20
-MIN_WINDOW_BYTES = 128 << 10
-FAN_IN = 64
+MAX_BATCH_BYTES = 2 << 20
+MIN_BATCH_BYTES = 128 << 10
+MAX_FAN_IN = 64
 MIN_FAN_IN = 24
 """Runs that are merged at once (fewer where memory is small); more are merged in groups first."""
 MANY_RUNS = 4
 """Windows of this part of them take what is left beside rows that are held: these become a run."""
-PACK_BYTES = 2 << 20
+SORT_BYTES = 2 << 20
 """Rows that come in less are gathered, and sorted, to so much."""
 MERGE_BYTES = 4 << 20
 """What is copied and sorted at a time of packs that are merged."""
@@ -48,13 +49,13 @@ SAMPLES = 8
 MOST_SAMPLES = 64
 HELD_BYTES = 16
 """What a row takes that is held, beside the row: its place and its head."""
-LOOK_STEP = 16
+SAMPLE_STEP = 16
 """One of so many rows is looked at, to see whether heads tell rows from each other."""
 COMPRESSION = "lz4"
 _SCHEMA = pa.schema(
     [
         ("line", pa.large_binary()),
-        ("key_bytes", pa.int64()),
+        ("key_lengths", pa.int64()),
         ("count", pa.int64()),
         ("place", pa.int64()),
         ("head", pa.int64()),
@@ -70,12 +71,12 @@ _Bound = tuple[bytes, int]
 class _Placed:
     """Rows with their places in the order of all."""
 
-    rows: Rows
+    rows: RowBatch
     places: Any
     """int64 array."""
     heads: Any
     """uint64 array: those of what they are sorted by."""
-    order: Order
+    order: RowOrder
     """What they are sorted by."""
 
     def slice(self, start: int, stop: int) -> _Placed:
@@ -102,14 +103,14 @@ class _Placed:
     def sorted(self) -> Any:
         """Row numbers in order."""
         first = None if self.in_places else np.argsort(self.places)
-        if _alike(self.heads[::LOOK_STEP]):
+        if _alike(self.heads[::SAMPLE_STEP]):
             return self.order(self.rows).order(first)
-        order, long, group = by_heads(self.heads if first is None else self.heads[first])
+        order, long, group = argsort_prefixes(self.heads if first is None else self.heads[first])
         if first is not None:
             order = first[order]
         if len(long):
             rows = order[long]
-            order[long] = rows[self.order(self.rows.take(rows)).within(group)]
+            order[long] = rows[self.order(self.rows.take(rows)).argsort_ties(group)]
         return order
 
     def in_order(self) -> bool:
@@ -117,7 +118,7 @@ class _Placed:
         heads = self.heads
         if (heads[1:] < heads[:-1]).any():
             return False
-        if ((heads[1:] > heads[:-1]) | ~longer(heads[1:])).all():
+        if ((heads[1:] > heads[:-1]) | ~is_truncated(heads[1:])).all():
             return True
         order = self.order(self.rows).order()
         return bool((order[1:] > order[:-1]).all())
@@ -137,11 +138,11 @@ class _Placed:
 def _alike(heads: Any) -> bool:
     """Whether many of these are alike and do not tell all: long keys that begin alike."""
     some = np.sort(heads)
-    same = (some[1:] == some[:-1]) & longer(some[1:])
+    same = (some[1:] == some[:-1]) & is_truncated(some[1:])
     return bool(4 * np.count_nonzero(same) > len(some))
 
 
-class Sorter:
+class ExternalSorter:
     """Sorts the rows of one partition.
 
     Args:
@@ -150,14 +151,14 @@ class Sorter:
         order: What to sort by.
     """
 
-    def __init__(self, folder: Path, memory_bytes: int, order: Order = by_key) -> None:
+    def __init__(self, folder: Path, memory_bytes: int, order: RowOrder = view_keys) -> None:
         self._folder, self._order = folder, order
         # What rows are sorted by stands in them, or is as large again.
-        room = memory_bytes if order is by_key else memory_bytes // 2
+        room = memory_bytes if order is view_keys else memory_bytes // 2
         # Two windows of each run are loaded: a quarter; copies and malloc's losses are as much.
-        self._fan_in = min(FAN_IN, max(MIN_FAN_IN, room // (8 * MIN_WINDOW_BYTES)))
-        self._window = min(WINDOW_BYTES, max(MIN_WINDOW_BYTES, room // (8 * self._fan_in)))
-        self._merge_bytes = min(MERGE_BYTES, max(MIN_WINDOW_BYTES, room // 32))
+        self._fan_in = min(MAX_FAN_IN, max(MIN_FAN_IN, room // (8 * MIN_BATCH_BYTES)))
+        self._window = min(MAX_BATCH_BYTES, max(MIN_BATCH_BYTES, room // (8 * self._fan_in)))
+        self._merge_bytes = min(MERGE_BYTES, max(MIN_BATCH_BYTES, room // 32))
         self._limit = max(1, min(room * 3 // 4, room - MERGE_TAKES * self._merge_bytes))
         self._packs: list[_Placed] = []
         self._loose: list[_Placed] = []
@@ -167,17 +168,17 @@ class Sorter:
         self.rows = 0
         """How many have been added, with their counts."""
 
-    def add(self, rows: Rows, place: int) -> None:
+    def add(self, rows: RowBatch, place: int) -> None:
         """Take rows whose places in the order of all begin at ``place``."""
         if not len(rows):
             return
         places = np.arange(place, place + len(rows))
-        self._loose.append(_Placed(rows, places, self._order(rows).heads(), self._order))
+        self._loose.append(_Placed(rows, places, self._order(rows).make_prefixes(), self._order))
         size = rows.size_bytes + HELD_BYTES * len(rows)
         self._bytes += size
         self._loose_bytes += size
         self.rows += rows.total
-        if self._loose_bytes >= min(PACK_BYTES, self._limit):
+        if self._loose_bytes >= min(SORT_BYTES, self._limit):
             self._gather()
         if self._bytes > self._limit:
             self._spill()
@@ -202,7 +203,7 @@ class Sorter:
         for _ in self._write_run(self._sorted()):
             pass
 
-    def _write_run(self, windows: Iterator[_Placed]) -> Iterator[Rows]:
+    def _write_run(self, windows: Iterator[_Placed]) -> Iterator[RowBatch]:
         """Write a run; yields no rows, a sign of life, for each window that is written."""
         path = self._folder / f"run-{self._made:05d}.arrow"
         self._made += 1
@@ -213,8 +214,8 @@ class Sorter:
         ):
             for each in windows:
                 rows = each.rows
-                numbers = (rows.key_bytes, rows.counts, each.places, each.heads.view(np.int64))
-                columns = [rows.lines, *map(integers, numbers)]
+                numbers = (rows.key_lengths, rows.counts, each.places, each.heads.view(np.int64))
+                columns = [rows.lines, *map(wrap_int64s, numbers)]
                 writer.write_batch(pa.record_batch(columns, _SCHEMA))
                 yield rows.slice(0, 0)
         self._runs.append(path)
@@ -227,11 +228,11 @@ class Sorter:
         ):
             for batch in reader:
                 line, *others = batch.columns
-                key_bytes, counts, places, heads = map(numbers_of, others)
-                rows = Rows(line, key_bytes, counts)
+                key_lengths, counts, places, heads = map(view_integers, others)
+                rows = RowBatch(line, key_lengths, counts)
                 yield _Placed(rows, places, heads.view(np.uint64), self._order)
 
-    def sorted(self) -> Iterator[Rows]:
+    def read_sorted(self) -> Iterator[RowBatch]:
         """All rows, sorted, in windows.  Once only.
 
         Some windows are empty: signs of life while runs are written and merged in groups.
@@ -239,7 +240,7 @@ class Sorter:
         if len(self._runs) * MANY_RUNS >= self._fan_in and self._bytes:
             yield from self._write_run(self._sorted())
         if self._runs:  # who merges may be another thread, for which malloc has a heap of its own
-            pa.default_memory_pool().release_unused()
+            release_freed_memory()
         held = self._sorted() if self._bytes else None
         while len(self._runs) > self._fan_in:  # no more than need be; the oldest: no row too often
             few = min(self._fan_in, len(self._runs) - self._fan_in + 1)
@@ -262,10 +263,10 @@ def _windows(placed: _Placed, window_bytes: int) -> Iterator[_Placed]:
         yield placed.take(order[start : start + size])
 
 
-def _rows_of(rows: Rows, window_bytes: int) -> int:
+def _rows_of(rows: RowBatch, window_bytes: int) -> int:
     """How many of these rows make a window."""
     size = rows.size_bytes + HELD_BYTES * len(rows)
-    return max(1, min(WINDOW_ROWS, len(rows) * window_bytes // max(1, size)))
+    return max(1, min(MAX_BATCH_ROWS, len(rows) * window_bytes // max(1, size)))
 
 
 def _joined(parts: Sequence[_Placed]) -> _Placed:
@@ -273,7 +274,7 @@ def _joined(parts: Sequence[_Placed]) -> _Placed:
         return parts[0]
     places = np.concatenate([part.places for part in parts])
     heads = np.concatenate([part.heads for part in parts])
-    return _Placed(concat([part.rows for part in parts]), places, heads, parts[0].order)
+    return _Placed(concat_batches([part.rows for part in parts]), places, heads, parts[0].order)
 
 
 class _Pack:

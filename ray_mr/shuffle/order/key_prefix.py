@@ -14,30 +14,38 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow.compute as pc
 
-from ray_mr.shuffle.rows import EMPTY, binary, data_of, edges_of, integers, numbers_of, scalar
+from ray_mr.shuffle.rows import (
+    EMPTY,
+    make_scalar,
+    view_bytes,
+    view_integers,
+    view_offsets,
+    wrap_int64s,
+    wrap_offsets,
+)
 
 if TYPE_CHECKING:
-    from ray_mr.shuffle.rows import Rows
+    from ray_mr.shuffle.rows import RowBatch
 
-HEAD_BYTES = 7
-LONGER = HEAD_BYTES + 1
-"""Stands in a head for all lengths above ``HEAD_BYTES``."""
-ROUNDS = 4
+PREFIX_BYTES = 7
+TRUNCATED = PREFIX_BYTES + 1
+"""Stands in a head for all lengths above ``PREFIX_BYTES``."""
+MAX_ROUNDS = 4
 """So many heads of a string, one after the other, are looked at, then all that is left of it."""
 _KEEP = np.array(
-    [(0xFFFFFFFFFFFFFF << (8 * (HEAD_BYTES - size))) & 0xFFFFFFFFFFFFFF for size in range(8)],
+    [(0xFFFFFFFFFFFFFF << (8 * (PREFIX_BYTES - size))) & 0xFFFFFFFFFFFFFF for size in range(8)],
     np.uint64,
 )
 _LOW = np.uint64(0xFFFFFFFF)
 _EIGHT, _HALF, _BYTE = np.uint64(8), np.uint64(32), np.uint64(0xFF)
 
 
-def heads(data: Any, starts: Any, lengths: Any) -> Any:
+def make_prefixes(data: Any, starts: Any, lengths: Any) -> Any:
     """A number for each string: equal strings have equal numbers, a lesser string no greater one.
 
-    Where the lowest byte is not ``LONGER``, equal numbers are equal strings.
+    Where the lowest byte is not ``TRUNCATED``, equal numbers are equal strings.
     """
-    size = np.minimum(lengths, LONGER)
+    size = np.minimum(lengths, TRUNCATED)
     room = len(data) - 8  # up to here, eight bytes can be read
     if room < 0:
         data, room = np.concatenate([data, np.zeros(8, np.uint8)]), len(data)
@@ -48,7 +56,7 @@ def heads(data: Any, starts: Any, lengths: Any) -> Any:
         words[late] <<= (np.minimum(starts[late] - near[late], 7) * 8).astype(np.uint64)
         words[late[starts[late] - near[late] > 7]] = 0
     words >>= _EIGHT
-    words &= _KEEP[np.minimum(size, HEAD_BYTES)]
+    words &= _KEEP[np.minimum(size, PREFIX_BYTES)]
     return (words << _EIGHT) | size.astype(np.uint64)
 
 
@@ -67,7 +75,7 @@ def _common(data: Any, starts: Any, lengths: Any) -> int:
     return shared
 
 
-def order_of(data: Any, starts: Any, lengths: Any) -> Any:
+def argsort_strings(data: Any, starts: Any, lengths: Any) -> Any:
     """The numbers of the strings in byte order; equal strings keep their order.
 
     Args:
@@ -79,15 +87,15 @@ def order_of(data: Any, starts: Any, lengths: Any) -> Any:
         return np.arange(len(starts))
     shared = _common(data, starts, lengths)
     starts, lengths = starts + shared, lengths - shared
-    order, long, group = by_heads(heads(data, starts, lengths))
+    order, long, group = argsort_prefixes(make_prefixes(data, starts, lengths))
     if len(long):
         rows = order[long]
-        order[long] = rows[within(group, data, starts[rows], lengths[rows])]
+        order[long] = rows[argsort_ties(group, data, starts[rows], lengths[rows])]
     return order
 
 
-def by_heads(numbers: Any) -> tuple[Any, Any, Any]:
-    """The order of some ``heads``; equal ones keep their order.
+def argsort_prefixes(numbers: Any) -> tuple[Any, Any, Any]:
+    """The order of some ``make_prefixes``; equal ones keep their order.
 
     Returns:
         Row numbers; the places among them of rows whose heads are alike and do not tell all; and
@@ -114,12 +122,12 @@ def _settled(order: Any, group: Any, numbers: Any) -> tuple[Any, Any]:
     alike = np.concatenate([same, [False]]) | np.concatenate([[False], same])
     places = np.flatnonzero(alike)
     group = np.concatenate([[0], np.cumsum(~same)])[places]
-    order[places] = by_number(group, order[places])
-    more = longer(numbers[places])
+    order[places] = sort_by_number(group, order[places])
+    more = is_truncated(numbers[places])
     return places[more], group[more]
 
 
-def within(group: Any, data: Any, starts: Any, lengths: Any) -> Any:
+def argsort_ties(group: Any, data: Any, starts: Any, lengths: Any) -> Any:
     """The order of strings that are sorted by their heads; equal ones keep their order.
 
     Args:
@@ -129,11 +137,11 @@ def within(group: Any, data: Any, starts: Any, lengths: Any) -> Any:
         lengths: How long it is.
     """
     order, places, depth = np.arange(len(starts)), np.arange(len(starts)), 0
-    for _ in range(ROUNDS):
-        rows, depth = order[places], depth + HEAD_BYTES
-        numbers = heads(data, starts[rows] + depth, lengths[rows] - depth)
+    for _ in range(MAX_ROUNDS):
+        rows, depth = order[places], depth + PREFIX_BYTES
+        numbers = make_prefixes(data, starts[rows] + depth, lengths[rows] - depth)
         sort = np.argsort(numbers)
-        sort = sort[by_number(group[sort], np.arange(len(sort)))]
+        sort = sort[sort_by_number(group[sort], np.arange(len(sort)))]
         sorted_rows = rows[sort]
         more, group = _settled(sorted_rows, group, numbers[sort])
         order[places] = sorted_rows
@@ -141,24 +149,24 @@ def within(group: Any, data: Any, starts: Any, lengths: Any) -> Any:
         if not len(places):
             return order
     rows = order[places]
-    rank, _ = ranks(take(data, starts[rows], lengths[rows]))
-    order[places] = rows[by_number(rank, np.arange(len(rows)))]
+    rank, _ = rank_strings(copy_strings(data, starts[rows], lengths[rows]))
+    order[places] = rows[sort_by_number(rank, np.arange(len(rows)))]
     return order
 
 
-def longer(numbers: Any) -> Any:
+def is_truncated(numbers: Any) -> Any:
     """Whether there is more of a string than its head tells, of each."""
-    return (numbers & _BYTE) == LONGER
+    return (numbers & _BYTE) == TRUNCATED
 
 
-def by_number(numbers: Any, rows: Any) -> Any:
+def sort_by_number(numbers: Any, rows: Any) -> Any:
     """``rows`` ordered by their ``numbers``, then by themselves; both below ``2**32``."""
     packed = (numbers.astype(np.uint64) << _HALF) | rows.astype(np.uint64)
     packed.sort()
     return packed & _LOW
 
 
-def take(data: Any, starts: Any, lengths: Any) -> Any:
+def copy_strings(data: Any, starts: Any, lengths: Any) -> Any:
     """A large binary array of strings that stand anywhere, none empty and none over another."""
     place = np.argsort(starts)
     edges = np.empty(2 * len(place) + 1, np.int64)
@@ -166,16 +174,16 @@ def take(data: Any, starts: Any, lengths: Any) -> Any:
     edges[-1] = edges[-2]
     where = np.empty(len(place), np.int64)
     where[place] = np.arange(0, 2 * len(place), 2)
-    return binary(edges, data).take(integers(where))
+    return wrap_offsets(edges, data).take(wrap_int64s(where))
 
 
-def ranks(strings: Any) -> tuple[Any, Any]:
+def rank_strings(strings: Any) -> tuple[Any, Any]:
     """The place of each string among the distinct ones in byte order; and these in order."""
     coded = strings.dictionary_encode()
     order = pc.sort_indices(coded.dictionary)
     place = np.empty(len(order), np.int64)
-    place[numbers_of(order)] = np.arange(len(order))
-    return place[numbers_of(coded.indices)], coded.dictionary.take(order)
+    place[view_integers(order)] = np.arange(len(order))
+    return place[view_integers(coded.indices)], coded.dictionary.take(order)
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,16 +197,16 @@ class Strings:
     def order(self, first: Any = None) -> Any:
         """Their numbers in byte order; equal ones keep their order, or that in ``first``."""
         if first is None:
-            return order_of(self.data, self.starts, self.lengths)
-        return first[order_of(self.data, self.starts[first], self.lengths[first])]
+            return argsort_strings(self.data, self.starts, self.lengths)
+        return first[argsort_strings(self.data, self.starts[first], self.lengths[first])]
 
-    def within(self, group: Any) -> Any:
+    def argsort_ties(self, group: Any) -> Any:
         """See the function; their starts and lengths are these."""
-        return within(group, self.data, self.starts, self.lengths)
+        return argsort_ties(group, self.data, self.starts, self.lengths)
 
-    def heads(self) -> Any:
-        """Their ``heads``."""
-        return heads(self.data, self.starts, self.lengths)
+    def make_prefixes(self) -> Any:
+        """Their ``make_prefixes``."""
+        return make_prefixes(self.data, self.starts, self.lengths)
 
     def one(self, number: int) -> bytes:
         """One of them."""
@@ -206,32 +214,34 @@ class Strings:
         return bytes(self.data[start : start + int(self.lengths[number])])
 
 
-Order = Callable[["Rows"], Strings]
+RowOrder = Callable[["RowBatch"], Strings]
 """What rows are sorted by, as strings in byte order; equal keys must come out as neighbours."""
 
 
-def by_key(rows: Rows) -> Strings:
+def view_keys(rows: RowBatch) -> Strings:
     """The order of the keys."""
-    return Strings(data_of(rows.lines), edges_of(rows.lines)[:-1], rows.key_bytes)
+    return Strings(view_bytes(rows.lines), view_offsets(rows.lines)[:-1], rows.key_lengths)
 
 
-def by_key_and_value(rows: Rows) -> Strings:
+def encode_keys_and_values(rows: RowBatch) -> Strings:
     """The order of the keys, then of the values."""
-    return of_array(pc.binary_join_element_wise(closed(rows.keys()), rows.values(), EMPTY))
+    return view_strings(
+        pc.binary_join_element_wise(terminate_strings(rows.keys()), rows.values(), EMPTY)
+    )
 
 
-def closed(strings: Any) -> Any:
+def terminate_strings(strings: Any) -> Any:
     """The strings, ended so that more may follow each without a change of their order."""
     escaped = pc.replace_substring(strings, "\0", "\0\x01")
-    return pc.binary_join_element_wise(escaped, scalar(b"\0\0"), EMPTY)
+    return pc.binary_join_element_wise(escaped, make_scalar(b"\0\0"), EMPTY)
 
 
-def of_array(strings: Any) -> Strings:
+def view_strings(strings: Any) -> Strings:
     """The strings of a large binary array."""
-    edges = edges_of(strings)
-    return Strings(data_of(strings), edges[:-1], np.diff(edges))
+    edges = view_offsets(strings)
+    return Strings(view_bytes(strings), edges[:-1], np.diff(edges))
 
 
-def key_order(rows: Rows) -> Any:
+def argsort_keys(rows: RowBatch) -> Any:
     """The numbers of the rows in byte order of their keys; equal keys keep their order."""
-    return by_key(rows).order()
+    return view_keys(rows).order()

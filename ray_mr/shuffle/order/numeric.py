@@ -18,7 +18,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ray_mr.shuffle.rows import binary, data_of, edges_of, integers, numbers_of, strings
+from ray_mr.shuffle.rows import (
+    make_binary,
+    view_bytes,
+    view_integers,
+    view_offsets,
+    wrap_int64s,
+    wrap_offsets,
+)
 
 _ZERO = 0x80
 """The head of 0; those of positive numbers are above it, of negative ones below."""
@@ -26,7 +33,7 @@ _MANY = 0x7E
 """So many digits and more are told in eight bytes after the head."""
 _FEW = 18
 """Digits, and a sign, of numbers that fit into 64 bits."""
-LONG_BYTES = 1 << 16
+MIN_LONG_BYTES = 1 << 16
 """Longer texts are looked at one by one: together they would take 40 bytes for each of theirs."""
 _NUMBER = re.compile(rb"[ \t]*(-?)(\d*)(?:\.(\d*))?")
 _HALVES = bytes.maketrans(b"0123456789", b"123456789a")
@@ -35,7 +42,7 @@ _POWERS = 10 ** np.arange(_FEW + 1, dtype=np.int64)
 _BLANK, _TAB, _MINUS, _POINT, _0, _9 = (np.uint8(ord(each)) for each in " \t-.09")
 
 
-def ordered(texts: Any) -> Any:
+def encode_numbers(texts: Any) -> Any:
     """Large binary array of the byte strings.
 
     Args:
@@ -44,18 +51,18 @@ def ordered(texts: Any) -> Any:
     small = _small(texts)
     if small is not None:
         return _of_small(small)
-    is_long = np.diff(edges_of(texts)) > LONG_BYTES
+    is_long = np.diff(view_offsets(texts)) > MIN_LONG_BYTES
     return _with_long(texts, is_long) if is_long.any() else _any_size(texts)
 
 
 def _with_long(texts: Any, is_long: Any) -> Any:
     """As ``_any_size``, where some of the texts are long."""
     long, short = np.flatnonzero(is_long), np.flatnonzero(~is_long)
-    made = [strings([_one(texts[at].as_py()) for at in long.tolist()])]
+    made = [make_binary([_one(texts[at].as_py()) for at in long.tolist()])]
     if len(short):
-        made.append(ordered(texts.take(integers(short))))
+        made.append(encode_numbers(texts.take(wrap_int64s(short))))
     back = np.argsort(np.concatenate([long, short]))
-    return pa.concat_arrays(made).take(integers(back))
+    return pa.concat_arrays(made).take(wrap_int64s(back))
 
 
 def _one(text: bytes) -> bytes:
@@ -75,17 +82,17 @@ def _one(text: bytes) -> bytes:
 
 def _small(texts: Any) -> Any:
     """The numbers, if all are whole, of few digits, and nothing else stands there."""
-    edges = edges_of(texts)
+    edges = view_offsets(texts)
     sizes = np.diff(edges)
     if not len(sizes) or int(sizes.min()) < 1 or int(sizes.max()) > _FEW:
         return None
-    data = data_of(texts)
+    data = view_bytes(texts)
     first = data[edges[:-1]] == _MINUS
     data = data[int(edges[0]) : int(edges[-1])]
     other = (data - _0) > np.uint8(9)  # bytes below the digits are large here
     if np.count_nonzero(other) != np.count_nonzero(first) or (first & (sizes == 1)).any():
         return None
-    return numbers_of(pc.cast(pc.cast(texts, pa.large_string()), pa.int64()))
+    return view_integers(pc.cast(pc.cast(texts, pa.large_string()), pa.int64()))
 
 
 def _of_small(values: Any) -> Any:
@@ -103,12 +110,12 @@ def _of_small(values: Any) -> Any:
     made[values < 0] ^= np.uint8(0xFF)
     sizes = np.where(digits > 0, digits // 2 + 2, 1)
     inside = np.arange(made.shape[1]) < sizes[:, None]
-    return binary(np.concatenate([[0], np.cumsum(sizes)]), made[inside])
+    return wrap_offsets(np.concatenate([[0], np.cumsum(sizes)]), made[inside])
 
 
 def _any_size(texts: Any) -> Any:
-    low, high = (int(edge) for edge in edges_of(texts)[[0, -1]])
-    data, edges = data_of(texts)[low:high], edges_of(texts) - low
+    low, high = (int(edge) for edge in view_offsets(texts)[[0, -1]])
+    data, edges = view_bytes(texts)[low:high], view_offsets(texts) - low
     starts, ends = edges[:-1], edges[1:]
     whole, whole_end, rest, rest_end, minus = _digits(data, starts, ends)
     wholes, digits = whole_end - whole, (whole_end - whole) + (rest_end - rest)
@@ -135,7 +142,7 @@ def _any_size(texts: Any) -> Any:
     made[half[upper] >> 1] = value[upper] << np.uint8(4)
     made[half[~upper] >> 1] |= value[~upper]
     made ^= np.repeat(np.where(minus & some, np.uint8(0xFF), np.uint8(0)), sizes)
-    return binary(edges, made)
+    return wrap_offsets(edges, made)
 
 
 def _digits(data: Any, starts: Any, ends: Any) -> tuple[Any, Any, Any, Any, Any]:

@@ -16,10 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ray_mr.shuffle.combine import aggregate
-from ray_mr.shuffle.combine.aggregate import number
-from ray_mr.shuffle.combine.reducers import BUILT_INS, for_program
-from ray_mr.shuffle.order.key_prefix import key_order
-from ray_mr.shuffle.rows import Rows, groups
+from ray_mr.shuffle.combine.aggregate import parse_number
+from ray_mr.shuffle.combine.reducers import BUILT_IN_REDUCERS, fold_for_program
+from ray_mr.shuffle.order.key_prefix import argsort_keys
+from ray_mr.shuffle.rows import RowBatch, find_groups
 from samples import pairs_of, rows
 
 if TYPE_CHECKING:
@@ -75,15 +75,15 @@ def pairs_with(values: st.SearchStrategy[bytes]) -> st.SearchStrategy[list[Pair]
     return st.lists(st.tuples(KEYS, values), max_size=20)
 
 
-def combine(made: Rows, function: str) -> tuple[Rows, int]:
+def combine(made: RowBatch, function: str) -> tuple[RowBatch, int]:
     """Fold rows in any order."""
-    return BUILT_INS[function].merge(made.take(key_order(made)))
+    return BUILT_IN_REDUCERS[function].merge(made.take(argsort_keys(made)))
 
 
 def total(values: list[bytes], function: str) -> bytes:
     """The result of one key."""
     fold = {"sum": aggregate.SUM, "min": aggregate.MIN, "max": aggregate.MAX}[function]
-    return aggregate.total(values, [1] * len(values), fold)
+    return aggregate.compute_result(values, [1] * len(values), fold)
 
 
 def sort_pairs(pairs: Iterable[Pair]) -> list[Pair]:
@@ -97,7 +97,7 @@ def reduced(pairs: list[Pair], function: str, cuts: Iterable[int] = ()) -> tuple
     edges = [0, *sorted(min(cut, len(ordered)) for cut in cuts), len(ordered)]
     batches = [rows(ordered[low:high]) for low, high in itertools.pairwise(edges)]
     result, bad, done = [], 0, 0
-    for made, more, keys in BUILT_INS[function].finish(iter(batches)):
+    for made, more, keys in BUILT_IN_REDUCERS[function].finish(iter(batches)):
         result += pairs_of(made)
         bad += more
         done += keys
@@ -148,7 +148,7 @@ class TestExact:
     def test_mixed(self, values: list[bytes]) -> None:
         """With one float among integers, the exact sum of all is rounded once."""
         (result,), _ = reduced([(b"k", value) for value in [*values, b"0.5"]], "sum")
-        exact = sum((Fraction(number(value)) for value in values), Fraction(1, 2))
+        exact = sum((Fraction(parse_number(value)) for value in values), Fraction(1, 2))
         assert float(result[1]) == _float(exact)
         assert not result[1].isdigit()
 
@@ -247,12 +247,12 @@ class TestBeforeAProgram:
     def test_one_number_a_key(self, pairs: list[Pair], cuts: list[int], function: str) -> None:
         """The same as in the result of a built-in reducer, wherever the rows are cut."""
         made = rows(pairs)
-        made = made.take(key_order(made))
+        made = made.take(argsort_keys(made))
         edges = [0, *sorted(min(cut, len(made)) for cut in cuts), len(made)]
         windows = [made.slice(low, high) for low, high in itertools.pairwise(edges)]
         got: list[Pair] = []
         bad = 0
-        for done, some in for_program(windows, function):
+        for done, some in fold_for_program(windows, function):
             got += pairs_of(done)
             bad += some
         expected: list[Pair] = []
@@ -294,9 +294,9 @@ class TestChoice:
     def test_against_python(self, values: list[bytes], function: str) -> None:
         """The number Python would choose among exact values."""
         choose: Callable[[Iterable[Fraction]], Fraction] = {"min": min, "max": max}[function]
-        expected = choose([Fraction(number(value)) for value in values])
+        expected = choose([Fraction(parse_number(value)) for value in values])
         (result,), _ = reduced([(b"k", value) for value in values], function, [1, 5])
-        assert Fraction(number(result[1])) == expected
+        assert Fraction(parse_number(result[1])) == expected
 
     def test_as_written(self) -> None:
         """A float is given as it was written, an integer in canonical form."""
@@ -322,7 +322,7 @@ class TestBounded:
         began = time.process_time()
         ((result,),) = (
             pairs_of(out)
-            for out, _, _ in BUILT_INS[function].finish(iter([batch] * 100))
+            for out, _, _ in BUILT_IN_REDUCERS[function].finish(iter([batch] * 100))
             if len(out)
         )
         assert time.process_time() - began < 15
@@ -342,4 +342,4 @@ class TestBounded:
 def test_groups(keys: list[bytes]) -> None:
     """The rows at which a new key begins."""
     expected = [at for at in range(len(keys)) if not at or keys[at] != keys[at - 1]]
-    assert groups(rows([(key, b"") for key in keys])).tolist() == expected
+    assert find_groups(rows([(key, b"") for key in keys])).tolist() == expected

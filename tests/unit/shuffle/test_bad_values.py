@@ -8,8 +8,8 @@ import pytest
 
 from jobs import cat_job, result, run_told, script
 from ray_mr.errors import TooManyBadRecords
-from ray_mr.shuffle.combine.aggregate import SUM, Bad, combine
-from ray_mr.shuffle.rows import of_pairs
+from ray_mr.shuffle.combine.aggregate import SUM, BadValues, fold_values
+from ray_mr.shuffle.rows import encode_pairs
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -87,18 +87,18 @@ class TestBad:
     """The number of rows set aside."""
 
     def test_sum_keeps_the_first_example(self) -> None:
-        whole = Bad() + 0 + Bad(2, "one") + Bad(3, "other")
+        whole = BadValues() + 0 + BadValues(2, "one") + BadValues(3, "other")
         assert (whole, whole.example) == (5, "one")
-        assert sum([Bad(1, "a"), Bad(1, "b")], Bad()).example == "a"
-        assert (1 + Bad(2, "a")).example == "a"
+        assert sum([BadValues(1, "a"), BadValues(1, "b")], BadValues()).example == "a"
+        assert (1 + BadValues(2, "a")).example == "a"
 
     def test_long_value_is_shown_in_part(self) -> None:
-        _, bad = combine(of_pairs([b"k" * 500], [b"v" * 500]), SUM)
+        _, bad = fold_values(encode_pairs([b"k" * 500], [b"v" * 500]), SUM)
         assert bad == 1
         assert len(bad.example) < 200
 
     def test_number_of_rows_is_counted_with_their_counts(self) -> None:
-        rows = of_pairs([b"a", b"b"], [b"x", b"1"], [3, 1])
-        kept, bad = combine(rows, SUM)
+        rows = encode_pairs([b"a", b"b"], [b"x", b"1"], [3, 1])
+        kept, bad = fold_values(rows, SUM)
         assert (bad, bad.example) == (3, "value 'x' of key 'a'")
         assert kept.values().to_pylist() == [b"1"]

@@ -16,15 +16,15 @@ from ray_mr.child.messages import Pairs
 from ray_mr.errors import DataError
 from ray_mr.shuffle import batches
 from ray_mr.shuffle.batches import (
-    Pieces,
-    TextCutter,
-    counted_lines,
+    OutputBatcher,
+    TextBatcher,
+    format_counted_lines,
+    format_lines,
     pack_pairs,
     parse_lines,
-    to_lines,
     unpack_pairs,
 )
-from ray_mr.shuffle.rows import EXPAND_BYTES, Rows, concat, of_pairs
+from ray_mr.shuffle.rows import EXPAND_BYTES, RowBatch, concat_batches, encode_pairs
 from samples import pairs_of, rows
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def writable(pairs: list[tuple[bytes, bytes]]) -> bool:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Limits that a few bytes reach."""
-    monkeypatch.setattr(batches, "TEXT_BYTES", 16)
+    monkeypatch.setattr(batches, "TEXT_BATCH_BYTES", 16)
 
 
 class TestParse:
@@ -89,10 +89,12 @@ class TestParse:
             expected.append((mark.join(parts[:fields]), parts[fields] if enough else b""))
         assert made.keys().to_pylist() == [key for key, _ in expected]
         if whole:
-            assert made.text() == text
+            assert made.join_lines() == text
         else:
             assert pairs_of(made) == expected
-            assert to_lines(made, tabs=True) == b"".join(b"%b\t%b\n" % pair for pair in expected)
+            assert format_lines(made, tabs=True) == b"".join(
+                b"%b\t%b\n" % pair for pair in expected
+            )
 
     @given(TEXT, st.sampled_from(["tab-or-space", "tab"]))
     def test_whole(self, text: bytes, separator: str) -> None:
@@ -100,7 +102,7 @@ class TestParse:
         expected = [split(line, separator)[0] for line in text.split(b"\n")[:-1]]
         made = parse_lines(text, separator, whole=True)
         assert made.keys().to_pylist() == expected
-        assert made.text() == text
+        assert made.join_lines() == text
 
     @pytest.mark.parametrize(
         ("line", "key", "value"),
@@ -139,11 +141,11 @@ class TestCutter:
     def test_arrival(self, lengths: list[int], places: list[int]) -> None:
         """Pieces do not depend on how the text came; all but the last are about the limit."""
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(batches, "TEXT_BYTES", 16)
+            patch.setattr(batches, "TEXT_BATCH_BYTES", 16)
             text = b"".join(b"x" * length + b"\n" for length in lengths) + b"end"
 
             def pieces(parts: list[bytes]) -> list[bytes]:
-                cutter = TextCutter()
+                cutter = TextBatcher()
                 got = [piece for part in parts for piece in cutter.feed(part)]
                 return [*got, *cutter.close()]
 
@@ -156,14 +158,14 @@ class TestCutter:
 
     def test_nothing(self) -> None:
         """No text, no piece; a closed cutter starts anew."""
-        cutter = TextCutter()
+        cutter = TextBatcher()
         assert [*cutter.feed(b""), *cutter.close(), *cutter.close()] == []
         assert [*cutter.feed(b"a"), *cutter.close()] == [b"a\n"]
         assert [*cutter.feed(b"b\n"), *cutter.close()] == [b"b\n"]
 
     def test_long_line(self) -> None:
         """A line of 300 MB in small pieces is searched once, not once a piece."""
-        cutter = TextCutter()
+        cutter = TextBatcher()
         began = time.process_time()
         for _ in range(300 << 4):
             assert not list(cutter.feed(b"x" * 65536))
@@ -175,19 +177,19 @@ class TestCutter:
 class TestPieces:
     """Output gathered into pieces."""
 
-    def feed(self, events: list[bytes | Pairs | None]) -> Iterator[Rows]:
+    def feed(self, events: list[bytes | Pairs | None]) -> Iterator[RowBatch]:
         for piece in self.pieces(events):
-            yield piece if isinstance(piece, Rows) else parse_lines(piece, "tab-or-space")
+            yield piece if isinstance(piece, RowBatch) else parse_lines(piece, "tab-or-space")
 
-    def pieces(self, events: list[bytes | Pairs | None]) -> Iterator[bytes | Rows]:
-        pieces = Pieces()
+    def pieces(self, events: list[bytes | Pairs | None]) -> Iterator[bytes | RowBatch]:
+        pieces = OutputBatcher()
         for event in events:
             if event is None:
                 yield from pieces.end_text()
             elif isinstance(event, Pairs):
-                yield from pieces.pairs(event)
+                yield from pieces.add_pairs(event)
             else:
-                yield from pieces.text(event)
+                yield from pieces.add_text(event)
         yield from pieces.close()
 
     @given(st.lists(st.one_of(TEXT, PAIRS, st.none()), max_size=8), st.integers(1, 9))
@@ -196,7 +198,7 @@ class TestPieces:
     ) -> None:
         """Pieces are the same however the text came, hold every row in order, none is empty."""
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(batches, "TEXT_BYTES", 16)
+            patch.setattr(batches, "TEXT_BATCH_BYTES", 16)
             whole: list[bytes | Pairs | None] = []
             cuts: list[bytes | Pairs | None] = []
             expected: list[tuple[bytes, bytes]] = []
@@ -280,9 +282,9 @@ class TestLines:
         refused = any(b"\t" in key or b"\n" in key + value for key, value in pairs)
         if refused:
             with pytest.raises(DataError, match="cannot be written as a line of text"):
-                to_lines(rows(pairs))
+                format_lines(rows(pairs))
         else:
-            text = to_lines(rows(pairs))
+            text = format_lines(rows(pairs))
             assert text == b"".join(key + b"\t" + value + b"\n" for key, value in pairs)
             assert pairs_of(parse_lines(text, "tab")) == pairs
 
@@ -292,20 +294,22 @@ class TestLines:
         sizes = st.lists(st.integers(1, 40), min_size=len(pairs), max_size=len(pairs))
         counts = data.draw(sizes)
         keys, values = [key for key, _ in pairs], [value for _, value in pairs]
-        made = of_pairs(keys, values, counts)
+        made = encode_pairs(keys, values, counts)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(batches, "EXPAND_BYTES", data.draw(st.sampled_from([1, 20, 1 << 20])))
-            text = b"".join(counted_lines(made, tabs=True)) if writable(pairs) else None
+            text = b"".join(format_counted_lines(made, tabs=True)) if writable(pairs) else None
         if text is None:
             with pytest.raises(DataError, match="cannot be written as a line of text"):
-                list(counted_lines(made))
+                list(format_counted_lines(made))
         else:
             lines = (key + b"\t" + value + b"\n" for key, value in pairs)
             assert text == b"".join(map(operator.mul, lines, counts))
 
     def test_hot_key_in_pieces(self) -> None:
         """A row that stands for a million is written piece by piece."""
-        pieces = list(counted_lines(of_pairs([b"k", b"l"], [b"v", b"w"], [1_000_000, 2])))
+        pieces = list(
+            format_counted_lines(encode_pairs([b"k", b"l"], [b"v", b"w"], [1_000_000, 2]))
+        )
         assert max(map(len, pieces)) <= EXPAND_BYTES
         assert b"".join(pieces) == b"k\tv\n" * 1_000_000 + b"l\tw\n" * 2
 
@@ -320,23 +324,25 @@ class TestLines:
     def test_refused(self, pair: tuple[bytes, bytes], what: str) -> None:
         """The error says which, never the content, and what to do."""
         with pytest.raises(DataError, match=what) as caught:
-            to_lines(rows([(b"fine", b"1"), pair]))
+            format_lines(rows([(b"fine", b"1"), pair]))
         assert "JSON" in caught.value.hint
 
     def test_value_with_tab(self) -> None:
         """A TAB in a value is read back."""
-        assert to_lines(rows([(b"a b", b"c\td")])) == b"a b\tc\td\n"
+        assert format_lines(rows([(b"a b", b"c\td")])) == b"a b\tc\td\n"
 
     @given(PAIRS, st.integers(0, 12))
     def test_slice(self, pairs: list[tuple[bytes, bytes]], low: int) -> None:
         """Slices are written as their rows alone."""
         part = rows(pairs).slice(min(low, len(pairs)))
-        assert part.text() == b"".join(key + b"\t" + value + b"\n" for key, value in pairs[low:])
+        assert part.join_lines() == b"".join(
+            key + b"\t" + value + b"\n" for key, value in pairs[low:]
+        )
 
 
 @given(st.lists(PAIRS, min_size=1, max_size=4))
 def test_concat(parts: list[list[tuple[bytes, bytes]]]) -> None:
     """All rows, in order."""
-    assert pairs_of(concat([rows(part) for part in parts])) == [
+    assert pairs_of(concat_batches([rows(part) for part in parts])) == [
         pair for part in parts for pair in part
     ]

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ray_mr.shuffle.blocks import checksum, checksums, pack, unpack
-from ray_mr.shuffle.partition import divide
-from ray_mr.shuffle.rows import of_pairs
+from ray_mr.shuffle.blocks import compute_checksum, compute_checksums, pack, unpack
+from ray_mr.shuffle.partition import partition_by_hash
+from ray_mr.shuffle.rows import encode_pairs
 from samples import pairs_of, rows
 
 if TYPE_CHECKING:
@@ -28,11 +28,11 @@ ROW = st.tuples(
 @given(st.lists(ROW, max_size=30), st.integers(1, 9), st.integers(0, 30))
 def test_back(items: list[tuple[bytes, bytes, int]], partitions: int, low: int) -> None:
     """A block gives back the rows of each partition, also of a slice, cut by its offsets."""
-    every = of_pairs(
+    every = encode_pairs(
         [key for key, _, _ in items], [value for _, value, _ in items], [n for _, _, n in items]
     )
     made = every.slice(min(low, len(items)))
-    parts = divide(made, partitions)
+    parts = partition_by_hash(made, partitions)
     block, offsets = pack(parts)
     assert len(offsets) == partitions + 1
     assert (offsets[0], offsets[-1]) == (0, block.size)
@@ -68,8 +68,8 @@ def test_small(kind: str) -> None:
         "any": lambda: (b"k%d" % rng.randrange(10**6), b"v" * rng.randrange(60, 200)),
     }[kind]
     made = rows(make() for _ in range(100_000))
-    block, _ = pack(divide(made, 64))
-    own = len(made.text())
+    block, _ = pack(partition_by_hash(made, 64))
+    own = len(made.join_lines())
     assert block.size < own * (1.3 if kind == "words" else 1.1)
 
 
@@ -84,34 +84,34 @@ def test_checksum() -> None:
     """Of the bytes alone, in any buffer; one bit changes it."""
     block, _ = pack([rows([(b"a", b"b")])])
     data = bytearray(block)
-    assert checksum(block) == checksum(data) == checksum(bytes(data))
+    assert compute_checksum(block) == compute_checksum(data) == compute_checksum(bytes(data))
     data[-1] ^= 1
-    assert checksum(data) != checksum(block)
+    assert compute_checksum(data) != compute_checksum(block)
 
 
 def test_checksums() -> None:
     """Each partition has its own, of its bytes alone."""
-    block, offsets = pack(divide(rows([(b"%d" % n, b"v") for n in range(50)]), 4))
-    sums = checksums(block, offsets)
+    block, offsets = pack(partition_by_hash(rows([(b"%d" % n, b"v") for n in range(50)]), 4))
+    sums = compute_checksums(block, offsets)
     assert len(sums) == 4
     for number in range(4):
         data = bytearray(block)
         data[offsets[number]] ^= 1
-        changed = checksums(data, offsets)
+        changed = compute_checksums(data, offsets)
         assert [at for at in range(4) if changed[at] != sums[at]] == [number]
 
 
 def test_same_bytes() -> None:
     """Equal rows make equal blocks: a lost block may be taken from another attempt."""
     pairs = [(b"%d" % (n % 7), b"%d" % n) for n in range(100)]
-    one = pack(divide(rows(pairs), 3))
-    other = pack(divide(rows([(b"0", b""), *pairs]).slice(1), 3))
+    one = pack(partition_by_hash(rows(pairs), 3))
+    other = pack(partition_by_hash(rows([(b"0", b""), *pairs]).slice(1), 3))
     assert (bytes(one[0]), one[1]) == (bytes(other[0]), other[1])
 
 
 def test_wide_counts() -> None:
     """Counts of any size survive."""
-    made = of_pairs([b"a", b"b", b"c"], [b""] * 3, np.array([1, 2**40, 2**62]))
+    made = encode_pairs([b"a", b"b", b"c"], [b""] * 3, np.array([1, 2**40, 2**62]))
     block, offsets = pack([made])
     back = unpack(block, offsets, 0)
     assert back is not None

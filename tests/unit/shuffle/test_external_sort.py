@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from ray_mr.shuffle.batches import parse_lines
 from ray_mr.shuffle.order import external_sort
-from ray_mr.shuffle.order.external_sort import Sorter
-from ray_mr.shuffle.order.key_prefix import Order, by_key, by_key_and_value
+from ray_mr.shuffle.order.external_sort import ExternalSorter
+from ray_mr.shuffle.order.key_prefix import RowOrder, encode_keys_and_values, view_keys
 from samples import open_files, pairs_of, rows
 
 KEYS = st.sampled_from([b"", b"a", b"aa", b"b", b"\0", b"\xff", b"\xc3\xbc", b"a\0"])
@@ -26,15 +26,15 @@ Arrival = list[tuple[int, list[tuple[bytes, bytes]]]]
 
 
 def sort_rows(
-    arrival: Arrival, memory_bytes: int, folder: Path, order: Order = by_key
+    arrival: Arrival, memory_bytes: int, folder: Path, order: RowOrder = view_keys
 ) -> list[tuple[bytes, bytes]]:
     """What the sorter makes of batches that come in this order."""
-    sorter = Sorter(folder, memory_bytes, order)
+    sorter = ExternalSorter(folder, memory_bytes, order)
     for place, pairs in arrival:
         sorter.add(rows(pairs), place)
     assert sorter.rows == sum(len(pairs) for _, pairs in arrival)
     got: list[tuple[bytes, bytes]] = []
-    for window in sorter.sorted():
+    for window in sorter.read_sorted():
         got += pairs_of(window)
     return got
 
@@ -56,8 +56,8 @@ def test_equals_sorted(batches: list[list[bytes]], memory: int, rng: random.Rand
     arrival, expected = placed(batches)
     rng.shuffle(arrival)
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(external_sort, "WINDOW_ROWS", 2)
-        patch.setattr(external_sort, "FAN_IN", 3)
+        patch.setattr(external_sort, "MAX_BATCH_ROWS", 2)
+        patch.setattr(external_sort, "MAX_FAN_IN", 3)
         assert sort_rows(arrival, memory, Path(folder)) == expected
 
 
@@ -66,8 +66,8 @@ def test_windows_by_bytes(batches: list[list[bytes]], window: int) -> None:
     """The size of a window changes nothing."""
     arrival, expected = placed(batches)
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(external_sort, "MIN_WINDOW_BYTES", window)
-        patch.setattr(external_sort, "WINDOW_BYTES", window)
+        patch.setattr(external_sort, "MIN_BATCH_BYTES", window)
+        patch.setattr(external_sort, "MAX_BATCH_BYTES", window)
         assert sort_rows(arrival, 1, Path(folder)) == expected
 
 
@@ -90,17 +90,17 @@ def test_nothing(tmp_path: Path, memory: int) -> None:
 
 def test_cascade(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """More runs than are merged at once: never more files than that are open, and one to write."""
-    monkeypatch.setattr(external_sort, "FAN_IN", 4)
+    monkeypatch.setattr(external_sort, "MAX_FAN_IN", 4)
     rng = random.Random(3)
     expected = []
-    sorter = Sorter(tmp_path, 1)
+    sorter = ExternalSorter(tmp_path, 1)
     files = open_files()
     for number in range(50):
         pairs = [(b"%d" % rng.randrange(30), b"%04d-%d" % (number, row)) for row in range(5)]
         expected += pairs
         sorter.add(rows(pairs), number * 5)
     got: list[tuple[bytes, bytes]] = []
-    for window in sorter.sorted():
+    for window in sorter.read_sorted():
         assert open_files() <= files + 5
         got += pairs_of(window)
     assert got == sorted(expected, key=lambda pair: pair[0])
@@ -109,13 +109,13 @@ def test_cascade(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_no_more_is_merged_than_need_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs are merged in groups only until they can all be merged at once."""
-    monkeypatch.setattr(external_sort, "FAN_IN", 4)
-    sorter = Sorter(tmp_path, 1)
+    monkeypatch.setattr(external_sort, "MAX_FAN_IN", 4)
+    sorter = ExternalSorter(tmp_path, 1)
     for number in range(9):
         sorter.add(rows([(b"%d" % (number * 7 % 9), b"")]), number)
     written: list[str] = []
     got: list[tuple[bytes, bytes]] = []
-    for window in sorter.sorted():
+    for window in sorter.read_sorted():
         files = {path.name for path in tmp_path.iterdir()}
         written += sorted(files.difference(written))
         got += pairs_of(window)
@@ -161,7 +161,7 @@ def test_packs_in_order(
     rng.shuffle(arrival)
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setattr(external_sort, "MERGE_BYTES", merge)
-        patch.setattr(external_sort, "PACK_BYTES", pack)
+        patch.setattr(external_sort, "SORT_BYTES", pack)
         assert sort_rows(arrival, 10**9, Path(folder)) == expected
 
 
@@ -179,11 +179,11 @@ def test_where_heads_do_not_tell(
     arrival, expected = placed(batches)
     rng.shuffle(arrival)
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(external_sort, "LOOK_STEP", look)
-        patch.setattr(external_sort, "WINDOW_ROWS", 3)
+        patch.setattr(external_sort, "SAMPLE_STEP", look)
+        patch.setattr(external_sort, "MAX_BATCH_ROWS", 3)
         patch.setattr(external_sort, "MERGE_BYTES", 200)
-        patch.setattr(external_sort, "FAN_IN", 3)
-        order = by_key_and_value if by_value else by_key
+        patch.setattr(external_sort, "MAX_FAN_IN", 3)
+        order = encode_keys_and_values if by_value else view_keys
         got = sort_rows(arrival, memory, Path(folder), order)
     assert got == (sorted(expected) if by_value else expected)
 
@@ -192,7 +192,7 @@ def test_where_heads_do_not_tell(
 def test_no_second_copy(tmp_path: Path, keys: int) -> None:
     """What is held is sorted within a few windows more of memory, however keys are spread."""
     rng = random.Random(5)
-    sorter = Sorter(tmp_path, 1 << 30)
+    sorter = ExternalSorter(tmp_path, 1 << 30)
     for number in range(16):
         made = sorted(b"%09d" % rng.randrange(keys) for _ in range(20_000))
         sorter.add(rows([(key, b"x" * 130) for key in made]), number << 36)
@@ -200,7 +200,7 @@ def test_no_second_copy(tmp_path: Path, keys: int) -> None:
     try:
         held = pa.total_allocated_bytes()
         most = last = 0
-        for window in sorter.sorted():
+        for window in sorter.read_sorted():
             most = max(most, pa.total_allocated_bytes() - held)
             last += len(window)
         _, traced = tracemalloc.get_traced_memory()
@@ -211,15 +211,15 @@ def test_no_second_copy(tmp_path: Path, keys: int) -> None:
     assert most + traced < 5 * external_sort.MERGE_BYTES < 320_000 * 140
 
 
-@pytest.mark.parametrize("order", [by_key, by_key_and_value])
+@pytest.mark.parametrize("order", [view_keys, encode_keys_and_values])
 def test_many_runs_of_short_rows_fit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: Order
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: RowOrder
 ) -> None:
     """What Arrow and numpy have at once in a merge leaves malloc as much again to waste."""
     memory_bytes = 8 << 20
-    monkeypatch.setattr(external_sort, "MIN_WINDOW_BYTES", 16 << 10)
+    monkeypatch.setattr(external_sort, "MIN_BATCH_BYTES", 16 << 10)
     rng, pool, whole = np.random.default_rng(6), pa.default_memory_pool(), 0
-    sorter = Sorter(tmp_path, memory_bytes, order)
+    sorter = ExternalSorter(tmp_path, memory_bytes, order)
     for _ in range(48):
         keys = np.sort(rng.integers(10**8, 10**9, 40_000))
         sorter.add(parse_lines(b"".join(b"%d\t1\n" % key for key in keys.tolist()), "tab"), whole)
@@ -229,7 +229,7 @@ def test_many_runs_of_short_rows_fit(
     pa.set_memory_pool(watched)
     tracemalloc.start()
     try:
-        assert sum(map(len, sorter.sorted())) == whole
+        assert sum(map(len, sorter.read_sorted())) == whole
         _, traced = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

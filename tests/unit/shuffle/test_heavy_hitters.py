@@ -17,37 +17,37 @@ from ray_mr.driver.skew import KEY_CHARS, Shares, shown
 from ray_mr.jobs.job import Job
 from ray_mr.model import ReducerEnd
 from ray_mr.shuffle import heavy_hitters
-from ray_mr.shuffle.batches import parse_lines, to_lines
+from ray_mr.shuffle.batches import format_lines, parse_lines
 from ray_mr.shuffle.combine import map_side
 from ray_mr.shuffle.combine.map_side import MapSideCombiner
-from ray_mr.shuffle.combine.reducers import BUILT_INS
-from ray_mr.shuffle.heavy_hitters import MOST, HeavyHitters
-from ray_mr.shuffle.order.external_sort import Sorter
-from ray_mr.shuffle.order.key_prefix import by_key, by_key_and_value
-from ray_mr.shuffle.partition import partition_of
-from ray_mr.shuffle.rows import Rows, concat, of_pairs
+from ray_mr.shuffle.combine.reducers import BUILT_IN_REDUCERS
+from ray_mr.shuffle.heavy_hitters import MAX_HOT_KEYS, HeavyHitters
+from ray_mr.shuffle.order.external_sort import ExternalSorter
+from ray_mr.shuffle.order.key_prefix import encode_keys_and_values, view_keys
+from ray_mr.shuffle.partition import compute_partition
+from ray_mr.shuffle.rows import RowBatch, concat_batches, encode_pairs
 from samples import rows
 
 SIZES = st.lists(st.integers(1, 60), min_size=1, max_size=40)
-FOLDED = [name for name, built_in in BUILT_INS.items() if built_in.raw_is_state]
+FOLDED = [name for name, built_in in BUILT_IN_REDUCERS.items() if built_in.raw_is_state]
 
 
-def seen(made: Rows, window: int) -> tuple[tuple[bytes, int], ...]:
+def seen(made: RowBatch, window: int) -> tuple[tuple[bytes, int], ...]:
     """What is told of rows that come in windows."""
     hottest = HeavyHitters()
     windows = [made.slice(at, at + window) for at in range(0, len(made), window)]
     assert list(hottest.watch([*windows, made.slice(0, 0)]))[:-1] == windows
-    return hottest.keys()
+    return hottest.rank_keys()
 
 
 @given(SIZES, st.integers(1, 50), st.integers(1, 3))
 def test_all_rows_are_looked_at(sizes: list[int], window: int, times: int) -> None:
     """In small windows, and where rows have counts: the keys with the most rows, exactly."""
     keys = [b"%03d" % number for number, size in enumerate(sizes) for _ in range(size)]
-    made = of_pairs(keys, [b""] * len(keys), [times] * len(keys))
+    made = encode_pairs(keys, [b""] * len(keys), [times] * len(keys))
     expected = sorted(Counter(keys).items(), key=lambda item: (-item[1], item[0]))
     found = seen(made, window)
-    assert [count for _, count in found] == [count * times for _, count in expected[:MOST]]
+    assert [count for _, count in found] == [count * times for _, count in expected[:MAX_HOT_KEYS]]
     assert all(Counter(keys)[key] * times == count for key, count in found)
 
 
@@ -55,14 +55,14 @@ def test_all_rows_are_looked_at(sizes: list[int], window: int, times: int) -> No
 def test_some_rows_are_looked_at(sizes: list[int], window: int) -> None:
     """In large windows: exact, and no key of as many rows as two steps is missing."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(heavy_hitters, "SAMPLES", 5)
+        patch.setattr(heavy_hitters, "SAMPLE_ROWS", 5)
         keys = [b"%03d" % number for number, size in enumerate(sizes) for _ in range(size)]
         true = Counter(keys)
         found = dict(seen(rows([(key, b"") for key in keys]), window))
         assert all(true[key] == count for key, count in found.items())
-        least = max(2 * (window // 5), min(found.values()) if len(found) == MOST else 1)
+        least = max(2 * (window // 5), min(found.values()) if len(found) == MAX_HOT_KEYS else 1)
         assert {key for key, count in true.items() if count > least} <= set(found)
-        assert len(found) <= MOST
+        assert len(found) <= MAX_HOT_KEYS
 
 
 def test_nothing_is_told_of_keys_that_are_all_alike() -> None:
@@ -74,30 +74,30 @@ def test_nothing_is_told_of_keys_that_are_all_alike() -> None:
 @pytest.mark.parametrize("name", FOLDED)
 def test_hot_key_is_folded(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A key that is hot travels as few rows, though folding was found not to pay before it came."""
-    monkeypatch.setattr(map_side, "PACK_BYTES", 1 << 20)
+    monkeypatch.setattr(map_side, "BATCH_BYTES", 1 << 20)
     cold = b"".join(b"k%d\t%d\n" % (number, number) for number in range(30_000))
     warm = b"".join(b"hot\t%d\nk%d\t1.5\n" % (number % 50, number) for number in range(60_000))
-    built_in = BUILT_INS[name]
+    built_in = BUILT_IN_REDUCERS[name]
     shaper = MapSideCombiner(lambda text: parse_lines(text, "tab"), built_in=built_in)
     packs = [*shaper.add(cold), *shaper.add(warm), *shaper.add(warm), *shaper.close()]
-    whole = concat(packs)
-    travelled = int((whole.key_bytes == 3).sum())
+    whole = concat_batches(packs)
+    travelled = int((whole.key_lengths == 3).sum())
     assert sum(key == b"hot" for key in whole.keys().to_pylist()) <= 60 * len(packs)
     assert travelled < 1_000
     assert shaper.rows == 30_000 + 4 * 60_000
-    order = by_key_and_value if built_in.by_value else by_key
+    order = encode_keys_and_values if built_in.sorts_by_value else view_keys
     results = []
     for some in ([rows_of(cold + 2 * warm)], packs):
         with tempfile.TemporaryDirectory() as folder:
-            sorter = Sorter(Path(folder), 1 << 26, order)
+            sorter = ExternalSorter(Path(folder), 1 << 26, order)
             for place, each in enumerate(some):
                 sorter.add(each, place << 24)
-            done = [each for each, _, _ in built_in.finish(sorter.sorted()) if len(each)]
-            results.append(b"".join(map(to_lines, done)))
+            done = [each for each, _, _ in built_in.finish(sorter.read_sorted()) if len(each)]
+            results.append(b"".join(map(format_lines, done)))
     assert results[0] == results[1]
 
 
-def rows_of(text: bytes) -> Rows:
+def rows_of(text: bytes) -> RowBatch:
     """Rows of lines, none of them folded."""
     return parse_lines(text, "tab")
 
@@ -167,7 +167,7 @@ def test_report(tmp_path: Path, engine: str) -> None:
     report, _ = run_told(hot_job(tmp_path), engine=engine)
     assert report.ok
     facts = json.loads((tmp_path / "out" / "report.json").read_text())
-    home = partition_of(b"hot", 4)
+    home = compute_partition(b"hot", 4)
     assert facts["hot_keys"][0] == {"key": "hot", "rows": 48_000, "part": home}
     assert [part["part"] for part in facts["parts"]] == [0, 1, 2, 3]
     assert sum(part["rows"] for part in facts["parts"]) == 60_000
@@ -186,7 +186,7 @@ def test_built_ins_are_not_held_up(tmp_path: Path, name: str) -> None:
     assert report.ok
     assert "uneven" not in report.summary()
     parts = report.facts()["parts"]
-    home = partition_of(b"hot", 4)
+    home = compute_partition(b"hot", 4)
     others = [part["input_bytes"] for part in parts if part["part"] != home]
     assert parts[home]["input_bytes"] < 1.5 * max(others)
 

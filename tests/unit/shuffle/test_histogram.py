@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from jobs import cat_job, result, run_told, script
 from ray_mr.errors import JobError
-from ray_mr.shuffle.combine.histogram import binned
-from ray_mr.shuffle.rows import of_pairs
+from ray_mr.shuffle.combine.histogram import bin_values
+from ray_mr.shuffle.rows import encode_pairs
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,8 +35,8 @@ WIDTHS = st.sampled_from(["1", "10", "0.5", "0.25", "3", "0.001", "1000000000000
 def test_against_fractions(items: list[tuple[bytes, str, int]], width: str) -> None:
     """Each number is at its edge or less than a width above it, and counted where it is."""
     items.sort(key=lambda item: item[0])
-    made, bad = binned(
-        of_pairs(
+    made, bad = bin_values(
+        encode_pairs(
             [key for key, _, _ in items],
             [text.encode() for _, text, _ in items],
             [count for _, _, count in items],
@@ -60,7 +60,7 @@ def test_numbers_that_are_none() -> None:
     """Other text, and what is too large for a float, is set aside with its count; tiny is not."""
     texts = [b"x", b"", b"nan", b"1e999999999", b"-1e999999999", b"1 ", b"--1", b"inf"]
     fine = [b"1e-999999999", b"-1e-999999999", b"0e999999999", b"-0e-5"]
-    made, bad = binned(of_pairs([b"k"] * 12, texts + fine, [2] * 12), "0.5")
+    made, bad = bin_values(encode_pairs([b"k"] * 12, texts + fine, [2] * 12), "0.5")
     assert bad == 2 * len(texts)
     assert dict(zip(made.values().to_pylist(), made.counts.tolist(), strict=True)) == {
         b"-0.5": 2,

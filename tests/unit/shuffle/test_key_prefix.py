@@ -10,7 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ray_mr.shuffle.order.key_prefix import ROUNDS, by_key, by_key_and_value, key_order, ranks
+from ray_mr.shuffle.order.key_prefix import (
+    MAX_ROUNDS,
+    argsort_keys,
+    encode_keys_and_values,
+    rank_strings,
+    view_keys,
+)
 from samples import pairs_of, rows
 
 if TYPE_CHECKING:
@@ -18,7 +24,7 @@ if TYPE_CHECKING:
 
 BYTE = st.sampled_from([b"\0", b"\x01", b"\t", b"a", b"b", b"\xff"])
 SHORT = st.lists(BYTE, max_size=10).map(b"".join)
-STARTS = [b"", b"same-start-", b"https://example.org/", b"deep/" * (ROUNDS + 1) * 2]
+STARTS = [b"", b"same-start-", b"https://example.org/", b"deep/" * (MAX_ROUNDS + 1) * 2]
 LONG = st.tuples(st.sampled_from(STARTS), SHORT).map(b"".join)
 PAIRS = st.lists(st.tuples(LONG, SHORT), max_size=40)
 
@@ -27,14 +33,14 @@ PAIRS = st.lists(st.tuples(LONG, SHORT), max_size=40)
 def test_sorted(pairs: list[tuple[bytes, bytes]], low: int) -> None:
     """By key as bytes, equal keys as they came; also a part of the rows."""
     made = rows(pairs).slice(min(low, len(pairs)))
-    assert pairs_of(made.take(key_order(made))) == sorted(pairs[low:], key=lambda pair: pair[0])
+    assert pairs_of(made.take(argsort_keys(made))) == sorted(pairs[low:], key=lambda pair: pair[0])
 
 
 @given(PAIRS)
 def test_by_value(pairs: list[tuple[bytes, bytes]]) -> None:
     """By key, then by value, as bytes."""
     made = rows(pairs)
-    assert pairs_of(made.take(by_key_and_value(made).order())) == sorted(pairs)
+    assert pairs_of(made.take(encode_keys_and_values(made).order())) == sorted(pairs)
 
 
 @given(PAIRS, st.randoms(use_true_random=False))
@@ -42,14 +48,14 @@ def test_first(pairs: list[tuple[bytes, bytes]], rng: random.Random) -> None:
     """Equal keys in an order that is given."""
     first = list(range(len(pairs)))
     rng.shuffle(first)
-    order = by_key(rows(pairs)).order(np.array(first, np.int64))
+    order = view_keys(rows(pairs)).order(np.array(first, np.int64))
     assert list(order) == sorted(first, key=lambda number: pairs[number][0])
 
 
 @given(st.lists(SHORT, max_size=30))
 def test_ranks(strings: list[bytes]) -> None:
     """Each string's place among the distinct ones."""
-    rank, distinct = ranks(rows([(each, b"") for each in strings]).keys())
+    rank, distinct = rank_strings(rows([(each, b"") for each in strings]).keys())
     assert distinct.to_pylist() == sorted(set(strings))
     assert [sorted(set(strings))[place] for place in rank] == strings
 
@@ -67,4 +73,4 @@ def test_many(kind: str) -> None:
     }[kind]
     keys = [make() for _ in range(100_000)]
     expected = sorted(range(len(keys)), key=keys.__getitem__)
-    assert list(key_order(rows([(key, b"") for key in keys]))) == expected
+    assert list(argsort_keys(rows([(key, b"") for key in keys]))) == expected

@@ -17,7 +17,7 @@ from ray_mr.shuffle.combine.line_counts import LineCounts
 from samples import pairs_of
 
 if TYPE_CHECKING:
-    from ray_mr.shuffle.rows import Rows
+    from ray_mr.shuffle.rows import RowBatch
 
 ALIKE = [b"x" * size + end for size in (6, 7, 8, 13, 14, 15, 16, 17) for end in (b"", b"y", b"\0")]
 LINE = st.one_of(
@@ -27,7 +27,7 @@ LINE = st.one_of(
 TEXTS = st.lists(st.lists(LINE, max_size=20), max_size=5)
 
 
-def parse(text: bytes) -> Rows:
+def parse(text: bytes) -> RowBatch:
     """Lines as feed lines cuts them."""
     return parse_lines(text, "tab")
 
@@ -72,9 +72,9 @@ def test_few_places(texts: list[list[bytes]], bits: int, rounds: int, full: int)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(line_counts, "SLOTS", 1 << bits)
         patch.setattr(line_counts, "_SHIFT", np.uint64(64 - bits))
-        patch.setattr(line_counts, "ROUNDS", rounds)
-        patch.setattr(line_counts, "FULL", full)
-        patch.setattr(line_counts, "WINDOW_ROWS", 3)
+        patch.setattr(line_counts, "MAX_PROBES", rounds)
+        patch.setattr(line_counts, "MAX_USED_SLOTS", full)
+        patch.setattr(line_counts, "PROBE_ROWS", 3)
         few = filled(texts, in_order=True).take()
     many = filled(texts, in_order=True).take()
     assert pairs_of(few) == pairs_of(many)
@@ -87,7 +87,7 @@ def test_settled(texts: list[list[bytes]], alike: bool, most: int, in_order: boo
     if alike:  # one value for all keys of the first pieces: only then does it not matter
         texts = [[line.partition(b"\t")[0] + b"\t1" for line in lines] for lines in texts] + texts
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(line_counts, "MOST_ROWS", most)
+        patch.setattr(line_counts, "MAX_ORDERED_ROWS", most)
         settled = filled(texts, in_order=in_order)
         few = settled.take()
     many = filled(texts, in_order=in_order)
@@ -101,7 +101,7 @@ def test_full_of_rows(values: int) -> None:
     made = LineCounts(parse, in_order=True, size_bytes=1 << 30)
     text = b"".join(b"k\t%d\n" % (n % values) for n in range(100))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(line_counts, "MOST_ROWS", 150)
+        patch.setattr(line_counts, "MAX_ORDERED_ROWS", 150)
         for _ in range(2):
             assert not made.full
             made.add(text)

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs import job, result, run_told
-from ray_mr.shuffle.combine.aggregate import MAX_NUMBER_BYTES, is_number
+from ray_mr.shuffle.combine.aggregate import MAX_NUMBER_BYTES, find_numbers
 from ray_mr.shuffle.order import numeric
-from ray_mr.shuffle.rows import strings
+from ray_mr.shuffle.rows import make_binary
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,18 +24,18 @@ TEXTS = st.text(" \t-.0123456789x", max_size=300).map(str.encode) | st.from_rege
 @given(st.lists(TEXTS, min_size=1, max_size=8))
 def test_ordered_of_long_texts_is_that_of_short_ones(texts: list[bytes]) -> None:
     """One by one or together, the byte strings are the same."""
-    together = numeric._any_size(strings(texts)).to_pylist()
+    together = numeric._any_size(make_binary(texts)).to_pylist()
     assert [numeric._one(text) for text in texts] == together
-    before, numeric.LONG_BYTES = numeric.LONG_BYTES, 20
+    before, numeric.MIN_LONG_BYTES = numeric.MIN_LONG_BYTES, 20
     try:
-        assert numeric.ordered(strings(texts)).to_pylist() == together
+        assert numeric.encode_numbers(make_binary(texts)).to_pylist() == together
     finally:
-        numeric.LONG_BYTES = before
+        numeric.MIN_LONG_BYTES = before
 
 
 def test_number_with_more_digits_than_may_be_is_none() -> None:
     texts = [b"1" * MAX_NUMBER_BYTES, b"1" * (MAX_NUMBER_BYTES + 1), b"1." + b"0" * 10**6]
-    assert is_number(strings(texts)).tolist() == [True, False, False]
+    assert find_numbers(make_binary(texts)).tolist() == [True, False, False]
 
 
 @pytest.mark.parametrize("reducer", ["sum", "min", "max", "mean", "histogram 10"])

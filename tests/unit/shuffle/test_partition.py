@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ray_mr.shuffle.partition import divide, divide_sorted, partition_of
+from ray_mr.shuffle.partition import compute_partition, partition_by_hash, partition_sorted_by_range
 from samples import pairs_of, rows
 
 PAIRS = st.lists(
@@ -28,35 +28,37 @@ PAIRS = st.lists(
 )
 def test_for_ever(key: bytes, homes: list[int]) -> None:
     """A key's partition never changes: results of two versions are alike."""
-    assert [partition_of(key, number) for number in (2, 5, 97)] == homes
-    assert partition_of(b"", 1 << 64) == 0x2D06800538D394C2, "the vector that XXH3's authors give"
+    assert [compute_partition(key, number) for number in (2, 5, 97)] == homes
+    assert compute_partition(b"", 1 << 64) == 0x2D06800538D394C2, (
+        "the vector that XXH3's authors give"
+    )
 
 
 def test_not_the_hash_of_this_process() -> None:
     """Another process, with other hashes, divides alike."""
     code = (
-        "from ray_mr.shuffle.partition import partition_of\n"
-        "print([partition_of(b'%d' % n, 7) for n in range(50)])"
+        "from ray_mr.shuffle.partition import compute_partition\n"
+        "print([compute_partition(b'%d' % n, 7) for n in range(50)])"
     )
     env = {**os.environ, "PYTHONHASHSEED": "12345"}
     argv = [sys.executable, "-c", code]
     said = subprocess.run(argv, env=env, capture_output=True, text=True, check=True).stdout
-    assert said.strip() == str([partition_of(b"%d" % n, 7) for n in range(50)])
+    assert said.strip() == str([compute_partition(b"%d" % n, 7) for n in range(50)])
 
 
 @given(PAIRS, st.integers(1, 9))
 def test_divide(pairs: list[tuple[bytes, bytes]], partitions: int) -> None:
     """Each row is in its key's partition, in the order it came; there is one part each."""
-    parts = divide(rows(pairs), partitions)
+    parts = partition_by_hash(rows(pairs), partitions)
     assert [pairs_of(part) for part in parts] == [
-        [pair for pair in pairs if partition_of(pair[0], partitions) == number]
+        [pair for pair in pairs if compute_partition(pair[0], partitions) == number]
         for number in range(partitions)
     ]
 
 
 def test_evenly() -> None:
     """Keys that differ little go everywhere."""
-    homes = [partition_of(b"key-%d" % n, 8) for n in range(8000)]
+    homes = [compute_partition(b"key-%d" % n, 8) for n in range(8000)]
     assert min(homes.count(number) for number in range(8)) > 800
 
 
@@ -65,7 +67,7 @@ def test_ranges(pairs: list[tuple[bytes, bytes]], bounds: list[bytes]) -> None:
     """A bound is the least key of its part; parts for which there is no bound are empty."""
     pairs.sort(key=lambda pair: pair[0])
     bounds.sort()
-    parts = divide_sorted(rows(pairs), 5, bounds)
+    parts = partition_sorted_by_range(rows(pairs), 5, bounds)
     assert [pairs_of(part) for part in parts] == [
         [pair for pair in pairs if sum(bound <= pair[0] for bound in bounds) == number]
         for number in range(5)

@@ -11,17 +11,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ray_mr.shuffle.batches import parse_lines, to_lines
+from ray_mr.shuffle.batches import format_lines, parse_lines
 from ray_mr.shuffle.blocks import pack, unpack
 from ray_mr.shuffle.combine import map_side
 from ray_mr.shuffle.combine.map_side import MapSideCombiner
-from ray_mr.shuffle.combine.reducers import BUILT_INS, TOP
-from ray_mr.shuffle.combine.reducers import built_in as reducer_of
+from ray_mr.shuffle.combine.reducers import BUILT_IN_REDUCERS, TOP_VALUES, find_built_in
 from ray_mr.shuffle.order import external_sort
-from ray_mr.shuffle.order.external_sort import Sorter
-from ray_mr.shuffle.order.key_prefix import by_key, by_key_and_value
-from ray_mr.shuffle.partition import divide
-from ray_mr.shuffle.rows import Rows, of_pairs
+from ray_mr.shuffle.order.external_sort import ExternalSorter
+from ray_mr.shuffle.order.key_prefix import encode_keys_and_values, view_keys
+from ray_mr.shuffle.partition import partition_by_hash
+from ray_mr.shuffle.rows import RowBatch, encode_pairs
 from samples import rows
 
 Pair = tuple[bytes, bytes]
@@ -38,31 +37,31 @@ def reduced(
     splits: list[list[Pair]], name: str, partitions: int = 1, memory: int = 1 << 20
 ) -> tuple[list[bytes], int]:
     """Rows of splits through shape, blocks, sort and reducer: sorted lines, and the bad ones."""
-    built_in = reducer_of(name)
+    built_in = find_built_in(name)
     assert built_in is not None
     lines: list[bytes] = []
     bad = 0
     with tempfile.TemporaryDirectory() as folder:
-        order = by_key_and_value if built_in.by_value else by_key
+        order = encode_keys_and_values if built_in.sorts_by_value else view_keys
         sorters = []
         for number in range(partitions):
             Path(folder, str(number)).mkdir()
-            sorters.append(Sorter(Path(folder, str(number)), memory, order))
+            sorters.append(ExternalSorter(Path(folder, str(number)), memory, order))
         for number, pairs in enumerate(splits):
             shaper = MapSideCombiner(lambda text: parse_lines(text, "tab"), built_in=built_in)
             halves = [rows(half) for half in (pairs[::2], pairs[1::2]) if half]
             packs = [pack_ for half in halves for pack_ in shaper.add(half)] + [*shaper.close()]
             bad += shaper.bad
             for place, made in enumerate(packs):
-                block, offsets = pack(divide(made, partitions))
+                block, offsets = pack(partition_by_hash(made, partitions))
                 for part, sorter in enumerate(sorters):
                     sorter.add(
                         unpack(block, offsets, part) or rows([]), (number << 36) + 1000 * place
                     )
         for sorter in sorters:
-            for done, more, _ in built_in.finish(sorter.sorted()):
+            for done, more, _ in built_in.finish(sorter.read_sorted()):
                 bad += more
-                lines += to_lines(done).splitlines(keepends=True)
+                lines += format_lines(done).splitlines(keepends=True)
     return sorted(lines), bad
 
 
@@ -86,7 +85,7 @@ def plain(pairs: list[Pair], name: str) -> tuple[list[bytes], int]:
         else:
             counts = sorted(Counter(values).items())
             if name == "top":
-                counts = sorted(counts, key=lambda item: -item[1])[:TOP]
+                counts = sorted(counts, key=lambda item: -item[1])[:TOP_VALUES]
             results = [b"%s\t%d" % item for item in counts]
         lines += [b"%s\t%s\n" % (key, result) for result in results]
     return sorted(lines), bad
@@ -117,20 +116,20 @@ def test_against_a_dictionary(
 ) -> None:
     """Any rows, in any memory, in any number of partitions."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(map_side, "PACK_BYTES", 300)
-        patch.setattr(external_sort, "WINDOW_ROWS", 2)
+        patch.setattr(map_side, "BATCH_BYTES", 300)
+        patch.setattr(external_sort, "MAX_BATCH_ROWS", 2)
         expected = plain([pair for pairs in splits for pair in pairs], name)
         assert reduced(splits, name, partitions, memory) == expected
 
 
-@pytest.mark.parametrize("name", BUILT_INS)
+@pytest.mark.parametrize("name", BUILT_IN_REDUCERS)
 def test_cuts_do_not_matter(name: str) -> None:
     """A key that fills many windows and splits comes out as in one."""
     pairs = [(b"k%d" % (n % 3), b"%d" % (n * n % 101)) for n in range(3000)]
     whole = reduced([pairs], name)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(external_sort, "WINDOW_ROWS", 7)
-        patch.setattr(map_side, "PACK_BYTES", 2000)
+        patch.setattr(external_sort, "MAX_BATCH_ROWS", 7)
+        patch.setattr(map_side, "BATCH_BYTES", 2000)
         splits = [pairs[at : at + 250] for at in range(0, 3000, 250)]
         assert reduced(splits, name, 2, 1000) == whole
 
@@ -141,7 +140,7 @@ def test_top_is_the_most_frequent() -> None:
     lines, _ = reduced([pairs], "top")
     four, three = ([b"k\tv%02d\t%d\n" % (n, n % 4 + 1) for n in range(at, 20, 4)] for at in (3, 2))
     assert lines == sorted(four + three)
-    assert len(lines) == TOP
+    assert len(lines) == TOP_VALUES
 
 
 @pytest.mark.parametrize("size", [1, 3, 10, 40])
@@ -154,7 +153,7 @@ def test_top_of_any_size(size: int) -> None:
         most = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:size]
         expected += [b"%s\t%s\t%d\n" % (key, *item) for item in most]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(external_sort, "WINDOW_ROWS", 5)
+        patch.setattr(external_sort, "MAX_BATCH_ROWS", 5)
         assert reduced([pairs[:700], pairs[700:]], f"top {size}", 2)[0] == sorted(expected)
 
 
@@ -166,11 +165,11 @@ TIMES = st.integers(1, 10) | st.integers(1, 2**58)
 def test_mean_of_counted_values(values: list[tuple[float, int]]) -> None:
     """Equal values are multiplied, not repeated: exact, whatever their size, in a few rows."""
     texts, counts = [repr(value).encode() for value, _ in values], [n for _, n in values]
-    made = of_pairs([b"k"] * len(values), texts, counts)
-    state, bad = BUILT_INS["mean"].to_state(made)
+    made = encode_pairs([b"k"] * len(values), texts, counts)
+    state, bad = BUILT_IN_REDUCERS["mean"].to_state(made)
     assert (bad, state.total) == (0, sum(counts))
     assert len(state) <= sum(min(n, 5) for n in counts)
-    (done,) = [each for each, _, _ in BUILT_INS["mean"].finish([state]) if len(each)]
+    (done,) = [each for each, _, _ in BUILT_IN_REDUCERS["mean"].finish([state]) if len(each)]
     true = sum((Fraction(value) * n for value, n in values), Fraction()) / sum(counts)
     assert done.values().to_pylist() == [repr(as_float(true)).encode()]
 
@@ -185,6 +184,6 @@ def test_mean_is_exact() -> None:
 
 def test_states_are_rows() -> None:
     """Whatever was folded is rows of the same kind."""
-    made, bad = BUILT_INS["mean"].to_state(rows([(b"k", b"1"), (b"k", b"2")]))
-    assert isinstance(made, Rows)
+    made, bad = BUILT_IN_REDUCERS["mean"].to_state(rows([(b"k", b"1"), (b"k", b"2")]))
+    assert isinstance(made, RowBatch)
     assert (made.values().to_pylist(), made.counts.tolist(), bad) == ([b"3"], [2], 0)

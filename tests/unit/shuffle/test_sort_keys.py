@@ -18,18 +18,18 @@ from oracle import sort_n as number
 from ray_mr.errors import JobError
 from ray_mr.jobs.job import Job
 from ray_mr.jobs.ordering import Sort, Term, fields_of, sort_of
-from ray_mr.shuffle.batches import parse_lines, to_lines
+from ray_mr.shuffle.batches import format_lines, parse_lines
 from ray_mr.shuffle.order import numeric
-from ray_mr.shuffle.order.external_sort import Sorter
-from ray_mr.shuffle.order.sort_keys import key_order_of, order_of, parts_of
-from ray_mr.shuffle.partition import divide, divide_ranges, partition_of
-from ray_mr.shuffle.rows import data_of, edges_of
+from ray_mr.shuffle.order.external_sort import ExternalSorter
+from ray_mr.shuffle.order.sort_keys import make_key_order, make_partition_key, make_row_order
+from ray_mr.shuffle.partition import compute_partition, partition_by_hash, partition_by_range
+from ray_mr.shuffle.rows import view_bytes, view_offsets
 from samples import pairs_of, rows
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ray_mr.shuffle.rows import Rows
+    from ray_mr.shuffle.rows import RowBatch
 
 DIGITS = st.text("0123456789", max_size=6) | st.sampled_from(["0", "000", "1" * 130, "9" * 125])
 SIGN = st.sampled_from(["", "", "-", "--", "+", " ", "\t -", "- "])
@@ -86,7 +86,7 @@ def job_or_none(**options: Any) -> Job | None:
         return None
 
 
-def parsed(lines: list[bytes], fields: int) -> Rows:
+def parsed(lines: list[bytes], fields: int) -> RowBatch:
     """The lines as rows; there may be none."""
     text = b"".join(line + b"\n" for line in lines)
     return parse_lines(text, ",", fields) if text else rows([])
@@ -95,7 +95,7 @@ def parsed(lines: list[bytes], fields: int) -> Rows:
 @given(st.lists(NUMERIC, max_size=30), st.integers(0, 2))
 def test_numbers(texts: list[bytes], low: int) -> None:
     """Integers of any size and decimals, blanks, signs and nonsense: compared by their value."""
-    strings = numeric.ordered(pa.array(texts, pa.large_binary()).slice(low)).to_pylist()
+    strings = numeric.encode_numbers(pa.array(texts, pa.large_binary()).slice(low)).to_pylist()
     texts = texts[low:]
     for one, first in zip(strings, texts, strict=True):
         for other, second in zip(strings, texts, strict=True):
@@ -110,9 +110,9 @@ WHOLE = st.integers(-(10**17) + 1, 10**18 - 1).map(str) | st.from_regex("-?0{0,9
 def test_whole_numbers(texts: list[bytes], low: int) -> None:
     """Whole numbers that fit into 64 bits have the strings that they have beside any others."""
     array = pa.array(texts, pa.large_binary()).slice(low)
-    alone = numeric.ordered(array).to_pylist()
+    alone = numeric.encode_numbers(array).to_pylist()
     other = pa.concat_arrays([array, pa.array([b"x"], pa.large_binary())])
-    assert numeric.ordered(other).to_pylist()[:-1] == alone
+    assert numeric.encode_numbers(other).to_pylist()[:-1] == alone
     assert sorted(texts[low:], key=number) == [
         text for _, text in sorted(zip(alone, texts[low:], strict=True), key=lambda item: item[0])
     ]
@@ -126,7 +126,7 @@ def test_sorted(lines: list[bytes], sort: str, fields: int) -> None:
         return
     made = parsed(lines, fields)
     assert wanted.order is not None
-    found = pairs_of(made.take(order_of(wanted)(made).order()))
+    found = pairs_of(made.take(make_row_order(wanted)(made).order()))
     assert found == in_order(pairs_of(made), wanted.order)
 
 
@@ -138,9 +138,9 @@ def test_any_slice(lines: list[bytes], sort: str, start: int) -> None:
         return
     made = parsed(lines, 2)
     made = made.slice(min(start, len(made)))
-    strings = order_of(wanted)(made)
+    strings = make_row_order(wanted)(made)
     for row in range(len(made)):
-        assert order_of(wanted)(made.slice(row, row + 1)).one(0) == strings.one(row)
+        assert make_row_order(wanted)(made.slice(row, row + 1)).one(0) == strings.one(row)
 
 
 @given(LINES, st.sampled_from(["-nr", "-k2,2n -k1,1r", "key -r"]))
@@ -148,7 +148,7 @@ def test_key_then_value(lines: list[bytes], sort: str) -> None:
     """Reducers that need values in byte order have them so, below the job's order of keys."""
     wanted = job(sort=sort, key_fields=2, reducer="distinct")
     made = parsed(lines, 2)
-    found = pairs_of(made.take(order_of(wanted, by_value=True)(made).order()))
+    found = pairs_of(made.take(make_row_order(wanted, by_value=True)(made).order()))
     assert wanted.order is not None
     values_first = sorted(pairs_of(made), key=lambda pair: pair[1])
     assert found == in_order(values_first, wanted.order)
@@ -169,9 +169,9 @@ def test_as_sort_does(tmp_path: Path, sort: str) -> None:
     said = subprocess.run(words_of_sort, env=env, capture_output=True, check=True).stdout
     wanted = job(sort=sort, key_fields=6)
     made = parsed(lines, 6)
-    sorted_rows = made.take(order_of(wanted)(made).order())
+    sorted_rows = made.take(make_row_order(wanted)(made).order())
     expected = b"".join(line + b"\t\n" for line in said.splitlines())
-    assert to_lines(sorted_rows, tabs=True) == expected
+    assert format_lines(sorted_rows, tabs=True) == expected
 
 
 @given(LINES, st.sampled_from(SORTS), st.integers(1, 3))
@@ -183,10 +183,10 @@ def test_spilled(
     if wanted is None:
         return
     made = parsed(lines * 3, fields)
-    sorter = Sorter(tmp_path_factory.mktemp("runs"), 1, order_of(wanted))
+    sorter = ExternalSorter(tmp_path_factory.mktemp("runs"), 1, make_row_order(wanted))
     for start in reversed(range(0, len(made), 10)):
         sorter.add(made.slice(start, start + 10), start)
-    found = [pair for window in sorter.sorted() for pair in pairs_of(window)]
+    found = [pair for window in sorter.read_sorted() for pair in pairs_of(window)]
     assert wanted.order is not None
     assert found == in_order(pairs_of(made), wanted.order)
 
@@ -196,14 +196,14 @@ def test_divided(lines: list[bytes], partition: str, parts: int) -> None:
     """Rows that are alike in the fields are in one part, that of their hash, in their order."""
     wanted = job(key_fields=3, partition=partition)
     made = parsed(lines, 3)
-    found = [pairs_of(each) for each in divide(made, parts, parts_of(wanted))]
+    found = [pairs_of(each) for each in partition_by_hash(made, parts, make_partition_key(wanted))]
     if len(wanted.parts_by) == 1:
         (term,) = wanted.parts_by
         for number_of_part, some in enumerate(found):
             assert some == [
                 pair
                 for pair in pairs_of(made)
-                if partition_of(part(pair[0], term), parts) == number_of_part
+                if compute_partition(part(pair[0], term), parts) == number_of_part
             ]
     homes: dict[Any, int] = {}
     for home, some in enumerate(found):
@@ -218,10 +218,10 @@ def test_ranges(lines: list[bytes], sort: str, bounds: list[bytes]) -> None:
     """Ranges are of the job's order of keys: equal keys are in one part, parts are in order."""
     wanted = job(sort=sort, key_fields=2, partition="range", reducers=4)
     made = parsed(lines, 2)
-    order = key_order_of(wanted)
+    order = make_key_order(wanted)
     strings = order(parsed(bounds, 2))
     least = sorted({strings.one(row) for row in range(len(bounds))})[:3]
-    parts = divide_ranges(made, 4, least, order)
+    parts = partition_by_range(made, 4, least, order)
     assert len(parts) == 4
     assert wanted.order is not None
     keys = [[pair[0] for pair in in_order(pairs_of(each), wanted.order)] for each in parts]
@@ -305,10 +305,10 @@ def test_fast() -> None:
     """A million rows have their numbers and fields in some seconds: no loop over rows."""
     text = b"".join(b"k%d,%d,%d.5\n" % (n % 7, n * 7919 % 1_000_003, n) for n in range(100_000))
     made = parse_lines(text, ",", 2)
-    strings = order_of(job(sort="-k1,1 -k2,2nr", key_fields=2))(made)
+    strings = make_row_order(job(sort="-k1,1 -k2,2nr", key_fields=2))(made)
     order = strings.order()
     keys = [made.keys()[int(row)].as_py().split(b",") for row in order[:50]]
     assert {key for key, _ in keys} == {b"k0"}
     found = [int(text) for _, text in keys]
     assert found == sorted(found, reverse=True)
-    assert len(data_of(made.lines)) == int(edges_of(made.lines)[-1])
+    assert len(view_bytes(made.lines)) == int(view_offsets(made.lines)[-1])

@@ -11,7 +11,7 @@ import pytest
 import ray_mr
 from ray_mr.errors import ObjectChanged
 from ray_mr.shuffle import batches
-from ray_mr.shuffle.text_table import table_of
+from ray_mr.shuffle.text_table import make_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def table(text: str | bytes, separator: str = "tab", fields: int = 1, reducer: str = "") -> Any:
     data = text.encode() if isinstance(text, str) else text
-    return table_of(lambda: iter([data]), (separator, fields), reducer)
+    return make_table(lambda: iter([data]), (separator, fields), reducer)
 
 
 def lines(*objects: Any) -> str:
@@ -129,7 +129,7 @@ class TestJson:
     def test_types_are_unified_whatever_the_pieces(
         self, monkeypatch: pytest.MonkeyPatch, values: list[Any], expected: Any, piece_bytes: int
     ) -> None:
-        monkeypatch.setattr(batches, "TEXT_BYTES", piece_bytes)
+        monkeypatch.setattr(batches, "TEXT_BATCH_BYTES", piece_bytes)
         for sign, wanted in ((1, expected), (-1, expected[::-1])):
             text = lines(*({"v": value} for value in values[::sign]))
             assert table(text).column("v").to_pylist() == wanted
