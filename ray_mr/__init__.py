@@ -20,7 +20,8 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from ray_mr.errors import Interrupted, RayMrError
-from ray_mr.jobs.job import Job, Script
+from ray_mr.jobs.job import Job
+from ray_mr.jobs.script import Script
 from ray_mr.planning.plan import Plan
 
 if TYPE_CHECKING:

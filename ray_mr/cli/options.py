@@ -15,7 +15,8 @@ import click
 
 from ray_mr.cli.screen import write_result
 from ray_mr.errors import JobError, RayMrError
-from ray_mr.jobs.job import Job, Manifest
+from ray_mr.jobs.job import Job
+from ray_mr.jobs.script import Manifest
 from ray_mr.system import strict_json
 from ray_mr.system.user_text import homed, is_there
 

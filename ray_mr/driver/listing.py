@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ray_mr.errors import PATH_HINT, PERMISSION_HINT, JobError
-from ray_mr.jobs.job import Manifest
+from ray_mr.jobs.script import Manifest
 from ray_mr.planning import manifest
 from ray_mr.planning.sources import Sources
 from ray_mr.stores import access

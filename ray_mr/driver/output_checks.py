@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from ray_mr.checkpoint import store as kept
 from ray_mr.driver.publish import facts_of
 from ray_mr.errors import JobError
-from ray_mr.jobs.job import Script
+from ray_mr.jobs.script import Script
 from ray_mr.postmortem import dead_letters, replay
 from ray_mr.storage.patterns import matcher
 from ray_mr.stores import owned_folder

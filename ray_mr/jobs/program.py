@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import ModuleType
 
-    from ray_mr.jobs.job import Feed, Script
+    from ray_mr.jobs.script import Feed, Script
 
 MAX_PROGRAM_BYTES = 16 * 2**20
 """A program travels with every task: data belongs into the inputs."""

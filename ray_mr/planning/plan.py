@@ -25,8 +25,8 @@ from ray_mr.errors import (
     escape_newlines,
 )
 from ray_mr.jobs.attached_files import joined, pack_extras
-from ray_mr.jobs.job import Job, Script
 from ray_mr.jobs.program import IDENTITY, WHOLE, Program, ProgramFile, pack
+from ray_mr.jobs.script import Script
 from ray_mr.model import ARCHIVED, Split, StoredObject
 from ray_mr.planning import key_filter as filters
 from ray_mr.planning.object_list import Inputs, ObjectList, Skipped
@@ -38,6 +38,8 @@ from ray_mr.units import format_bytes, format_count
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from ray_mr.jobs.job import Job
 
 TAIL_SHARE = 8
 """A split takes at most this part of what is left: the last splits are small, so that a slot

@@ -19,7 +19,8 @@ from ray_mr.cli import options, signals
 from ray_mr.cli.main import main
 from ray_mr.errors import ChildCrashed, RayMrError
 from ray_mr.events import Event, Notice, Stage
-from ray_mr.jobs.job import Job, Manifest
+from ray_mr.jobs.job import Job
+from ray_mr.jobs.script import Manifest
 from ray_mr.model import StoredObject
 from ray_mr.planning.plan import Plan, make_plan
 from ray_mr.views.plain_lines import PlainLines

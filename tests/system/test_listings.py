@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from ray_mr.jobs.job import Job, Manifest
+    from ray_mr.jobs.job import Job
+    from ray_mr.jobs.script import Manifest
     from s3_server import S3Server
 
 Put = "Callable[[dict[str, str]], str]"

@@ -17,7 +17,8 @@ from ray_mr.child.process import IGNORED_EXITS
 from ray_mr.cli.main import main
 from ray_mr.errors import ChildCrashed, ChildError, JobError
 from ray_mr.jobs.attached_files import pack_extras
-from ray_mr.jobs.job import Job, Script
+from ray_mr.jobs.job import Job
+from ray_mr.jobs.script import Script
 from ray_mr.shuffle.combine import map_side
 
 if TYPE_CHECKING:

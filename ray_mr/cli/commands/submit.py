@@ -11,7 +11,8 @@ import click
 from ray_mr.cli.options import JobCommand, add_job_options, gather_inputs
 from ray_mr.cli.screen import print_message, write_result
 from ray_mr.errors import JobError
-from ray_mr.jobs.job import NOT_READ_BACK, Job
+from ray_mr.jobs.job import Job
+from ray_mr.jobs.job_checks import NOT_READ_BACK
 from ray_mr.system import strict_json
 from ray_mr.units import parse_seconds
 

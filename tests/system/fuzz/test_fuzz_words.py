@@ -14,8 +14,9 @@ import pytest
 from fuzz import mutated, seeds
 from ray_mr.child import wire
 from ray_mr.errors import ChildProtocol, JobError
-from ray_mr.jobs.job import Job, Script
+from ray_mr.jobs.job import Job
 from ray_mr.jobs.program import pack
+from ray_mr.jobs.script import Script
 
 if TYPE_CHECKING:
     import random

@@ -41,7 +41,8 @@ from ray_mr.errors import (
     StoreUnavailable,
     WorkerLost,
 )
-from ray_mr.jobs.job import Job, Script
+from ray_mr.jobs.job import Job
+from ray_mr.jobs.script import Script
 from ray_mr.model import (
     FIRST_OPTIONS,
     AttemptEnd,

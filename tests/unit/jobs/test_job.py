@@ -15,8 +15,9 @@ from pydantic import ValidationError
 
 from ray_mr.errors import JobError
 from ray_mr.jobs import normalize
-from ray_mr.jobs.job import Job, Script
+from ray_mr.jobs.job import Job
 from ray_mr.jobs.program import MAX_PROGRAM_BYTES, Program, pack
+from ray_mr.jobs.script import Script
 
 if TYPE_CHECKING:
     from collections.abc import Callable

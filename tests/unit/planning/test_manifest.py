@@ -18,7 +18,8 @@ import ray_mr
 from jobs import CAT, job, result, run_told
 from ray_mr.driver.listing import ASKED, LISTINGS, objects_of
 from ray_mr.errors import JobError, RayMrError, StoreError
-from ray_mr.jobs.job import Job, Manifest
+from ray_mr.jobs.job import Job
+from ray_mr.jobs.script import Manifest
 from ray_mr.model import ManifestEntry
 from ray_mr.planning import manifest
 from ray_mr.stores.local import LocalStore

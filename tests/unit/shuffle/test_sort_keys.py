@@ -291,7 +291,7 @@ def test_faults_of_jobs() -> None:
     for options, says in (
         ({"sort": "-x"}, "sort: '-x' is not understood"),
         ({"sort": "-n", "reducer": None}, "sort: needs a reducer"),
-        ({"sort": "-n", "reducer": files}, "sort: must not be there for a reducer fed files"),
+        ({"sort": "-n", "reducer": files}, "sort: must be left out for a reducer fed files"),
         ({"sort": "value -n", "reducer": "sum"}, "sort: must be of the key alone: `reducer: sum`"),
         ({"partition": "-k2"}, "partition: -k2 is not in the key, which has key_fields: 1"),
         ({"partition": "rang"}, "partition: 'rang' is none of hash, range"),

@@ -14,7 +14,8 @@ from click.testing import CliRunner
 import ray_mr
 from ray_mr.cli.main import main
 from ray_mr.errors import JobError
-from ray_mr.jobs.job import Job, Manifest, Script
+from ray_mr.jobs.job import Job
+from ray_mr.jobs.script import Manifest, Script
 from ray_mr.system.user_text import homed
 
 if TYPE_CHECKING:
