@@ -37,7 +37,7 @@ from ray_mr.aws.identity import (
 )
 from ray_mr.errors import CredentialsExpired, Interrupted, StoreError, StoreUnavailable
 from ray_mr.storage.streams import CHUNK_BYTES, stream_of
-from ray_mr.system.scratch import arriving
+from ray_mr.system.scratch import atomic_write
 
 if TYPE_CHECKING:
     import threading
@@ -78,7 +78,7 @@ class Downloader:
             last = attempt == MAX_BODY_ATTEMPTS
             same = last and len(digests) == attempt - 1 and len(set(digests)) == 1
             try:
-                with arriving(path) as file:
+                with atomic_write(path) as file:
                     return self._receive(obj, file, stop, digests[0] if same else "")
             except _BodyError as error:
                 if last:

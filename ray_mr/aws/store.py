@@ -22,7 +22,7 @@ from ray_mr.errors import StoreError
 from ray_mr.model import ARCHIVED, StoredObject
 from ray_mr.storage.patterns import is_glob, literal_prefix, name_bytes
 from ray_mr.storage.side_files import Selection
-from ray_mr.system.spill import in_order
+from ray_mr.system.spill import sort_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -96,7 +96,7 @@ class S3Store:
             (name_bytes(obj.key), obj.uri, obj.key, obj.size_bytes, obj.etag, obj.remark)
             for obj in found
         )
-        for _, uri, key, size_bytes, etag, remark in in_order(rows):
+        for _, uri, key, size_bytes, etag, remark in sort_rows(rows):
             yield StoredObject(uri, key, size_bytes, etag, remark=remark)
 
     def _list(

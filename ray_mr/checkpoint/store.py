@@ -229,7 +229,7 @@ class CheckpointStore:
         there = found.generations if found else ()
         self._others = tuple(each for each in there if each.ident != self._generation.ident)
         self._failed = frozenset(goes_on.failures if goes_on else ())
-        self._write_run(host.process_mark(), [self._generation, *self._others])
+        self._write_run(host.make_process_mark(), [self._generation, *self._others])
 
     def rest(self) -> bool:
         """Record that no process works on it any more; remove it if it holds nothing.
@@ -287,7 +287,7 @@ class CheckpointStore:
             StoreError: The store cannot say.
         """
         owner = str((self._read_run() or {}).get("owner", ""))
-        if host.is_at_work(owner):
+        if host.is_process_alive(owner):
             raise JobError(
                 f"process {owner.split('/')[-2]} is at work on this output",
                 "wait for its end, end it, or choose another --output",
@@ -317,7 +317,7 @@ class CheckpointStore:
             StoreError: It cannot be written there.
         """
         if not self.is_there():
-            self._write_run(host.process_mark(), [self._generation])
+            self._write_run(host.make_process_mark(), [self._generation])
 
     def _read_run(self) -> dict[str, Any] | None:
         if not self.is_there():

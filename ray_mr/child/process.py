@@ -48,7 +48,7 @@ from ray_mr.errors import (
     ChildTimeout,
 )
 from ray_mr.system import memory_shield, processes
-from ray_mr.system.processes import MARK
+from ray_mr.system.processes import MARK_VARIABLE
 from ray_mr.units import format_seconds
 
 if TYPE_CHECKING:
@@ -171,7 +171,7 @@ class Process:
         any_code: bool = False,
         on_stderr: Callable[[bytes], None] | None = None,
     ) -> None:
-        memory_shield.hide()
+        memory_shield.hide_memory()
         self.name = name or Path(argv[0]).name
         self._program = folder / argv[0]
         self._any_code = any_code
@@ -185,7 +185,7 @@ class Process:
         self._stdin_pause_s = _widen(self._stdin_write)
         try:
             self._mark = f"{folder}/{secrets.token_hex(16)}"
-            marked = child_environment(env) | {MARK: self._mark}
+            marked = child_environment(env) | {MARK_VARIABLE: self._mark}
             self._popen = _spawn(argv, folder, marked, self._stdin_read)
         except BaseException:
             os.close(self._stdin_read)
@@ -352,7 +352,7 @@ class Process:
             self._overdue(f"ran for more than {format_seconds(timeout)} (timeout)")
         if now - self._alive_at < min(1.0, self._limits.stall_s):
             return
-        ticks = processes.cpu_ticks(self._popen.pid, self._mark if self._has_ended() else "")
+        ticks = processes.sum_cpu_ticks(self._popen.pid, self._mark if self._has_ended() else "")
         if waits_for_feed or ticks != self._cpu_ticks:
             self._alive_at = now
             self._cpu_ticks = ticks
@@ -362,7 +362,7 @@ class Process:
 
     def _overdue(self, why: str) -> None:
         if self._has_ended():
-            left = processes.holders(self._popen.pid, self._mark, self._stdout.fileno())
+            left = processes.find_pipe_holders(self._popen.pid, self._mark, self._stdout.fileno())
             self.kill()
             self._join()
             raise ChildError(
@@ -507,7 +507,7 @@ def stopped_programs() -> Iterator[None]:
 
 def _send_to_programs(number: int) -> None:
     for pid in list(_running):
-        processes.send(pid, number)
+        processes.send_signal(pid, number)
 
 
 def ask(program: str, words: Sequence[str], folder: Path, env: Mapping[str, str]) -> str | None:

@@ -18,7 +18,7 @@ from ray_mr.errors import JobError, RayMrError
 from ray_mr.jobs.job import Job
 from ray_mr.jobs.script import Manifest
 from ray_mr.system import strict_json
-from ray_mr.system.user_text import homed, is_there
+from ray_mr.system.user_text import expand_tilde, path_exists
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -165,7 +165,7 @@ def expand_home(path: str, word: str) -> str:
         JobError: There is no such home folder; ``word`` names the argument.
     """
     try:
-        return homed(path)
+        return expand_tilde(path)
     except ValueError as error:
         raise JobError(f"{word}: {error}") from None
 
@@ -180,7 +180,7 @@ def gather_inputs(given: Sequence[str], keys_from: str | None) -> list[str | Man
         return list(given)
     if keys_from != "-" and "://" not in keys_from:
         keys_from = expand_home(keys_from, "--keys-from")
-        if not is_there(keys_from):
+        if not path_exists(keys_from):
             raise JobError(f"--keys-from {keys_from}: no such file", "- reads the list from stdin")
         keys_from = str(Path(keys_from).absolute())
     return [*given, Manifest(manifest=keys_from)]

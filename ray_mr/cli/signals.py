@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 from ray_mr.child.process import stopped_programs
 from ray_mr.cli.screen import print_message
 from ray_mr.errors import Interrupted
-from ray_mr.system.processes import kill_descendants, kill_left_in
-from ray_mr.system.scratch import remove_temporary, unsettled
+from ray_mr.system.processes import kill_descendants, kill_processes_in
+from ray_mr.system.scratch import list_temporary, remove_temporary
 from ray_mr.views.text import is_terminal
 
 if TYPE_CHECKING:
@@ -79,8 +79,8 @@ def handle_signals() -> Iterator[None]:
 
 
 def _clean_up() -> None:
-    for path in unsettled():
-        kill_left_in(path)
+    for path in list_temporary():
+        kill_processes_in(path)
     remove_temporary()
 
 

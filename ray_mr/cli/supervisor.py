@@ -47,7 +47,7 @@ def run_supervised(run: Callable[[Journal | None], Report]) -> Report:
         journal, parent = Journal(), os.getpid()
     except OSError:  # where there is no room at all, the run itself says it best
         return run(None)
-    memory_shield.hide()
+    memory_shield.hide_memory()
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     child = os.fork()
     if child:

@@ -25,7 +25,7 @@ from ray_mr.codecs.detection import detect
 from ray_mr.codecs.table import CODECS
 from ray_mr.errors import CorruptObject, Interrupted, JobError, RefusedObject
 from ray_mr.jobs.job import MAX_EXPANSION
-from ray_mr.system.scratch import arriving, disk_errors
+from ray_mr.system.scratch import atomic_write, translate_disk_errors
 from ray_mr.units import format_bytes
 
 if TYPE_CHECKING:
@@ -71,11 +71,11 @@ def decode(
     """
     if codec not in CODECS:
         raise JobError(f"there is no codec {codec!r}", f"known are {', '.join(CODECS)}")
-    with disk_errors(path):
+    with translate_disk_errors(path):
         file = path.open("rb")
     with file:
         try:
-            with disk_errors(path):
+            with translate_disk_errors(path):
                 chunks: Iterator[bytes] = filter(None, CODECS[codec].decoder(file))
                 if codec != "none":
                     chunks = _checked(path, chunks, max_expansion, as_text=as_text)
@@ -146,7 +146,7 @@ def decode_to(
         Interrupted: ``stop`` was set.
     """
     size = 0
-    with arriving(target) as file:
+    with atomic_write(target) as file:
         for chunk in decode(source, codec, max_expansion=max_expansion, as_text=as_text):
             size += file.write(chunk)
             if stop is not None and stop.is_set():

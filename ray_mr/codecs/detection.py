@@ -19,7 +19,7 @@ from ray_mr.codecs import formats, hadoop_blocks, members, snappy
 from ray_mr.codecs.contract import HEAD_BYTES
 from ray_mr.codecs.table import CODECS, CONTENT_CODINGS
 from ray_mr.errors import RefusedObject
-from ray_mr.system.scratch import disk_errors
+from ray_mr.system.scratch import translate_disk_errors
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,7 +47,7 @@ def detect(path: Path, *, encoding: str = "", as_text: bool = False) -> str:
         RefusedObject: It is an archive, or ``as_text`` and not text.
         StoreError: The file cannot be read.
     """
-    with disk_errors(path), path.open("rb") as file:
+    with translate_disk_errors(path), path.open("rb") as file:
         head = file.read(formats.HEAD_BYTES)
     if not head:
         return "none"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from ray_mr.errors import JobError, StoreError
 from ray_mr.stores import access
 from ray_mr.system import host
-from ray_mr.system.scratch import run_folder
+from ray_mr.system.scratch import make_run_folder
 from ray_mr.units import format_bytes
 
 if TYPE_CHECKING:
@@ -36,12 +36,12 @@ def check_disk(plan: Plan, capacity: Capacity, run_id: str) -> None:
     Raises:
         StoreError: It does.
     """
-    need = plan.scratch_bytes(min(capacity.map_slots, host.cpus()))
-    free = shutil.disk_usage(run_folder(run_id)).free
+    need = plan.scratch_bytes(min(capacity.map_slots, host.count_cpus()))
+    free = shutil.disk_usage(make_run_folder(run_id)).free
     if need > free:
         raise StoreError(
             f"this run needs about {format_bytes(need)} of scratch disk, "
-            f"{format_bytes(free)} are free in {run_folder(run_id)}",
+            f"{format_bytes(free)} are free in {make_run_folder(run_id)}",
             "set TMPDIR to a larger disk, or make split_bytes smaller",
         )
 

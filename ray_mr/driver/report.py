@@ -120,7 +120,7 @@ class Report:
         if more := self.failed[FAILED_SHOWN:]:
             failed.append(f"and {len(more):,} more in the report")
         title = self.name or ("done" if self.ok else "nothing was published")
-        return html.heading(title) + html.facts(rows) + html.listing(failed)
+        return html.render_heading(title) + html.render_table(rows) + html.render_lines(failed)
 
     def facts(self) -> dict[str, Any]:
         """The report as plain values, less the row for each input."""

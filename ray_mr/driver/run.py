@@ -31,14 +31,14 @@ from ray_mr.stores import access
 from ray_mr.stores.registry import store_for
 from ray_mr.stores.result import Sink, failed_report_uri, finish, give_up, report_uri
 from ray_mr.stores.stream_output import Stream, stream_of
-from ray_mr.system.memory_shield import hidden
-from ray_mr.system.processes import kill_left_in
+from ray_mr.system.memory_shield import shield_memory
+from ray_mr.system.processes import kill_processes_in
 from ray_mr.system.scratch import (
-    own,
+    lock_as_driver,
+    make_run_folder,
+    register_temporary,
     remove_run_folder,
-    roomy_temporary_folder,
-    run_folder,
-    temporary,
+    use_roomy_temporary_folder,
 )
 from ray_mr.system.sweep import sweep
 from ray_mr.tasks.map_task import MapTask
@@ -167,7 +167,7 @@ class _Run:
 
     def run(self) -> Report:
         """See ``run``."""
-        with hidden(), roomy_temporary_folder() as folder:
+        with shield_memory(), use_roomy_temporary_folder() as folder:
             if folder:
                 self._tell(Notice(f"the temporary folder is small: data go to {folder}"))
             if self._stream is None:
@@ -186,7 +186,7 @@ class _Run:
                 f"{stream.path} is {stream.kind}: nothing is kept there to go on with",
                 "run the job without --resume, or write to a file",
             )
-        apart = {"output": f"{run_folder(self._id)}/stream/{STREAMED}", "checkpoint": "none"}
+        apart = {"output": f"{make_run_folder(self._id)}/stream/{STREAMED}", "checkpoint": "none"}
         self._job = self._job.model_copy(update=apart)
         self._checkpoint = Checkpoint(self._job, self._wish, self._engine, self._tell)
         self._note("stream", stream.path)
@@ -194,11 +194,11 @@ class _Run:
 
     def _run(self) -> Report:
         wish, checkpoint = self._wish, self._checkpoint
-        temporary(run_folder(self._id))
+        register_temporary(make_run_folder(self._id))
         access.read_as(anonymous=self._job.anonymous, request_payer=self._job.request_payer)
         sweep()
         private_session.sweep()
-        owned = own(self._id)
+        owned = lock_as_driver(self._id)
         try:
             self._engine.prepare(self._job)
             with self._stage("list", format_count(len(self._job.inputs), "pattern")):
@@ -244,7 +244,7 @@ class _Run:
                 stack.callback(checkpoint.leave, published=self._published, failures=failures)
                 stack.callback(owned.close)
                 stack.callback(self._remove_folder)
-                stack.callback(kill_left_in, run_folder(self._id))
+                stack.callback(kill_processes_in, make_run_folder(self._id))
                 stack.callback(self._engine.close)
                 if self._sink is not None:
                     stack.callback(self._sink.abort)
@@ -351,7 +351,7 @@ class _Run:
         if made.job.partition != "range" or made.reducer is None or made.job.reducers == 1:
             return made
         task = MapTask.of(made, self._id, backoff(self._job, self._id))
-        return replace(made, bounds=bounds_of(made, task, run_folder(self._id)))
+        return replace(made, bounds=bounds_of(made, task, make_run_folder(self._id)))
 
     def _work(self, made: Plan, goal: Plan, ledger: Ledger, sink: Sink) -> RayMrError | None:
         """Everything between the plan and the publishing; the error of a limit that was passed."""

@@ -43,7 +43,7 @@ from ray_mr.engines.contract import AttemptLost, AttemptMessage, BlockLost, Bloc
 from ray_mr.errors import LedgerError, RayMrError, WorkerLost, summarize_message
 from ray_mr.events import MapProgress, Notice, ReduceProgress
 from ray_mr.model import AttemptEnd, AttemptId, BlockMeta, Progress
-from ray_mr.system.spill import packed, unpacked
+from ray_mr.system.spill import pack_rows, unpack_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -332,7 +332,7 @@ class Scheduler:
     ) -> None:
         self._done_bytes += work.split.size_bytes
         short = replace(end, counters={}) if len(end.counters) > MIN_PACKED_COUNTERS else end
-        committed = CommittedSplit(short, work, blocks, packed(dict(end.counters)))
+        committed = CommittedSplit(short, work, blocks, pack_rows(dict(end.counters)))
         self.committed.add(committed)
         self._ledger.committed(end)
         if self._ledger.counters_overflowed and not self._has_noticed_counters:
@@ -360,7 +360,7 @@ class Scheduler:
             return
         self._notify(Notice(f"a block of split {meta.id.split} is lost: the split runs again"))
         self._withdrawn[committed.start] = committed.checksums
-        self._ledger.withdrawn(replace(committed.end, counters=unpacked(committed.counters)))
+        self._ledger.withdrawn(replace(committed.end, counters=unpack_rows(committed.counters)))
         self._done_bytes -= committed.work.split.size_bytes
         error = WorkerLost(f"block {meta.sequence} of {meta.id} is lost")
         self._follow(retry_policy.after_loss(committed.work, error, self._plan.job), error)

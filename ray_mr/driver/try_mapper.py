@@ -14,9 +14,9 @@ from ray_mr.errors import JobError, RayMrError
 from ray_mr.model import AttemptEnd, AttemptId
 from ray_mr.planning.plan import make_plan, skip_reason
 from ray_mr.planning.sources import NOTHING
-from ray_mr.system.memory_shield import hidden
-from ray_mr.system.redact import shown
-from ray_mr.system.scratch import owned_folder
+from ray_mr.system.memory_shield import shield_memory
+from ray_mr.system.redact import redact_uri
+from ray_mr.system.scratch import open_run_folder
 from ray_mr.tasks.map_attempt import map_split
 from ray_mr.tasks.map_task import Block, MapTask
 from ray_mr.units import format_bytes, format_count
@@ -83,8 +83,8 @@ def try_mapper(
     end: AttemptEnd | None = None
     ident = AttemptId(split.index, split.start, 1)
     with (
-        hidden(),
-        owned_folder(run_id) as root,
+        shield_memory(),
+        open_run_folder(run_id) as root,
         contextlib.closing(map_split(task, split, ident, root)) as messages,
     ):
         for message in messages:
@@ -106,7 +106,7 @@ def first_input(job: Job) -> StoredObject:
         for obj in objects:
             if not reason(obj):
                 return obj
-    names = ", ".join(shown(str(item)) for item in job.inputs[:5])
+    names = ", ".join(redact_uri(str(item)) for item in job.inputs[:5])
     raise JobError(f"no input: nothing is in {names}", NOTHING)
 
 

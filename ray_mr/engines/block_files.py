@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ray_mr.errors import WorkerLost
-from ray_mr.system.scratch import disk_errors
+from ray_mr.system.scratch import translate_disk_errors
 
 KEPT_BYTES = 4 << 10
 """Smaller blocks stay in memory: a file costs more than they do."""
@@ -41,7 +41,7 @@ def put(path: Path, data: Any) -> str | bytes:
     view = memoryview(data)
     if view.nbytes < KEPT_BYTES:
         return bytes(view)
-    with disk_errors(path):
+    with translate_disk_errors(path):
         try:
             path.write_bytes(view)
         except OSError:

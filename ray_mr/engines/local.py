@@ -28,7 +28,7 @@ from ray_mr.engines.contract import (
 from ray_mr.errors import RayMrError, WorkerLost
 from ray_mr.model import FIRST_OPTIONS, ReducerEnd
 from ray_mr.system import host
-from ray_mr.system.scratch import WorkDir, run_folder
+from ray_mr.system.scratch import WorkDir, make_run_folder
 from ray_mr.tasks.map_attempt import map_split
 from ray_mr.tasks.map_task import Block, MapTask
 from ray_mr.tasks.reduce_task import PartDue, PartText, ReduceTask
@@ -79,9 +79,9 @@ class LocalEngine:
     def open(self, map_task: MapTask, reduce_task: ReduceTask | None) -> Capacity:
         """See ``Engine``."""
         self._map_task, self._reduce_task = map_task, reduce_task
-        self._work = WorkDir(run_folder(map_task.run_id), "local")
+        self._work = WorkDir(make_run_folder(map_task.run_id), "local")
         self._root = self._work.__enter__().path
-        slots = host.cpus()
+        slots = host.count_cpus()
         self._slots = _Slots(slots)
         self._pool = ThreadPoolExecutor(slots, thread_name_prefix="attempt")
         return Capacity(slots, slots, f"{slots} processors of this machine")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ray_mr.errors import PATH_HINT, PERMISSION_HINT, JobError
 from ray_mr.jobs.program import ProgramFile
-from ray_mr.system.user_text import is_there
+from ray_mr.system.user_text import path_exists
 from ray_mr.units import format_bytes
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def pack_extras(paths: Iterable[str]) -> Files:
     size = 0
     for text in paths:
         top, title = _named(text)
-        if not is_there(str(top)):
+        if not path_exists(str(top)):
             raise JobError(f"files: {text}: no such file or folder", PATH_HINT)
         if _reserved(title):
             raise JobError(
@@ -90,7 +90,7 @@ def _named(text: str) -> tuple[Path, str]:
         JobError: The name cannot be one.
     """
     path, mark, name = text.rpartition("#")
-    if not mark or is_there(text):
+    if not mark or path_exists(text):
         return Path(text), Path(text).name
     if "/" in name or name in {".", ".."} or "\0" in name:
         raise JobError(f"files: {text}: {name!r} cannot be a name: give one without a `/`")

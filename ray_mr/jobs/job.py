@@ -46,7 +46,7 @@ from ray_mr.jobs.option_types import (
 from ray_mr.jobs.ordering import MAX_FIELDS, Sort, Term, fields_of, sort_of
 from ray_mr.jobs.script import Feed, Manifest, Script
 from ray_mr.jobs.value import Value
-from ray_mr.system.user_text import listed
+from ray_mr.system.user_text import to_list
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -245,7 +245,7 @@ class Job(Value):
     @field_validator("inputs", mode="before")
     @classmethod
     def _some_inputs(cls, value: object) -> object:
-        value = listed(value)
+        value = to_list(value)
         if isinstance(value, str | bytes | os.PathLike):
             raise ValueError("must be a list, such as [s3://bucket/prefix/**]")  # noqa: TRY004
         if value is None or value == []:

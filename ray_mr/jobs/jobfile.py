@@ -17,7 +17,7 @@ import yaml
 
 from ray_mr.errors import PERMISSION_HINT, JobError
 from ray_mr.system.user_files import open_stream
-from ray_mr.system.user_text import cut_off, homed, shown, whole_pairs
+from ray_mr.system.user_text import expand_tilde, join_surrogates, quote_value, truncate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -60,8 +60,8 @@ _PLAIN = {
     "callable_type": "must be a function",
     "missing": "is missing",
 }
-"""Pydantic's error types in our words; ``input`` is the value as ``shown``, the rest the rule's
-numbers."""
+"""Pydantic's error types in our words; ``input`` is the value as ``quote_value`` writes it,
+the rest the rule's numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +140,7 @@ def _text_of(name: str) -> str:
         JobError: It is missing, unreadable, too large, or not UTF-8.
     """
     try:
-        with open_stream(homed(name)) as stream:
+        with open_stream(expand_tilde(name)) as stream:
             data = stream.read(MAX_BYTES + 1)
         if len(data) > MAX_BYTES:
             message = f"{name}: larger than {MAX_BYTES >> 20} MiB, which no job file is"
@@ -181,7 +181,9 @@ class _Plain:
         if id(node) in self._open:
             raise self._fault(node, "refers to itself")
         if node.tag not in _TAGS:
-            raise self._fault(node, f"the type {shown(node.tag)} is not one of a job's values")
+            raise self._fault(
+                node, f"the type {quote_value(node.tag)} is not one of a job's values"
+            )
         self._open.add(id(node))
         result: Any
         if isinstance(node, yaml.MappingNode):
@@ -189,7 +191,7 @@ class _Plain:
         elif isinstance(node, yaml.SequenceNode):
             result = [self.value(item) for item in node.value]
         else:
-            result = None if node.tag == _NULL else whole_pairs(node.value)
+            result = None if node.tag == _NULL else join_surrogates(node.value)
         self._open.discard(id(node))
         self._done[id(node)] = result
         self._check_size(node)
@@ -212,14 +214,14 @@ class _Plain:
         for key, value in node.value:
             if not isinstance(key, yaml.ScalarNode):
                 raise self._fault(key, "a key must be plain text")
-            key.value = whole_pairs(key.value)
+            key.value = join_surrogates(key.value)
             if key.tag == _MERGE and not isinstance(value, yaml.ScalarNode):
                 raise self._fault(
                     key, "<<: merge keys are not known here: write the keys themselves"
                 )
             if key.value in result:
                 first = next(k for k, _ in node.value if k.value == key.value)
-                word = f"`{cut_off(key.value)}`"
+                word = f"`{truncate(key.value)}`"
                 raise self._fault(key, f"{word} stands here again (first in line {_line(first)})")
             result[key.value] = self.value(value)
         return result
@@ -282,32 +284,32 @@ def _words(
         return f"unknown key{_place(loc, known) or nearest(str(loc[-1]), known(loc))}"
     if kind == "literal_error":
         valid = re.findall(r"'([^']*)'", context["expected"])
-        return f"{shown(value)} is none of {', '.join(valid)}{nearest(str(value), valid)}"
+        return f"{quote_value(value)} is none of {', '.join(valid)}{nearest(str(value), valid)}"
     if kind == "value_error":
         return str(context["error"])
     if value is None and kind != "missing":
         return "has no value"
     if kind in _PLAIN:
-        return _PLAIN[kind].format(input=shown(value), **context)
+        return _PLAIN[kind].format(input=quote_value(value), **context)
     return str(fault["msg"])
 
 
 def dotted(loc: Loc) -> str:
     """``mapper.arguments[0]``."""
-    words = (f"[{part}]" if isinstance(part, int) else f".{cut_off(part)}" for part in loc)
+    words = (f"[{part}]" if isinstance(part, int) else f".{truncate(part)}" for part in loc)
     return "".join(words).removeprefix(".")
 
 
 def anchored(path: str, folder: str) -> str:
     """A local path made absolute below ``folder``; anything with a scheme stays as it is.
 
-    A slash at the end, which says "all below", is kept.  ``~`` is a home folder, see ``homed``; a
-    path whose home folder is not there stays as it is.
+    A slash at the end, which says "all below", is kept.  ``expand_tilde`` replaces ``~``; a path
+    whose home folder does not exist stays as it is.
     """
     if _SCHEME.match(path):
         return path
     try:
-        path = homed(path, folder)
+        path = expand_tilde(path, folder)
     except ValueError:
         return path
     whole = os.path.abspath(os.path.join(folder, path))  # noqa: PTH100, PTH118 - a pattern, no path

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ray_mr.errors import JobError
 from ray_mr.jobs import jobfile
-from ray_mr.system.user_text import is_there
+from ray_mr.system.user_text import path_exists
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -185,7 +185,7 @@ def anchored(data: dict[str, Any], folder: str, *, keys: bool) -> dict[str, Any]
 def _is_path(interpreter: str, folder: str) -> bool:
     """Whether it is one, and not a name on the PATH."""
     path = "/" in interpreter or interpreter.startswith("~")
-    return path or is_there(interpreter, folder)
+    return path or path_exists(interpreter, folder)
 
 
 def whole_inputs(items: list[Any], folder: str, *, keys: bool) -> list[Any]:
@@ -207,6 +207,6 @@ def _script_path(step: dict[str, Any], folder: str) -> str:
     """The script's absolute path, unless it names a program on PATH."""
     script = str(step["script"])
     bare = step.get("language") == "binary" and "/" not in script
-    if not script or (bare and not is_there(script, folder)):
+    if not script or (bare and not path_exists(script, folder)):
         return script
     return jobfile.anchored(script, folder)

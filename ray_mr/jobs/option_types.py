@@ -13,7 +13,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BeforeValidator, Field, Tag, WithJsonSchema
 
 from ray_mr.jobs import jobfile, normalize
-from ray_mr.system.user_text import homed
+from ray_mr.system.user_text import expand_tilde
 from ray_mr.units import parse_bytes, parse_seconds
 
 SEPARATORS = ("auto", "tab", "tab-or-space")
@@ -37,8 +37,8 @@ def check_not_empty(value: str) -> str:
 
 
 def expand_home(value: str) -> str:
-    """Return a path with ``~`` replaced; see ``homed``."""
-    return homed(value)
+    """Return a path with ``~`` replaced; see ``expand_tilde``."""
+    return expand_tilde(value)
 
 
 def wrap_function(value: object) -> object:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import cloudpickle
 
 from ray_mr.errors import PATH_HINT, PERMISSION_HINT, JobError
-from ray_mr.system.user_text import is_there
+from ray_mr.system.user_text import path_exists
 from ray_mr.units import format_bytes
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def pack(script: Script) -> Program:
         path = Path(script.script or "")
         entry = path.name
         bare = script.language == "binary" and "/" not in str(script.script)
-        if bare and not is_there(str(path)):
+        if bare and not path_exists(str(path)):
             if shutil.which(str(script.script)) is None:
                 raise JobError(
                     f"{path}: no such script, and no such program on PATH",
@@ -147,7 +147,7 @@ def _named(function: object) -> str:
 
 
 def _with_siblings(path: Path, language: str) -> tuple[ProgramFile, ...]:
-    if not is_there(str(path)):
+    if not path_exists(str(path)):
         raise JobError(f"{path}: no such script", PATH_HINT)
     if not path.is_file():
         raise JobError(f"{path}: not a file, so no script", "name the script in it")

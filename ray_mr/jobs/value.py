@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, fie
 from pydantic_core import PydanticCustomError
 
 from ray_mr.jobs import jobfile
-from ray_mr.system.user_text import MAX_INTEGER, listed, sound
+from ray_mr.system.user_text import MAX_INTEGER, normalize_text, to_list
 
 PATHS = frozenset(
     {
@@ -52,11 +52,14 @@ class Value(BaseModel):
     @classmethod
     def _check_text(cls, value: object, info: ValidationInfo) -> object:
         path = info.field_name in PATHS
-        if info.field_name in LISTS and isinstance(value := listed(value), list):
-            return [sound(item, path=path) for item in value]
+        if info.field_name in LISTS and isinstance(value := to_list(value), list):
+            return [normalize_text(item, path=path) for item in value]
         if info.field_name == "env" and isinstance(value, Mapping):
-            return {sound(key, path=path): sound(item, path=path) for key, item in value.items()}
-        return sound(value, path=path)
+            return {
+                normalize_text(key, path=path): normalize_text(item, path=path)
+                for key, item in value.items()
+            }
+        return normalize_text(value, path=path)
 
     @field_validator("*")
     @classmethod

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, overload
 
 from ray_mr.model import Input, StoredObject
-from ray_mr.system.spill import Spill, packed, unpacked
+from ray_mr.system.spill import Spill, pack_rows, unpack_rows
 
 BLOCK = 512
 """Objects in a block."""
@@ -84,7 +84,7 @@ class ObjectList(Sequence[StoredObject]):
         if obj.locator:
             self._spool.stay()
         if len(self._last) == BLOCK:
-            self._spool.append(packed(tuple(_Block.of(self._last))))
+            self._spool.append(pack_rows(tuple(_Block.of(self._last))))
             self._last = []
 
     def __len__(self) -> int:
@@ -96,7 +96,7 @@ class ObjectList(Sequence[StoredObject]):
             if known == number:
                 return block
         made = number < len(self._spool)
-        block = _Block(*unpacked(self._spool[number])) if made else _Block.of(self._last)
+        block = _Block(*unpack_rows(self._spool[number])) if made else _Block.of(self._last)
         self._recent = ((number, block), *self._recent[: RECENT - 1])
         return block
 
@@ -146,7 +146,7 @@ class ObjectList(Sequence[StoredObject]):
 
     def __getstate__(self) -> tuple[list[bytes], bytes]:
         blocks = [self._spool[number] for number in range(len(self._spool))]
-        return blocks, packed(tuple(_Block.of(self._last)))
+        return blocks, pack_rows(tuple(_Block.of(self._last)))
 
     def __setstate__(self, state: tuple[Iterable[bytes], bytes]) -> None:
         blocks, last = state
@@ -154,7 +154,7 @@ class ObjectList(Sequence[StoredObject]):
         self._spool.stay()  # a stretch is small
         for block in blocks:
             self._spool.append(block)
-        rest = _Block(*unpacked(last))
+        rest = _Block(*unpack_rows(last))
         self._last = [rest.value(at) for at in range(len(rest.uris))]
 
     __hash__ = None  # type: ignore[assignment]

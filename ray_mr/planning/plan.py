@@ -32,8 +32,8 @@ from ray_mr.planning import key_filter as filters
 from ray_mr.planning.object_list import Inputs, ObjectList, Skipped
 from ray_mr.planning.sources import NOTHING, Source, Sources, unread
 from ray_mr.system import html
-from ray_mr.system.redact import shown
-from ray_mr.system.spill import in_order
+from ray_mr.system.redact import redact_uri
+from ray_mr.system.spill import sort_rows
 from ray_mr.units import format_bytes, format_count
 
 if TYPE_CHECKING:
@@ -228,7 +228,7 @@ class Plan:
     def _repr_html_(self) -> str:
         lines = (line.partition(" ") for line in self.describe().splitlines())
         rows = [(name, text.strip()) for name, _, text in lines]
-        return html.heading(self.job.name or "plan") + html.facts(rows)
+        return html.render_heading(self.job.name or "plan") + html.render_table(rows)
 
 
 def _in_words(step: Program | str) -> str:
@@ -298,7 +298,7 @@ PATTERNS_SHOWN = 20
 
 def _no_input(job: Job, skipped: Sequence[tuple[StoredObject, str]]) -> str:
     first, more = job.inputs[:_SHOWN], job.inputs[_SHOWN:]
-    names = ", ".join(shown(str(each)) for each in first) + (
+    names = ", ".join(redact_uri(str(each)) for each in first) + (
         f" and {len(more):,} more" if more else ""
     )
     if skipped:
@@ -366,8 +366,8 @@ def _again(earlier: Iterable[StoredObject], later: ObjectList) -> Iterator[int]:
         ((_identity(obj), -1) for obj in earlier),
         ((_identity(obj), at) for at, obj in enumerate(later)),
     )
-    repeated = ((two[1],) for one, two in itertools.pairwise(in_order(rows)) if one[0] == two[0])
-    return (at for (at,) in in_order(repeated))
+    repeated = ((two[1],) for one, two in itertools.pairwise(sort_rows(rows)) if one[0] == two[0])
+    return (at for (at,) in sort_rows(repeated))
 
 
 _KEY = secrets.token_bytes(16)
@@ -413,7 +413,7 @@ def _distinct(objects: ObjectList) -> ObjectList:
         renamed = ObjectList(replace(obj, key=rename(obj)) for obj in objects)
         if _differ(renamed):
             return renamed
-    paths = in_order((_whole_path(obj),) for obj in objects)
+    paths = sort_rows((_whole_path(obj),) for obj in objects)
     twice = next(one for (one,), (two,) in itertools.pairwise(paths) if one == two)
     raise JobError(f"two inputs would both be the file {twice}", "read them in two runs")
 
@@ -427,7 +427,7 @@ def _by_key(objects: ObjectList) -> Iterator[tuple[str, int]]:
     """Keys with their objects' numbers, in the order of the keys."""
     if all(one < other for one, other in itertools.pairwise(objects.keys())):
         return zip(objects.keys(), itertools.count())
-    return in_order(zip(objects.keys(), itertools.count()))
+    return sort_rows(zip(objects.keys(), itertools.count()))
 
 
 def _whole_path(obj: StoredObject) -> str:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from ray_mr.errors import JobError
 from ray_mr.model import ALREADY_LISTED, ARCHIVED, HIDDEN, IRREGULAR, SIDE_FILE
-from ray_mr.system.redact import shown
+from ray_mr.system.redact import redact_uri
 from ray_mr.units import format_bytes, format_count
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class Sources:
     """
 
     def __init__(self, patterns: Iterable[object], *, allow_empty: bool) -> None:
-        self._names = [shown(str(each)) for each in patterns]
+        self._names = [redact_uri(str(each)) for each in patterns]
         self._allow_empty = allow_empty
         size = len(self._names)
         self._objects, self._bytes, self._skipped = (array("Q", bytes(8 * size)) for _ in range(3))

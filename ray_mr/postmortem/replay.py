@@ -21,8 +21,8 @@ from ray_mr.stores import owned_folder as folders
 from ray_mr.stores.registry import store_for
 from ray_mr.stores.result import is_prefix, write_whole
 from ray_mr.system import strict_json
-from ray_mr.system.memory_shield import hidden
-from ray_mr.system.scratch import WorkDir, owned_folder
+from ray_mr.system.memory_shield import shield_memory
+from ray_mr.system.scratch import WorkDir, open_run_folder
 from ray_mr.tasks.fetch import Fetch
 from ray_mr.tasks.map_attempt import AHEAD_BYTES, map_split
 from ray_mr.tasks.map_task import MapTask
@@ -196,7 +196,7 @@ def _at_fault(facts: dict[str, Any], inputs: list[Input]) -> list[Input]:
     found = [
         item
         for item in inputs
-        if strict_json.readable(item.object.uri) in wanted or item.position == facts["suspect"]
+        if strict_json.make_readable(item.object.uri) in wanted or item.position == facts["suspect"]
     ]
     return found or inputs
 
@@ -221,8 +221,8 @@ def replay(
     end: AttemptEnd | None = None
     ident = AttemptId(split.index, split.start, 1)
     with (
-        hidden(),
-        owned_folder(run_id) as root,
+        shield_memory(),
+        open_run_folder(run_id) as root,
         contextlib.closing(map_split(task, split, ident, root, capsule.options)) as messages,
     ):
         for message in messages:
@@ -248,7 +248,7 @@ def debug(capsule: Capsule) -> int:
     run_id = uuid.uuid4().hex[:12]
     (split,) = capsule.plan.splits
     with (
-        owned_folder(run_id) as root,
+        open_run_folder(run_id) as root,
         WorkDir(root, "debug") as work,
         Fetch(
             split.inputs,

@@ -31,9 +31,14 @@ from ray_mr.storage.patterns import is_glob, literal_prefix, name_bytes
 from ray_mr.storage.side_files import Selection
 from ray_mr.stores.walk import STAGED, Walk
 from ray_mr.system import host
-from ray_mr.system.scratch import arriving, disk_errors, settled, temporary
-from ray_mr.system.spill import in_order
-from ray_mr.system.user_files import NotAFile, kind_of, open_regular
+from ray_mr.system.scratch import (
+    atomic_write,
+    forget_temporary,
+    register_temporary,
+    translate_disk_errors,
+)
+from ray_mr.system.spill import sort_rows
+from ray_mr.system.user_files import NotAFile, describe_kind, open_regular
 
 if TYPE_CHECKING:
     import threading
@@ -68,7 +73,7 @@ class LocalStore:
         selection = Selection(path, self.exists)
         found = Walk(selection.pattern, literal_prefix(path).rpartition("/")[0] or "/", stop)
         rows = ((name_bytes(name), name, remark) for name, remark in found)
-        for _, name, passed_over in in_order(rows):
+        for _, name, passed_over in sort_rows(rows):
             if passed_over:
                 yield StoredObject(name, name[1:], 0, "", remark=passed_over)
             elif (remark := selection.remark(name)) is not None:
@@ -84,7 +89,7 @@ class LocalStore:
         """See ``Store``; a look at the disk costs nothing."""
 
     def _exact(self, path: str) -> StoredObject:
-        with disk_errors(path):
+        with translate_disk_errors(path):
             try:
                 found = Path(path).stat()
             except (FileNotFoundError, NotADirectoryError):
@@ -93,7 +98,7 @@ class LocalStore:
             raise StoreError(f"{path} is a folder", "a '/' or '/**' at its end means all below it")
         if not stat.S_ISREG(found.st_mode):
             raise StoreError(
-                f"{path} is not a regular file, but {kind_of(found.st_mode)}",
+                f"{path} is not a regular file, but {describe_kind(found.st_mode)}",
                 "an input is read more than once: write it to a file first",
             )
         return StoredObject(path, path[1:], found.st_size, _etag(found))
@@ -109,12 +114,12 @@ class LocalStore:
         """See ``Store``; links instead of copying unless the file must be private."""
         with _opened(obj) as source:
             if private:
-                with arriving(path) as target:
+                with atomic_write(path) as target:
                     _copy(source, target, stop)
                     _check(obj, source.fileno())
                 return
         link = path.with_name(f".ray-mr-{secrets.token_hex(6)}.part")
-        with disk_errors(path):
+        with translate_disk_errors(path):
             link.symlink_to(obj.uri)
             link.rename(path)
 
@@ -133,7 +138,7 @@ class LocalStore:
     def open(self, uri: str) -> BinaryIO:
         """See ``Store``."""
         path = _path(uri)
-        with disk_errors(path):
+        with translate_disk_errors(path):
             try:
                 return open_regular(path)
             except FileNotFoundError:
@@ -159,7 +164,10 @@ class LocalStore:
     def delete(self, uri: str) -> None:
         """See ``Store``."""
         path = _path(uri)
-        with disk_errors(path), contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        with (
+            translate_disk_errors(path),
+            contextlib.suppress(FileNotFoundError, NotADirectoryError),
+        ):
             Path(path).unlink()
 
     def progress(self, uri: str, prepared: Mapping[str, Any]) -> Progress:
@@ -173,7 +181,7 @@ class LocalStore:
         """See ``Store``; the rename keeps the inode, so a commit that was done is recognised."""
         path = Path(_path(uri))
         part = _prepared_part(path, prepared)
-        with disk_errors(path):
+        with translate_disk_errors(path):
             if _is_file(part, prepared):
                 part.replace(path)
             elif not _is_file(path, prepared):
@@ -183,7 +191,10 @@ class LocalStore:
     def beside(self, start: str) -> list[str]:
         """See ``Store``."""
         folder, _, name = _path(start).rpartition("/")
-        with disk_errors(folder), contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        with (
+            translate_disk_errors(folder),
+            contextlib.suppress(FileNotFoundError, NotADirectoryError),
+        ):
             found = [each for each in os.listdir(folder or "/") if each.startswith(name)]  # noqa: PTH208
             return [f"{folder}/{each}" for each in sorted(found)]
         return []
@@ -191,7 +202,10 @@ class LocalStore:
     def is_empty(self, uri: str) -> bool:
         """See ``Store``; a file or a link in the place of the folder is something."""
         path = Path(_path(uri).rstrip("/"))
-        with disk_errors(path), contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        with (
+            translate_disk_errors(path),
+            contextlib.suppress(FileNotFoundError, NotADirectoryError),
+        ):
             if not stat.S_ISDIR(path.lstat().st_mode):
                 return False
             return all(STAGED.fullmatch(each.name) for each in path.iterdir())
@@ -211,7 +225,10 @@ class LocalStore:
     def clear(self, uri: str, *, last: str = "") -> None:
         """See ``Store``; a link in the place of the folder is not followed."""
         path = Path(_path(uri).rstrip("/"))
-        with disk_errors(path), contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        with (
+            translate_disk_errors(path),
+            contextlib.suppress(FileNotFoundError, NotADirectoryError),
+        ):
             if last and not path.is_symlink():
                 for entry in list(path.iterdir()):
                     if entry.name != last:
@@ -222,7 +239,10 @@ class LocalStore:
         """See ``Store``; staged means a temporary name beside the file's."""
         folder, _, name = _path(uri).rpartition("/")
         removed = 0
-        with disk_errors(folder), contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        with (
+            translate_disk_errors(folder),
+            contextlib.suppress(FileNotFoundError, NotADirectoryError),
+        ):
             for path in Path(folder or "/").iterdir():
                 match = STAGED.fullmatch(path.name)
                 if match and (not name or match[1] == _stem(name)):
@@ -239,7 +259,7 @@ class StagedFile:
         self._part = path.with_name(f".{_stem(path.name)}.ray-mr-{secrets.token_hex(6)}.part")
         self._open = True
         self._sealed = False
-        with disk_errors(path):
+        with translate_disk_errors(path):
             if path.is_dir():
                 raise StoreError(
                     f"{path} is a folder",
@@ -251,12 +271,12 @@ class StagedFile:
                 raise StoreError(
                     f"{path}: a part of its path is a file, not a folder", "choose another --output"
                 ) from None
-            temporary(self._part)
+            register_temporary(self._part)
             self._file: BinaryIO = self._part.open("xb")
 
     def write(self, data: bytes | memoryview) -> None:
         """See ``Staged``."""
-        with disk_errors(self._path):
+        with translate_disk_errors(self._path):
             self._writable().write(data)
 
     def _writable(self) -> BinaryIO:
@@ -272,17 +292,17 @@ class StagedFile:
         """See ``Staged``."""
         if self._sealed:
             return
-        with disk_errors(self._path), self._writable() as file:
+        with translate_disk_errors(self._path), self._writable() as file:
             file.flush()
             os.fsync(file.fileno())
         self._sealed = True
 
     def place(self, *, joined: bool) -> FileTarget | None:
         """See ``Staged``."""
-        here = host.boot()
+        here = host.read_boot_id()
         if not here:
             return None
-        with disk_errors(self._path):
+        with translate_disk_errors(self._path):
             found = os.fstat(self._file.fileno())
             self._file.close()
         ident = (found.st_dev, found.st_ino)
@@ -291,14 +311,14 @@ class StagedFile:
     def adopt(self, sealed: tuple[int, bool]) -> None:
         """See ``Staged``."""
         size, self._sealed = sealed
-        with disk_errors(self._path):
+        with translate_disk_errors(self._path):
             found = self._part.stat().st_size
         if found != size:
             raise StoreError(f"{self._path}: {size} bytes were written, {found} are there")
 
     def append(self, other: StagedFile) -> None:
         """See ``Staged``; the kernel copies."""
-        with disk_errors(self._path), other._part.open("rb") as source:
+        with translate_disk_errors(self._path), other._part.open("rb") as source:
             target = self._writable()
             target.flush()
             left = os.fstat(source.fileno()).st_size
@@ -308,7 +328,7 @@ class StagedFile:
 
     def read(self, start: int, size: int) -> Iterator[bytes]:
         """See ``Staged``."""
-        with disk_errors(self._path), self._part.open("rb") as file:
+        with translate_disk_errors(self._path), self._part.open("rb") as file:
             file.seek(start)
             while size and (data := file.read(min(size, _CHUNK_BYTES))):
                 yield data
@@ -317,9 +337,9 @@ class StagedFile:
     def prepare(self, inline_bytes: int) -> dict[str, Any]:  # noqa: ARG002 - as Staged has it
         """See ``Staged``; from here on the file may outlive this process."""
         self.seal()
-        with disk_errors(self._path):
+        with translate_disk_errors(self._path):
             found = self._part.stat()
-        settled(self._part)
+        forget_temporary(self._part)
         return {"part": self._part.name, "inode": found.st_ino, "size_bytes": found.st_size}
 
     def release(self) -> None:
@@ -331,9 +351,9 @@ class StagedFile:
         if not self._open:
             raise StoreError(f"{self._path} is not being written any more")
         self.seal()
-        with disk_errors(self._path):
+        with translate_disk_errors(self._path):
             self._part.replace(self._path)
-            settled(self._part)
+            forget_temporary(self._part)
             self._open = False
             _sync_folder(self._path.parent)
 
@@ -344,9 +364,9 @@ class StagedFile:
         self._open = False
         with contextlib.suppress(OSError):  # what is buffered may not fit the disk
             self._file.close()
-        with disk_errors(self._path):
+        with translate_disk_errors(self._path):
             self._part.unlink(missing_ok=True)
-            settled(self._part)
+            forget_temporary(self._part)
 
 
 @dataclass(frozen=True, slots=True)
@@ -369,7 +389,7 @@ class FileTarget:
 
     def open(self, _store_for: Callable[[str], Store], /) -> FileWriter | None:
         """See ``Place``."""
-        if host.boot() != self.machine:
+        if host.read_boot_id() != self.machine:
             return None
         try:
             descriptor = os.open(self.part, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -398,12 +418,12 @@ class FileWriter:
 
     def write(self, data: bytes | memoryview) -> None:
         """See ``Writer``."""
-        with disk_errors(self._name):
+        with translate_disk_errors(self._name):
             self._size += self._file.write(data)
 
     def seal(self) -> tuple[int, bool]:
         """See ``Writer``: the length, and whether it is on the disk."""
-        with disk_errors(self._name), self._file as file:
+        with translate_disk_errors(self._name), self._file as file:
             file.flush()
             if self._sync:
                 os.fsync(file.fileno())
@@ -428,7 +448,7 @@ def _prepared_part(path: Path, prepared: Mapping[str, Any]) -> Path:
 
 
 def _is_file(path: Path, prepared: Mapping[str, Any]) -> bool:
-    with disk_errors(path):
+    with translate_disk_errors(path):
         try:
             found = path.lstat()
         except (FileNotFoundError, NotADirectoryError):
@@ -512,7 +532,7 @@ def _listed(name: str, remark: str) -> StoredObject:
             return StoredObject(name, name[1:], 0, "", remark=remark)
         raise StoreError(f"{name}: {error.strerror}", PERMISSION_HINT) from None
     if not remark and not stat.S_ISREG(found.st_mode):
-        remark = f"{IRREGULAR}: {kind_of(found.st_mode)}"
+        remark = f"{IRREGULAR}: {describe_kind(found.st_mode)}"
     return StoredObject(name, name[1:], found.st_size, _etag(found), remark=remark)
 
 

@@ -11,7 +11,7 @@ import re
 from typing import TYPE_CHECKING
 
 from ray_mr.errors import JobError
-from ray_mr.system.redact import shown
+from ray_mr.system.redact import redact_uri
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,7 +32,8 @@ def store_for(uri: str) -> Store:
     if scheme not in _STORES:
         known = ", ".join(f"{name}://" for name in sorted(_STORES) if name)
         raise JobError(
-            f"{shown(uri)}: there is no store for {scheme}://", f"known are {known} and plain paths"
+            f"{redact_uri(uri)}: there is no store for {scheme}://",
+            f"known are {known} and plain paths",
         )
     return _STORES[scheme]()
 

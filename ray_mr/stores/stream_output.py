@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ray_mr.errors import JobError, StoreError
-from ray_mr.system.scratch import disk_errors
+from ray_mr.system.scratch import translate_disk_errors
 
 if TYPE_CHECKING:
     from typing import BinaryIO
@@ -55,7 +55,7 @@ class Stream:
         ready = select.poll()
         ready.register(target, select.POLLOUT)
         try:
-            with disk_errors(self.path):
+            with translate_disk_errors(self.path):
                 while data := source.read(PIECE_BYTES):
                     while data:
                         if not ready.poll(timeout_s * 1000):
@@ -65,7 +65,7 @@ class Stream:
             os.close(target)
 
     def _opened(self, timeout_s: float) -> int:
-        with disk_errors(self.path):
+        with translate_disk_errors(self.path):
             if self.descriptor is not None:
                 return os.dup(self.descriptor)
             end = time.monotonic() + timeout_s

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 from ray_mr.errors import Interrupted
 from ray_mr.model import ALREADY_LISTED
 from ray_mr.storage.patterns import name_bytes
-from ray_mr.system.scratch import disk_errors
+from ray_mr.system.scratch import translate_disk_errors
 
 if TYPE_CHECKING:
     import threading
@@ -63,7 +63,7 @@ class Walk:
         folders = [top]
         while folders:
             folder = folders.pop()
-            with disk_errors(folder):
+            with translate_disk_errors(folder):
                 try:
                     found = Path(folder).stat()
                     if not stat.S_ISDIR(found.st_mode):

@@ -37,7 +37,7 @@ class Backoff:
         return min(self.first_s * 2.0 ** min(tried - 1, 32), self.most_s)
 
 
-NO_PATIENCE = Backoff(tries=1)
+NO_RETRY = Backoff(tries=1)
 
 
 def _fraction(*words: object) -> float:

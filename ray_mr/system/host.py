@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _OCTAL = re.compile(r"\\([0-7]{3})")
 
 
-def cpus(root: Path = Path("/")) -> int:
+def count_cpus(root: Path = Path("/")) -> int:
     """CPUs that can be used at a time, at least 1; a part of a CPU counts as one.
 
     Args:
@@ -28,12 +28,12 @@ def cpus(root: Path = Path("/")) -> int:
     return max(1, min([len(os.sched_getaffinity(0)), *map(math.ceil, _quotas(root))]))
 
 
-def boot(root: Path = Path("/")) -> str:
+def read_boot_id(root: Path = Path("/")) -> str:
     """What no other machine has, nor this one after its next start; empty if it does not tell."""
     return " ".join(_words(root / "proc/sys/kernel/random/boot_id"))
 
 
-def memory_bytes(root: Path = Path("/")) -> int:
+def read_memory_limit(root: Path = Path("/")) -> int:
     """Bytes of memory that all processes together may use."""
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return min([there, *_memory_limits(root)])
@@ -108,12 +108,12 @@ def _plain(field: str) -> str:
     return _OCTAL.sub(lambda found: chr(int(found[1], 8)), field)
 
 
-def process_mark() -> str:
+def make_process_mark() -> str:
     """What names this process among all of any machine, also after a restart of it."""
     return "/".join([*_where(), str(os.getpid()), _begun(os.getpid())])
 
 
-def is_at_work(mark: str) -> bool:
+def is_process_alive(mark: str) -> bool:
     """Whether another process of this machine that had this mark is alive.
 
     Of other machines, and of containers with processes of their own, nothing is known: false.
@@ -127,9 +127,9 @@ def is_at_work(mark: str) -> bool:
 
 def _where() -> tuple[str, str]:
     try:
-        return boot(), Path("/proc/self/ns/pid").readlink().name
+        return read_boot_id(), Path("/proc/self/ns/pid").readlink().name
     except OSError:
-        return boot(), ""
+        return read_boot_id(), ""
 
 
 def _begun(pid: int) -> str:

@@ -9,12 +9,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 
-def heading(text: str) -> str:
+def render_heading(text: str) -> str:
     """A line in bold."""
     return f"<p><b>{escape(text)}</b></p>"
 
 
-def facts(rows: Iterable[tuple[str, str]]) -> str:
+def render_table(rows: Iterable[tuple[str, str]]) -> str:
     """A table of names and what they are."""
     cells = "".join(
         f'<tr><th style="text-align:left">{escape(name)}</th>'
@@ -24,11 +24,11 @@ def facts(rows: Iterable[tuple[str, str]]) -> str:
     return f"<table>{cells}</table>"
 
 
-def listing(lines: Sequence[str]) -> str:
+def render_lines(lines: Sequence[str]) -> str:
     """Lines as they are; nothing if there are none."""
     return f"<pre>{escape(chr(10).join(lines))}</pre>" if lines else ""
 
 
-def bar(done: int, total: int, text: str) -> str:
+def render_progress(done: int, total: int, text: str) -> str:
     """A bar with a text beside it."""
     return f'<progress value="{done}" max="{max(total, 1)}"></progress> {escape(text)}'

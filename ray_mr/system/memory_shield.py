@@ -32,13 +32,13 @@ def _prctl(option: int, value: int = 0) -> int:
     return int(ctypes.CDLL(None).prctl(option, value, 0, 0, 0))
 
 
-def hide() -> None:
+def hide_memory() -> None:
     """Close this process to other processes of its user, for as long as it lives."""
     _prctl(_PR_SET_DUMPABLE, 0)
 
 
 @contextlib.contextmanager
-def hidden() -> Iterator[None]:
+def shield_memory() -> Iterator[None]:
     """Close this process in here; afterwards it is as it was.
 
     A notebook goes on after a run: its user may want to look into it with a debugger then.
@@ -48,7 +48,7 @@ def hidden() -> Iterator[None]:
         if not _runs:
             _before = _prctl(_PR_GET_DUMPABLE)
         _runs += 1
-        hide()
+        hide_memory()
     try:
         yield
     finally:

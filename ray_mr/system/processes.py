@@ -5,8 +5,8 @@ A process belongs to a program if one of these holds:
 1. It is a descendant: its parent, or a parent's parent, is the program.
 2. It is in the program's session. ``process`` starts every program in a session of its own, whose
    number is the program's process id. A daemon keeps the session when its parents are dead.
-3. Its environment has the program's mark, the variable ``MARK``. A process that makes a session of
-   its own keeps the mark.
+3. Its environment has the program's mark, the variable ``MARK_VARIABLE``. A process that makes a
+   session of its own keeps the mark.
 4. Its working directory is below the folder of the run, and it has no terminal. This finds a
    process that made a session of its own *and* cleared its environment, once the run has ended.
    A shell in which a user looks at the folder has a terminal.
@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-MARK = "CHILD_OF_RAY_MR"
+MARK_VARIABLE = "CHILD_OF_RAY_MR"
 """Variable that every program finds set; its value begins with the program's folder."""
 _KILL_TRIES = 100
 _DEAD_STATES = "ZX"
@@ -95,7 +95,7 @@ def _is_mine(pid: int) -> bool:
         return False
 
 
-def _has_mark(pid: int, mark: str, name: str = MARK) -> bool:
+def _has_mark(pid: int, mark: str, name: str = MARK_VARIABLE) -> bool:
     """Whether a process of this user has a mark that begins with ``mark``."""
     if not mark or not _is_mine(pid):
         return False
@@ -119,7 +119,7 @@ def _works_below(entry: _Entry, folder: str) -> bool:
 # ---------------------------------------------------------------- one program
 
 
-def members(session: int, mark: str = "") -> list[int]:
+def find_members(session: int, mark: str = "") -> list[int]:
     """Living processes of a program's session and, with ``mark``, those that have it.
 
     Zombies are left out, so the program itself is, once it has ended.
@@ -131,7 +131,7 @@ def members(session: int, mark: str = "") -> list[int]:
     ]
 
 
-def cpu_ticks(session: int, mark: str = "") -> int:
+def sum_cpu_ticks(session: int, mark: str = "") -> int:
     """CPU time of a program, its descendants and its session, in clock ticks.
 
     Args:
@@ -147,7 +147,7 @@ def cpu_ticks(session: int, mark: str = "") -> int:
     )
 
 
-def holders(session: int, mark: str, pipe: int) -> list[str]:
+def find_pipe_holders(session: int, mark: str, pipe: int) -> list[str]:
     """Names of a program's living processes that have a pipe open, as ``name (process 12)``.
 
     Args:
@@ -157,7 +157,7 @@ def holders(session: int, mark: str, pipe: int) -> list[str]:
     """
     wanted = str(Path("/proc/self/fd", str(pipe)).readlink())
     found = []
-    for pid in members(session, mark):
+    for pid in find_members(session, mark):
         entry = _read_entry(str(pid))
         if entry is not None and wanted in _open_files(pid):
             found.append(f"{entry.name} (process {pid})")
@@ -179,12 +179,12 @@ def kill_program(session: int, mark: str) -> None:
     The caller must not have waited for the program yet: while it is a zombie, the kernel gives its
     number to no other session.
     """
-    _kill_while(lambda: members(session, mark))
+    _kill_while(lambda: find_members(session, mark))
 
 
-def send(session: int, number: int) -> None:
+def send_signal(session: int, number: int) -> None:
     """Send a signal to every process of a program's session."""
-    for pid in members(session):
+    for pid in find_members(session):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(pid, number)
 
@@ -192,7 +192,7 @@ def send(session: int, number: int) -> None:
 # ---------------------------------------------------------------- many programs
 
 
-def kill_left_in(folder: Path) -> None:
+def kill_processes_in(folder: Path) -> None:
     """SIGKILL every process that programs have left behind in a folder, or below it."""
     mark = f"{folder}/"
     own = os.getpid()

@@ -10,7 +10,7 @@ _SECRET = re.compile(
 )
 
 
-def shown(uri: str) -> str:
+def redact_uri(uri: str) -> str:
     """A URI that may stand in a message or a report; a path, and any ``s3://``, as it is."""
     if not uri.lower().startswith(("http://", "https://")):
         return uri if uri.startswith("s3://") else _USER.sub("...@", uri)

@@ -1,15 +1,15 @@
 """Folders and files that the program works in: a run's, an attempt's, a file that is arriving.
 
-Everything that turns a key into a path passes ``safe_path``.  What is put into the folders is
+Everything that turns a key into a path passes ``make_safe_path``.  What is put into the folders is
 nobody's business here.
 
 The folder of a run is ``TMPDIR/ray_mr-<uid>/<run id>/``. Who works in it holds a lock on a file
 *beside* it, so that a removal that was killed half-way leaves either the lock file or nothing:
 
-    <run id>.driver   locked by the run's driver (``own``) as long as it lives
-    <run id>.users    locked by each process that works for the run on any machine (``used``)
+    <run id>.driver   locked by the run's driver while it lives (``lock_as_driver``)
+    <run id>.users    locked by each process that works for the run here (``lock_as_worker``)
 
-``dead_runs`` finds folders and lock files of which nobody holds the lock. A folder without any
+``find_dead_runs`` finds folders and lock files of which nobody holds the lock. A folder without any
 lock file (of an older ray_mr, which had them inside, or after somebody has removed them) counts as
 dead when it has not changed for a day.
 """
@@ -50,7 +50,7 @@ SMALL_DISK_BYTES = 1 << 30
 """A temporary folder on less than this is somebody's limit, not meant for data."""
 
 
-def safe_path(folder: Path, key: str) -> Path:
+def make_safe_path(folder: Path, key: str) -> Path:
     """``folder/key``, where that is below ``folder`` and a file can have this name.
 
     Raises:
@@ -87,7 +87,7 @@ def _length_reason(folder: Path, components: list[str]) -> str:
 
 
 @contextlib.contextmanager
-def disk_errors(path: Path | str) -> Iterator[None]:
+def translate_disk_errors(path: Path | str) -> Iterator[None]:
     """Errors of the file system as ours, naming the path.
 
     Raises:
@@ -103,14 +103,14 @@ def disk_errors(path: Path | str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def arriving(path: Path) -> Iterator[BinaryIO]:
+def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """A file to write that is renamed to ``path`` at the end, or removed after an exception.
 
     Raises:
         StoreError: The file system refused.
     """
     part = path.with_name(f".ray-mr-{secrets.token_hex(6)}.part")
-    with disk_errors(path):
+    with translate_disk_errors(path):
         try:
             with part.open("xb") as file:
                 yield file
@@ -135,7 +135,7 @@ class WorkDir:
 
     def __enter__(self) -> Self:
         self._remove()
-        with disk_errors(self.path):
+        with translate_disk_errors(self.path):
             self.path.mkdir(mode=0o700)
             self.objects.mkdir(mode=0o700)
         return self
@@ -158,7 +158,7 @@ class WorkDir:
 
 
 @contextlib.contextmanager
-def roomy_temporary_folder() -> Iterator[str]:
+def use_roomy_temporary_folder() -> Iterator[str]:
     """Have the temporary folder below the working directory if it would be on a very small disk.
 
     A container's ``/tmp`` can be a few megabytes of memory, or not to be written at all.  A
@@ -175,14 +175,14 @@ def roomy_temporary_folder() -> Iterator[str]:
     with tempfile.TemporaryDirectory(
         prefix=".ray_mr-", dir=here, ignore_cleanup_errors=True
     ) as folder:
-        temporary(Path(folder))
+        register_temporary(Path(folder))
         os.environ["TMPDIR"] = tempfile.tempdir = folder
         try:
             yield folder
         finally:
             del os.environ["TMPDIR"]
             tempfile.tempdir = usual
-            settled(Path(folder))
+            forget_temporary(Path(folder))
 
 
 def _roomier(here: str, usual: str) -> bool:
@@ -193,7 +193,7 @@ def _roomier(here: str, usual: str) -> bool:
 _temporary: set[Path] = set()
 
 
-def temporary(path: Path) -> None:
+def register_temporary(path: Path) -> None:
     """This process has made a file or folder that is not to outlive it."""
     _temporary.add(path)
 
@@ -205,7 +205,7 @@ def remove_run_folder(run_id: str) -> str:
         Why some of it is left, for a notice; empty: nothing is.
     """
     folder = _all_runs() / run_id
-    settled(folder)
+    forget_temporary(folder)
     return _remove_run(folder)
 
 
@@ -223,19 +223,19 @@ def _beside(folder: Path, suffix: str) -> Path:
     return folder.with_name(f"{folder.name}{suffix}")
 
 
-def settled(path: Path) -> None:
+def forget_temporary(path: Path) -> None:
     """What was temporary is gone, or is there to stay."""
     _temporary.discard(path)
 
 
-def unsettled() -> list[Path]:
+def list_temporary() -> list[Path]:
     """What is temporary now."""
     return list(_temporary)
 
 
 def remove_temporary() -> None:
     """Remove what this process has made and not settled: its last act when it is stopped."""
-    for path in unsettled():
+    for path in list_temporary():
         with contextlib.suppress(OSError):
             if path.parent == _all_runs():
                 _remove_run(path)
@@ -244,7 +244,7 @@ def remove_temporary() -> None:
         _temporary.discard(path)
 
 
-def run_folder(run_id: str) -> Path:
+def make_run_folder(run_id: str) -> Path:
     """The run's folder on this machine, below the user's own in ``TMPDIR``; made if need be.
 
     Raises:
@@ -253,7 +253,7 @@ def run_folder(run_id: str) -> Path:
     uid = os.getuid()
     path = _all_runs()
     for folder in (path, path / run_id):
-        with disk_errors(folder):
+        with translate_disk_errors(folder):
             folder.mkdir(mode=0o700, exist_ok=True)
             found = folder.lstat()
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != uid:
@@ -269,15 +269,15 @@ def _all_runs() -> Path:
     return Path(tempfile.gettempdir()).absolute() / f"ray_mr-{os.getuid()}"
 
 
-def own(run_id: str) -> IO[bytes]:
+def lock_as_driver(run_id: str) -> IO[bytes]:
     """Mark the run's folder as that of a living run, until the file is closed or we are dead.
 
     Raises:
         StoreError: The file system refused.
     """
-    folder = run_folder(run_id)
+    folder = make_run_folder(run_id)
     mark = _beside(folder, _OWNED)
-    with disk_errors(folder):
+    with translate_disk_errors(folder):
         file = _beside(folder, f"{_OWNED}-{os.getpid()}").open("xb")
         fcntl.flock(file, fcntl.LOCK_EX)
         Path(file.name).rename(mark)  # nobody sees it unlocked
@@ -285,11 +285,11 @@ def own(run_id: str) -> IO[bytes]:
 
 
 @contextlib.contextmanager
-def owned_folder(run_id: str) -> Iterator[Path]:
+def open_run_folder(run_id: str) -> Iterator[Path]:
     """The folder of a run that is over when this context is left: made, locked, and removed."""
-    folder = run_folder(run_id)
-    temporary(folder)
-    with own(run_id):
+    folder = make_run_folder(run_id)
+    register_temporary(folder)
+    with lock_as_driver(run_id):
         try:
             yield folder
         finally:
@@ -297,7 +297,7 @@ def owned_folder(run_id: str) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def used(run_id: str) -> Iterator[Path]:
+def lock_as_worker(run_id: str) -> Iterator[Path]:
     """The run's folder, which no sweep removes while we are in here, or until we are dead.
 
     Raises:
@@ -305,11 +305,11 @@ def used(run_id: str) -> Iterator[Path]:
     """
     file = None
     while file is None:
-        folder = run_folder(run_id)
-        with disk_errors(folder):
+        folder = make_run_folder(run_id)
+        with translate_disk_errors(folder):
             file = _entered(_beside(folder, _USED))
     with file:
-        yield run_folder(run_id)
+        yield make_run_folder(run_id)
 
 
 def _entered(mark: Path) -> IO[bytes] | None:
@@ -323,7 +323,7 @@ def _entered(mark: Path) -> IO[bytes] | None:
     return None
 
 
-def dead_runs() -> Iterator[Path]:
+def find_dead_runs() -> Iterator[Path]:
     """Folders of runs on this machine that are dead for sure; nobody enters one meanwhile.
 
     A folder may be gone already, where its removal was killed before that of the lock file.
@@ -338,7 +338,7 @@ def dead_runs() -> Iterator[Path]:
 
 
 def remove_dead_run(folder: Path) -> None:
-    """Remove what ``dead_runs`` has found, as far as that can be done."""
+    """Remove what ``find_dead_runs`` has found, as far as that can be done."""
     _remove_run(folder)
 
 

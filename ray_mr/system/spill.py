@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
     T = TypeVar("T", bound=tuple[Any, ...])
 
-KEPT_BYTES = 2**20
+MAX_HELD_BYTES = 2**20
 """What is held in memory before it is written."""
-SORTED_ROWS = 2**14
+RUN_ROWS = 2**14
 """Rows that are sorted at once."""
 BLOCK_ROWS = 128
 """Of each run that is merged, this many rows are held."""
@@ -55,7 +55,7 @@ class Spill:
         """Add a block."""
         self._held += block
         self._ends.append(self._ends[-1] + len(block))
-        if len(self._held) >= KEPT_BYTES and not self._full:
+        if len(self._held) >= MAX_HELD_BYTES and not self._full:
             try:
                 self._write()
             except OSError:
@@ -82,27 +82,27 @@ class Spill:
         return os.pread(self._fd, end - start, start)
 
 
-def packed(rows: Any) -> bytes:
+def pack_rows(rows: Any) -> bytes:
     """Plain values (tuples and lists of texts and numbers) as few bytes."""
     return zlib.compress(marshal.dumps(rows, _MARSHAL), 1)
 
 
-def unpacked(block: bytes) -> Any:
-    """What was ``packed``: our own bytes, from this process or the driver's."""
+def unpack_rows(block: bytes) -> Any:
+    """What was ``pack_rows``: our own bytes, from this process or the driver's."""
     return marshal.loads(zlib.decompress(block))  # noqa: S302
 
 
-def in_order(rows: Iterable[T]) -> Iterator[T]:
+def sort_rows(rows: Iterable[T]) -> Iterator[T]:
     """Rows of plain values sorted, however many there are: runs on disk, merged."""
     spool = Spill()
     runs: list[tuple[int, int]] = []  # of blocks, from and to
     last: T | None = None
     rest = iter(rows)
-    while some := list(itertools.islice(rest, SORTED_ROWS)):
+    while some := list(itertools.islice(rest, RUN_ROWS)):
         some.sort()
         first = len(spool)
         for low in range(0, len(some), BLOCK_ROWS):
-            spool.append(packed(some[low : low + BLOCK_ROWS]))
+            spool.append(pack_rows(some[low : low + BLOCK_ROWS]))
         if last is not None and last <= some[0]:
             first = runs.pop()[0]  # it goes on where the one before ended
         runs.append((first, len(spool)))
@@ -112,4 +112,4 @@ def in_order(rows: Iterable[T]) -> Iterator[T]:
 
 def _run(spool: Spill, low: int, high: int) -> Iterator[Any]:
     for number in range(low, high):
-        yield from unpacked(spool[number])
+        yield from unpack_rows(spool[number])

@@ -55,7 +55,7 @@ def loads(text: str | bytes) -> Any:
     )
 
 
-def readable(text: str) -> str:
+def make_readable(text: str) -> str:
     """Text without halves of surrogate pairs."""
     try:
         return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
@@ -65,7 +65,7 @@ def readable(text: str) -> str:
 
 def _named(name: str, text: str) -> dict[str, str]:
     """A text under its name, and its bytes where it has odd ones."""
-    made = {name: readable(text)}
+    made = {name: make_readable(text)}
     try:
         data = text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
@@ -77,7 +77,7 @@ def _strict(value: Any, default: Callable[[Any], Any] | None) -> Any:
     if isinstance(value, dict):
         made: dict[Any, Any] = {}
         for key, item in value.items():
-            name = readable(key) if isinstance(key, str) else key
+            name = make_readable(key) if isinstance(key, str) else key
             if isinstance(item, str) and _HALF.search(item):
                 made |= _named(name, item)
             else:
@@ -86,7 +86,7 @@ def _strict(value: Any, default: Callable[[Any], Any] | None) -> Any:
     if isinstance(value, list | tuple):
         return [_strict_item(item, default) for item in value]
     if isinstance(value, str):
-        return readable(value) if _HALF.search(value) else value
+        return make_readable(value) if _HALF.search(value) else value
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if value is None or isinstance(value, int | float) or default is None:
@@ -107,7 +107,7 @@ def _restored(value: Any) -> Any:
     made = {key: _restored(item) for key, item in value.items()}
     for name in [key.removesuffix(BYTES) for key in value if key.endswith(BYTES)]:
         text = _text_of(value[name + BYTES])
-        if text is not None and _HALF.search(text) and value.get(name) == readable(text):
+        if text is not None and _HALF.search(text) and value.get(name) == make_readable(text):
             made[name] = text
             del made[name + BYTES]
     return made

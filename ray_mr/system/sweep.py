@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from ray_mr.system.processes import kill_left_in
-from ray_mr.system.scratch import dead_runs, remove_dead_run
+from ray_mr.system.processes import kill_processes_in
+from ray_mr.system.scratch import find_dead_runs, remove_dead_run
 
 
 def sweep() -> None:
     """End their processes and remove their folders."""
-    for folder in dead_runs():
-        kill_left_in(folder)
+    for folder in find_dead_runs():
+        kill_processes_in(folder)
         remove_dead_run(folder)

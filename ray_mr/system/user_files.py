@@ -40,7 +40,7 @@ class NotAFile(OSError):
     """What is there cannot be read as a file: a device, a socket, a pipe without a writer."""
 
 
-def kind_of(mode: int) -> str:
+def describe_kind(mode: int) -> str:
     """Return what a file's mode says that it is, such as "a pipe"."""
     return _KINDS.get(stat.S_IFMT(mode), "something else")
 
@@ -55,7 +55,7 @@ def open_regular(path: str) -> BinaryIO:
     with _opened(path) as descriptor:
         mode = os.fstat(descriptor).st_mode
         if not stat.S_ISREG(mode):
-            raise NotAFile(errno.EINVAL, f"is {kind_of(mode)}, not a regular file", path)
+            raise NotAFile(errno.EINVAL, f"is {describe_kind(mode)}, not a regular file", path)
         return _file(descriptor)
 
 
@@ -73,7 +73,7 @@ def open_stream(path: str) -> BinaryIO:
         if stat.S_ISFIFO(mode):
             _await_writer(descriptor, path)
         elif not stat.S_ISREG(mode) and not os.isatty(descriptor) and not _is_null(descriptor):
-            raise NotAFile(errno.EINVAL, f"is {kind_of(mode)}, not a file", path)
+            raise NotAFile(errno.EINVAL, f"is {describe_kind(mode)}, not a file", path)
         return _file(descriptor)
 
 

@@ -1,7 +1,8 @@
 """Text from users: whether it is sound, what ``~`` is in a path, and how to show it.
 
 A job's text comes from a YAML or JSON file, from flags, or from Python objects of any kind.
-``sound`` makes one string of it or says what is wrong; ``listed`` makes a list of what holds many.
+``normalize_text`` returns one string or says what is wrong with it; ``to_list`` returns a list of
+a collection's values.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Iterable, Mapping
 
 from ray_mr.errors import escape_newlines
 
-MAX_SHOWN = 200
+MAX_QUOTED_CHARS = 200
 """Characters of a wrong value, or of a key, in a message."""
 MAX_INTEGER = 2**62
 """No number of a job is larger."""
@@ -22,7 +23,7 @@ _HALF_NO_BYTE = re.compile("[\ud800-\udc7f\udd00-\udfff]")
 """As ``_HALF``, but for what stands for a byte of a name that is not UTF-8 (``os.fsdecode``)."""
 
 
-def listed(value: object) -> object:
+def to_list(value: object) -> object:
     """A list of what arrays, series, generators and the like hold; anything else as it is."""
     if hasattr(value, "tolist"):
         value = value.tolist()
@@ -31,7 +32,7 @@ def listed(value: object) -> object:
     return list(value)
 
 
-def sound(value: object, *, path: bool) -> object:
+def normalize_text(value: object, *, path: bool) -> object:
     """A path's or other text as a sound string; what is not text as it is.
 
     Args:
@@ -45,19 +46,19 @@ def sound(value: object, *, path: bool) -> object:
         value = os.fsdecode(value)
     if not isinstance(value, str):
         return value
-    if fault := fault_of(value, path=path):
+    if fault := find_fault(value, path=path):
         raise ValueError(fault)
     return str(value)
 
 
-def whole_pairs(text: str) -> str:
+def join_surrogates(text: str) -> str:
     """Text with the characters that pairs of surrogates stand for, as in JSON's escapes."""
     return _PAIR.sub(
         lambda found: found[0].encode("utf-16", "surrogatepass").decode("utf-16"), text
     )
 
 
-def fault_of(text: str, *, path: bool) -> str:
+def find_fault(text: str, *, path: bool) -> str:
     """Return what makes text unusable, in words; nothing if it is sound.
 
     Args:
@@ -65,16 +66,17 @@ def fault_of(text: str, *, path: bool) -> str:
         path: It goes to the system as bytes, and need not be UTF-8.
     """
     if "\0" in text:
-        return f"{shown(text)} holds a NUL character, which no name, argument or variable can have"
+        words = quote_value(text)
+        return f"{words} holds a NUL character, which no name, argument or variable can have"
     half = (_HALF_NO_BYTE if path else _HALF).search(text)
     if half is None:
         return ""
     if not _HALF_NO_BYTE.match(half[0]):
-        return f"{shown(text)} is not UTF-8"
-    return f"{shown(text)} holds half of a surrogate pair, which is not a character"
+        return f"{quote_value(text)} is not UTF-8"
+    return f"{quote_value(text)} holds half of a surrogate pair, which is not a character"
 
 
-def homed(path: str, folder: str = "") -> str:
+def expand_tilde(path: str, folder: str = "") -> str:
     """A path that begins with ``~`` or ``~user``, below that home folder; others as they are.
 
     A name such as ``~$a.doc`` that is there is itself: no user has such a name.
@@ -91,28 +93,29 @@ def homed(path: str, folder: str = "") -> str:
         home = name
     if home.startswith("/") and (name != "~" or os.environ.get("HOME") != ""):
         return f"{home.rstrip('/')}{slash}{rest}" or "/"
-    if name != "~" and is_there(name, folder):
+    if name != "~" and path_exists(name, folder):
         return os.path.join(folder, path)  # noqa: PTH118 - a pattern, no path
-    whose = f"of {shown(name[1:])}" if name[1:] else "($HOME says none)"
+    whose = f"of {quote_value(name[1:])}" if name[1:] else "($HOME says none)"
     raise ValueError(
-        f"{shown(path)}: there is no home folder {whose}; a name that begins with ~ is written ./~"
+        f"{quote_value(path)}: there is no home folder {whose}; "
+        "a name that begins with ~ is written ./~"
     )
 
 
-def is_there(path: str, folder: str = "") -> bool:
+def path_exists(path: str, folder: str = "") -> bool:
     """Whether there is something of this name; any text will do, also one that can be no path."""
     return os.path.exists(os.path.join(folder, path))  # noqa: PTH110, PTH118 - Path raises for some
 
 
-def cut_off(text: str) -> str:
-    """Text in one line, with no more than ``MAX_SHOWN`` characters."""
-    cut = text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "..."
+def truncate(text: str) -> str:
+    """Text in one line, with no more than ``MAX_QUOTED_CHARS`` characters."""
+    cut = text if len(text) <= MAX_QUOTED_CHARS else text[:MAX_QUOTED_CHARS] + "..."
     return escape_newlines(cut)
 
 
-def shown(value: object) -> str:
-    """A value as Python writes it, with no more than ``MAX_SHOWN`` characters."""
+def quote_value(value: object) -> str:
+    """A value as Python writes it, with no more than ``MAX_QUOTED_CHARS`` characters."""
     try:
-        return cut_off(repr(value))
+        return truncate(repr(value))
     except ValueError:  # digits that Python refuses to write
         return "a number of thousands of digits"

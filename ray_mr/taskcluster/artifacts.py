@@ -27,7 +27,7 @@ from ray_mr.errors import (
 from ray_mr.model import StoredObject
 from ray_mr.storage.patterns import is_glob
 from ray_mr.system import strict_json
-from ray_mr.system.scratch import arriving
+from ray_mr.system.scratch import atomic_write
 from ray_mr.taskcluster.client import (
     TASK_ID,
     call,
@@ -109,7 +109,7 @@ class ArtifactStore:
     ) -> None:
         """See ``Store``; checked against what the task's report says."""
         digest, lines, size = hashlib.sha256(), 0, 0
-        with arriving(path) as file:
+        with atomic_write(path) as file:
             for piece in _bodies(obj.uri, stop or threading.Event()):
                 if piece is None:  # another try
                     file.seek(0)

@@ -15,8 +15,8 @@ from ray_mr.errors import DataError, Interrupted, StoreUnavailable, UnsafeKey
 from ray_mr.jobs.job import MAX_EXPANSION
 from ray_mr.model import FetchRetries
 from ray_mr.stores.registry import store_for
-from ray_mr.system.backoff import NO_PATIENCE, Backoff
-from ray_mr.system.scratch import disk_errors, safe_path
+from ray_mr.system.backoff import NO_RETRY, Backoff
+from ray_mr.system.scratch import make_safe_path, translate_disk_errors
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterator, Sequence
@@ -76,7 +76,7 @@ class Fetch:
         decode_here: Container[str],
         private: bool,
         keep: bool,
-        backoff: Backoff = NO_PATIENCE,
+        backoff: Backoff = NO_RETRY,
     ) -> None:
         self.retries: dict[int, FetchRetries] = {}
         """By position, inputs that took more than one try so far."""
@@ -137,7 +137,7 @@ class Fetch:
 
     def decode(self, fetched: Fetched) -> Iterator[bytes]:
         """Content of a file that was handed on compressed, or not; see ``codecs.decode``."""
-        path = fetched.path or safe_path(self._folder, fetched.input.object.key)
+        path = fetched.path or make_safe_path(self._folder, fetched.input.object.key)
         return decode(path, fetched.codec, max_expansion=self._max_expansion, as_text=self._as_text)
 
     def release(self, position: int) -> None:
@@ -148,7 +148,7 @@ class Fetch:
         """
         path = self._paths.pop(position, None)
         if path is not None and not self._keep:
-            with disk_errors(path):
+            with translate_disk_errors(path):
                 path.unlink(missing_ok=True)
 
     def close(self) -> None:
@@ -190,8 +190,8 @@ class Fetch:
         obj = item.object
         if item.position in self._unsafe:
             raise self._unsafe[item.position]
-        path = safe_path(self._folder, obj.key)
-        with disk_errors(path):
+        path = make_safe_path(self._folder, obj.key)
+        with translate_disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
         self._paths[item.position] = path
         encoding = self._download(item.position, obj, path)
@@ -221,7 +221,7 @@ class Fetch:
         codec = self._decompress
         if codec == "auto":
             codec = detect(path, encoding=encoding, as_text=self._as_text)
-        with disk_errors(path):
+        with translate_disk_errors(path):
             size = path.stat().st_size
         if codec == "none" or not size:
             return Fetched(item, path, "none", None, size)

@@ -39,7 +39,7 @@ from ray_mr.shuffle import blocks
 from ray_mr.shuffle.combine.aggregate import BadValues
 from ray_mr.stores import access
 from ray_mr.stores.registry import store_for
-from ray_mr.system.scratch import WorkDir, disk_errors
+from ray_mr.system.scratch import WorkDir, translate_disk_errors
 from ray_mr.tasks.fetch import Fetch, Fetched
 from ray_mr.tasks.line_feed import BadInputError, LineFeed
 from ray_mr.tasks.map_output import RowBlocks, TextBlocks
@@ -83,7 +83,7 @@ def map_split(
     access.read_as(anonymous=task.job.anonymous, request_payer=task.job.request_payer)
     try:
         yield Progress(0)
-        with disk_errors(root), WorkDir(root, str(ident)) as work:
+        with translate_disk_errors(root), WorkDir(root, str(ident)) as work:
             yield from attempt.run(work)
     except RayMrError as error:
         yield attempt.end(error)

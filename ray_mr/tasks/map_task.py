@@ -9,7 +9,7 @@ from ray_mr.child.launch import LaunchSpec
 from ray_mr.model import AttemptEnd, BlockMeta, Progress
 from ray_mr.planning.plan import COLLECT
 from ray_mr.stores import access
-from ray_mr.system.backoff import NO_PATIENCE, Backoff
+from ray_mr.system.backoff import NO_RETRY, Backoff
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,7 +46,7 @@ class MapTask:
     run_id: str
     maps: int
     """Splits of the plan."""
-    backoff: Backoff = NO_PATIENCE
+    backoff: Backoff = NO_RETRY
     on_stderr: Callable[[bytes], None] | None = None
     """Called with each line of a child's stderr, where the map task is tried in this process."""
     sealed: str = ""
@@ -61,7 +61,7 @@ class MapTask:
     """The first block is all that is wanted: it comes early."""
 
     @classmethod
-    def of(cls, plan: Plan, run_id: str, backoff: Backoff = NO_PATIENCE) -> MapTask:
+    def of(cls, plan: Plan, run_id: str, backoff: Backoff = NO_RETRY) -> MapTask:
         """The map side of a plan."""
         files = plan.reducer == COLLECT or (
             not isinstance(plan.reducer, str | None) and plan.reducer.feed == "files"

@@ -29,7 +29,7 @@ from ray_mr.shuffle.combine.reducers import BuiltInReducer, find_built_in, fold_
 from ray_mr.shuffle.heavy_hitters import HeavyHitters
 from ray_mr.shuffle.order.external_sort import ExternalSorter
 from ray_mr.stores import access
-from ray_mr.system.scratch import WorkDir, disk_errors, safe_path
+from ray_mr.system.scratch import WorkDir, make_safe_path, translate_disk_errors
 from ray_mr.tasks.part_writer import PartWriter
 from ray_mr.tasks.reduce_task import PartDue, PartText, ReduceTask
 
@@ -90,7 +90,7 @@ class Reducer:
             part = blocks.unpack(data, meta.offsets, number)
             if part is not None:
                 rows.size_bytes += high - low
-                with disk_errors(self._folder):
+                with translate_disk_errors(self._folder):
                     rows.add(meta, part)
 
     def finish(self, due: Mapping[int, PartDue]) -> Iterator[PartText | Progress | ReducerEnd]:
@@ -108,7 +108,7 @@ class Reducer:
             owed = due[number]
             if rows.count != owed.rows:
                 raise LedgerError(f"reducer {number} was given {rows.count} rows of {owed.rows}")
-            with disk_errors(self._folder):
+            with translate_disk_errors(self._folder):
                 partition = _Partition(self._task, number, self._folder / str(number))
                 yield from partition.run(rows, owed.place)
 
@@ -183,7 +183,7 @@ class _NamedFileInput:
     def add(self, meta: BlockMeta, rows: RowBatch) -> None:
         keys, pieces = rows.keys().to_pylist(), rows.values().to_pylist()
         for row, (key, piece) in enumerate(zip(keys, pieces, strict=True)):
-            path = safe_path(self._folder, key.decode("utf-8", "surrogateescape"))
+            path = make_safe_path(self._folder, key.decode("utf-8", "surrogateescape"))
             if not path.exists():
                 path.parent.mkdir(parents=True, exist_ok=True)
                 self._parts[meta.id.start, meta.place + row] = path

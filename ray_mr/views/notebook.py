@@ -86,5 +86,5 @@ class NotebookProgress:
         return [*self._stages, *self._told(), *now]
 
     def _html(self) -> str:
-        drawn = html.listing(self._stages) + html.listing(self._told())
-        return drawn + html.bar(*self._bar) if self._bar else drawn
+        drawn = html.render_lines(self._stages) + html.render_lines(self._told())
+        return drawn + html.render_progress(*self._bar) if self._bar else drawn

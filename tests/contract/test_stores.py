@@ -38,7 +38,7 @@ from ray_mr.errors import (
 from ray_mr.model import ALREADY_LISTED, IRREGULAR
 from ray_mr.storage.patterns import is_glob, literal_prefix, matcher
 from ray_mr.stores.registry import store_for
-from ray_mr.system.scratch import disk_errors
+from ray_mr.system.scratch import translate_disk_errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -381,10 +381,10 @@ def test_local_special_files(tmp_path: Path) -> None:
 def test_disk_full(tmp_path: Path) -> None:
     """A full disk is said in these words, with the path."""
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    with pytest.raises(StoreError, match=f"disk full: {tmp_path}"), disk_errors(tmp_path):
+    with pytest.raises(StoreError, match=f"disk full: {tmp_path}"), translate_disk_errors(tmp_path):
         raise full
     if Path("/dev/full").exists():
-        with pytest.raises(StoreError, match="disk full"), disk_errors("/dev/full"):
+        with pytest.raises(StoreError, match="disk full"), translate_disk_errors("/dev/full"):
             Path("/dev/full").write_bytes(b"x")
 
 

@@ -22,7 +22,7 @@ from ray_mr.engines.contract import (
     Ref,
 )
 from ray_mr.model import AttemptEnd, AttemptId, BlockMeta, ReducerEnd, Split
-from ray_mr.system.scratch import run_folder
+from ray_mr.system.scratch import make_run_folder
 from ray_mr.tasks.map_task import MapTask
 from ray_mr.tasks.reduce_task import PartDue, ReduceTask
 from samples import PATIENCE_S
@@ -114,7 +114,7 @@ class Run:
 
     @property
     def folder(self) -> Path:
-        return run_folder(self.id)
+        return make_run_folder(self.id)
 
     def names(self) -> list[str]:
         """All that is in the run's folder, by name."""

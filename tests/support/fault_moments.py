@@ -210,7 +210,7 @@ def _drive(
 
     os.environ.update(environ)
     if machine:
-        setattr(ray_mr.system.host, "boot", lambda: machine)  # noqa: B010
+        setattr(ray_mr.system.host, "read_boot_id", lambda: machine)  # noqa: B010
     with open(said, "w") as file:  # noqa: PTH123 - nothing is made before the output is turned
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)

@@ -24,7 +24,7 @@ from ray_mr.errors import (
     WorkerLost,
 )
 from ray_mr.model import AttemptId, BlockMeta, Progress
-from ray_mr.system.scratch import used
+from ray_mr.system.scratch import lock_as_worker
 from samples import wait_until
 
 if TYPE_CHECKING:
@@ -361,7 +361,7 @@ def test_nodes_are_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     """A run sweeps all nodes of a cluster that it joins, not the driver's machine alone."""
     make_pings(tmp_path / "in", files=1)
     monkeypatch.setattr("ray_mr.driver.run.sweep", lambda: None)
-    with used("of-a-driver-elsewhere") as folder:
+    with lock_as_worker("of-a-driver-elsewhere") as folder:
         pass
     assert run(job(tmp_path), engine="ray").ok
     wait_until(lambda: not folder.exists())

@@ -335,7 +335,11 @@ def test_output_that_somebody_is_at_work_on(world: World) -> None:
     run_json = world.state / "run.json"
     facts = json.loads(run_json.read_text())
     assert facts["owner"] == "", "a run that is over owns nothing"
-    code = "from ray_mr.system.host import process_mark; print(process_mark(), flush=True); input()"
+    code = (
+        "from ray_mr.system.host import make_process_mark\n"
+        "print(make_process_mark(), flush=True)\n"
+        "input()"
+    )
     with subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as other:
@@ -359,7 +363,7 @@ def test_output_that_somebody_is_at_work_on(world: World) -> None:
 @pytest.mark.parametrize("mark", ["", "a", "a/b", "/////", "x/y/1/2", "x/y/-1/0", "x/y/z/1"])
 def test_odd_owner_is_nobody(mark: str) -> None:
     """An owner that makes no sense, or is of another machine, keeps nobody from work."""
-    assert not host.is_at_work(mark)
+    assert not host.is_process_alive(mark)
 
 
 def test_late_piece_of_another_run(world: World) -> None:

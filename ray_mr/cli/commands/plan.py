@@ -37,5 +37,5 @@ def plan(
     job = Job.from_file(job_file, inputs=gather_inputs(inputs, keys_from), overrides=fields)
     from ray_mr.driver.run import plan as make_plan
 
-    made, slots = make_plan(job), host.cpus()
+    made, slots = make_plan(job), host.count_cpus()
     write_result(strict_json.dumps(made.facts(slots)) if how.as_json else made.describe(slots))

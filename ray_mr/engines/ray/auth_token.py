@@ -12,7 +12,7 @@ import os
 import secrets
 from pathlib import Path
 
-from ray_mr.system.scratch import disk_errors
+from ray_mr.system.scratch import translate_disk_errors
 
 GCS = "gcs_server"
 
@@ -23,7 +23,7 @@ def write_token(path: Path) -> None:
     Raises:
         StoreError: The file system refused.
     """
-    with disk_errors(path):
+    with translate_disk_errors(path):
         _write(path, secrets.token_hex(32))
 
 

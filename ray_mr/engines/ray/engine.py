@@ -45,9 +45,9 @@ from ray_mr.engines.ray.runtime import Calls, Runtime
 from ray_mr.errors import EngineError, NoCapacity, OutOfMemory, RayMrError, WorkerLost
 from ray_mr.model import FIRST_OPTIONS, AttemptEnd, BlockMeta, Progress, ReducerEnd
 from ray_mr.shuffle.memory_pool import set_memory_pool
-from ray_mr.system.processes import kill_left_in
+from ray_mr.system.processes import kill_processes_in
 from ray_mr.system.remove_tree import remove_tree
-from ray_mr.system.scratch import remove_run_folder, run_folder, used
+from ray_mr.system.scratch import lock_as_worker, make_run_folder, remove_run_folder
 from ray_mr.system.sweep import sweep
 from ray_mr.tasks.map_attempt import map_split
 from ray_mr.tasks.map_task import Block, MapTask, Message
@@ -123,7 +123,7 @@ def _attempt(
     process_settings.restore()
     set_memory_pool(task.job.memory)
     with (
-        used(task.run_id) as root,
+        lock_as_worker(task.run_id) as root,
         contextlib.closing(map_split(task, split, ident, root, options)) as messages,
     ):
         said = _said(messages, root, ident, alone=alone)
@@ -169,7 +169,7 @@ class _ReducerActor:
     def begin(self, task: ReduceTask, partitions: Sequence[int], name: str, *, alone: bool) -> None:
         process_settings.restore()
         set_memory_pool(task.job.memory)
-        self._used = used(task.run_id)  # until the actor ends
+        self._used = lock_as_worker(task.run_id)  # until the actor ends
         self._root, self._name, self._alone = self._used.__enter__(), name, alone
         self._reducer = Reducer(task, partitions, self._root, name)
 
@@ -205,19 +205,19 @@ def _warm() -> None:
 @ray.remote(num_cpus=0, max_retries=0)
 def _stop(run_id: str, mark: str) -> None:
     """Ask attempts on this node to end; they look at every message they send."""
-    (run_folder(run_id) / mark).touch()
+    (make_run_folder(run_id) / mark).touch()
 
 
 @ray.remote(num_cpus=0, max_retries=0)
 def _end(run_id: str, ident: AttemptId, pid: int) -> None:
     """End an attempt on this node: by its mark, or if it is deaf by killing its worker."""
-    root = run_folder(run_id)
+    root = make_run_folder(run_id)
     (root / f"{ident}{STOP_SUFFIX}").touch()
     deadline = time.monotonic() + DEAF_S
     while (root / str(ident)).exists():  # as long as it is there, the worker is at this attempt
         if time.monotonic() > deadline:
             os.kill(pid, signal.SIGKILL)
-            kill_left_in(root / str(ident))  # its session is not its worker's
+            kill_processes_in(root / str(ident))  # its session is not its worker's
             return
         time.sleep(0.05)
 
@@ -225,8 +225,8 @@ def _end(run_id: str, ident: AttemptId, pid: int) -> None:
 @ray.remote(num_cpus=0, max_retries=0)
 def _clean(run_id: str, name: str) -> None:
     """Remove a folder of the run on this node (no name: all), and end what programs left in it."""
-    folder = run_folder(run_id) / name
-    kill_left_in(folder)
+    folder = make_run_folder(run_id) / name
+    kill_processes_in(folder)
     if not name:
         remove_run_folder(run_id)
     else:
@@ -396,7 +396,7 @@ class RayEngine:
                     yield AttemptMessage(ident, message)
         except RayMrError as error:
             if self._alone and not stream.ended:  # blocks of which it had no time to tell
-                for path in run_folder(self._run_id).glob(f"block-{ident}-*"):
+                for path in make_run_folder(self._run_id).glob(f"block-{ident}-*"):
                     path.unlink(missing_ok=True)
             if stream.here is not None and isinstance(error, WorkerLost):
                 on = NodeAffinitySchedulingStrategy(stream.here.node, soft=False)
@@ -444,7 +444,7 @@ class RayEngine:
         if self._alone:
             self._held += 1
             return block_files.BlockFile(
-                block_files.put(run_folder(self._run_id) / f"block-held-{self._held}", data)
+                block_files.put(make_run_folder(self._run_id) / f"block-held-{self._held}", data)
             )
         with _translated():
             return ray.put(np.frombuffer(data, np.uint8))

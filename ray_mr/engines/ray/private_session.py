@@ -26,7 +26,7 @@ from typing import IO, TYPE_CHECKING
 from ray_mr.engines.ray.auth_token import hide, show, write_token
 from ray_mr.errors import EngineError
 from ray_mr.system.processes import kill_marked
-from ray_mr.system.scratch import disk_errors, settled, temporary
+from ray_mr.system.scratch import forget_temporary, register_temporary, translate_disk_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,7 +57,7 @@ class Session:
 
     def __init__(self) -> None:
         self.folder = _make_folder(_place())
-        temporary(self.folder)
+        register_temporary(self.folder)
         self._locks = [_lock(self.folder)]
         self.ray = self.folder / "r"
         """``_temp_dir`` of Ray, which gives it mode 0777."""
@@ -67,7 +67,7 @@ class Session:
         if (roomy := Path(tempfile.gettempdir())) != self.folder.parent:
             # Not where the session is: that can be in a small /tmp, or in memory.
             self.data = _make_folder(roomy)
-            temporary(self.data)
+            register_temporary(self.data)
             self._locks.append(_lock(self.data))
         else:
             self.data.mkdir()
@@ -92,8 +92,8 @@ class Session:
             _remove(self.folder)
         if self.data.parent != self.folder:
             _remove(self.data)
-            settled(self.data)
-        settled(self.folder)
+            forget_temporary(self.data)
+        forget_temporary(self.folder)
         for file in self._locks:
             file.close()
 
@@ -146,13 +146,13 @@ def _is_safe(place: Path) -> bool:
 
 
 def _make_folder(place: Path) -> Path:
-    with disk_errors(place):
+    with translate_disk_errors(place):
         return Path(tempfile.mkdtemp(prefix=PREFIX, dir=place))  # mode 0700, and never an old one
 
 
 def _lock(folder: Path) -> IO[str]:
     """Mark a folder as that of this process, until the file is closed or the process is dead."""
-    with disk_errors(folder):
+    with translate_disk_errors(folder):
         file = (folder / f"{_DRIVER}-").open("x")
         fcntl.flock(file, fcntl.LOCK_EX)
         file.write(str(os.getpid()))

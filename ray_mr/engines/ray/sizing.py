@@ -59,7 +59,7 @@ def sizes(cpus: int, memory: int, shm: int) -> Sizes:
 def sizes_here() -> Sizes:
     """What this machine or container has."""
     shm = shutil.disk_usage(SHM).free if os.access(SHM, os.W_OK) else 0
-    return sizes(host.cpus(), host.memory_bytes(), shm)
+    return sizes(host.count_cpus(), host.read_memory_limit(), shm)
 
 
 def options(found: Sizes, session: Session) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import urllib3
 
 from ray_mr.errors import CredentialsError, JobError
 from ray_mr.model import StoredObject
-from ray_mr.system.redact import shown
+from ray_mr.system.redact import redact_uri
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -43,7 +43,7 @@ class Address:
         Raises:
             JobError: It is none, or names no object.
         """
-        text = shown(uri)
+        text = redact_uri(uri)
         try:
             parts = urlsplit(uri)
             host, _ = parts.hostname or "", parts.port

@@ -37,8 +37,8 @@ from ray_mr.stores.http.request import (
     validator,
     whole_size,
 )
-from ray_mr.system.redact import shown
-from ray_mr.system.scratch import arriving
+from ray_mr.system.redact import redact_uri
+from ray_mr.system.scratch import atomic_write
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -69,7 +69,7 @@ class HttpStore:
         """
         if "*" in pattern.partition("?")[0] or pattern.endswith("/"):
             raise JobError(
-                f"{shown(pattern)} is no URL of one object, and web servers list nothing",
+                f"{redact_uri(pattern)} is no URL of one object, and web servers list nothing",
                 "name each object; a manifest takes many",
             )
         yield self.stat(pattern)
@@ -77,10 +77,10 @@ class HttpStore:
     def stat(self, uri: str, *, version: str = "") -> StoredObject:
         """See ``Store``."""
         if version:
-            raise JobError(f"{shown(uri)}: web servers have no versions")
+            raise JobError(f"{redact_uri(uri)}: web servers have no versions")
         found = self._look(Address.of(uri))
         if found is None:
-            raise StoreError(f"{shown(uri)} does not exist", NOT_THERE)
+            raise StoreError(f"{redact_uri(uri)} does not exist", NOT_THERE)
         return found
 
     def known(self, named: ManifestEntry) -> StoredObject | None:
@@ -126,7 +126,7 @@ class HttpStore:
     ) -> str:
         """See ``Store``."""
         stop = stop or threading.Event()
-        with arriving(path) as file:
+        with atomic_write(path) as file:
             body = _Body(obj, file, stop)
             pause, most = Pause(stop), 0
             while not body.whole:
@@ -167,7 +167,7 @@ class HttpStore:
 
     def stage(self, uri: str) -> NoReturn:
         """See ``Store``."""
-        raise JobError(f"{shown(uri)}: nothing can be written to a web server")
+        raise JobError(f"{redact_uri(uri)}: nothing can be written to a web server")
 
     def delete(self, uri: str) -> NoReturn:
         """See ``Store``."""

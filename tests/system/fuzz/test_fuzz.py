@@ -31,7 +31,7 @@ from ray_mr.planning import manifest
 from ray_mr.planning.plan import make_plan
 from ray_mr.stores.http.address import Address
 from ray_mr.stores.local import LocalStore
-from ray_mr.system.redact import shown
+from ray_mr.system.redact import redact_uri
 from ray_mr.tasks.fetch import Fetch
 from samples import COMPRESS
 
@@ -341,4 +341,4 @@ def test_urls() -> None:
             said = address.shown + repr(address) + repr(address.object(1, "e"))
             assert address.key
             assert not address.key.startswith("/")
-        assert "PASSWORD9" not in said + shown(url)
+        assert "PASSWORD9" not in said + redact_uri(url)

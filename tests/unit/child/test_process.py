@@ -278,7 +278,7 @@ class TestStreams:
         assert not caught.value.retryable
         if clear != "setsid env -i ":  # neither session nor mark: nobody knows whose it is
             assert "sleep (process" in caught.value.message
-        processes.kill_left_in(tmp_path.parent)
+        processes.kill_processes_in(tmp_path.parent)
         assert names_in(tmp_path) == set()
 
     def test_daemon_that_holds_output_is_bound_by_timeout(self, tmp_path: Path) -> None:
@@ -514,7 +514,7 @@ class TestKill:
                 argv, cwd=inside, stdin=other, stdout=other, stderr=other
             ) as shell:
                 os.read(ours, 1)
-                processes.kill_left_in(tmp_path / "run")
+                processes.kill_processes_in(tmp_path / "run")
                 assert not alive(orphan.pid)
                 assert alive(shell.pid)
                 shell.kill()

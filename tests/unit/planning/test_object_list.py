@@ -28,7 +28,7 @@ from ray_mr.model import AttemptEnd, AttemptId, FileCounts, Input, StoredObject
 from ray_mr.planning.object_list import BLOCK, Inputs, ObjectList, Skipped
 from ray_mr.planning.plan import make_plan
 from ray_mr.stores.result import write_whole
-from ray_mr.system.spill import KEPT_BYTES, Spill, in_order
+from ray_mr.system.spill import MAX_HELD_BYTES, Spill, sort_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -117,7 +117,7 @@ def test_any_number_and_order_of_looks() -> None:
 
 def test_without_a_place_for_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where there is no temporary folder, or no room in it, what does not go there is held."""
-    blocks = [bytes([number]) * (KEPT_BYTES // 3) for number in range(12)]
+    blocks = [bytes([number]) * (MAX_HELD_BYTES // 3) for number in range(12)]
 
     def full(*_: object, **__: object) -> int:
         raise OSError(errno.ENOSPC, "no space left on device")
@@ -144,11 +144,11 @@ def test_no_password_is_on_a_disk(monkeypatch: pytest.MonkeyPatch) -> None:
         written.extend(data)
         return write(descriptor, data, at)
 
-    monkeypatch.setattr("ray_mr.system.spill.KEPT_BYTES", 1)
+    monkeypatch.setattr("ray_mr.system.spill.MAX_HELD_BYTES", 1)
     monkeypatch.setattr("os.pwrite", noted)
     for module in ("spool", "catalog"):
         monkeypatch.setattr(f"ray_mr.{module}.packed", marshal.dumps)
-    monkeypatch.setattr("ray_mr.system.spill.unpacked", marshal.loads)
+    monkeypatch.setattr("ray_mr.system.spill.unpack_rows", marshal.loads)
     monkeypatch.setattr("ray_mr.planning.object_list.unpacked", marshal.loads)
     names = [f"{number * 7 % 2000:05d}" for number in range(2000)]
     objects = [StoredObject(f"http://h/{name}", name, 1, "e") for name in names[:BLOCK]]
@@ -168,10 +168,10 @@ def test_no_password_is_on_a_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_file_goes_with_the_spool() -> None:
     """No file is left open by a spool that is gone."""
     spool = Spill()
-    spool.append(bytes(2 * KEPT_BYTES))
+    spool.append(bytes(2 * MAX_HELD_BYTES))
     number, opened = spool._fd, os.fstat(spool._fd)
     assert opened.st_nlink == 0
-    assert opened.st_size == 2 * KEPT_BYTES
+    assert opened.st_size == 2 * MAX_HELD_BYTES
     del spool
     with contextlib.suppress(OSError):  # another file may have the number by now
         assert os.fstat(number).st_ino != opened.st_ino
@@ -181,9 +181,9 @@ def test_the_file_goes_with_the_spool() -> None:
 def test_rows_in_order(rows: list[tuple[str, int]]) -> None:
     """Any rows come sorted, none is lost or doubled, whatever number of runs they take."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ray_mr.system.spill.SORTED_ROWS", 3)
+        patch.setattr("ray_mr.system.spill.RUN_ROWS", 3)
         patch.setattr("ray_mr.system.spill.BLOCK_ROWS", 2)
-        assert list(in_order(rows)) == sorted(rows)
+        assert list(sort_rows(rows)) == sorted(rows)
 
 
 def test_skipped() -> None:
@@ -217,8 +217,8 @@ def peak_of(objects: Iterable[StoredObject], number: int) -> int:
 @pytest.fixture
 def held_less(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files and sorted runs are begun earlier, so that fewer objects are many."""
-    monkeypatch.setattr("ray_mr.system.spill.KEPT_BYTES", 2**16)
-    monkeypatch.setattr("ray_mr.system.spill.SORTED_ROWS", 2**10)
+    monkeypatch.setattr("ray_mr.system.spill.MAX_HELD_BYTES", 2**16)
+    monkeypatch.setattr("ray_mr.system.spill.RUN_ROWS", 2**10)
 
 
 @pytest.mark.usefixtures("held_less")

@@ -10,7 +10,7 @@ import pytest
 
 from ray_mr.engines.ray import sizing
 from ray_mr.system import host
-from ray_mr.system.scratch import roomy_temporary_folder, run_folder
+from ray_mr.system.scratch import make_run_folder, use_roomy_temporary_folder
 
 MIB = 1 << 20
 V1 = "31 30 0:26 {top} /sys/fs/cgroup/{name} rw shared:9 - cgroup cgroup rw,{name}\n"
@@ -46,8 +46,8 @@ def test_version_2(tmp_path: Path, quota: str, cpus: int) -> None:
     place(tmp_path, "proc/self/mountinfo", V2.format(top="/"))
     place(tmp_path, "sys/fs/cgroup/cpu.max", quota)
     place(tmp_path, "sys/fs/cgroup/memory.max", "2147483648\n")
-    assert host.cpus(tmp_path) == cpus
-    assert host.memory_bytes(tmp_path) == 2 << 30
+    assert host.count_cpus(tmp_path) == cpus
+    assert host.read_memory_limit(tmp_path) == 2 << 30
 
 
 @pytest.mark.usefixtures("many_cpus")
@@ -59,8 +59,8 @@ def test_limits_further_up_count(tmp_path: Path) -> None:
     place(tmp_path, "sys/fs/cgroup/jobs/17/step/cpu.max", "max 100000")
     place(tmp_path, "sys/fs/cgroup/jobs/memory.max", "3000")
     place(tmp_path, "sys/fs/cgroup/jobs/17/step/memory.max", "max")
-    assert host.cpus(tmp_path) == 3
-    assert host.memory_bytes(tmp_path) == 3000
+    assert host.count_cpus(tmp_path) == 3
+    assert host.read_memory_limit(tmp_path) == 3000
 
 
 @pytest.mark.usefixtures("many_cpus")
@@ -74,23 +74,23 @@ def test_version_1(tmp_path: Path, top: str) -> None:
     place(tmp_path, f"sys/fs/cgroup/cpu/{below}cpu.cfs_quota_us", "250000\n")
     place(tmp_path, f"sys/fs/cgroup/cpu/{below}cpu.cfs_period_us", "100000\n")
     place(tmp_path, f"sys/fs/cgroup/memory/{below}memory.limit_in_bytes", f"{512 * MIB}\n")
-    assert host.cpus(tmp_path) == 3
-    assert host.memory_bytes(tmp_path) == 512 * MIB
+    assert host.count_cpus(tmp_path) == 3
+    assert host.read_memory_limit(tmp_path) == 512 * MIB
 
 
 @pytest.mark.usefixtures("many_cpus")
 def test_no_limits(tmp_path: Path) -> None:
     """Without cgroups, or with ones that limit nothing, the whole machine is there."""
-    assert host.cpus(tmp_path) == 64
-    assert host.memory_bytes(tmp_path) == 64 << 30
+    assert host.count_cpus(tmp_path) == 64
+    assert host.read_memory_limit(tmp_path) == 64 << 30
     place(tmp_path, "proc/self/cgroup", "5:cpu:/\n4:memory:/\n")
     lines = V1.format(top="/", name="cpu") + V1.format(top="/", name="memory")
     place(tmp_path, "proc/self/mountinfo", lines)
     place(tmp_path, "sys/fs/cgroup/cpu/cpu.cfs_quota_us", "-1\n")
     place(tmp_path, "sys/fs/cgroup/cpu/cpu.cfs_period_us", "100000\n")
     place(tmp_path, "sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n")
-    assert host.cpus(tmp_path) == 64
-    assert host.memory_bytes(tmp_path) == 64 << 30
+    assert host.count_cpus(tmp_path) == 64
+    assert host.read_memory_limit(tmp_path) == 64 << 30
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_little_memory_means_fewer_tasks_at_a_time(memory: int, cpus: int) -> No
 def test_a_given_temporary_folder_is_kept() -> None:
     """``TMPDIR`` is the user's word, however small its disk."""
     before = os.environ["TMPDIR"]
-    with roomy_temporary_folder() as folder:
+    with use_roomy_temporary_folder() as folder:
         assert folder == ""
         assert os.environ["TMPDIR"] == before
 
@@ -140,9 +140,9 @@ def test_small_temporary_folder_is_not_used(
     monkeypatch.chdir(tmp_path)
     usage = lambda path: type("Usage", (), {"total": sizes.get(str(path), 1 << 40)})  # noqa: E731
     monkeypatch.setattr("shutil.disk_usage", usage)
-    with roomy_temporary_folder() as folder:
+    with use_roomy_temporary_folder() as folder:
         assert os.environ["TMPDIR"] == folder
-        assert run_folder("run").is_relative_to(folder)
+        assert make_run_folder("run").is_relative_to(folder)
         assert Path(folder).parent == tmp_path
     assert "TMPDIR" not in os.environ
     assert tempfile.gettempdir() == usual

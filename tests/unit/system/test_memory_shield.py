@@ -71,7 +71,7 @@ def test_child_cannot_read_environment_or_memory_of_its_parent(tmp_path: Path) -
         "import sys", "import sys\nfrom ray_mr.system import memory_shield", 1
     )
     argv[argv.index(START)] = unshielded.replace(
-        "with", "memory_shield.hide = lambda: None\nwith", 1
+        "with", "memory_shield.hide_memory = lambda: None\nwith", 1
     )
     subprocess.run(argv, env=os.environ | SECRET, cwd="/", capture_output=True, check=True)
     assert b"secretABC" in (tmp_path / "environ").read_bytes()
@@ -80,9 +80,9 @@ def test_child_cannot_read_environment_or_memory_of_its_parent(tmp_path: Path) -
 def test_process_is_closed_only_while_it_runs_something() -> None:
     """Runs within runs; afterwards a debugger may look again."""
     code = (
-        "from ray_mr.system.memory_shield import _prctl, hidden\n"
-        "with hidden():\n"
-        "    with hidden(): print(_prctl(3))\n"
+        "from ray_mr.system.memory_shield import _prctl, shield_memory\n"
+        "with shield_memory():\n"
+        "    with shield_memory(): print(_prctl(3))\n"
         "    print(_prctl(3))\n"
         "print(_prctl(3))\n"
     )

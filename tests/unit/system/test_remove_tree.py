@@ -86,11 +86,11 @@ def test_remove_tree_of_nothing_or_of_a_file_is_no_error(tmp_path: Path) -> None
 UNPRIVILEGED = """
 import os, sys
 from pathlib import Path
-from ray_mr.system.memory_shield import hide
+from ray_mr.system.memory_shield import hide_memory
 from ray_mr.system.remove_tree import remove_tree
 os.setresgid(65534, 65534, 65534)
 os.setresuid(65534, 65534, 65534)
-hide()
+hide_memory()
 top = Path(sys.argv[1])
 for modes in ((0, 0, 0), (0o500, 0o500, 0o500), (0o700, 0o100, 0o400)):
     inner = top / "tree" / "a" / "b"

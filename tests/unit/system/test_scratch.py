@@ -18,12 +18,12 @@ from jobs import job, make_pings, result, run_told
 from ray_mr.errors import StoreError, UnsafeKey
 from ray_mr.system.scratch import (
     WorkDir,
-    arriving,
-    dead_runs,
+    atomic_write,
+    find_dead_runs,
+    lock_as_worker,
+    make_run_folder,
+    make_safe_path,
     remove_dead_run,
-    run_folder,
-    safe_path,
-    used,
 )
 from ray_mr.system.sweep import sweep
 
@@ -33,10 +33,10 @@ from ray_mr.system.sweep import sweep
 )
 def test_safe_keys(tmp_path: Path, key: str) -> None:
     """A key that is a plain path below the folder becomes just that, and can be written."""
-    path = safe_path(tmp_path, key)
+    path = make_safe_path(tmp_path, key)
     assert path == Path(f"{tmp_path}/{key}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with arriving(path) as file:
+    with atomic_write(path) as file:
         file.write(b"x")
     assert path.read_bytes() == b"x"
 
@@ -67,7 +67,7 @@ def test_safe_keys(tmp_path: Path, key: str) -> None:
 def test_unsafe_keys(tmp_path: Path, key: str) -> None:
     """A key that is none is an error of that input, which shows it with its odd letters."""
     with pytest.raises(UnsafeKey) as caught:
-        safe_path(tmp_path, key)
+        make_safe_path(tmp_path, key)
     assert repr(key) in caught.value.message
 
 
@@ -75,12 +75,12 @@ def test_longest_path(tmp_path: Path) -> None:
     """The longest key that is let through can be written."""
     room = 4096 - 64 - len(os.fsencode(tmp_path)) - 1
     key = ("d" * 99 + "/") * (room // 100) + "e" * (room % 100 or 1)
-    path = safe_path(tmp_path, key[:room].rstrip("/"))
+    path = make_safe_path(tmp_path, key[:room].rstrip("/"))
     path.parent.mkdir(parents=True)
-    with arriving(path) as file:
+    with atomic_write(path) as file:
         file.write(b"x")
     with pytest.raises(UnsafeKey, match="longer"):
-        safe_path(tmp_path, "f/" * 50 + key)
+        make_safe_path(tmp_path, "f/" * 50 + key)
 
 
 def test_arriving(tmp_path: Path) -> None:
@@ -89,14 +89,14 @@ def test_arriving(tmp_path: Path) -> None:
     original.write_bytes(b"original")
     path = tmp_path / "path"
     path.symlink_to(original)
-    with pytest.raises(KeyError), arriving(path) as file:
+    with pytest.raises(KeyError), atomic_write(path) as file:
         raise KeyError(file.write(b"half"))
     assert path.read_bytes() == b"original"
-    with arriving(path) as file:
+    with atomic_write(path) as file:
         file.write(b"new")
         assert path.read_bytes() == b"original"
     assert (path.read_bytes(), original.read_bytes()) == (b"new", b"original")
-    with pytest.raises(StoreError, match="nowhere"), arriving(tmp_path / "nowhere/file"):
+    with pytest.raises(StoreError, match="nowhere"), atomic_write(tmp_path / "nowhere/file"):
         pass
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["original", "path"]
 
@@ -164,32 +164,35 @@ def test_work_dir_while_somebody_writes(tmp_path: Path) -> None:
 def test_run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run's folder is the user's own: private, the same when asked again, never a link."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    folder = run_folder("run-1")
+    folder = make_run_folder("run-1")
     assert folder == tmp_path / f"ray_mr-{os.getuid()}" / "run-1"
-    assert run_folder("run-1") == folder
+    assert make_run_folder("run-1") == folder
     for path in (folder, folder.parent):
         assert stat.S_IMODE(path.stat().st_mode) == 0o700
     folder.parent.chmod(0o777)
-    run_folder("run-1")
+    make_run_folder("run-1")
     assert stat.S_IMODE(folder.parent.stat().st_mode) == 0o700
     folder.rmdir()
     folder.symlink_to(tmp_path)
     with pytest.raises(StoreError, match="not a folder of this user"):
-        run_folder("run-1")
+        make_run_folder("run-1")
     if os.getuid() == 0:
         folder.unlink()
         folder.mkdir()
         os.chown(folder, 65534, 65534)
         with pytest.raises(StoreError, match="not a folder of this user"):
-            run_folder("run-1")
+            make_run_folder("run-1")
 
 
 USER = """
 import contextlib, sys, tempfile
-from ray_mr.system.scratch import own, used
+from ray_mr.system.scratch import lock_as_driver, lock_as_worker
 tempfile.tempdir = sys.argv[1]
 with contextlib.ExitStack() as stack:
-    kept = own("run") if sys.argv[2] == "driver" else stack.enter_context(used("run"))
+    if sys.argv[2] == "driver":
+        lock = lock_as_driver("run")
+    else:
+        stack.enter_context(lock_as_worker("run"))
     print("in", flush=True)
     input()
 """
@@ -205,16 +208,16 @@ def test_folder_of_the_dead_is_swept(
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as living:
         assert living.stdout is not None
         assert living.stdout.readline() == b"in\n"
-        folder = run_folder("run")
+        folder = make_run_folder("run")
         if who == "driver":  # what a killed one left there
-            with used("run"):
+            with lock_as_worker("run"):
                 pass
         sweep()
         assert folder.exists()
         living.kill()
     sweep()
     assert not folder.exists()
-    with used("run") as entered:
+    with lock_as_worker("run") as entered:
         assert entered.exists()
         sweep()
         assert entered.exists()
@@ -227,23 +230,23 @@ def test_folder_is_entered_while_it_is_swept(
 ) -> None:
     """Who enters a folder that is being swept away waits, and then has a new one."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    with used("run"):
+    with lock_as_worker("run"):
         pass
     entered = threading.Event()
 
     def enter() -> None:
-        with used("run") as folder:
+        with lock_as_worker("run") as folder:
             (folder / "mine").touch()
             entered.set()
 
-    for folder in dead_runs():
+    for folder in find_dead_runs():
         thread = threading.Thread(target=enter)
         thread.start()
         time.sleep(0.2)  # if it came in too early, it would now
         assert not entered.is_set()
         remove_dead_run(folder)
     thread.join()
-    assert [path.name for path in run_folder("run").iterdir()] == ["mine"]
+    assert [path.name for path in make_run_folder("run").iterdir()] == ["mine"]
 
 
 def names(tmp_path: Path) -> list[str]:
@@ -264,8 +267,8 @@ def test_run_folder_whose_removal_was_killed_is_swept(
         "    if event in ('os.remove', 'os.rmdir', 'os.rename'):\n"
         "        left -= 1\n"
         "        if left < 0: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "kept = scratch.own('run')\n"
-        "with scratch.used('run') as folder: (folder / 'a' / 'b').mkdir(parents=True)\n"
+        "kept = scratch.lock_as_driver('run')\n"
+        "with scratch.lock_as_worker('run') as folder: (folder / 'a' / 'b').mkdir(parents=True)\n"
         "(folder / 'a' / 'file').touch()\n"
         "sys.addaudithook(count)\n"
         "scratch.remove_run_folder('run')\n"
@@ -289,7 +292,7 @@ def test_run_folder_without_any_lock_is_swept_when_it_is_old(
 ) -> None:
     """Somebody removed the lock file; a run that begins has made its folder, but no lock yet."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    folder = run_folder("run")
+    folder = make_run_folder("run")
     (folder / "data").write_bytes(b"x")
     sweep()
     assert folder.exists()
@@ -304,7 +307,7 @@ def test_run_folder_of_an_older_version_is_swept_unless_it_lives(
 ) -> None:
     """Versions before this one had the lock file inside."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    folder = run_folder("run")
+    folder = make_run_folder("run")
     with (folder / mark).open("xb") as file:
         fcntl.flock(file, fcntl.LOCK_SH)
         os.utime(folder, (time.time() - 25 * 3600,) * 2)

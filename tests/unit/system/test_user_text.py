@@ -16,7 +16,7 @@ from ray_mr.cli.main import main
 from ray_mr.errors import JobError
 from ray_mr.jobs.job import Job
 from ray_mr.jobs.script import Manifest, Script
-from ray_mr.system.user_text import homed
+from ray_mr.system.user_text import expand_tilde
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -201,7 +201,7 @@ class TestHome:
     ) -> None:
         monkeypatch.chdir(tmp_path)
         (tmp_path / "~$a.doc").touch()
-        assert homed("~$a.doc") == "~$a.doc"
+        assert expand_tilde("~$a.doc") == "~$a.doc"
         path = file_of(tmp_path, "inputs: ['~$a.doc', ./~b]\nmapper: identity\n")
         assert Job.from_file(path).inputs == (f"{tmp_path}/~$a.doc", f"{tmp_path}/~b")
 
