@@ -12,7 +12,8 @@ from ray_mr.driver.listing import objects_of
 from ray_mr.driver.retry_policy import backoff
 from ray_mr.errors import JobError, RayMrError
 from ray_mr.model import AttemptEnd, AttemptId
-from ray_mr.planning.plan import make_plan, skip_reason
+from ray_mr.planning.plan import make_plan
+from ray_mr.planning.selection import make_skip_rule
 from ray_mr.planning.sources import NOTHING
 from ray_mr.system.memory_shield import shield_memory
 from ray_mr.system.redact import redact_uri
@@ -101,7 +102,7 @@ def first_input(job: Job) -> StoredObject:
     Raises:
         RayMrError: There is none, or it cannot be listed.
     """
-    reason = skip_reason(job)
+    reason = make_skip_rule(job)
     with contextlib.closing(objects_of(job)) as objects:
         for obj in objects:
             if not reason(obj):

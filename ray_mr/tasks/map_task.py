@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ray_mr.child.launch import LaunchSpec
 from ray_mr.model import AttemptEnd, BlockMeta, Progress
-from ray_mr.planning.plan import COLLECT
+from ray_mr.planning.plan import LINE_COLLECTOR
 from ray_mr.stores import access
 from ray_mr.system.backoff import NO_RETRY, Backoff
 
@@ -63,7 +63,7 @@ class MapTask:
     @classmethod
     def of(cls, plan: Plan, run_id: str, backoff: Backoff = NO_RETRY) -> MapTask:
         """The map side of a plan."""
-        files = plan.reducer == COLLECT or (
+        files = plan.reducer == LINE_COLLECTOR or (
             not isinstance(plan.reducer, str | None) and plan.reducer.feed == "files"
         )
         partitions = 0 if plan.reducer is None else plan.job.reducers
@@ -73,7 +73,7 @@ class MapTask:
         return cls(
             plan.job, plan.mapper, plan.combiner, partitions, whole, run_id, len(plan.splits),
             backoff, sealed=access.carried(), sorted=not (whole or as_files),
-            built_in=built_in if isinstance(built_in, str) and built_in != COLLECT else "",
+            built_in=built_in if isinstance(built_in, str) and built_in != LINE_COLLECTOR else "",
             bounds=plan.bounds if plan.job.partition == "range" else None,
         )  # fmt: skip
 

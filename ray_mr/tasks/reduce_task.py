@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ray_mr.errors import JobError
-from ray_mr.planning.plan import COLLECT
+from ray_mr.planning.plan import LINE_COLLECTOR
 from ray_mr.shuffle import batches
 from ray_mr.shuffle.combine.reducers import find_built_in
 from ray_mr.shuffle.order.sort_keys import make_row_order
@@ -90,6 +90,6 @@ class ReduceTask:
     @property
     def fed_files(self) -> bool:
         """Whether the child reads files, one a split, not sorted rows."""
-        return self.program == COLLECT or (
+        return self.program == LINE_COLLECTOR or (
             not isinstance(self.program, str) and self.program.feed == "files"
         )

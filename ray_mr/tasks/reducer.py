@@ -22,7 +22,7 @@ from ray_mr.child.plain_child import PlainChild, run_files, run_lines
 from ray_mr.counters import Counters
 from ray_mr.errors import JobError, LedgerError, WorkerLost
 from ray_mr.model import ROW_BITS, BlockMeta, Progress, ReducerEnd
-from ray_mr.planning.plan import COLLECT
+from ray_mr.planning.plan import LINE_COLLECTOR
 from ray_mr.shuffle import batches, blocks
 from ray_mr.shuffle.combine.aggregate import BadValues
 from ray_mr.shuffle.combine.reducers import BuiltInReducer, find_built_in, fold_for_program
@@ -239,7 +239,7 @@ class _Partition:
 
     def _output(self, rows: Any) -> Generator[bytes | None]:
         program = self._task.program
-        if program == COLLECT:
+        if program == LINE_COLLECTOR:
             yield from self._collected(rows)
         elif isinstance(program, str):
             yield from self._built_in(rows, find_built_in(program))

@@ -102,7 +102,7 @@ QUESTIONS = {
     "the order of rows": ("shuffle/order/sort_keys.py", "make_row_order"),
     "what a built-in reducer does": ("shuffle/combine/reducers.py", "BuiltInReducer"),
     "a job option": ("jobs/job.py", "Job"),
-    "how inputs are cut into splits": ("planning/plan.py", "make_plan"),
+    "how inputs are cut into splits": ("planning/splits.py", "cut_splits"),
     "a compressed format": ("codecs/table.py", "CODECS"),
     "a store": ("stores/registry.py", "_STORES"),
     "an engine": ("engines/registry.py", "ENGINES"),

@@ -146,10 +146,10 @@ def test_no_password_is_on_a_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("ray_mr.system.spill.MAX_HELD_BYTES", 1)
     monkeypatch.setattr("os.pwrite", noted)
-    for module in ("spool", "catalog"):
-        monkeypatch.setattr(f"ray_mr.{module}.packed", marshal.dumps)
+    for module in ("system.spill", "planning.object_list"):
+        monkeypatch.setattr(f"ray_mr.{module}.pack_rows", marshal.dumps)
     monkeypatch.setattr("ray_mr.system.spill.unpack_rows", marshal.loads)
-    monkeypatch.setattr("ray_mr.planning.object_list.unpacked", marshal.loads)
+    monkeypatch.setattr("ray_mr.planning.object_list.unpack_rows", marshal.loads)
     names = [f"{number * 7 % 2000:05d}" for number in range(2000)]
     objects = [StoredObject(f"http://h/{name}", name, 1, "e") for name in names[:BLOCK]]
     objects += [

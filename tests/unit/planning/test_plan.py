@@ -14,7 +14,9 @@ from ray_mr.errors import JobError, UnsafeKey
 from ray_mr.jobs.job import Job
 from ray_mr.jobs.program import Program
 from ray_mr.model import StoredObject
-from ray_mr.planning.plan import MAX_SPLIT_OBJECTS, MIN_COST_BYTES, Plan, key_fault, make_plan
+from ray_mr.planning.keys import find_key_fault
+from ray_mr.planning.plan import Plan, make_plan
+from ray_mr.planning.splits import MAX_SPLIT_OBJECTS, MIN_COST_BYTES
 
 MIB = 2**20
 
@@ -85,7 +87,7 @@ class TestProperties:
         except JobError:
             return
         keys = [obj.key for obj in planned(plan)]
-        assert not any(key_fault(key) for key in keys)
+        assert not any(find_key_fault(key) for key in keys)
         assert len(set(keys)) == len(keys)
         for split in plan.splits:
             own = {item.object.key for item in split.inputs}
@@ -125,7 +127,7 @@ class TestProperties:
     @given(st.text(max_size=40) | st.text("a./\0\n", max_size=8))
     def test_safe_keys_stay_below(self, key: str) -> None:
         """A key without a fault names a place below its folder, and prints in one line."""
-        if key_fault(key):
+        if find_key_fault(key):
             return
         parts = key.split("/")
         assert not {"", ".", ".."} & set(parts)
@@ -168,7 +170,7 @@ class TestCutting:
 
     def test_most_objects(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """No split has more objects than its limit."""
-        monkeypatch.setattr(sys.modules["ray_mr.planning.plan"], "MAX_SPLIT_OBJECTS", 10)
+        monkeypatch.setattr(sys.modules["ray_mr.planning.splits"], "MAX_SPLIT_OBJECTS", 10)
         plan = make_plan(job(), sized(*[0] * 25))
         assert [len(split.inputs) for split in plan.splits] == [10, 10, 5]
 
@@ -204,7 +206,7 @@ class TestKeys:
     )
     def test_fault(self, key: str, words: str) -> None:
         """Each unsafe key is refused with its reason, and the run goes on."""
-        assert words in key_fault(key)
+        assert words in find_key_fault(key)
         plan = make_plan(job(), [stored("good"), stored(key)])
         assert [obj.key for obj in planned(plan)] == ["good"]
         assert [obj.key for obj, _ in plan.refused] == [key]
@@ -215,7 +217,7 @@ class TestKeys:
     )
     def test_no_fault(self, key: str) -> None:
         """Odd but usable keys are kept."""
-        assert key_fault(key) == ""
+        assert find_key_fault(key) == ""
 
     def test_skipped(self) -> None:
         """Folder markers and objects listed twice are skipped with their reason."""
