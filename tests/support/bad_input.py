@@ -29,7 +29,7 @@ from click.testing import CliRunner
 import errors_page
 from ray_mr.cli.main import main
 from ray_mr.stores import registry
-from samples import PATIENCE_S, wait_until
+from samples import PATIENCE_S, paths_below, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -195,7 +195,7 @@ class User:
         """All files but whole ones of what a failed run leaves on purpose."""
         found = {
             str(path.relative_to(self.folder)): path.read_bytes()
-            for path in self.folder.rglob("*")
+            for path in paths_below(self.folder)
             if path.is_file()
         }
         whole = {name for name in found if not name.endswith(".part")}

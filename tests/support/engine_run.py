@@ -25,7 +25,7 @@ from ray_mr.model import AttemptEnd, AttemptId, BlockMeta, ReducerEnd, Split
 from ray_mr.system.scratch import make_run_folder
 from ray_mr.tasks.map_task import MapTask
 from ray_mr.tasks.reduce_task import PartDue, ReduceTask
-from samples import PATIENCE_S
+from samples import PATIENCE_S, paths_below
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -118,7 +118,7 @@ class Run:
 
     def names(self) -> list[str]:
         """All that is in the run's folder, by name."""
-        return sorted(path.name for path in self.folder.rglob("*"))
+        return sorted(path.name for path in paths_below(self.folder))
 
     def start(self, split: Split) -> AttemptId:
         self._attempts += 1

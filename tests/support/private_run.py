@@ -13,7 +13,7 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from samples import wait_until
+from samples import paths_below, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -97,7 +97,7 @@ class PrivateRun:
         return sorted(self.tmp.glob("ray_mr-r????????"))
 
     def files(self) -> list[Path]:
-        return [path for path in self.tmp.rglob("*") if not path.is_dir() or path.is_symlink()]
+        return [path for path in paths_below(self.tmp) if not path.is_dir() or path.is_symlink()]
 
     def end(self) -> None:
         for pid in self.processes():

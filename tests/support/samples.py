@@ -115,6 +115,16 @@ def alive(pid: int) -> bool:
     return state not in "ZX"
 
 
+def paths_below(folder: Path) -> list[Path]:
+    """All paths below a folder, sorted; another process may remove some meanwhile.
+
+    ``Path.rglob`` raises where a folder goes while it is read; ``os.walk`` passes it over.
+    """
+    return sorted(
+        Path(root, name) for root, folders, files in os.walk(folder) for name in (*folders, *files)
+    )
+
+
 def wait_until(condition: Callable[[], object], seconds: float = PATIENCE_S) -> None:
     """Wait until something holds; fail if it never does."""
     end = time.monotonic() + seconds
