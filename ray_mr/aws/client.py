@@ -25,7 +25,7 @@ from botocore import UNSIGNED
 from botocore import exceptions as boto
 from botocore.config import Config
 
-from ray_mr.aws.errors import code_and_status, translated
+from ray_mr.aws.errors import get_code_and_status, translate_errors
 from ray_mr.aws.identity import split_uri
 
 if TYPE_CHECKING:
@@ -58,11 +58,11 @@ class S3Client:
 
     @contextlib.contextmanager
     def use(self, uri: str, *, listed: bool = False) -> Iterator[Any]:
-        """Give the boto3 client, and translate its exceptions; see ``translated``."""
-        with translated(uri), self._lock:
+        """Give the boto3 client, and translate its exceptions; see ``translate_errors``."""
+        with translate_errors(uri), self._lock:
             if self._boto_client is None:
                 self._boto_client = self._make_client(self._session or boto3.session.Session())
-        with translated(uri, self._boto_client.meta.endpoint_url, listed=listed):
+        with translate_errors(uri, self._boto_client.meta.endpoint_url, listed=listed):
             yield self._boto_client
 
     def _make_client(self, session: Any) -> Any:
@@ -100,7 +100,7 @@ class S3Client:
                 answer = client.head_object(Bucket=bucket, Key=key, **version_id)
                 return cast("dict[str, Any]", answer)
             except boto.ClientError as error:
-                code, status = code_and_status(error)
+                code, status = get_code_and_status(error)
                 if status == 404 or (version and status == 400):
                     return None
                 # An answer to HEAD has no body, so no cause: another request returns it.

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from botocore import exceptions as boto
 
-from ray_mr.aws.errors import code_and_status, make_change_error, translated
+from ray_mr.aws.errors import get_code_and_status, make_change_error, translate_errors
 from ray_mr.aws.identity import (
     MODIFIED_MARK,
     VERSION_MARK,
@@ -36,7 +36,7 @@ from ray_mr.aws.identity import (
     strip_tag,
 )
 from ray_mr.errors import CredentialsExpired, Interrupted, StoreError, StoreUnavailable
-from ray_mr.storage.streams import CHUNK_BYTES, stream_of
+from ray_mr.storage.streams import CHUNK_BYTES, make_stream
 from ray_mr.system.scratch import atomic_write
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ class Downloader:
             try:
                 answer = client.get_object(Bucket=bucket, Key=key, **match, **options)
             except boto.ClientError as error:
-                if not match or code_and_status(error)[1] != _NOT_IMPLEMENTED:
+                if not match or get_code_and_status(error)[1] != _NOT_IMPLEMENTED:
                     raise
                 self._supports_if_match = False
                 answer = client.get_object(Bucket=bucket, Key=key, **options)
@@ -195,7 +195,7 @@ def open_stream(client: S3Client, uri: str) -> BinaryIO:
         StoreError: The object does not exist or cannot be read.
     """
     stream = _ObjectStream(client, uri)
-    return stream_of(stream.read, stream.close)
+    return make_stream(stream.read, stream.close)
 
 
 class _ObjectStream:
@@ -226,7 +226,7 @@ class _ObjectStream:
         for attempt in range(1, MAX_BODY_ATTEMPTS + 1):
             damaged = False
             try:
-                with translated(self._uri):
+                with translate_errors(self._uri):
                     try:
                         data = cast("bytes", self._body.read(size))
                     except boto.FlexibleChecksumError:

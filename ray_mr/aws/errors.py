@@ -1,7 +1,8 @@
-"""What knows boto3: nothing else imports it, and none of its exceptions gets out.
+"""Translation of boto3's exceptions into those of ``ray_mr.errors``.
 
-Here is the one gate for them, ``translated``.  No text of an exception that could hold a header,
-a token or the output of a credential process gets into a message of ours.
+How callers use it: every request is made within ``translate_errors``, so no exception of boto3
+leaves this room.  The text of an exception that could hold a header, a token or the output of a
+credential process is never repeated in a message.
 """
 
 from __future__ import annotations
@@ -118,7 +119,7 @@ _SETTINGS_HINT = "see AWS_ENDPOINT_URL, AWS_DEFAULT_REGION and the AWS configura
 
 
 @contextlib.contextmanager
-def translated(uri: str, endpoint: str = "", *, listed: bool = False) -> Iterator[None]:
+def translate_errors(uri: str, endpoint: str = "", *, listed: bool = False) -> Iterator[None]:
     """Exceptions of boto3 as ours, naming the URI and, where it is at fault, the endpoint.
 
     Args:
@@ -135,23 +136,23 @@ def translated(uri: str, endpoint: str = "", *, listed: bool = False) -> Iterato
     try:
         yield
     except boto.ClientError as error:
-        raise _of_answer(uri, error, origin(endpoint), listed=listed) from None
+        raise _of_answer(uri, error, get_origin(endpoint), listed=listed) from None
     except ResponseParserError:
-        where = origin(endpoint) or "the store"
+        where = get_origin(endpoint) or "the store"
         raise StoreUnavailable(
             f"{uri}: no proper answer from {where}: it is not one of S3's", _SETTINGS_HINT
         ) from None
     except (boto.BotoCoreError, boto.UndefinedModelAttributeError, OSError, ValueError) as error:
-        raise _of_failure(uri, error, origin(endpoint)) from None
+        raise _of_failure(uri, error, get_origin(endpoint)) from None
 
 
-def origin(endpoint: str) -> str:
+def get_origin(endpoint: str) -> str:
     """Scheme, host and port of an endpoint's URL, without user and password."""
     parts = urlsplit(endpoint)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}" if parts.netloc else ""
 
 
-def code_and_status(error: boto.ClientError) -> tuple[str, int]:
+def get_code_and_status(error: boto.ClientError) -> tuple[str, int]:
     """The error code of an answer (a number after ``HEAD``) and its HTTP status (0: unknown)."""
     code = str(error.response.get("Error", {}).get("Code", ""))
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
@@ -159,7 +160,7 @@ def code_and_status(error: boto.ClientError) -> tuple[str, int]:
 
 
 def _of_answer(uri: str, error: boto.ClientError, endpoint: str, *, listed: bool) -> RayMrError:
-    code, status = code_and_status(error)
+    code, status = get_code_and_status(error)
     said = str(error.response.get("Error", {}).get("Message", ""))[:_LONGEST_TEXT]
     where = endpoint or "the store"
     advice = _CHECKSUMS_HINT if _over_checksums(error, code, status) else ""
@@ -199,13 +200,13 @@ def _over_checksums(error: boto.ClientError, code: str, status: int) -> bool:
 def _denied(uri: str, code: str, said: str, *, listed: bool) -> RayMrError:
     kind: type[RayMrError] = ObjectDenied if listed else StoreError
     if code == "InvalidObjectState":
-        return archived(uri) if listed else StoreError(*archived(uri).args)
+        return make_archived_error(uri) if listed else StoreError(*make_archived_error(uri).args)
     if code not in ("AccessDenied", "403", "AllAccessDisabled"):
         return kind(f"{uri}: access denied ({code}): {said}", _DENIED_HINT)
     return kind(f"{uri}: access denied ({code})", _DENIED_HINT)
 
 
-def archived(uri: str) -> ObjectArchived:
+def make_archived_error(uri: str) -> ObjectArchived:
     """The error of an object that has to be restored before it can be read."""
     return ObjectArchived(f"{uri} is archived (Glacier) and cannot be read as it is", RESTORE_HINT)
 
@@ -218,7 +219,7 @@ def _of_failure(uri: str, error: Exception, endpoint: str) -> RayMrError:
             "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile or a role; "
             "a public bucket is read without with `anonymous: true` (--anonymous)",
         )
-    where = endpoint or origin(str(getattr(error, "kwargs", {}).get("endpoint_url", "")))
+    where = endpoint or get_origin(str(getattr(error, "kwargs", {}).get("endpoint_url", "")))
     if isinstance(error, boto.SSLError):
         return StoreError(
             f"{uri}: no secure connection to {where or 'the store'}",

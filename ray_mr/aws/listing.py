@@ -18,7 +18,7 @@ import hashlib
 from typing import TYPE_CHECKING, Any
 
 from ray_mr.errors import Interrupted, StoreError
-from ray_mr.storage.patterns import name_bytes
+from ray_mr.storage.patterns import encode_name
 
 if TYPE_CHECKING:
     import threading
@@ -32,7 +32,7 @@ PAGE_KEYS = 1_000
 Item = dict[str, Any]
 
 
-def pages(
+def read_pages(
     client: Any, uri: str, bucket: str, prefix: str, stop: threading.Event | None = None
 ) -> Iterator[list[Item]]:
     """Return the pages of a listing.
@@ -108,7 +108,7 @@ class _Asking:
         """Whether a page that was asked for by a key begins after it, and is in order."""
         if not {"StartAfter", "Marker"} & self.where.keys():
             return True
-        return all(name_bytes(key) > name_bytes(self._last) for key in keys)
+        return all(encode_name(key) > encode_name(self._last) for key in keys)
 
     def _follow(self, token: str | None, keys: list[str]) -> None:
         if token and "Marker" not in self.where:
@@ -118,7 +118,7 @@ class _Asking:
             self._tokens.add(digest)
             self.where = {"ContinuationToken": token}
             return
-        names = [name_bytes(key) for key in keys]
+        names = [encode_name(key) for key in keys]
         if not names or names != sorted(names):
             raise self._stuck()
         self._last = keys[-1]

@@ -12,7 +12,7 @@ import boto3
 import botocore.credentials
 import botocore.session
 
-from ray_mr.aws.errors import translated
+from ray_mr.aws.errors import translate_errors
 from ray_mr.credentials import Credentials, format_time, parse_time
 from ray_mr.errors import CredentialsError
 
@@ -23,7 +23,7 @@ LOOK_AGAIN = dt.timedelta(hours=1)
 """Credentials without an expiry are asked for again after this time."""
 
 
-def session_of(credentials: Credentials, refresh: Callable[[], Credentials] | None = None) -> Any:
+def make_session(credentials: Credentials, refresh: Callable[[], Credentials] | None = None) -> Any:
     """A session that uses these credentials, and gets new ones shortly before they expire.
 
     Args:
@@ -59,7 +59,7 @@ def _metadata(credentials: Credentials) -> dict[str, Any]:
     }
 
 
-def from_chain() -> Credentials:
+def load_from_chain() -> Credentials:
     """What boto3's own chain finds now.
 
     Raises:
@@ -69,7 +69,7 @@ def from_chain() -> Credentials:
     return _taken("the AWS credential chain", session.get_credentials, session.region_name or "")
 
 
-def from_command(command: str) -> Credentials:
+def load_from_command(command: str) -> Credentials:
     """What a command prints, in the form of AWS' ``credential_process``.
 
     Raises:
@@ -82,7 +82,7 @@ def from_command(command: str) -> Credentials:
 
 def _taken(what: str, load: Callable[[], Any], region: str) -> Credentials:
     try:
-        with translated(what):
+        with translate_errors(what):
             found = load()
             frozen = None if found is None else found.get_frozen_credentials()
     except CredentialsError:

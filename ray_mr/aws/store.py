@@ -16,11 +16,11 @@ from botocore import exceptions as boto
 from ray_mr.aws.client import S3Client
 from ray_mr.aws.download import Downloader, open_stream
 from ray_mr.aws.identity import get_tag, make_object, split_uri, split_version
-from ray_mr.aws.listing import pages
-from ray_mr.aws.upload import Upload, abort_upload, upload_of
+from ray_mr.aws.listing import read_pages
+from ray_mr.aws.upload import Upload, abort_upload, get_upload_id
 from ray_mr.errors import StoreError
 from ray_mr.model import ARCHIVED, StoredObject
-from ray_mr.storage.patterns import is_glob, literal_prefix, name_bytes
+from ray_mr.storage.patterns import encode_name, get_literal_prefix, is_glob
 from ray_mr.storage.side_files import Selection
 from ray_mr.system.spill import sort_rows
 
@@ -36,7 +36,7 @@ _ARCHIVES = frozenset({"GLACIER", "DEEP_ARCHIVE"})
 
 
 class S3Store:
-    """See ``Store``.
+    """See ``WritableStore``.
 
     Args:
         session: Where credentials and settings come from; boto3's default chain without one.
@@ -51,7 +51,7 @@ class S3Store:
         self._downloader = Downloader(self.client)
 
     def find(self, pattern: str, *, stop: threading.Event | None = None) -> Iterator[StoredObject]:
-        """See ``Store``; markers of folders (empty, key ends in ``/``) are objects like others."""
+        """See ``WritableStore``; a folder marker (empty, key ends in ``/``) is an object too."""
         name, version = split_version(pattern)
         bucket, key = split_uri(name)
         if key and not key.endswith("/") and (version or not is_glob(key)):
@@ -60,7 +60,7 @@ class S3Store:
         selection = Selection(key, lambda other: self.exists(f"s3://{bucket}/{other}"))
         found = (
             self._listed(bucket, item, remark)
-            for item in self._list(pattern, bucket, literal_prefix(key), stop)
+            for item in self._list(pattern, bucket, get_literal_prefix(key), stop)
             if (remark := selection.remark(item["Key"])) is not None
         )
         yield from self._ordered(pattern, found)
@@ -86,14 +86,14 @@ class S3Store:
         if self.client.is_aws(pattern) and not split_uri(pattern)[0].endswith("--x-s3"):
             last = b""
             for obj in found:
-                name = name_bytes(obj.key)
+                name = encode_name(obj.key)
                 if name <= last:
                     raise StoreError(f"{pattern}: the listing is not in order at {obj.key!r}")
                 last = name
                 yield obj
             return
         rows = (
-            (name_bytes(obj.key), obj.uri, obj.key, obj.size_bytes, obj.etag, obj.remark)
+            (encode_name(obj.key), obj.uri, obj.key, obj.size_bytes, obj.etag, obj.remark)
             for obj in found
         )
         for _, uri, key, size_bytes, etag, remark in sort_rows(rows):
@@ -103,11 +103,11 @@ class S3Store:
         self, uri: str, bucket: str, prefix: str, stop: threading.Event | None = None
     ) -> Iterator[dict[str, Any]]:
         with self.client.use(uri) as client:
-            for page in pages(client, uri, bucket, prefix, stop):
+            for page in read_pages(client, uri, bucket, prefix, stop):
                 yield from page
 
     def stat(self, uri: str, *, version: str = "") -> StoredObject:
-        """See ``Store``."""
+        """See ``WritableStore``."""
         head = self.client.head(uri, version=version)
         if head is not None:
             return make_object(uri, self._size(uri, head), get_tag(head), version)
@@ -133,11 +133,11 @@ class S3Store:
                 return int(item["Size"])
         raise StoreError(f"{uri}: the server does not say how long it is")
 
-    def known(self, named: ManifestEntry) -> StoredObject | None:
-        """See ``Store``."""
-        if named.size_bytes is None or not named.etag:
+    def resolve_entry(self, entry: ManifestEntry) -> StoredObject | None:
+        """See ``WritableStore``."""
+        if entry.size_bytes is None or not entry.etag:
             return None
-        return make_object(named.uri, named.size_bytes, named.etag, named.version)
+        return make_object(entry.uri, entry.size_bytes, entry.etag, entry.version)
 
     def download(
         self,
@@ -147,78 +147,78 @@ class S3Store:
         private: bool,  # noqa: ARG002 - it always is
         stop: threading.Event | None = None,
     ) -> str:
-        """See ``Store``; a body that breaks off or arrives damaged is asked for again."""
+        """See ``WritableStore``; a body that breaks off or arrives damaged is asked for again."""
         return self._downloader.download(obj, path, stop or threading.Event())
 
-    def changed(self, obj: StoredObject) -> None:
-        """See ``Store``: a copy of one version stays what it is."""
+    def detect_change(self, obj: StoredObject) -> None:
+        """See ``WritableStore``: a copy of one version stays what it is."""
 
     def open(self, uri: str) -> BinaryIO:
-        """See ``Store``; a body that breaks off is resumed, a few times."""
+        """See ``WritableStore``; a body that breaks off is resumed, a few times."""
         return open_stream(self.client, uri)
 
     def exists(self, uri: str) -> bool:
-        """See ``Store``."""
+        """See ``WritableStore``."""
         return self.client.head(uri) is not None
 
     def require_writable(self, uri: str) -> None:
-        """See ``Store``: an upload is begun and forgotten."""
+        """See ``WritableStore``: an upload is begun and forgotten."""
         bucket, key = split_uri(uri)
         with self.client.use(uri) as client:
             begin_upload = client.create_multipart_upload
-            made = upload_of(uri, begin_upload(Bucket=bucket, Key=key))
+            made = get_upload_id(uri, begin_upload(Bucket=bucket, Key=key))
             abort_upload(client, Bucket=bucket, Key=key, UploadId=made)
 
     def stage(self, uri: str) -> Upload:
-        """See ``Store``; a multipart upload once it is larger than its first part."""
+        """See ``WritableStore``; a multipart upload once it is larger than its first part."""
         return Upload(self.client, uri)
 
-    def progress(self, uri: str, prepared: Mapping[str, Any]) -> Progress:
-        """See ``Store``."""
-        return Upload.prepared(self.client, uri, prepared).progress()
+    def get_progress(self, uri: str, prepared: Mapping[str, Any]) -> Progress:
+        """See ``WritableStore``."""
+        return Upload.prepared(self.client, uri, prepared).get_progress()
 
     def commit(self, uri: str, prepared: Mapping[str, Any]) -> None:
-        """See ``Store``."""
+        """See ``WritableStore``."""
         Upload.prepared(self.client, uri, prepared).complete()
 
-    def beside(self, start: str) -> list[str]:
-        """See ``Store``."""
+    def list_siblings(self, start: str) -> list[str]:
+        """See ``WritableStore``."""
         bucket, prefix = split_uri(start)
         folder = prefix.rfind("/") + 1
         found = (item["Key"] for item in self._list(start[: start.rfind("/") + 1], bucket, prefix))
         return [f"s3://{bucket}/{key}" for key in sorted(found) if "/" not in key[folder:]]
 
     def is_empty(self, uri: str) -> bool:
-        """See ``Store``."""
+        """See ``WritableStore``."""
         bucket, prefix = split_uri(uri)
         with self.client.use(uri) as client:
             answer = client.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1)
         return not answer.get("Contents")
 
-    def kind(self, uri: str) -> str:  # noqa: ARG002 - as Store has it
-        """See ``Store``; there are only objects."""
+    def get_kind(self, uri: str) -> str:  # noqa: ARG002 - as Store has it
+        """See ``WritableStore``; there are only objects."""
         return ""
 
     def delete(self, uri: str) -> None:
-        """See ``Store``."""
+        """See ``WritableStore``."""
         bucket, key = split_uri(uri)
         with self.client.use(uri) as client:
             client.delete_object(Bucket=bucket, Key=key)
 
     def clear(self, uri: str, *, last: str = "") -> None:
-        """See ``Store``."""
+        """See ``WritableStore``."""
         bucket, prefix = split_uri(uri)
         late: list[str] = []
         with self.client.use(uri) as client:
-            for page in pages(client, uri, bucket, prefix):
+            for page in read_pages(client, uri, bucket, prefix):
                 keys = [item["Key"] for item in page]
                 late += [key for key in keys if last and key == prefix + last]
                 _delete(client, bucket, [key for key in keys if key not in late])
             _delete(client, bucket, late)
-        self.abandon(uri)
+        self.remove_staged(uri)
 
-    def abandon(self, uri: str) -> int:
-        """See ``Store``; staged means an upload that was not completed."""
+    def remove_staged(self, uri: str) -> int:
+        """See ``WritableStore``; staged means an upload that was not completed."""
         bucket, key = split_uri(uri)
         folder = uri.endswith("/") or not key
         with self.client.use(uri) as client:

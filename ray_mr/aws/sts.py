@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import boto3
 
-from ray_mr.aws.errors import translated
+from ray_mr.aws.errors import translate_errors
 from ray_mr.aws.identity import split_uri
 from ray_mr.credentials import Credentials
 from ray_mr.errors import JobError
-from ray_mr.storage.patterns import is_glob, literal_prefix
+from ray_mr.storage.patterns import get_literal_prefix, is_glob
 from ray_mr.units import format_seconds
 
 if TYPE_CHECKING:
@@ -41,11 +41,11 @@ def federate(patterns: Iterable[str], *, seconds: int, name: str = "ray-mr") -> 
             f"{format_seconds(seconds)} is no time for a federation token",
             f"it can be {format_seconds(MIN_S)} to {format_seconds(MAX_S)}",
         )
-    policy = json.dumps(policy_for(patterns), separators=(",", ":"))
+    policy = json.dumps(make_policy(patterns), separators=(",", ":"))
     session = boto3.session.Session()
-    with translated("sts:GetFederationToken"):
+    with translate_errors("sts:GetFederationToken"):
         client = session.client("sts")
-    with translated("sts:GetFederationToken", client.meta.endpoint_url):
+    with translate_errors("sts:GetFederationToken", client.meta.endpoint_url):
         answer = client.get_federation_token(Name=name, Policy=policy, DurationSeconds=seconds)
     given: dict[str, Any] = answer["Credentials"]
     expiry: dt.datetime = given["Expiration"]
@@ -58,7 +58,7 @@ def federate(patterns: Iterable[str], *, seconds: int, name: str = "ray-mr") -> 
     )
 
 
-def policy_for(patterns: Iterable[str]) -> dict[str, Any]:
+def make_policy(patterns: Iterable[str]) -> dict[str, Any]:
     """A policy that allows GetObject and ListBucket on what the patterns name.
 
     Where it gets too long for STS, the prefixes of a bucket are joined to what they share.
@@ -70,7 +70,7 @@ def policy_for(patterns: Iterable[str]) -> dict[str, Any]:
     for pattern in patterns:
         bucket, key = split_uri(pattern)
         exact = bool(key) and not key.endswith("/") and not is_glob(key)
-        wanted[bucket].add(_literal(key) if exact else _literal(literal_prefix(key)) + "*")
+        wanted[bucket].add(_literal(key) if exact else _literal(get_literal_prefix(key)) + "*")
     if not wanted:
         raise JobError("there is no s3:// input to get credentials for")
     policy = _policy(wanted)

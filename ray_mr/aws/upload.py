@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, cast
 
 from botocore import exceptions as boto
 
-from ray_mr.aws.errors import code_and_status
+from ray_mr.aws.errors import get_code_and_status
 from ray_mr.aws.identity import split_uri
 from ray_mr.errors import RayMrError, StagedLost, StoreError
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from ray_mr.aws.client import S3Client
-    from ray_mr.storage.contract import Progress, Store
+    from ray_mr.storage.contract import Progress, WritableStore
 
 _PART_BYTES = 8 << 20
 _KEPT_BYTES = 64 << 10
@@ -28,9 +28,10 @@ _PARTS_OF_A_SIZE = 1000
 
 
 class Upload:
-    """See ``Staged``; holds one part in memory (8 MiB, twice that after 1,000 parts, and so on).
+    """A staged S3 object; see ``StagedObject``.
 
-    It is also the ``Writer`` of an upload that somebody else has begun.
+    It holds one part in memory: 8 MiB, 16 MiB after 1,000 parts, and so on.  In another process it
+    is the ``Writer`` of an upload that this process has begun.
     """
 
     def __init__(self, client: S3Client, uri: str, upload: dict[str, str] | None = None) -> None:
@@ -47,17 +48,17 @@ class Upload:
         self._sealed = False
 
     def write(self, data: bytes | memoryview) -> None:
-        """See ``Staged``."""
+        """See ``StagedObject``."""
         self._require_open()
         with memoryview(data) as given, given.cast("B") as view:
             done = 0
             while done < len(view):
-                room = part_bytes(len(self._parts)) - len(self._buffer)
+                room = get_part_bytes(len(self._parts)) - len(self._buffer)
                 if not room:
                     try:
                         self._send()
                     except BaseException:
-                        self._buffer += view[done:]  # for ``unsent``
+                        self._buffer += view[done:]  # for ``get_unsent``
                         raise
                     continue
                 self._buffer += view[done : done + room]
@@ -67,7 +68,7 @@ class Upload:
         if self._upload is None:
             with self._client.use(self._uri) as client:
                 made = client.create_multipart_upload(**self._at, **_checksums(client))
-            self._upload = {**self._at, "UploadId": upload_of(self._uri, made)}
+            self._upload = {**self._at, "UploadId": get_upload_id(self._uri, made)}
         return self._upload
 
     def _send(self) -> None:
@@ -82,7 +83,7 @@ class Upload:
         self._buffer = bytearray()
 
     def seal(self) -> tuple[list[dict[str, Any]], int, bytes]:
-        """See ``Staged``: what is left becomes the last part, unless it is next to nothing.
+        """See ``StagedObject``: what is left becomes the last part, unless it is next to nothing.
 
         Returns:
             The parts, their bytes, and the object itself where it has no parts.
@@ -94,12 +95,12 @@ class Upload:
             self._sealed = True
         return self._parts, self._size_bytes, bytes(self._buffer)
 
-    def place(self, *, joined: bool) -> UploadTarget | None:
-        """See ``Staged``: the upload is begun here, so that it is known whatever happens there."""
+    def make_target(self, *, joined: bool) -> UploadTarget | None:
+        """See ``StagedObject``; begins the upload here, so that ``abort`` always knows it."""
         return None if joined else UploadTarget(self._uri, self._begun())
 
     def adopt(self, sealed: tuple[list[dict[str, Any]], int, bytes]) -> None:
-        """See ``Staged``."""
+        """See ``StagedObject``."""
         self._parts, self._size_bytes, left = sealed
         if not self._parts:  # the upload was begun for nothing
             self._forget()
@@ -107,14 +108,14 @@ class Upload:
         self._sealed = True
 
     def append(self, other: Any) -> None:
-        """See ``Staged``; parts of an upload cannot be small."""
+        """See ``StagedObject``; parts of an upload cannot be small."""
         raise StoreError(f"{self._uri} cannot be joined of {other}")
 
     def read(self, start: int, size: int) -> Iterator[bytes]:
-        """See ``Staged``."""
+        """See ``StagedObject``."""
         raise StoreError(f"{self._uri} cannot be read yet, {size} bytes from {start}")
 
-    def unsent(self) -> bytes | None:
+    def get_unsent(self) -> bytes | None:
         """See ``Writer``."""
         return None if self._parts else bytes(self._buffer)
 
@@ -134,7 +135,7 @@ class Upload:
         return made
 
     def prepare(self, inline_bytes: int) -> dict[str, Any]:
-        """See ``Staged``; an object without parts is in the answer itself, at most 64 KiB."""
+        """See ``StagedObject``; an object without parts is in the answer itself, at most 64 KiB."""
         self.seal()
         if not self._parts and len(self._buffer) > inline_bytes:
             self._send()
@@ -146,26 +147,26 @@ class Upload:
             "data": base64.b64encode(data).decode(),
         }
 
-    def progress(self) -> Progress:
-        """See ``Store``; what is small can be put as often as one likes."""
+    def get_progress(self) -> Progress:
+        """See ``WritableStore``; what is small can be put as often as one likes."""
         if not self._parts:
             return "prepared"
         with self._client.use(self._uri) as client:
             try:
                 client.list_parts(**self._begun(), MaxParts=1)
             except boto.ClientError as error:
-                if code_and_status(error)[0] != "NoSuchUpload":
+                if get_code_and_status(error)[0] != "NoSuchUpload":
                     raise
                 return "committed" if self._is_there() else "lost"
         return "prepared"
 
     def release(self) -> None:
-        """See ``Staged``."""
+        """See ``StagedObject``."""
         self._open = False
         self._buffer = bytearray()
 
     def complete(self) -> None:
-        """See ``Staged``."""
+        """See ``StagedObject``."""
         if not self._open:
             self._require_open()
         if not self._parts:
@@ -182,7 +183,7 @@ class Upload:
             try:
                 client.complete_multipart_upload(**upload, MultipartUpload={"Parts": self._parts})
             except boto.ClientError as error:
-                if code_and_status(error)[0] != "NoSuchUpload":
+                if get_code_and_status(error)[0] != "NoSuchUpload":
                     raise
                 if not self._is_there():
                     raise StagedLost(
@@ -200,7 +201,7 @@ class Upload:
         )
 
     def abort(self) -> None:
-        """See ``Staged``."""
+        """See ``StagedObject``."""
         if self._open:
             self._forget()
         self._open = False
@@ -225,16 +226,16 @@ class _ClientOwner(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class UploadTarget:
-    """See ``Place``: an upload that was begun."""
+    """See ``WriteTarget``: an upload that was begun."""
 
     uri: str
     upload: dict[str, str]
     """``Bucket``, ``Key``, ``UploadId``."""
     joined: bool = False
-    """See ``Place``."""
+    """See ``WriteTarget``."""
 
-    def open(self, store_for: Callable[[str], Store], /) -> Upload | None:
-        """See ``Place``; that this process may write there is seen when it does."""
+    def open(self, store_for: Callable[[str], WritableStore], /) -> Upload | None:
+        """See ``WriteTarget``; that this process may write there is seen when it does."""
         try:
             store = cast("_ClientOwner", store_for(self.uri))
             return Upload(store.client, self.uri, dict(self.upload))
@@ -242,7 +243,7 @@ class UploadTarget:
             return None
 
 
-def upload_of(uri: str, answer: dict[str, Any]) -> str:
+def get_upload_id(uri: str, answer: dict[str, Any]) -> str:
     """Return the id of an upload that was begun.
 
     Raises:
@@ -263,7 +264,7 @@ def _checksums(client: Any) -> dict[str, str]:
     return {} if when == "when_required" else {"ChecksumAlgorithm": "CRC32"}
 
 
-def part_bytes(index: int) -> int:
+def get_part_bytes(index: int) -> int:
     """Size of the part with this index, from 0."""
     return _PART_BYTES << index // _PARTS_OF_A_SIZE
 
@@ -273,5 +274,5 @@ def abort_upload(client: Any, **upload: str) -> None:
     try:
         client.abort_multipart_upload(**upload)
     except boto.ClientError as error:
-        if code_and_status(error)[0] != "NoSuchUpload":
+        if get_code_and_status(error)[0] != "NoSuchUpload":
             raise

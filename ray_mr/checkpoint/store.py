@@ -31,8 +31,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ray_mr import errors
 from ray_mr.errors import CorruptObject, JobError, RayMrError, StoreError, StoreUnavailable
 from ray_mr.model import AttemptEnd, AttemptId, BlockMeta, FileCounts
-from ray_mr.stores.registry import store_for
-from ray_mr.stores.result import is_prefix, write_whole
+from ray_mr.stores.layout import is_prefix
+from ray_mr.stores.publication import write_object
+from ray_mr.stores.registry import store_for, writable_store_for
 from ray_mr.system import host, strict_json
 
 if TYPE_CHECKING:
@@ -196,7 +197,7 @@ class CheckpointStore:
 
     def __init__(self, output: str) -> None:
         self.uri = state_uri(output)
-        self._store = store_for(output)
+        self._store = writable_store_for(output)
         self._run_id = ""
         self.replaces = False
         """Whether this run was asked to replace an older result, which then still stands."""
@@ -257,7 +258,7 @@ class CheckpointStore:
             "replaces": self.replaces,
             "generations": [asdict(each) for each in generations],
         }
-        write_whole(self.uri + RUN, strict_json.dumps(run, indent=1).encode())
+        write_object(self.uri + RUN, strict_json.dumps(run, indent=1).encode())
 
     def _census(self) -> dict[str, Counter[str]]:
         """How many objects of each kind each generation has."""
@@ -339,7 +340,7 @@ class CheckpointStore:
         """
         versions = [InputVersion.of(item.object) for item in split.inputs]
         for item in split.inputs:
-            if error := store_for(item.object.uri).changed(item.object):
+            if error := store_for(item.object.uri).detect_change(item.object):
                 raise error
         head = _head(versions, end, metas, self._generation.basis)
         staged = self._store.stage(self._named("piece", versions))
@@ -386,13 +387,13 @@ class CheckpointStore:
             "basis": self._generation.basis,
         }
         text = strict_json.dumps({"version": asdict(version)} | facts)
-        write_whole(self._named("failed", [version]), _sealed(text))
+        write_object(self._named("failed", [version]), _sealed(text))
 
     def keep_mapped(self, uris: Iterable[str]) -> None:
         """Keep that every input, which are these, had its turn."""
         data = b"".join(sorted({name_hash(uri) for uri in uris}))
         uri = f"{self.uri}{MAPPED}-{self._generation.ident}"
-        write_whole(uri, hashlib.sha256(data).digest() + data)
+        write_object(uri, hashlib.sha256(data).digest() + data)
 
     def is_there(self) -> bool:
         """Whether a run has left anything."""

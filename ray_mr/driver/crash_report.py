@@ -12,7 +12,8 @@ from ray_mr.driver.ledger import Ledger
 from ray_mr.driver.publish import facts_of, keep_failed
 from ray_mr.driver.report import Report
 from ray_mr.errors import EngineError, RayMrError
-from ray_mr.stores.result import finish, report_uri
+from ray_mr.stores.layout import locate_report
+from ray_mr.stores.result import finish_publication
 
 if TYPE_CHECKING:
     from ray_mr.driver.journal import Journal
@@ -69,9 +70,9 @@ class RunHistory:
             return False
         output = self.plan.job.output
         try:
-            if self.published or finish(output):
+            if self.published or finish_publication(output):
                 return True
-            facts = facts_of(report_uri(output))
+            facts = facts_of(locate_report(output))
         except RayMrError:
             return False
         return bool(facts.get("ok")) and facts.get("results") == self.results

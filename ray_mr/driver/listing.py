@@ -57,7 +57,7 @@ def objects_of(job: Job, sources: Sources | None = None) -> Generator[StoredObje
         JobError: A manifest is missing, or has a line that is none; a pattern brings nothing.
         StoreError: An input is missing or cannot be listed.
     """
-    access.read_as(anonymous=job.anonymous, request_payer=job.request_payer)
+    access.set_mode(anonymous=job.anonymous, request_payer=job.request_payer)
     counted = sources_of(job) if sources is None else sources
     with closing(_ahead(_lookups(job))) as found:
         for index, objects in found:
@@ -152,7 +152,7 @@ def _look_up(
         if named.uri.endswith("/"):
             yield from _listed(named.uri, stop)
             continue
-        if named.size_bytes is not None and named.etag and (known := store.known(named)):
+        if named.size_bytes is not None and named.etag and (known := store.resolve_entry(named)):
             yield known
             continue
         obj = store.stat(named.uri, version=named.version)

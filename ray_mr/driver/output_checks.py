@@ -18,19 +18,19 @@ from ray_mr.driver.publish import facts_of
 from ray_mr.errors import JobError
 from ray_mr.jobs.script import Script
 from ray_mr.postmortem import dead_letters, replay
-from ray_mr.storage.patterns import matcher
+from ray_mr.storage.patterns import make_matcher
 from ray_mr.stores import owned_folder
-from ray_mr.stores.registry import store_for
-from ray_mr.stores.result import (
+from ray_mr.stores.layout import (
     MANIFEST,
     SUCCESS,
-    failed_report_uri,
+    find_parts,
     is_numbered,
     is_prefix,
-    parts_there,
-    record_uri,
-    report_uri,
+    locate_failed_report,
+    locate_record,
+    locate_report,
 )
+from ray_mr.stores.registry import writable_store_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -53,7 +53,7 @@ def own_folders(output: str) -> dict[str, str]:
 def _names(output: str, parts: list[str]) -> Iterator[str]:
     """URIs at which runs with this output write, replace and delete, folders aside."""
     yield from parts
-    yield from (report_uri(output), failed_report_uri(output), record_uri(output))
+    yield from (locate_report(output), locate_failed_report(output), locate_record(output))
     if is_prefix(output):
         yield from (output + MANIFEST, output + SUCCESS)
     elif not is_numbered(output):
@@ -67,15 +67,15 @@ def check_names(output: str) -> None:
         JobError: There is such a thing.
         StoreError: The store cannot say.
     """
-    store = store_for(output)
-    for uri in _names(output, parts_there(output)):
-        kind = store.kind(uri)
+    store = writable_store_for(output)
+    for uri in _names(output, find_parts(output)):
+        kind = store.get_kind(uri)
         if kind not in ("", "a link") and not (uri == output and kind == "a folder"):
             raise JobError(
                 f"{uri} is {kind}, and this run would write a file in its place",
                 "choose another --output",
             )
-    for uri in (report_uri(output), failed_report_uri(output)):
+    for uri in (locate_report(output), locate_failed_report(output)):
         if store.exists(uri) and "exit_code" not in facts_of(uri):
             raise JobError(
                 f"{uri} is not a report of ray_mr, and this run would write over it",
@@ -91,11 +91,11 @@ def check_patterns(job: Job) -> None:
     Raises:
         JobError: There is such an input.
     """
-    parts = parts_there(job.output)
+    parts = find_parts(job.output)
     names = set(_names(job.output, parts))
     for pattern in job.inputs:
         if isinstance(pattern, str):
-            matches = matcher(pattern)
+            matches = make_matcher(pattern)
             for uri in [*filter(matches, parts), *({pattern} & names)]:
                 raise _is_input(uri)
 
@@ -118,7 +118,7 @@ def check_inputs(job: Job, objects: Iterable[StoredObject]) -> None:
 
 
 def _check_keys(output: str, objects: Iterable[StoredObject]) -> None:
-    names = set(_names(output, parts_there(output)))
+    names = set(_names(output, find_parts(output)))
     below = tuple(own_folders(output))
     for obj in objects:
         uri = obj.uri.removesuffix(f"?versionId={obj.locator}") if obj.locator else obj.uri
@@ -145,8 +145,9 @@ def _check_files(job: Job, objects: Iterable[StoredObject]) -> None:
 
 def _files(output: str) -> Iterator[str]:
     """Paths of what stands at the output, links followed."""
-    yield from _names(output, parts_there(output))
-    yield from (path for path in store_for(output).beside(_start(output)) if path.endswith(".part"))
+    yield from _names(output, find_parts(output))
+    siblings = writable_store_for(output).list_siblings(_start(output))
+    yield from (path for path in siblings if path.endswith(".part"))
     for folder in own_folders(output):
         for below, _, names in os.walk(folder):
             yield from (os.path.join(below, name) for name in names)  # noqa: PTH118

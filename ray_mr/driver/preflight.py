@@ -67,7 +67,7 @@ def find_expiry(plan: Plan, capacity: Capacity) -> str:
     """Return a warning if S3 credentials may expire before the run has ended; else nothing."""
     if not _uses_s3(plan):
         return ""
-    return access.outlasted(_estimate_seconds(plan, capacity))
+    return access.describe_expiry(_estimate_seconds(plan, capacity))
 
 
 def _uses_s3(plan: Plan) -> bool:

@@ -16,29 +16,23 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ray_mr.driver.report import INPUTS, READ_BYTES
 from ray_mr.errors import Interrupted
-from ray_mr.stores.registry import store_for
-from ray_mr.stores.result import (
-    SUCCESS,
-    failed_report_uri,
-    is_prefix,
-    parts_there,
-    report_uri,
-    write_whole,
-)
+from ray_mr.stores.layout import SUCCESS, find_parts, is_prefix, locate_failed_report, locate_report
+from ray_mr.stores.publication import write_object
+from ray_mr.stores.registry import store_for, writable_store_for
 from ray_mr.system import strict_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ray_mr.driver.report import Report
-    from ray_mr.storage.contract import Staged
+    from ray_mr.storage.contract import StagedObject
 
 MAX_FACTS_BYTES = 64 << 20
 """Bytes of a report before the rows of its inputs; what has more is not a report."""
 
 
 @contextmanager
-def staged_reports(report: Report) -> Iterator[tuple[Staged, Staged]]:
+def staged_reports(report: Report) -> Iterator[tuple[StagedObject, StagedObject]]:
     """The two reports of a result that is about to be there, staged.
 
     Args:
@@ -47,8 +41,8 @@ def staged_reports(report: Report) -> Iterator[tuple[Staged, Staged]]:
     Yields:
         The one that says ``publishing``, and ``report``.
     """
-    uri = report_uri(report.output)
-    store = store_for(uri)
+    uri = locate_report(report.output)
+    store = writable_store_for(uri)
     early = replace(report, error=_unfinished(report.output), publishing=True)
     with ExitStack() as stack:
         before = store.stage(uri)
@@ -75,8 +69,8 @@ def _unfinished(output: str) -> Interrupted:
 def keep_failed(report: Report) -> str:
     """Write the report of a run that published nothing; where it stands."""
     output = report.output
-    uri = failed_report_uri(output) if parts_there(output) else report_uri(output)
-    write_whole(uri, more=report.json_pieces())
+    uri = locate_failed_report(output) if find_parts(output) else locate_report(output)
+    write_object(uri, more=report.json_pieces())
     return uri
 
 

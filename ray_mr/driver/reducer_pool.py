@@ -228,7 +228,7 @@ class ReducerPool:
         A part of which bytes are written already has no place: the reducer sends it to the driver.
         """
         rows, sizes = self._committed.rows, self._committed.sizes
-        places = self._sink.places(
+        places = self._sink.make_targets(
             [
                 part
                 for part in slot.partitions

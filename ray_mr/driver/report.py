@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 from ray_mr.driver.skew import Shares
 from ray_mr.errors import RayMrError, summarize_message
 from ray_mr.shuffle.text_table import Table, make_table
-from ray_mr.stores.result import read_checked
+from ray_mr.stores.result_reader import read_verified
 from ray_mr.system import html, strict_json
 from ray_mr.units import format_bytes, format_count, format_seconds
 
@@ -202,7 +202,7 @@ class Report:
         self.raise_if_failed()
 
         def source() -> Iterator[bytes]:
-            return read_checked(self.output, self.results)
+            return read_verified(self.output, self.results)
 
         return make_table(source, self.key_end, self.reducer)
 

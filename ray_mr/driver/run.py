@@ -28,9 +28,10 @@ from ray_mr.errors import Interrupted, JobError, RayMrError, StagedLost, StoreEr
 from ray_mr.events import Notice, Stage
 from ray_mr.planning.plan import Plan, make_plan
 from ray_mr.stores import access
+from ray_mr.stores.layout import locate_failed_report, locate_report
 from ray_mr.stores.registry import store_for
-from ray_mr.stores.result import Sink, failed_report_uri, finish, give_up, report_uri
-from ray_mr.stores.stream_output import Stream, stream_of
+from ray_mr.stores.result import Sink, finish_publication, forget_publication
+from ray_mr.stores.stream_output import OutputStream, find_stream
 from ray_mr.system.memory_shield import shield_memory
 from ray_mr.system.processes import kill_processes_in
 from ray_mr.system.scratch import (
@@ -128,7 +129,7 @@ class _Run:
         journal: Journal | None,
     ) -> None:
         output = _absolute(job.output)
-        self._stream = stream_of(output)
+        self._stream = find_stream(output)
         self._job = job.model_copy(update={"output": output})
         self._engine = engine
         self._on_event = on_event
@@ -175,7 +176,7 @@ class _Run:
             self._publish_apart(self._stream)
             return replace(self._run(), output=self._stream.path)
 
-    def _publish_apart(self, stream: Stream) -> None:
+    def _publish_apart(self, stream: OutputStream) -> None:
         """Have the result published into the run's folder, from where it goes to a stream.
 
         Raises:
@@ -195,7 +196,7 @@ class _Run:
     def _run(self) -> Report:
         wish, checkpoint = self._wish, self._checkpoint
         register_temporary(make_run_folder(self._id))
-        access.read_as(anonymous=self._job.anonymous, request_payer=self._job.request_payer)
+        access.set_mode(anonymous=self._job.anonymous, request_payer=self._job.request_payer)
         sweep()
         private_session.sweep()
         owned = lock_as_driver(self._id)
@@ -262,7 +263,7 @@ class _Run:
         """
         output, wish = self._job.output, self._wish
         try:
-            if not finish(output):
+            if not finish_publication(output):
                 return None
         except StagedLost as error:
             if not (wish.force or wish.resume):
@@ -270,10 +271,10 @@ class _Run:
                     f"{output}: there is a result that was cut off: {error.message}",
                     "replace it with --force",
                 ) from None
-            give_up(output)
+            forget_publication(output)
             return None
         self._tell(Notice(f"{output}: completed what an earlier run was publishing: it is whole"))
-        facts = facts_of(report_uri(output))
+        facts = facts_of(locate_report(output))
         totals = facts.get("totals")
         self._checkpoint.retire(failures=not totals or bool(totals.get("failed")))
         if not (facts and wish.resume) or wish.only_failed or wish.force:
@@ -282,10 +283,10 @@ class _Run:
 
     def _publish(self, sink: Sink) -> Report:
         """The last act of a good run; for the order see ``driver.publish``."""
-        if not sink.is_there():
+        if not sink.exists():
             self._checkpoint.claim()
         self._check_ours()
-        report = self._report(None, sink.results())
+        report = self._report(None, sink.list_files())
         with staged_reports(report) as reports:
             self._publishing = True
             self._note("publishing", report.results)
@@ -331,7 +332,7 @@ class _Run:
         recorded = self._sink is not None and self._sink.recorded
         if recorded and not self._published:
             with suppress(RayMrError):
-                finish(output)
+                finish_publication(output)
                 self._published = True
         if self._published and self._stream is not None:
             return Interrupted(f"interrupted while the result was written to {self._stream.path}")
@@ -435,7 +436,7 @@ class _Run:
         )
 
     def _keep_failed(self, report: Report) -> None:
-        if (uri := keep_failed(report)) == failed_report_uri(report.output):
+        if (uri := keep_failed(report)) == locate_failed_report(report.output):
             self._tell(Notice(f"the result of an earlier run stays; this run's report is {uri}"))
 
     def _keep_logs(self) -> None:

@@ -11,7 +11,8 @@ import re
 from typing import TYPE_CHECKING
 
 from ray_mr.stores import owned_folder
-from ray_mr.stores.result import is_prefix, write_whole
+from ray_mr.stores.layout import is_prefix
+from ray_mr.stores.publication import write_object
 from ray_mr.system import strict_json
 
 if TYPE_CHECKING:
@@ -44,6 +45,6 @@ def write(output: str, obj: StoredObject, poison: PoisonRecord, error: RayMrErro
         "message": error.message,
     }
     owned_folder.claim(folder_uri(output))
-    write_whole(f"{uri}.record", poison.data)
-    write_whole(f"{uri}.json", strict_json.dumps(facts, indent=1).encode() + b"\n")
+    write_object(f"{uri}.record", poison.data)
+    write_object(f"{uri}.json", strict_json.dumps(facts, indent=1).encode() + b"\n")
     return uri

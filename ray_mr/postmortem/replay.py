@@ -18,8 +18,9 @@ from ray_mr.jobs.job import Job
 from ray_mr.model import AttemptEnd, AttemptId, AttemptOptions, Input, Split, StoredObject
 from ray_mr.planning.plan import make_plan
 from ray_mr.stores import owned_folder as folders
+from ray_mr.stores.layout import is_prefix
+from ray_mr.stores.publication import write_object
 from ray_mr.stores.registry import store_for
-from ray_mr.stores.result import is_prefix, write_whole
 from ray_mr.system import strict_json
 from ray_mr.system.memory_shield import shield_memory
 from ray_mr.system.scratch import WorkDir, open_run_folder
@@ -65,7 +66,7 @@ class Capsules:
         text = strict_json.dumps(facts, indent=1, default=str)
         folder = folder_uri(self._plan.job.output)
         folders.claim(folder)
-        write_whole(f"{folder}{ident}.json", text.encode() + b"\n")
+        write_object(f"{folder}{ident}.json", text.encode() + b"\n")
 
     def _facts(
         self, split: Split, ident: AttemptId, options: AttemptOptions, end: AttemptEnd

@@ -1,7 +1,17 @@
-"""What a store can do, and which store a URI belongs to.
+"""Contract of the stores: what a store can read, and what a store can write.
 
-Here live the contract (``Store``, ``Staged``), the meaning of patterns, and the table of schemes.
-A store is one module; how it talks to the outside stays in there.
+How callers use a store, which they get from ``stores.registry``:
+
+1. ``find`` and ``stat`` return objects, each with the tag of its present version.
+2. ``download`` brings such an object to a path, and raises ``ObjectChanged`` for another version.
+3. ``stage`` begins a new object, which nobody sees.  ``StagedObject.complete`` makes it visible.
+
+An object can be written by another process than the one that has staged it:
+``StagedObject.make_target`` returns a ``WriteTarget``, the other process calls ``WriteTarget.open``
+and returns what ``Writer.seal`` returns, and ``StagedObject.adopt`` takes that.
+
+An object can become visible after the death of the process that has written it:
+``StagedObject.prepare`` returns a record, and ``WritableStore.commit`` needs only that record.
 """
 
 from __future__ import annotations
@@ -17,94 +27,99 @@ if TYPE_CHECKING:
     from ray_mr.model import ManifestEntry, StoredObject
 
 Progress = Literal["prepared", "committed", "lost"]
+"""State of an object that was prepared."""
 
 
 class Writer(Protocol):
-    """Writes a staged object in place of who has staged it, who alone completes or aborts it."""
+    """Writes a staged object in another process; completing and aborting it is not its part."""
 
     def write(self, data: bytes | memoryview) -> None:
-        """As ``Staged.write``."""
+        """Append bytes; see ``StagedObject.write``."""
 
     def seal(self) -> Any:
-        """Nothing more will be written; what ``Staged.adopt`` wants to know, picklable."""
+        """End the writing; return what ``StagedObject.adopt`` takes, picklable."""
 
-    def unsent(self) -> bytes | None:
-        """After an error: all that was to be written, if the store has nothing of it; else none."""
+    def get_unsent(self) -> bytes | None:
+        """Return all bytes after an error if the store has none of them, else ``None``."""
 
     def close(self) -> None:
-        """Let go, whether sealed or not."""
+        """Release memory and files, sealed or not."""
 
 
 class WriteTarget(Protocol):
-    """Where a staged object may be written from another process: small, picklable, no secret."""
+    """Permission to write a staged object from another process: small, picklable, no secret."""
 
     @property
     def joined(self) -> bool:
-        """It will be a piece of an object: nobody needs a digest of it alone."""
+        """Whether it will be appended to another object; then it needs no digest of its own."""
 
-    def open(self, store_for: Callable[[str], Store], /) -> Writer | None:
-        """Begin to write; ``None`` if that cannot be done from here.
+    def open(self, writable_store_for: Callable[[str], WritableStore], /) -> Writer | None:
+        """Begin to write; return ``None`` if that is impossible from this process.
 
         Args:
-            store_for: Returns the store of a URI in this process; see ``stores.registry``.
+            writable_store_for: Returns the store of a URI in this process; see
+                ``stores.registry``.
         """
 
 
-class Staged(Protocol):
+class StagedObject(Protocol):
     """An object being written; nobody sees it before ``complete``."""
 
     def write(self, data: bytes | memoryview) -> None:
-        """Append bytes, of any buffer; the buffer may be used again at once.
+        """Append bytes; the caller may reuse the buffer afterwards.
 
         Raises:
-            StoreError: The store refused; ``abort`` is still to be called.
+            StoreError: The store refused; ``abort`` must still be called.
         """
 
     def seal(self) -> object:
-        """Nothing more will be written: let go of memory and open files until ``complete``.
+        """End the writing, and release memory and open files until ``complete``.
 
         Raises:
-            StoreError: The store refused; ``abort`` is still to be called.
+            StoreError: The store refused; ``abort`` must still be called.
         """
 
-    def place(self, *, joined: bool) -> WriteTarget | None:
-        """Let another process write it instead; ``abort`` makes what that writes void.
+    def make_target(self, *, joined: bool) -> WriteTarget | None:
+        """Let another process write it; ``abort`` voids what that process writes.
 
         Args:
-            joined: It will be appended to another.
+            joined: It will be appended to another object.
 
         Returns:
-            ``None`` if the store has no such thing; it is still to be written here.
+            ``None`` if the store does not support this: the object must be written here.
         """
 
     def adopt(self, sealed: Any) -> None:
-        """Take what was written at the place for what is staged, as ``Writer.seal`` tells of it.
+        """Take the content that another process wrote to the target.
+
+        Args:
+            sealed: As ``Writer.seal`` returned it.
 
         Raises:
-            StoreError: It is not there as it was told.
+            StoreError: The content is not there as ``sealed`` describes it.
         """
 
     def append(self, other: Any) -> None:
-        """Append what is staged in another, given out as ``joined`` and adopted; it stays."""
+        """Append the content of another, made with ``joined`` and adopted; the other stays."""
 
     def read(self, start: int, size: int) -> Iterator[bytes]:
-        """Of what is staged so far, where ``joined`` is possible."""
+        """Read ``size`` bytes of the content so far, in a store that supports ``joined``."""
 
     def prepare(self, inline_bytes: int) -> dict[str, Any]:
-        """Seal it, so that ``Store.commit`` can make it visible later, from any process.
+        """Seal it, so that ``WritableStore.commit`` can make it visible from any process.
 
         Args:
-            inline_bytes: Maximum bytes of content that may be in the answer itself.
+            inline_bytes: Maximum bytes of content within the record.
 
         Returns:
-            What ``commit`` needs, as plain JSON values; ``abort`` makes it void.
+            The record that ``commit`` needs, as plain JSON values; ``abort`` voids it.
 
         Raises:
-            StoreError: The store refused; ``abort`` is still to be called.
+            StoreError: The store refused; ``abort`` must still be called.
         """
 
     def release(self) -> None:
-        """Leave what is prepared to ``Store.commit``: ``abort`` has no effect any more."""
+        """Leave a prepared object to ``WritableStore.commit``: ``abort`` has no more effect."""
 
     def complete(self) -> None:
         """Make the object visible, replacing one of the same name, whole or not at all.
@@ -114,28 +129,28 @@ class Staged(Protocol):
         """
 
     def abort(self) -> None:
-        """Forget what was written; nothing to do after ``complete`` or a first ``abort``."""
+        """Delete what was written; no effect after ``complete`` or a first ``abort``."""
 
 
-class Store(Protocol):
+class ReadableStore(Protocol):
     """Objects under names; every method may be called from many threads at once.
 
-    All raise ``StoreError`` (``StoreUnavailable`` where another try may help) or
+    All methods raise ``StoreError`` (``StoreUnavailable`` where another attempt may help) or
     ``CredentialsError``; an error names the object, never a secret.
     """
 
     def find(self, pattern: str, *, stop: threading.Event | None = None) -> Iterator[StoredObject]:
-        """Objects that a pattern names, sorted by the bytes of their keys.
+        """Return the objects that a pattern names, sorted by the bytes of their keys.
 
         A pattern is an exact name, a prefix that ends in ``/`` (everything below it), or a glob:
         ``*``, ``?`` and ``[...]`` stay within a component, ``**`` crosses ``/``.  An object whose
         name is the pattern itself, letter by letter, always belongs.
 
-        What a prefix or glob finds may have a ``remark``: it is listed, and not read.
+        An object that a prefix or glob finds may have a ``remark``: it is listed, and not read.
 
         Args:
-            pattern: What to find.
-            stop: Once set, the listing ends soon.
+            pattern: Names of the objects.
+            stop: Ends the listing soon once set.
 
         Raises:
             Interrupted: ``stop`` was set.
@@ -143,19 +158,19 @@ class Store(Protocol):
         """
 
     def stat(self, uri: str, *, version: str = "") -> StoredObject:
-        """The object of this very name, whatever wildcards are in it.
+        """Return the object of exactly this name; wildcards are ordinary letters.
 
         Args:
-            uri: Its name.
-            version: Of its versions this one, in a store that has versions.
+            uri: Name of the object.
+            version: One of its versions, in a store that has versions.
 
         Raises:
             StoreError: It does not exist.
             JobError: The store has no versions.
         """
 
-    def known(self, named: ManifestEntry) -> StoredObject | None:
-        """An object whose size and ETag are known; ``None`` if they have to be asked for."""
+    def resolve_entry(self, entry: ManifestEntry) -> StoredObject | None:
+        """Return the object of an entry that has size and ETag; ``None`` if ``stat`` is needed."""
 
     def download(
         self,
@@ -165,86 +180,99 @@ class Store(Protocol):
         private: bool,
         stop: threading.Event | None = None,
     ) -> str | None:
-        """Bring an object to a path, renamed into place when length and version are checked.
+        """Bring an object to a path, renamed into place once length and version are checked.
 
         Args:
-            obj: As it was listed.
+            obj: Listed object.
             path: Appears whole or not at all; its folder exists.
             private: The file will be written to: it must be a copy, not a link.
-            stop: Once set, the download ends soon.
+            stop: Ends the download soon once set.
 
         Returns:
-            The ``Content-Encoding`` with which it is stored, in a store that has such a thing; the
-            bytes are as stored all the same.
+            The ``Content-Encoding`` stored with the object, in a store that has one.  The bytes
+            at the path are encoded as they are stored.
 
         Raises:
-            ObjectChanged: The object is not, or no longer, the one that was listed.
+            ObjectChanged: The store has another object than the one that was listed.
             Interrupted: ``stop`` was set.
         """
 
-    def changed(self, obj: StoredObject) -> ObjectChanged | None:
-        """Whether what ``download`` brought may have changed while it was read, as a link can."""
+    def detect_change(self, obj: StoredObject) -> ObjectChanged | None:
+        """Return an error if a downloaded file may have changed since, as a link's target can."""
 
     def open(self, uri: str) -> BinaryIO:
-        """A stream of the object's bytes; for small objects, as a failing read is not retried."""
+        """Open an object as a stream; for small objects, as a failed read is not retried."""
 
     def exists(self, uri: str) -> bool:
-        """Whether there is an object of this very name."""
+        """Return whether there is an object of exactly this name."""
+
+
+class WritableStore(ReadableStore, Protocol):
+    """A store in which objects can be written, replaced and deleted."""
 
     def require_writable(self, uri: str) -> None:
-        """Find out, before a long run, whether an object of this name may be written.
+        """Check, before a long run, that an object of this name may be written.
 
         Raises:
             StoreError: It may not.
         """
 
-    def stage(self, uri: str) -> Staged:
+    def stage(self, uri: str) -> StagedObject:
         """Begin to write an object."""
 
-    def progress(self, uri: str, prepared: Mapping[str, Any]) -> Progress:
-        """How far an object is that was prepared."""
-
-    def commit(self, uri: str, prepared: Mapping[str, Any]) -> None:
-        """Make an object visible that was prepared; no effect if that is done already.
+    def get_progress(self, uri: str, prepared: Mapping[str, Any]) -> Progress:
+        """Return the state of a prepared object.
 
         Args:
-            uri: Its name.
-            prepared: As ``Staged.prepare`` returned it.
+            uri: Name of the object.
+            prepared: Record, as ``StagedObject.prepare`` returned it.
+        """
+
+    def commit(self, uri: str, prepared: Mapping[str, Any]) -> None:
+        """Make a prepared object visible; no effect if that is done already.
+
+        Args:
+            uri: Name of the object.
+            prepared: Record, as ``StagedObject.prepare`` returned it.
 
         Raises:
-            StagedLost: Neither what was prepared nor the object made of it is there.
+            StagedLost: Neither the prepared content nor the object made of it exists.
             StoreError: The store refused.
         """
 
-    def beside(self, start: str) -> list[str]:
-        """URIs in one folder that begin with these letters, sorted; nothing below it."""
+    def list_siblings(self, start: str) -> list[str]:
+        """Return the URIs in one folder that begin with these letters, sorted.
+
+        Folders below it are not entered.
+        """
 
     def is_empty(self, uri: str) -> bool:
-        """Whether nothing stands below a prefix that ends in ``/``, staged objects aside."""
+        """Return whether no object exists below a prefix ending in ``/``; staged do not count."""
 
-    def kind(self, uri: str) -> str:
-        """What stands at a name if it is not a plain object, such as ``a folder`` or ``a pipe``.
+    def get_kind(self, uri: str) -> str:
+        """Return the kind of what has this name if it is not a plain object; else ``""``.
 
-        Links are not followed; ``a link`` is what they are.
+        Kinds are words such as ``a folder`` or ``a pipe``.  Links are not followed: their kind is
+        ``a link``.
         """
 
     def delete(self, uri: str) -> None:
-        """Remove an object; no error if there is none."""
+        """Delete an object; no error if there is none."""
 
     def clear(self, uri: str, *, last: str = "") -> None:
-        """Remove everything below a prefix that ends in ``/``, what is staged there too.
+        """Delete everything below a prefix that ends in ``/``, staged objects included.
 
         Args:
             uri: The prefix.
-            last: Name directly below it that is removed after all others.
+            last: Name directly below it that is deleted after all others.
         """
 
-    def abandon(self, uri: str) -> int:
-        """Remove what runs that were killed have staged.
+    def remove_staged(self, uri: str) -> int:
+        """Delete objects that killed runs have staged.
 
         Args:
-            uri: An object's name; with ``/`` at its end, all that are directly below it.
+            uri: Name of an object; with ``/`` at its end, all objects directly below it.
 
         Returns:
-            How many staged objects there were.
+            Number of staged objects deleted.
         """

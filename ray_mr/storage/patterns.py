@@ -147,18 +147,18 @@ def is_glob(pattern: str) -> bool:
     return next(_wildcards(pattern), None) is not None
 
 
-def exact(name: str) -> str:
+def quote_name(name: str) -> str:
     """Return a pattern that matches what has this very name, whatever letters are in it."""
     return re.sub(r"[*?\[]", r"[\g<0>]", name)
 
 
-def literal_prefix(pattern: str) -> str:
+def get_literal_prefix(pattern: str) -> str:
     """Return what every match of a pattern begins with, up to its first wildcard."""
     match = next(_wildcards(pattern), None)
     return pattern[: match.start()] if match else pattern
 
 
-def matcher(pattern: str) -> Callable[[str], bool]:
+def make_matcher(pattern: str) -> Callable[[str], bool]:
     """Return the test that decides whether a name matches a glob, or is below a prefix."""
     compiled = Pattern(pattern)
     return lambda name: compiled.verdict(name) is not None
@@ -267,7 +267,7 @@ def _segment(tokens: Sequence[_Token], words: _Words, *, last: bool) -> str:
     return text + (r"\Z" if last else "")
 
 
-def name_bytes(name: str) -> bytes:
+def encode_name(name: str) -> bytes:
     """The bytes by which names are sorted; any ``str`` has some."""
     return name.encode("utf-8", "surrogatepass" if _has_lone_surrogate(name) else "surrogateescape")
 

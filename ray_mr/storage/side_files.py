@@ -53,7 +53,7 @@ class Selection:
 
     def _is_side(self, name: str) -> bool:
         for word in self._words:
-            for results in results_of(name, word):
+            for results in list_results(name, word):
                 listed = (result for result in results if not _is_mark(result))
                 if all(map(self._matches, listed)) and all(map(self._there, results)):
                     return True
@@ -67,7 +67,7 @@ def _is_mark(name: str) -> bool:
     return name.endswith((f"/{SUCCESS}", f"/{MANIFEST}")) or name in (SUCCESS, MANIFEST)
 
 
-def results_of(name: str, word: str) -> Iterator[tuple[str, ...]]:
+def list_results(name: str, word: str) -> Iterator[tuple[str, ...]]:
     """Names that make a name the side file of a result, where all of one tuple exist.
 
     Args:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 CHUNK_BYTES = 1 << 20
 
 
-def stream_of(read: Callable[[int], bytes], close: Callable[[], None]) -> BinaryIO:
+def make_stream(read: Callable[[int], bytes], close: Callable[[], None]) -> BinaryIO:
     """A buffered file.
 
     Args:

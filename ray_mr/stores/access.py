@@ -45,7 +45,7 @@ class AccessMode:
 _terms = [AccessMode()]
 
 
-def read_as(*, anonymous: bool, request_payer: bool) -> None:
+def set_mode(*, anonymous: bool, request_payer: bool) -> None:
     """Read S3 from here on as the job wants it.
 
     Args:
@@ -55,17 +55,17 @@ def read_as(*, anonymous: bool, request_payer: bool) -> None:
     _terms[:] = [AccessMode(anonymous, request_payer)]
 
 
-def terms() -> AccessMode:
+def get_mode() -> AccessMode:
     """Return how S3 is read."""
     return _terms[0]
 
 
-def carry(text: str) -> None:
+def set_envelope(text: str) -> None:
     """Use the envelope of the run that this process works for; empty: that of the environment."""
     _sent[:] = [text] if text and text != os.environ.get(ENVELOPE, "").strip() else []
 
 
-def carried() -> str:
+def get_envelope() -> str:
     """The sealed text in use; empty: boto3's own chain of this machine."""
     return (_sent[0] if _sent else os.environ.get(ENVELOPE, "")).strip()
 
@@ -107,7 +107,7 @@ def read_key(path: str) -> bytes:
         raise CredentialsError(f"{path}: the key cannot be read: {error.strerror}") from None
 
 
-def renewal(environ: Mapping[str, str] | None = None) -> Callable[[], Credentials] | None:
+def find_renewal(environ: Mapping[str, str] | None = None) -> Callable[[], Credentials] | None:
     """What gives new credentials when those in use end, by ``RAY_MR_RENEW``; ``None``: nothing.
 
     Raises:
@@ -118,13 +118,13 @@ def renewal(environ: Mapping[str, str] | None = None) -> Callable[[], Credential
     if not text:
         return None
     if how == "chain" and not rest:
-        from ray_mr.aws.session import from_chain
+        from ray_mr.aws.session import load_from_chain
 
-        return from_chain
+        return load_from_chain
     if how == "command" and rest.strip():
-        from ray_mr.aws.session import from_command
+        from ray_mr.aws.session import load_from_command
 
-        return functools.partial(from_command, rest.strip())
+        return functools.partial(load_from_command, rest.strip())
     level, _, place = rest.partition("/")
     bucket, _, prefix = place.partition("/")
     if how == "taskcluster" and level in {"read-only", "read-write"} and bucket:
@@ -141,7 +141,7 @@ def _from_taskcluster(level: str, bucket: str, prefix: str) -> Credentials:
     return sealed.parse_credentials(json.dumps(facts), "TaskCluster's auth service")
 
 
-def opened(text: str) -> Credentials | None:
+def open_envelope(text: str) -> Credentials | None:
     """What an envelope holds, if there is one.
 
     Raises:
@@ -155,7 +155,7 @@ def opened(text: str) -> Credentials | None:
         raise CredentialsError(f"{ENVELOPE}: {error.message}", error.hint) from None
 
 
-def session() -> Any:
+def get_session() -> Any:
     """The session for the envelope in use; ``None`` without one: boto3's own chain.
 
     With ``RAY_MR_RENEW`` and no envelope, its credentials are used from the start.
@@ -163,25 +163,25 @@ def session() -> Any:
     Raises:
         CredentialsError: The envelope cannot be opened, or has expired.
     """
-    return _session(carried(), os.environ.get(RENEW, ""))
+    return _session(get_envelope(), os.environ.get(RENEW, ""))
 
 
 @functools.cache
 def _session(text: str, _renew: str) -> Any:
-    credentials, renew = opened(text), renewal()
+    credentials, renew = open_envelope(text), find_renewal()
     if credentials is None:
         if renew is None:
             return None
         credentials = renew()
-    from ray_mr.aws.session import session_of
+    from ray_mr.aws.session import make_session
 
-    return session_of(credentials, renew)
+    return make_session(credentials, renew)
 
 
-def outlasted(needed_s: float) -> str:
+def describe_expiry(needed_s: float) -> str:
     """What to tell the user of credentials that end before a run of this length; else nothing."""
-    credentials = opened(carried())
-    if credentials is None or renewal() is not None:
+    credentials = open_envelope(get_envelope())
+    if credentials is None or find_renewal() is not None:
         return ""
     left = credentials.seconds_left(dt.datetime.now(dt.UTC))
     if left is None or left > needed_s:

@@ -7,8 +7,8 @@ run clears them, so their name alone is not enough: the mark is written first an
 from __future__ import annotations
 
 from ray_mr.errors import JobError
-from ray_mr.stores.registry import store_for
-from ray_mr.stores.result import write_whole
+from ray_mr.stores.publication import write_object
+from ray_mr.stores.registry import writable_store_for
 
 MARK = "_ray_mr_folder"
 TEXT = b"ray_mr made this folder. A later run with the same output removes it.\n"
@@ -20,8 +20,8 @@ def claim(uri: str) -> None:
     Args:
         uri: Ends in ``/``.
     """
-    if not store_for(uri).exists(uri + MARK):
-        write_whole(uri + MARK, TEXT)
+    if not writable_store_for(uri).exists(uri + MARK):
+        write_object(uri + MARK, TEXT)
 
 
 def check(uri: str, mark: str = MARK) -> None:
@@ -35,7 +35,7 @@ def check(uri: str, mark: str = MARK) -> None:
         JobError: Something is there, and not the mark.
         StoreError: The store cannot say.
     """
-    store = store_for(uri)
+    store = writable_store_for(uri)
     if not (store.is_empty(uri) or store.exists(uri + mark)):
         raise JobError(
             f"{uri} was not made by ray_mr, and runs with this output keep their own files there: "
@@ -52,4 +52,4 @@ def clear(uri: str, mark: str = MARK) -> None:
         StoreError: The store refuses.
     """
     check(uri, mark)
-    store_for(uri).clear(uri, last=mark)
+    writable_store_for(uri).clear(uri, last=mark)

@@ -14,18 +14,19 @@ changes.  Every change may be made twice.
 
 from __future__ import annotations
 
+import itertools
 import json
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ray_mr.errors import StagedLost, StoreError
-from ray_mr.stores.registry import store_for
+from ray_mr.stores.registry import store_for, writable_store_for
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from ray_mr.storage.contract import Staged
+    from ray_mr.storage.contract import StagedObject
 
 FORMAT = "publication 1"
 MAX_INLINE_BYTES = 8 << 20
@@ -40,7 +41,7 @@ class Change:
     name: str
     """What ``finish`` is called with to learn the URI; a record holds no path."""
     uri: str
-    staged: Staged | None = None
+    staged: StagedObject | None = None
     """The new object; ``None`` if the old one is deleted."""
 
 
@@ -60,7 +61,7 @@ def publish(
     """
     rows = _prepare(changes)
     check()
-    _write(record, json.dumps({"ray_mr": FORMAT, "changes": rows}).encode())
+    write_object(record, json.dumps({"ray_mr": FORMAT, "changes": rows}).encode())
     for change in changes:
         if change.staged is not None:
             change.staged.release()
@@ -68,7 +69,7 @@ def publish(
     for change, row in zip(changes, rows, strict=True):
         check()
         _make(change.uri, row["new"])
-    store_for(record).delete(record)
+    writable_store_for(record).delete(record)
 
 
 def _prepare(changes: Sequence[Change]) -> list[dict[str, Any]]:
@@ -82,17 +83,19 @@ def _prepare(changes: Sequence[Change]) -> list[dict[str, Any]]:
 
 
 def _make(uri: str, new: Mapping[str, Any] | None) -> None:
-    store = store_for(uri)
+    store = writable_store_for(uri)
     if new is None:
         store.delete(uri)
     else:
         store.commit(uri, new)
 
 
-def _write(uri: str, data: bytes) -> None:
-    staged = store_for(uri).stage(uri)
+def write_object(uri: str, *chunks: bytes, more: Iterable[bytes] = ()) -> None:
+    """Write an object of these chunks and then ``more``; it becomes visible whole or not at all."""
+    staged = writable_store_for(uri).stage(uri)
     try:
-        staged.write(data)
+        for chunk in itertools.chain(chunks, more):
+            staged.write(chunk)
         staged.complete()
     finally:
         staged.abort()
@@ -112,13 +115,15 @@ def finish(record: str, uri_of: Callable[[str], str | None]) -> bool:
         StagedLost: A new object is no longer there; nothing was changed.
         StoreError: The store refused, or the record makes no sense; nothing was changed.
     """
-    store = store_for(record)
+    store = writable_store_for(record)
     if not store.exists(record):
         return False
     rows = [(_known(record, uri_of(name)), new) for name, new in _rows(record)]
     last = dict(rows)  # a report changes twice
     try:
-        states = {uri: store_for(uri).progress(uri, new) for uri, new in last.items() if new}
+        states = {
+            uri: writable_store_for(uri).get_progress(uri, new) for uri, new in last.items() if new
+        }
     except (ValueError, KeyError, TypeError):
         raise _senseless(record) from None
     for uri, state in states.items():

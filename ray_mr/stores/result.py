@@ -1,126 +1,54 @@
-"""Where a result goes, and the moment at which it is there.
+"""Writing a result, and the moment at which it becomes visible.
 
-A result is a file, a file for each reducer (``name-*.txt``), or a prefix (``/`` at the end) with a
-part for each reducer, ``manifest.json`` and ``_SUCCESS``.  Without ``_SUCCESS`` a prefix holds no
-result.
+How callers use it:
 
-1. ``Sink`` looks whether there is a result already.
-2. ``Sink.open`` removes what killed runs had staged, and nothing else of an older result.
-3. ``Sink.write``, or ``places`` and ``accept``, stage the parts, which nobody sees yet.
-4. ``Sink.publish`` changes the old result for the new one, report included (``publication``).
-   What a process that is killed there leaves, ``finish`` completes.
+1. ``Sink(output, parts)`` checks whether there is a result already.
+2. ``Sink.open`` deletes what killed runs had staged; an older result stays as it is.
+3. ``Sink.write``, or ``make_targets`` and ``accept``, stage the parts, which nobody sees yet.
+4. ``Sink.publish`` replaces the old result by the new one, report included (``publication``).
+
+``finish_publication`` completes what a process that was killed in step 4 has left.
 """
 
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
-import os
-import re
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ray_mr.errors import JobError, ObjectChanged, StagedLost, StoreError
+from ray_mr.errors import JobError, StagedLost
 from ray_mr.stores import publication
+from ray_mr.stores.layout import (
+    MANIFEST,
+    REPORTS,
+    SUCCESS,
+    find_parts,
+    format_part_name,
+    is_numbered,
+    is_prefix,
+    locate_change,
+    locate_failed_report,
+    locate_part,
+    locate_record,
+    locate_report,
+    resolve_link,
+)
 from ray_mr.stores.publication import Change
-from ray_mr.stores.registry import store_for
-from ray_mr.stores.stream_output import stream_of
+from ray_mr.stores.registry import writable_store_for
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-    from typing import BinaryIO
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from ray_mr.model import PartReceipt
-    from ray_mr.storage.contract import Staged, WriteTarget
+    from ray_mr.storage.contract import StagedObject, WriteTarget
 
-PLACES_AT_ONCE = 8
-READ_BYTES = 1 << 20
-SUCCESS = "_SUCCESS"
-MANIFEST = "manifest.json"
-REPORT = "report.json"
-_AGAIN = "run the job again with an --output of its own, or use the report of the later run"
-FAILED_REPORT = f"failed-{REPORT}"
-REPORTS = (REPORT, FAILED_REPORT)
-_USUAL = re.compile(r"result(-\*)?\.txt")
-"""The names that results have where nobody chooses another."""
+MAX_TARGET_THREADS = 8
+"""Maximum threads that make targets at once."""
 
 
-def is_prefix(output: str) -> bool:
-    """Whether a result is parts below a prefix, not one file."""
-    return output.endswith("/")
-
-
-def is_numbered(output: str) -> bool:
-    """Whether a result is a file for each part, ``name-*.txt``."""
-    return "://" not in output and "*" in output[output.rfind("/") + 1 :]
-
-
-def name_of(output: str, part: int) -> str:
-    """Where a part of a result is; one file holds all parts, if that is the output."""
-    if is_numbered(output):
-        head, _, last = output.rpartition("/")
-        return f"{head}/{last.replace('*', f'{part:05d}', 1)}" if head else last
-    return output + part_name(part) if is_prefix(output) else output
-
-
-def report_uri(output: str) -> str:
-    """Where the report of a run stands: beside the file, or below the prefix.
-
-    It is ``report.json`` beside ``result.txt`` and its parts, as TaskCluster's artifacts have it;
-    beside ``os.txt`` it is ``os.txt.report.json``: a folder may hold the results of several runs.
-    """
-    return _beside(output, REPORT)
-
-
-def failed_report_uri(output: str) -> str:
-    """Where the report of a failed run stands while an older result and its report stay."""
-    return _beside(output, FAILED_REPORT)
-
-
-def _beside(output: str, what: str) -> str:
-    folder, name = _folder_and_name(output)
-    own = "" if not name or _USUAL.fullmatch(name) else name.replace("*", "") + "."
-    return f"{folder}{own}{what}"
-
-
-def record_uri(output: str) -> str:
-    """Where the record of a publication stands while it is carried out; see ``publication``."""
-    folder, name = _folder_and_name(output)
-    return f"{folder}.{name}.ray-mr-publishing" if name else f"{folder}_ray_mr_publishing"
-
-
-def _folder_and_name(output: str) -> tuple[str, str]:
-    cut = output.rfind("/") + 1
-    return output[:cut], output[cut:]
-
-
-def parts_there(output: str) -> list[str]:
-    """URIs of all parts that a prefix or numbered files have, of whichever run, in order."""
-    if not (is_prefix(output) or is_numbered(output)):
-        return [output] if store_for(output).exists(output) else []
-    start = f"{output}part-" if is_prefix(output) else output[: output.rindex("*")]
-    names = _part_names(output)
-    found = store_for(output).beside(start)
-    return [uri for uri in found if names.fullmatch(uri.rpartition("/")[2])]
-
-
-def _part_names(output: str) -> re.Pattern[str]:
-    """The names that parts of any run with this output have."""
-    head, tail = "part-", ""
-    if is_numbered(output):
-        head, tail = _folder_and_name(output)[1].split("*", 1)
-    return re.compile(f"{re.escape(head)}[0-9]{{5}}{re.escape(tail)}", re.DOTALL)
-
-
-def target_of(output: str) -> str:
-    """The file that is written for a single local output: where a link leads, if it is one."""
-    return os.path.realpath(output) if "://" not in output and os.path.islink(output) else output  # noqa: PTH114
-
-
-def finish(output: str) -> bool:
+def finish_publication(output: str) -> bool:
     """Complete a publication that a process which was killed had begun; see ``publication``.
 
     Returns:
@@ -130,75 +58,47 @@ def finish(output: str) -> bool:
         StagedLost: It can no longer be completed; what there is of a result is cut off.
         StoreError: The store cannot say, or refuses.
     """
-    store = store_for(output)
+    store = writable_store_for(output)
     try:
-        return publication.finish(record_uri(output), lambda name: _uri_of(output, name))
+        return publication.finish(locate_record(output), lambda name: locate_change(output, name))
     except StagedLost:
         if not (is_prefix(output) and store.exists(output + SUCCESS)):
             raise
-        store.delete(record_uri(output))  # no change was made: the older result is whole
+        store.delete(locate_record(output))  # no change was made: the older result is whole
         return False
 
 
-def give_up(output: str) -> None:
+def forget_publication(output: str) -> None:
     """Forget a publication that cannot be completed."""
-    store_for(output).delete(record_uri(output))
-
-
-def _uri_of(output: str, name: str) -> str | None:
-    """The URI of a change, if a publication at this output may make one of this name."""
-    folder, own = _folder_and_name(output)
-    uri = folder + name
-    if uri in (report_uri(output), failed_report_uri(output)):
-        return uri
-    if not (is_prefix(output) or is_numbered(output)):
-        return target_of(output) if name == own else None
-    mark = is_prefix(output) and name in (MANIFEST, SUCCESS)
-    return uri if mark or _part_names(output).fullmatch(name) else None
-
-
-def part_name(part: int) -> str:
-    """Like ``part-00000``."""
-    return f"part-{part:05d}"
-
-
-def write_whole(uri: str, *pieces: bytes, more: Iterable[bytes] = ()) -> None:
-    """Write an object, the pieces and then more of them, that is there whole or not at all."""
-    staged = store_for(uri).stage(uri)
-    try:
-        for piece in itertools.chain(pieces, more):
-            staged.write(piece)
-        staged.complete()
-    finally:
-        staged.abort()
+    writable_store_for(output).delete(locate_record(output))
 
 
 class Sink:
     """A result being written, part by part in order.
 
-    A part comes by ``write``, or its reducer writes it to a place of ``places`` and it comes by
-    ``accept``.  What is at a place is the sink's from before the place is known to anybody, so it
-    is published or removed by nobody else, whatever becomes of the reducer.
+    A part is written by ``write``, or its reducer writes it to a target of ``make_targets`` and
+    the sink takes it by ``accept``.  The sink stages the object before it hands out the target, and
+    it alone publishes or deletes the object, even if the reducer is lost.
 
     Args:
-        output: An absolute path, or an ``s3://`` prefix; see ``is_prefix``.
-        parts: How many parts there will be.
-        force: Replace a result that is there, once the new one is whole.
-        cut_off: Replace one that an earlier run did not get to its end.
+        output: An absolute path, or an ``s3://`` prefix; see ``layout``.
+        parts: Number of parts.
+        force: Replace an existing result, once the new one is whole.
+        cut_off: Replace an existing result that an earlier run has not completed.
 
     Raises:
         JobError: There is a result already, and no ``force``.
-        StoreError: The store cannot say.
+        StoreError: The store cannot list it.
     """
 
     def __init__(self, output: str, parts: int, *, force: bool, cut_off: bool = False) -> None:
         self._output = output
         self._parts = parts
         self._force = force
-        self._store = store_for(output)
-        self._staged: dict[int, Staged] = {}
-        self._lent: dict[int, Staged] = {}
-        self._unsealed: Staged | None = None
+        self._store = writable_store_for(output)
+        self._staged: dict[int, StagedObject] = {}
+        self._lent: dict[int, StagedObject] = {}
+        self._unsealed: StagedObject | None = None
         self._single = not (is_prefix(output) or is_numbered(output))
         self._joins = self._single and parts > 1
         self._hasher = ThreadPoolExecutor(1, thread_name_prefix="digest")
@@ -222,7 +122,7 @@ class Sink:
         if is_prefix(self._output):
             return "" if self._output + SUCCESS in self._old else SUCCESS
         if is_numbered(self._output):
-            names = (name_of(self._output, part) for part in range(self._parts))
+            names = (locate_part(self._output, part) for part in range(self._parts))
             missing = (part for part, name in enumerate(names) if name not in self._old)
             return f"part {part}" if (part := next(missing, None)) is not None else ""
         return ""
@@ -230,7 +130,7 @@ class Sink:
     def _there(self) -> list[str]:
         """What of a result is there; the mark that makes it one comes first."""
         marks = [self._output + name for name in (SUCCESS, MANIFEST)] if self._has_mark else []
-        return [uri for uri in marks if self._store.exists(uri)] + parts_there(self._output)
+        return [uri for uri in marks if self._store.exists(uri)] + find_parts(self._output)
 
     @property
     def _has_mark(self) -> bool:
@@ -238,7 +138,7 @@ class Sink:
 
     def _name_of(self, part: int) -> str:
         """What is written for a part."""
-        return target_of(self._output) if self._single else name_of(self._output, part)
+        return resolve_link(self._output) if self._single else locate_part(self._output, part)
 
     def open(self) -> None:
         """Remove a killed run's leftovers, and begin; an older result and its report stay.
@@ -247,25 +147,25 @@ class Sink:
             StoreError: It cannot be written there.
             JobError: Another run has published meanwhile, and no ``force``.
         """
-        self._store.require_writable(name_of(self._output, 0))
-        finish(self._output)
+        self._store.require_writable(locate_part(self._output, 0))
+        finish_publication(self._output)
         there = self._there()
         if not (self._force or set(there) <= set(self._old)):
             raise JobError(
                 f"{self._output}: another run has published meanwhile", "replace it with --force"
             )
-        reports = [report_uri(self._output), failed_report_uri(self._output)]
+        reports = [locate_report(self._output), locate_failed_report(self._output)]
         if not there:  # they speak of no result that is there
             for uri in reports:
                 self._store.delete(uri)
         parts = range(self._parts) if is_numbered(self._output) else ()
-        names = [name_of(self._output, part) for part in parts] or [target_of(self._output)]
-        for uri in [*names, *reports, record_uri(self._output)]:
-            self._store.abandon(uri)
+        names = [locate_part(self._output, part) for part in parts] or [resolve_link(self._output)]
+        for uri in [*names, *reports, locate_record(self._output)]:
+            self._store.remove_staged(uri)
         # The first part is opened here, so that a folder that cannot be written is told at once.
         self._file(0)
 
-    def _file(self, part: int) -> Staged:
+    def _file(self, part: int) -> StagedObject:
         """What the part belongs to; at most one is open."""
         number = 0 if self._single else part
         if number not in self._staged:
@@ -290,7 +190,7 @@ class Sink:
 
         return self._hasher.submit(update)
 
-    def places(self, parts: Sequence[int]) -> dict[int, WriteTarget]:
+    def make_targets(self, parts: Sequence[int]) -> dict[int, WriteTarget]:
         """Where reducers may write these parts themselves, of which nothing is written yet.
 
         Returns:
@@ -302,13 +202,13 @@ class Sink:
         if not parts:
             return {}
         self.withdraw(parts)
-        with ThreadPoolExecutor(min(PLACES_AT_ONCE, len(parts))) as pool:
+        with ThreadPoolExecutor(min(MAX_TARGET_THREADS, len(parts))) as pool:
             made = dict(zip(parts, pool.map(self._place, parts), strict=True))
         return {part: place for part, place in made.items() if place is not None}
 
     def _place(self, part: int) -> WriteTarget | None:
-        staged = self._lent[part] = self._store.stage(name_of(self._output, part))
-        place = staged.place(joined=self._joins)
+        staged = self._lent[part] = self._store.stage(locate_part(self._output, part))
+        place = staged.make_target(joined=self._joins)
         if place is None:
             self.withdraw([part])
         return place
@@ -353,13 +253,13 @@ class Sink:
         while self._hashed:
             self._hashed.pop().result()
 
-    def results(self) -> list[dict[str, Any]]:
+    def list_files(self) -> list[dict[str, Any]]:
         """What is written, a row for each file: for whoever takes it from here, to check."""
         self.end()
         sizes = [sum(self.sizes)] if self._single else self.sizes
         return [
             {
-                "name": name_of(self._output, part).rpartition("/")[2],
+                "name": locate_part(self._output, part).rpartition("/")[2],
                 "size_bytes": size,
                 "sha256": self._told.get(part) or self._digests[part].hexdigest(),
                 "records": self._lines[part],
@@ -367,12 +267,12 @@ class Sink:
             for part, size in enumerate(sizes)
         ]
 
-    def is_there(self) -> bool:
+    def exists(self) -> bool:
         """Whether there is a result, or a part of one."""
         return bool(self._there())
 
     def publish(
-        self, check: Callable[[], None] = lambda: None, reports: Sequence[Staged] = ()
+        self, check: Callable[[], None] = lambda: None, reports: Sequence[StagedObject] = ()
     ) -> None:
         """Change what is there for the new result; the last act of a good run.
 
@@ -381,7 +281,8 @@ class Sink:
             reports: The report that is right meanwhile, and the one that is right at the end.
 
         Raises:
-            StoreError: The store refused.  Where ``recorded`` is true, ``finish`` goes on.
+            StoreError: The store refused.  If ``recorded`` is true, ``finish_publication`` can
+                complete the publication.
         """
         self.end()
         self.withdraw(list(self._lent))
@@ -390,19 +291,19 @@ class Sink:
         check()
         with ExitStack() as stack:
             changes = list(self._changes(reports, stack))
-            publication.publish(record_uri(self._output), changes, check, self._record)
+            publication.publish(locate_record(self._output), changes, check, self._record)
         check()
 
     def _record(self) -> None:
         self.recorded = True
 
-    def _changes(self, reports: Sequence[Staged], stack: ExitStack) -> Iterator[Change]:
+    def _changes(self, reports: Sequence[StagedObject], stack: ExitStack) -> Iterator[Change]:
         """All changes, in an order in which no report speaks of a result that is not there.
 
         Whoever sees ``_SUCCESS`` sees a whole result and its report: it goes first and comes last.
         """
         there = self._there()
-        report = report_uri(self._output)
+        report = locate_report(self._output)
         if self._output + SUCCESS in there:
             yield self._change(self._output + SUCCESS)
         if reports:
@@ -416,13 +317,13 @@ class Sink:
             yield self._small(MANIFEST, self._manifest(), stack)
         if reports:
             yield self._change(report, reports[1])
-        if self._store.exists(failed_report_uri(self._output)):
-            yield self._change(failed_report_uri(self._output))
+        if self._store.exists(locate_failed_report(self._output)):
+            yield self._change(locate_failed_report(self._output))
         if self._has_mark:
             yield self._small(SUCCESS, b"", stack)
 
-    def _change(self, uri: str, staged: Staged | None = None) -> Change:
-        name = self._output if uri == target_of(self._output) else uri
+    def _change(self, uri: str, staged: StagedObject | None = None) -> Change:
+        name = self._output if uri == resolve_link(self._output) else uri
         return Change(name.rpartition("/")[2], uri, staged)
 
     def _small(self, name: str, data: bytes, stack: ExitStack) -> Change:
@@ -432,7 +333,9 @@ class Sink:
         return self._change(self._output + name, staged)
 
     def _manifest(self) -> bytes:
-        rows = [{"name": part_name(i), "size_bytes": size} for i, size in enumerate(self.sizes)]
+        rows = [
+            {"name": format_part_name(i), "size_bytes": size} for i, size in enumerate(self.sizes)
+        ]
         return json.dumps({"parts": rows}, indent=1).encode()
 
     def abort(self) -> None:
@@ -441,65 +344,3 @@ class Sink:
         with ExitStack() as stack:  # each whatever becomes of the others
             for staged in [*self._staged.values(), *self._lent.values()]:
                 stack.callback(staged.abort)
-
-
-def read_checked(output: str, results: Sequence[Mapping[str, Any]]) -> Iterator[bytes]:
-    """Read a published result, part by part in order.
-
-    Args:
-        output: Where it is.
-        results: The rows of ``Sink.results`` for it; without any, nothing is compared.
-
-    Yields:
-        Its bytes.  They count once the iterator has ended without an error.
-
-    Raises:
-        ObjectChanged: What is there is not what the rows describe.
-        StoreError: It cannot be read.
-    """
-    _refuse_stream(output)
-    if not results:
-        for stream in read_result(output):
-            yield from iter(partial(stream.read, READ_BYTES), b"")
-        return
-    store = store_for(output)
-    for part, row in enumerate(results):
-        uri = name_of(output, part)
-        if not store.exists(uri):
-            raise ObjectChanged(f"{uri}: the result of this report is not there any more", _AGAIN)
-        digest = hashlib.sha256()
-        with store.open(uri) as stream:
-            while data := stream.read(READ_BYTES):
-                digest.update(data)
-                yield data
-        if digest.hexdigest() != row["sha256"]:
-            raise ObjectChanged(
-                f"{uri}: another run has replaced the result of this report: its SHA-256 is "
-                f"{digest.hexdigest()[:12]}..., the report has {row['sha256'][:12]}...",
-                _AGAIN,
-            )
-
-
-def _refuse_stream(output: str) -> None:
-    if (stream := stream_of(output)) is not None:
-        raise StoreError(f"{output} is {stream.kind}: what was written there cannot be read again")
-
-
-def read_result(output: str) -> Iterator[BinaryIO]:
-    """The parts of a published result, in order, as streams."""
-    store = store_for(output)
-    _refuse_stream(output)
-    if is_numbered(output):
-        for uri in parts_there(output) or [name_of(output, 0)]:
-            with store.open(uri) as stream:
-                yield stream
-        return
-    if not is_prefix(output):
-        with store.open(output) as stream:
-            yield stream
-        return
-    with store.open(output + MANIFEST) as stream:
-        parts = json.load(stream)["parts"]
-    for part in parts:
-        with store.open(output + part["name"]) as stream:
-            yield stream

@@ -32,7 +32,7 @@ ASK_AGAIN_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
-class Stream:
+class OutputStream:
     """Where a result is written to as it is."""
 
     path: str
@@ -89,7 +89,7 @@ class Stream:
         )
 
 
-def stream_of(output: str) -> Stream | None:
+def find_stream(output: str) -> OutputStream | None:
     """The stream that an output is; ``None`` if it is a place for objects.
 
     Args:
@@ -101,15 +101,17 @@ def stream_of(output: str) -> Stream | None:
     if "://" in output:
         return None
     if match := _DESCRIPTOR.fullmatch(output):
-        return Stream(output, "a stream of this process", _NUMBERS.get(match[1]) or int(match[2]))
+        return OutputStream(
+            output, "a stream of this process", _NUMBERS.get(match[1]) or int(match[2])
+        )
     try:
         mode = Path(output).stat().st_mode
     except (OSError, ValueError):
         return None
     if stat.S_ISFIFO(mode):
-        return Stream(output, "a pipe")
+        return OutputStream(output, "a pipe")
     if stat.S_ISCHR(mode):
-        return Stream(output, "a device")
+        return OutputStream(output, "a device")
     if stat.S_ISSOCK(mode) or stat.S_ISBLK(mode):
         kind = "a socket" if stat.S_ISSOCK(mode) else "a disk or another block device"
         raise JobError(

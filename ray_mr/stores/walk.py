@@ -17,14 +17,14 @@ How it works inside:
 from __future__ import annotations
 
 import os
-import re
 import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ray_mr.errors import Interrupted
 from ray_mr.model import ALREADY_LISTED
-from ray_mr.storage.patterns import name_bytes
+from ray_mr.storage.patterns import encode_name
+from ray_mr.stores.staged_file import STAGED
 from ray_mr.system.scratch import translate_disk_errors
 
 if TYPE_CHECKING:
@@ -32,9 +32,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ray_mr.storage.patterns import Pattern
-
-STAGED = re.compile(r"\.(.*)\.ray-mr-[0-9a-f]{12}\.part", re.DOTALL)
-"""Names of files that are being written: they do not exist yet."""
 
 
 class Walk:
@@ -55,7 +52,7 @@ class Walk:
         yield from self._enter(self._base, given=True)
         while self._links:
             links, self._links = self._links, []
-            for link in sorted(links, key=name_bytes):
+            for link in sorted(links, key=encode_name):
                 yield from self._enter(link)
 
     def _enter(self, top: str, *, given: bool = False) -> Iterator[tuple[str, str]]:

@@ -14,7 +14,7 @@ import hashlib
 import io
 import re
 import threading
-from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ray_mr.errors import (
     DataError,
@@ -55,7 +55,7 @@ _URI = re.compile(r"taskcluster://([^/@]+)(?:@(\d+))?/(.+)", re.DOTALL)
 
 
 class ArtifactStore:
-    """See ``Store``."""
+    """See ``ReadableStore``."""
 
     def find(
         self,
@@ -63,7 +63,7 @@ class ArtifactStore:
         *,
         stop: threading.Event | None = None,  # noqa: ARG002 - it asks about one object
     ) -> Iterator[StoredObject]:
-        """See ``Store``; exact names only, of results that the task's report tells of.
+        """See ``ReadableStore``; exact names only, of results that the task's report tells of.
 
         Raises:
             StoreError: There is no such task, completed run, report or artifact.
@@ -74,7 +74,7 @@ class ArtifactStore:
         yield self.stat(pattern)
 
     def stat(self, uri: str, *, version: str = "") -> StoredObject:
-        """See ``Store``, and ``find``."""
+        """See ``ReadableStore``, and ``find``."""
         if version:
             raise JobError(f"{uri}: artifacts have no versions")
         task, run, name = _parts(uri)
@@ -95,8 +95,8 @@ class ArtifactStore:
             raise DataError(f"task {task}: its {beside} is no report of a map task")
         return facts
 
-    def known(self, named: ManifestEntry) -> StoredObject | None:  # noqa: ARG002 - as Store has it
-        """See ``Store``; its report is always asked."""
+    def resolve_entry(self, entry: ManifestEntry) -> StoredObject | None:  # noqa: ARG002 - as Store has it
+        """See ``ReadableStore``; its report is always asked."""
         return None
 
     def download(
@@ -107,7 +107,7 @@ class ArtifactStore:
         private: bool,  # noqa: ARG002 - it always is
         stop: threading.Event | None = None,
     ) -> None:
-        """See ``Store``; checked against what the task's report says."""
+        """See ``ReadableStore``; checked against what the task's report says."""
         digest, lines, size = hashlib.sha256(), 0, 0
         with atomic_write(path) as file:
             for piece in _bodies(obj.uri, stop or threading.Event()):
@@ -128,11 +128,11 @@ class ArtifactStore:
                     "run the map task again",
                 )
 
-    def changed(self, obj: StoredObject) -> None:
-        """See ``Store``: a copy stays what it is."""
+    def detect_change(self, obj: StoredObject) -> None:
+        """See ``ReadableStore``: a copy stays what it is."""
 
     def open(self, uri: str) -> BinaryIO:
-        """See ``Store``; held in memory, so that a body that breaks off can be asked for again."""
+        """See ``ReadableStore``; the body is held in memory, so that it can be requested again."""
         held = io.BytesIO()
         for piece in _bodies(uri, threading.Event()):
             if piece is None:
@@ -144,7 +144,7 @@ class ArtifactStore:
         return held
 
     def exists(self, uri: str) -> bool:
-        """See ``Store``."""
+        """See ``ReadableStore``."""
         task, run, name = _parts(uri)
         try:
             _content(task, _completed_run(task) if run is None else run, name)
@@ -153,52 +153,6 @@ class ArtifactStore:
                 raise
             return False
         return True
-
-    def require_writable(self, uri: str) -> None:
-        """See ``Store``; it never is."""
-        _read_only(uri)
-
-    def stage(self, uri: str) -> NoReturn:
-        """See ``Store``; never."""
-        _read_only(uri)
-
-    def delete(self, uri: str) -> None:
-        """See ``Store``; never."""
-        _read_only(uri)
-
-    def progress(self, uri: str, _prepared: object) -> NoReturn:
-        """See ``Store``; never."""
-        _read_only(uri)
-
-    def commit(self, uri: str, _prepared: object) -> NoReturn:
-        """See ``Store``; never."""
-        _read_only(uri)
-
-    def beside(self, start: str) -> NoReturn:
-        """See ``Store``; never."""
-        _read_only(start)
-
-    def is_empty(self, uri: str) -> NoReturn:
-        """See ``Store``; never."""
-        _read_only(uri)
-
-    def kind(self, uri: str) -> NoReturn:
-        """See ``Store``; never."""
-        _read_only(uri)
-
-    def clear(self, uri: str, *, last: str = "") -> None:  # noqa: ARG002 - as Store has it
-        """See ``Store``; never."""
-        _read_only(uri)
-
-    def abandon(self, uri: str) -> int:
-        """See ``Store``; never."""
-        _read_only(uri)
-
-
-def _read_only(uri: str) -> NoReturn:
-    raise JobError(
-        f"{uri}: a task's artifacts are made by its worker", "write to a file the task names"
-    )
 
 
 def _parts(uri: str) -> tuple[str, int | None, str]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ray_mr.credentials import format_time
 from ray_mr.errors import JobError, StoreError
-from ray_mr.storage.patterns import exact
+from ray_mr.storage.patterns import quote_name
 from ray_mr.taskcluster.client import call, make_queue
 from ray_mr.units import format_bytes
 
@@ -119,7 +119,7 @@ def group_keys(objects: Iterable[StoredObject], split_bytes: int) -> list[list[S
 def make_argument(obj: StoredObject) -> str:
     """What names an object, and no other, to ``ray-mr map``, whose arguments are patterns."""
     version = "?versionId="
-    return obj.uri if version in obj.uri and version not in obj.key else exact(obj.uri)
+    return obj.uri if version in obj.uri and version not in obj.key else quote_name(obj.uri)
 
 
 def _grouped(objects: Sequence[StoredObject], split_bytes: int) -> list[list[StoredObject]]:

@@ -84,7 +84,7 @@ class LineFeed:
                 last = chunk[-1] if chunk else last
                 yield chunk
         except (CorruptObject, RefusedObject, StoreError) as error:
-            if changed := store_for(obj.uri).changed(obj):  # the cause of what else is wrong
+            if changed := store_for(obj.uri).detect_change(obj):  # the cause of what else is wrong
                 raise changed from None
             if isinstance(error, StoreError):
                 raise
@@ -92,7 +92,7 @@ class LineFeed:
             raise type(error)(f"{obj.uri}: {said}", error.hint) from None
         if last != NEWLINE:
             yield b"\n"  # or the first line of the next file would go on here
-        if changed := store_for(obj.uri).changed(obj):
+        if changed := store_for(obj.uri).detect_change(obj):
             raise changed
         self._fetch.release(position)
         self._ended(

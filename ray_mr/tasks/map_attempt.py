@@ -79,8 +79,8 @@ def map_split(
         Progress, blocks, and at last one ``AttemptEnd``, whatever went wrong.
     """
     attempt = _Attempt(task, split, ident, options)
-    access.carry(task.sealed)
-    access.read_as(anonymous=task.job.anonymous, request_payer=task.job.request_payer)
+    access.set_envelope(task.sealed)
+    access.set_mode(anonymous=task.job.anonymous, request_payer=task.job.request_payer)
     try:
         yield Progress(0)
         with translate_disk_errors(root), WorkDir(root, str(ident)) as work:
@@ -206,7 +206,7 @@ class _Attempt:
                     fetch.release(item.position)
                 elif isinstance(item, ChildFailure):
                     obj = self.objects[item.position]
-                    self.failed[item.position] = store_for(obj.uri).changed(obj) or item.error
+                    self.failed[item.position] = store_for(obj.uri).detect_change(obj) or item.error
                     fetch.release(item.position)
                 elif isinstance(item, At):
                     self.suspect = item.position
@@ -231,7 +231,7 @@ class _Attempt:
 
     def _check_unchanged(self, position: int) -> None:
         obj = self.objects[position]
-        if error := store_for(obj.uri).changed(obj):
+        if error := store_for(obj.uri).detect_change(obj):
             self.failed[position] = error
 
     def _file_done(self, counts: FileCounts) -> None:

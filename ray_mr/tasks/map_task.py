@@ -72,7 +72,7 @@ class MapTask:
         built_in = plan.reducer if plan.combiner is None else plan.combiner
         return cls(
             plan.job, plan.mapper, plan.combiner, partitions, whole, run_id, len(plan.splits),
-            backoff, sealed=access.carried(), sorted=not (whole or as_files),
+            backoff, sealed=access.get_envelope(), sorted=not (whole or as_files),
             built_in=built_in if isinstance(built_in, str) and built_in != LINE_COLLECTOR else "",
             bounds=plan.bounds if plan.job.partition == "range" else None,
         )  # fmt: skip

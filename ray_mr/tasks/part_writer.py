@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ray_mr.errors import RayMrError
 from ray_mr.model import PartReceipt
-from ray_mr.stores.registry import store_for
+from ray_mr.stores.registry import writable_store_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator
@@ -32,7 +32,7 @@ class PartWriter:
     """
 
     def __init__(self, place: WriteTarget | None) -> None:
-        self._writer: Writer | None = None if place is None else place.open(store_for)
+        self._writer: Writer | None = None if place is None else place.open(writable_store_for)
         self._digest = hashlib.sha256() if place is not None and not place.joined else None
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="output")
         self._busy: Future[Any] | None = None
@@ -95,7 +95,7 @@ class PartWriter:
         try:
             then(busy.result())
         except RayMrError:
-            unsent = self._writer.unsent()
+            unsent = self._writer.get_unsent()
             if unsent is None:
                 raise
             self._writer.close()

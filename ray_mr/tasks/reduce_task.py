@@ -70,7 +70,14 @@ class ReduceTask:
         ordered = plan.job.order is not None and bool(plan.job.order.value)
         folds = plan.combiner if isinstance(plan.combiner, str) and not ordered else ""
         return cls(
-            plan.job, plan.reducer, whole, run_id, len(plan.splits), files, folds, access.carried()
+            plan.job,
+            plan.reducer,
+            whole,
+            run_id,
+            len(plan.splits),
+            files,
+            folds,
+            access.get_envelope(),
         )
 
     @property

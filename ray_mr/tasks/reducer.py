@@ -57,8 +57,8 @@ class Reducer:
     """
 
     def __init__(self, task: ReduceTask, partitions: Sequence[int], root: Path, name: str) -> None:
-        access.carry(task.sealed)
-        access.read_as(anonymous=task.job.anonymous, request_payer=task.job.request_payer)
+        access.set_envelope(task.sealed)
+        access.set_mode(anonymous=task.job.anonymous, request_payer=task.job.request_payer)
         self._task = task
         self._work = WorkDir(root, name)
         folder = self._work.__enter__().path

@@ -36,15 +36,15 @@ from ray_mr.errors import (
     StoreUnavailable,
 )
 from ray_mr.model import ALREADY_LISTED, IRREGULAR
-from ray_mr.storage.patterns import is_glob, literal_prefix, matcher
-from ray_mr.stores.registry import store_for
+from ray_mr.storage.patterns import get_literal_prefix, is_glob, make_matcher
+from ray_mr.stores.registry import store_for, writable_store_for
 from ray_mr.system.scratch import translate_disk_errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from ray_mr.model import StoredObject
-    from ray_mr.storage.contract import Store
+    from ray_mr.storage.contract import WritableStore
     from s3_server import S3Server
 
 
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 class Place:
     """A fresh, empty place in a store."""
 
-    store: Store
+    store: WritableStore
     base: str
     put: Callable[[str, bytes], object]
 
@@ -74,14 +74,14 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
 
-        return Place(store_for(str(base)), str(base), put_file)
+        return Place(writable_store_for(str(base)), str(base), put_file)
     server: S3Server = request.getfixturevalue("s3")
     bucket = server.bucket()
 
     def put_object(name: str, data: bytes) -> None:
         server.client.put_object(Bucket=bucket, Key=name, Body=data)
 
-    return Place(store_for(f"s3://{bucket}"), f"s3://{bucket}", put_object)
+    return Place(writable_store_for(f"s3://{bucket}"), f"s3://{bucket}", put_object)
 
 
 TREE = ["a.gz", "b.txt", "x-y/c.gz", "x/a.gz", "x/b/c.gz", "x/b/d/e.gz", "x/b.gz"]
@@ -235,7 +235,7 @@ def test_require_writable(place: Place) -> None:
     for name in ("x", "y"):
         place.store.require_writable(f"{place.base}/{name}")
     assert place.names("") == ["x"]
-    assert place.store.abandon(f"{place.base}/") == 0
+    assert place.store.remove_staged(f"{place.base}/") == 0
 
 
 def test_stage_replaces(place: Place) -> None:
@@ -251,7 +251,7 @@ def test_stage_replaces(place: Place) -> None:
         staged.abort()
         with place.store.open(uri) as file:
             assert file.read() == wanted
-    assert place.store.abandon(f"{place.base}/") == 0
+    assert place.store.remove_staged(f"{place.base}/") == 0
 
 
 def test_abandon(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -262,12 +262,12 @@ def test_abandon(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("out/a", "out/b", f"out/{long}", "other/c"):
         place.store.stage(f"{place.base}/{name}").write(b"x" * 200)
     place.put("out/d", b"finished")
-    assert place.store.abandon(f"{place.base}/none/") == 0
-    assert place.store.abandon(f"{place.base}/out/a") == 1
-    assert place.store.abandon(f"{place.base}/out/{long}") == 1
-    assert place.store.abandon(f"{place.base}/out/") == 1
-    assert place.store.abandon(f"{place.base}/") == 0
-    assert place.store.abandon(f"{place.base}/other/c") == 1
+    assert place.store.remove_staged(f"{place.base}/none/") == 0
+    assert place.store.remove_staged(f"{place.base}/out/a") == 1
+    assert place.store.remove_staged(f"{place.base}/out/{long}") == 1
+    assert place.store.remove_staged(f"{place.base}/out/") == 1
+    assert place.store.remove_staged(f"{place.base}/") == 0
+    assert place.store.remove_staged(f"{place.base}/other/c") == 1
     assert place.names("**") == ["out/d"]
 
 
@@ -301,18 +301,18 @@ def test_store_for() -> None:
 
 def test_patterns() -> None:
     """Unclosed brackets are letters; a wildcard never crosses ``/`` unless it is ``**``."""
-    assert literal_prefix("a/b[c") == "a/b[c"
+    assert get_literal_prefix("a/b[c") == "a/b[c"
     assert not is_glob("a[b/c]")
-    assert literal_prefix("a/b*c?") == "a/b"
-    assert matcher("[]]x")("]x")
-    assert matcher("[a-c^]")("^")
-    assert matcher("[^a]")("b")
-    assert not matcher("a[!b]c")("a/c")
-    assert matcher("[z-a]")("[z-a]")
-    assert matcher("a**/b")("ax/y/b")
-    assert not matcher("a**/b")("ab")
-    assert matcher("a/**/b")("a/b")
-    assert not matcher("a/**/b")("a/xb")
+    assert get_literal_prefix("a/b*c?") == "a/b"
+    assert make_matcher("[]]x")("]x")
+    assert make_matcher("[a-c^]")("^")
+    assert make_matcher("[^a]")("b")
+    assert not make_matcher("a[!b]c")("a/c")
+    assert make_matcher("[z-a]")("[z-a]")
+    assert make_matcher("a**/b")("ax/y/b")
+    assert not make_matcher("a**/b")("ab")
+    assert make_matcher("a/**/b")("a/b")
+    assert not make_matcher("a/**/b")("a/xb")
 
 
 # ------------------------------------------------------------------ local
@@ -424,12 +424,12 @@ def test_s3_clear(s3: S3Server, monkeypatch: pytest.MonkeyPatch, many: bool) -> 
 
 def test_s3_missing_bucket(s3: S3Server) -> None:  # noqa: ARG001  # sets the environment
     """A bucket that is not there is named, whatever is asked of it."""
-    store = store_for("s3://")
+    store = writable_store_for("s3://")
     asked: list[Callable[[], object]] = [
         lambda: list(store.find("s3://no-such-bucket/")),
         lambda: list(store.find("s3://no-such-bucket/x")),
         lambda: store.open("s3://no-such-bucket/x"),
-        lambda: store.abandon("s3://no-such-bucket/x/"),
+        lambda: store.remove_staged("s3://no-such-bucket/x/"),
         lambda: store.stage("s3://no-such-bucket/x").complete(),
     ]
     for ask in asked:
@@ -580,7 +580,7 @@ def test_s3_multipart_is_verified(s3: S3Server, tmp_path: Path) -> None:
     """An object of several parts, whose ETag is no MD5, arrives as it was written."""
     uri = f"s3://{s3.bucket()}/big"
     data = os.urandom(20 << 20)
-    staged = store_for(uri).stage(uri)
+    staged = writable_store_for(uri).stage(uri)
     staged.write(data)
     staged.complete()
     (obj,) = store_for(uri).find(uri)
@@ -597,7 +597,7 @@ def test_s3_completed_twice(s3: S3Server) -> None:
     staged.complete()
     assert staged._upload is not None
     staged._finish(staged._upload)
-    store_for(uri).delete(uri)
+    writable_store_for(uri).delete(uri)
     assert not staged._is_there()
     with pytest.raises(StoreError, match="its upload is no longer there"):
         staged._finish(staged._upload)
@@ -605,7 +605,7 @@ def test_s3_completed_twice(s3: S3Server) -> None:
 
 def test_s3_parts_hold_the_largest_object() -> None:
     """Ten thousand parts hold 5 TiB, and no part is above 5 GiB."""
-    sizes = [upload_module.part_bytes(index) for index in range(10_000)]
+    sizes = [upload_module.get_part_bytes(index) for index in range(10_000)]
     assert sizes[0] == 8 << 20
     assert sum(sizes) >= 5 << 40
     assert max(sizes) <= 5 << 30
@@ -653,7 +653,7 @@ def test_every_botocore_exception_is_ours(kind: type[Exception]) -> None:
     """No exception of botocore gets out, and ours names what was asked for."""
     error = made(kind)
     uri = "s3://bucket/key"
-    with pytest.raises(RayMrError, match=uri) as caught, errors.translated(uri):
+    with pytest.raises(RayMrError, match=uri) as caught, errors.translate_errors(uri):
         raise error
     assert not isinstance(caught.value, ObjectChanged)
 
@@ -682,7 +682,7 @@ def test_every_botocore_exception_is_ours(kind: type[Exception]) -> None:
 def test_answers_by_code(code: str, status: int | None, kind: type[RayMrError]) -> None:
     """An answer's code and status decide whether access, credentials or the store is at fault."""
     answer: Any = {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}
-    with pytest.raises(kind) as caught, errors.translated("s3://b/k", "http://store:1"):
+    with pytest.raises(kind) as caught, errors.translate_errors("s3://b/k", "http://store:1"):
         raise boto.ClientError(answer, "GetObject")
     assert type(caught.value) is kind
 
@@ -692,7 +692,7 @@ def test_archived() -> None:
     facts = {"HTTPStatusCode": 403}
     answer: Any = {"Error": {"Code": "InvalidObjectState"}, "ResponseMetadata": facts}
     words = r"(?s)s3://b/k is archived .*restore it"
-    with pytest.raises(StoreError, match=words), errors.translated("s3://b/k"):
+    with pytest.raises(StoreError, match=words), errors.translate_errors("s3://b/k"):
         raise boto.ClientError(answer, "GetObject")
 
 
@@ -700,7 +700,7 @@ def test_messages_hold_no_header() -> None:
     """An exception that quotes a header, as one for a bad token does, is not quoted itself."""
     token = "Invalid header value b'SECRET\\n'"
     for error in (ValueError(token), boto.HTTPClientError(error=token)):
-        with pytest.raises(RayMrError) as caught, errors.translated("s3://b/k"):
+        with pytest.raises(RayMrError) as caught, errors.translate_errors("s3://b/k"):
             raise error
         assert "SECRET" not in str(caught.value)
         assert caught.value.__cause__ is None

@@ -147,8 +147,8 @@ class User:
 
     def fresh_stores(self) -> None:
         """Let clients be made anew, from the environment as it is now, and again afterwards."""
-        registry._s3_of.cache_clear()
-        self.request.addfinalizer(registry._s3_of.cache_clear)
+        registry._make_s3_of.cache_clear()
+        self.request.addfinalizer(registry._make_s3_of.cache_clear)
 
     def small_disk(self, place: Path, size: str) -> None:
         """A disk of its own in this folder, for the time of the test; needs root."""

@@ -32,8 +32,10 @@ from ray_mr.engines.ray import engine
 from ray_mr.jobs.job import Job
 from ray_mr.model import AttemptEnd
 from ray_mr.stores import publication
-from ray_mr.stores.local import LocalStore, StagedFile
-from ray_mr.stores.result import MANIFEST, REPORT, SUCCESS, Sink
+from ray_mr.stores.layout import MANIFEST, REPORT, SUCCESS
+from ray_mr.stores.local import LocalStore
+from ray_mr.stores.result import Sink
+from ray_mr.stores.staged_file import StagedFile
 from samples import wait_until
 
 if TYPE_CHECKING:

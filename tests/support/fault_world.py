@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from jobs import job, make_pings, script
 from ray_mr.driver.run import run
 from ray_mr.stores import registry
-from ray_mr.stores.result import SUCCESS, name_of, report_uri
+from ray_mr.stores.layout import SUCCESS, locate_part, locate_report
 
 if TYPE_CHECKING:
     from ray_mr.jobs.job import Job
@@ -103,7 +103,7 @@ class World:
         return next(other for other in sorted(starts) if other != start)
 
     def names(self) -> list[str]:
-        return [name_of(self.output, part) for part in range(PARTS)]
+        return [locate_part(self.output, part) for part in range(PARTS)]
 
     def result(self) -> bytes | None:
         """What is published, or nothing: with a mark where the output has one."""
@@ -119,7 +119,7 @@ class World:
         return b"".join(found)
 
     def report(self) -> dict[str, Any]:
-        with registry.store_for(self.output).open(report_uri(self.output)) as stream:
+        with registry.store_for(self.output).open(locate_report(self.output)) as stream:
             kept: dict[str, Any] = json.load(stream)
         return kept
 

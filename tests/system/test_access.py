@@ -17,8 +17,8 @@ from click.testing import CliRunner
 
 from jobs import MAPPER, make_pings, run_told, script
 from ray_mr import credentials as sealed
-from ray_mr.aws.session import session_of
-from ray_mr.aws.sts import MAX_POLICY, federate, policy_for
+from ray_mr.aws.session import make_session
+from ray_mr.aws.sts import MAX_POLICY, federate, make_policy
 from ray_mr.cli.main import main
 from ray_mr.credentials import Credentials
 from ray_mr.driver.run import plan
@@ -45,11 +45,11 @@ def key_file(
     for name in ("CREDENTIALS", "RAY_MR_KEY_SECRET", "RAY_MR_ALLOW_2014", "RAY_MR_RENEW"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("RAY_MR_KEY_FILE", str(path))
-    registry._s3_of.cache_clear()  # clients that were made with another environment
+    registry._make_s3_of.cache_clear()  # clients that were made with another environment
     yield path
     path.unlink()
-    access.carry("")
-    registry._s3_of.cache_clear()
+    access.set_envelope("")
+    registry._make_s3_of.cache_clear()
 
 
 @pytest.fixture
@@ -101,7 +101,7 @@ class TestFederate:
         found = federate([f"s3://{bucket}/in/**", f"s3://{bucket}/exact"], seconds=900)
         assert found.expiry is not None
         assert found.session_token
-        client = session_of(found).client("s3", endpoint_url=s3.endpoint)
+        client = make_session(found).client("s3", endpoint_url=s3.endpoint)
         listed = client.list_objects_v2(Bucket=bucket, Prefix="in/")
         assert [item["Key"] for item in listed["Contents"]] == ["in/a", "in/b"]
         assert client.get_object(Bucket=bucket, Key="in/a")["Body"].read() == b"x"
@@ -118,7 +118,7 @@ class TestFederate:
 
     def test_policy(self) -> None:
         """Exact keys stay exact, globs are cut at their first wildcard."""
-        policy = policy_for(["s3://b/x/**/*.xz", "s3://b/y.gz", "s3://c"])
+        policy = make_policy(["s3://b/x/**/*.xz", "s3://b/y.gz", "s3://c"])
         assert [s["Resource"] for s in policy["Statement"]] == [
             ["arn:aws:s3:::b/x/*", "arn:aws:s3:::b/y.gz"],
             ["arn:aws:s3:::b"],
@@ -130,7 +130,7 @@ class TestFederate:
 
     def test_long_policy(self) -> None:
         """Many prefixes become the one they share, so that STS takes the policy."""
-        policy = policy_for(f"s3://b/2014/{day:03d}/**" for day in range(300))
+        policy = make_policy(f"s3://b/2014/{day:03d}/**" for day in range(300))
         assert len(json.dumps(policy)) < MAX_POLICY
         assert policy["Statement"][0]["Resource"] == ["arn:aws:s3:::b/2014/*"]
 
@@ -161,7 +161,7 @@ class TestFederate:
         )
         for name in _OWN:
             monkeypatch.delenv(name, raising=False)
-        registry._s3_of.cache_clear()
+        registry._make_s3_of.cache_clear()
         with pytest.raises(CredentialsError):
             plan(job)
         monkeypatch.setenv("CREDENTIALS", envelope.stdout.strip())
@@ -276,7 +276,7 @@ class TestInUse:
     def test_unknown_renewal(self, text: str) -> None:
         """A hook that is none is refused, and the valid ones are named."""
         with pytest.raises(JobError, match="RAY_MR_RENEW"):
-            access.renewal({"RAY_MR_RENEW": text})
+            access.find_renewal({"RAY_MR_RENEW": text})
 
 
 class _Watch(threading.Thread):
@@ -380,5 +380,5 @@ def test_plaintext_is_nowhere(
 
 def test_session_takes_region() -> None:
     """The envelope's region is the session's; without one the environment's stays."""
-    assert session_of(Credentials("a", "b", region="eu-west-3")).region_name == "eu-west-3"
-    assert session_of(Credentials("a", "b")).region_name == boto3.session.Session().region_name
+    assert make_session(Credentials("a", "b", region="eu-west-3")).region_name == "eu-west-3"
+    assert make_session(Credentials("a", "b")).region_name == boto3.session.Session().region_name

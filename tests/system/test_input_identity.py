@@ -84,7 +84,7 @@ def test_change_with_its_time_set_back_is_refused(tmp_path: Path, listed: Stored
     write_back_in_time(tmp_path / "in", b"CONTENT")
     with pytest.raises(ObjectChanged, match="its content, mode, owner or links changed since"):
         store_for("/").download(listed, tmp_path / "copy", private=True)
-    assert store_for("/").changed(listed) is not None
+    assert store_for("/").detect_change(listed) is not None
     assert not (tmp_path / "copy").exists()
 
 
@@ -94,4 +94,4 @@ def test_file_that_is_only_read_and_linked_by_name_is_the_same(
     (tmp_path / "in").read_bytes()
     (tmp_path / "link").symlink_to(tmp_path / "in")
     os.utime(tmp_path, (1, 1))
-    assert store_for("/").changed(listed) is None
+    assert store_for("/").detect_change(listed) is None

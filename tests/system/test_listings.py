@@ -18,8 +18,8 @@ from ray_mr.driver.listing import objects_of, sources_of
 from ray_mr.errors import Interrupted, JobError, StoreError
 from ray_mr.model import ALREADY_LISTED, HIDDEN, IRREGULAR, SIDE_FILE
 from ray_mr.storage import patterns
-from ray_mr.storage.side_files import FOLDERS, results_of
-from ray_mr.stores import result as sinks
+from ray_mr.storage.side_files import FOLDERS, list_results
+from ray_mr.stores import layout
 from ray_mr.stores.registry import store_for
 from ray_mr.stores.walk import Walk
 
@@ -152,13 +152,13 @@ def test_find_files_beside_single_results_read_the_results_alone(
 )
 def test_report_of_any_output_is_known_as_its_side_file(output: str) -> None:
     """The names that a listing knows are those that a run gives."""
-    parts = [sinks.name_of(output, 0), output + "_SUCCESS", output + "manifest.json"]
-    report = sinks.report_uri(output)
-    assert any(set(each) <= set(parts) for each in results_of(report, sinks.REPORT))
-    between = "" if sinks.is_prefix(output) else "."
+    parts = [layout.locate_part(output, 0), output + "_SUCCESS", output + "manifest.json"]
+    report = layout.locate_report(output)
+    assert any(set(each) <= set(parts) for each in list_results(report, layout.REPORT))
+    between = "" if layout.is_prefix(output) else "."
     for folder in FOLDERS:
         name = f"{output}{between}{folder}/1.json"
-        assert any(set(each) <= set(parts) for each in results_of(name, folder)), name
+        assert any(set(each) <= set(parts) for each in list_results(name, folder)), name
 
 
 def test_run_over_its_own_output_reads_rows_alone(tmp_path: Path) -> None:

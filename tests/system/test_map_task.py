@@ -11,7 +11,7 @@ import pytest
 from jobs import MAPPER, PLATFORMS, make_pings, script
 from ray_mr.driver.run import run
 from ray_mr.jobs.job import Job
-from ray_mr.stores.result import read_result
+from ray_mr.stores.result_reader import open_result
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -63,7 +63,7 @@ def test_a_file_for_each_reduce_task(tmp_path: Path, engine: str) -> None:
         assert row["sha256"] == hashlib.sha256(data).hexdigest()
         assert (row["size_bytes"], row["records"]) == (len(data), data.count(b"\n"))
     assert report.results == told
-    whole = b"".join(stream.read() for stream in read_result(report.output))
+    whole = b"".join(stream.read() for stream in open_result(report.output))
     assert whole.count(b"\n") == 80
 
 

@@ -18,7 +18,7 @@ from ray_mr.errors import ChildError, JobError, StoreError
 from ray_mr.jobs import output_names
 from ray_mr.jobs.job import Job
 from ray_mr.stores import registry
-from ray_mr.stores.result import report_uri
+from ray_mr.stores.layout import locate_report
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -267,7 +267,7 @@ def test_folder_without_a_mark_is_refused_and_stays(
         server: S3Server = request.getfixturevalue("s3")
         output = f"s3://{server.bucket()}/out/"
     uri = f"{output}{name}/below/mine.txt"
-    store = registry.store_for(uri)
+    store = registry.writable_store_for(uri)
     staged = store.stage(uri)
     staged.write(b"mine")
     staged.complete()
@@ -275,7 +275,7 @@ def test_folder_without_a_mark_is_refused_and_stays(
         run(job(folder, output), engine="local", force=force)
     with store.open(uri) as stream:
         assert stream.read() == b"mine"
-    assert not store.exists(report_uri(output))
+    assert not store.exists(locate_report(output))
 
 
 def test_folder_of_a_failed_run_is_cleared_by_the_next(folder: Path) -> None:

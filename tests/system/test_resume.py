@@ -582,9 +582,9 @@ def test_state_that_arrives_badly(
 
     with fault_proxy(s3.endpoint, first) as proxy, monkeypatch.context() as patch:
         patch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
-        registry._s3_of.cache_clear()
+        registry._make_s3_of.cache_clear()
         report, _ = go(wanted, resume=True)
-    registry._s3_of.cache_clear()
+    registry._make_s3_of.cache_clear()
     assert len(struck) == 6  # run.json, mapped, three pieces, a failure
     assert [row["attempts"] for row in report.inputs] == [0, 0, 0, 0]
 

@@ -13,17 +13,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ray_mr.errors import JobError, StagedLost, StoreError
-from ray_mr.stores.registry import store_for
-from ray_mr.stores.result import (
-    Sink,
-    finish,
-    give_up,
-    is_prefix,
-    part_name,
-    read_result,
-    report_uri,
-    write_whole,
-)
+from ray_mr.stores.layout import format_part_name, is_prefix, locate_report
+from ray_mr.stores.publication import write_object
+from ray_mr.stores.registry import store_for, writable_store_for
+from ray_mr.stores.result import Sink, finish_publication, forget_publication
+from ray_mr.stores.result_reader import open_result
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -71,7 +65,7 @@ class Place:
         return [name for name in self.files() if not hidden.fullmatch(Path(name).name)]
 
     def put(self, name: str, data: bytes) -> None:
-        write_whole(self.base + name, data)
+        write_object(self.base + name, data)
 
 
 @pytest.fixture(params=["file", "folder", "s3"])
@@ -112,7 +106,7 @@ def publish(place: Place, *parts: bytes, force: bool = False) -> None:
 
 
 def result(place: Place) -> bytes:
-    return b"".join(stream.read() for stream in read_result(place.output))
+    return b"".join(stream.read() for stream in open_result(place.output))
 
 
 # ---------------------------------------------------------------- every place
@@ -164,8 +158,10 @@ def test_refused_if_there_is_a_result(place: Place) -> None:
 def test_force_keeps_the_old_result_until_the_new_one_is_whole(place: Place) -> None:
     """With force the old result and its report stay until the new ones are published."""
     publish(place, TEXT, TEXT, TEXT)
-    write_whole(report_uri(place.output), b"{}")
-    store_for(place.output).stage(report_uri(place.output)).write(b"what a killed run was writing")
+    write_object(locate_report(place.output), b"{}")
+    writable_store_for(place.output).stage(locate_report(place.output)).write(
+        b"what a killed run was writing"
+    )
     before = {name: place.files()[name] for name in place.visible()}
     sink = Sink(place.output, 2, force=True)
     sink.open()
@@ -192,13 +188,13 @@ def test_leftovers_of_a_killed_run(place: Place) -> None:
 def test_publish_that_breaks_off_is_finished(
     place: Place, older: tuple[bytes, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where the store refuses one of the changes, ``finish`` makes it and all that follow."""
+    """After the store refused a change, ``finish_publication`` makes it and all that follow."""
     last = "_SUCCESS" if is_prefix(place.output) else "result.txt"
     if older:
         publish(place, *older)
     sink = begun(place.output, 2, force=True)
     sink.write(0, TEXT)
-    store = type(store_for(place.output))
+    store = type(writable_store_for(place.output))
     commit = store.commit
 
     def failing(self: Any, uri: str, prepared: Any) -> None:
@@ -214,9 +210,9 @@ def test_publish_that_breaks_off_is_finished(
         sink.abort()
     if is_prefix(place.output):
         assert last not in place.files()
-    assert finish(place.output)
+    assert finish_publication(place.output)
     assert result(place) == TEXT
-    assert not finish(place.output)
+    assert not finish_publication(place.output)
     assert place.visible() == list(place.files()), "nothing temporary stays"
     assert "part-00002" not in place.files()
 
@@ -233,7 +229,7 @@ def test_publish_without_room_for_its_record_changes_nothing(
     def full(_uri: str, _data: bytes) -> None:
         raise StoreError("disk full")
 
-    monkeypatch.setattr("ray_mr.stores.publication._write", full)
+    monkeypatch.setattr("ray_mr.stores.publication.write_object", full)
     with pytest.raises(StoreError, match="disk full"):
         sink.publish()
     sink.abort()
@@ -261,20 +257,20 @@ def test_finish_without_what_was_prepared_keeps_an_older_result(prefix: Place) -
     publish(prefix, b"old\n", b"older\n")
     before = prefix.files()
     killed_after_the_record(prefix, os.urandom(9 << 20), b"new\n")
-    store_for(prefix.output).abandon(prefix.output)
-    assert not finish(prefix.output)
+    writable_store_for(prefix.output).remove_staged(prefix.output)
+    assert not finish_publication(prefix.output)
     assert prefix.files() == before
 
 
 def test_finish_without_what_was_prepared_says_so(prefix: Place) -> None:
     """Where there is no older result, what is there is cut off, and is not made to look whole."""
     killed_after_the_record(prefix, os.urandom(9 << 20), b"new\n")
-    store_for(prefix.output).abandon(prefix.output)
+    writable_store_for(prefix.output).remove_staged(prefix.output)
     with pytest.raises(StagedLost, match="cannot be published"):
-        finish(prefix.output)
+        finish_publication(prefix.output)
     assert "_SUCCESS" not in prefix.files()
-    give_up(prefix.output)
-    assert not finish(prefix.output)
+    forget_publication(prefix.output)
+    assert not finish_publication(prefix.output)
 
 
 @pytest.mark.parametrize(
@@ -300,7 +296,7 @@ def test_finish_of_a_record_that_is_not_ours_changes_nothing(tmp_path: Path, cha
     place.put("_ray_mr_publishing", json.dumps(record).encode())
     before = place.files()
     with pytest.raises(StoreError, match="publi"):
-        finish(place.output)
+        finish_publication(place.output)
     assert place.files() == before
     assert (tmp_path / "other.txt").read_bytes() == b"mine"
 
@@ -327,14 +323,14 @@ def test_parts_manifest_and_success(prefix: Place) -> None:
         ]
     }
     assert files["_SUCCESS"] == b""
-    assert [stream.read() for stream in read_result(prefix.output)] == [b"b 1\n", b"", b"a 22\n"]
+    assert [stream.read() for stream in open_result(prefix.output)] == [b"b 1\n", b"", b"a 22\n"]
 
 
 def test_success_comes_last(prefix: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """Parts first, then the manifest, then ``_SUCCESS``: who sees it can read all."""
     order: list[list[str]] = []
     sink = begun(prefix.output, 2)
-    store = type(store_for(prefix.output))
+    store = type(writable_store_for(prefix.output))
     commit = store.commit
 
     def watched(self: Any, uri: str, prepared: Any) -> None:
@@ -379,7 +375,7 @@ def test_part_of_more_than_one_upload(s3: S3Server) -> None:
     assert place.visible() == []
     assert list(place.files()) == ["part-00000 (upload)", "part-00002 (upload)"]
     sink.publish()
-    assert [stream.read() for stream in read_result(place.output)] == parts
+    assert [stream.read() for stream in open_result(place.output)] == parts
     assert not [name for name in place.files() if name.endswith("(upload)")]
 
 
@@ -395,7 +391,7 @@ def test_many_parts(tmp_path: Path) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         sink.abort()
-    assert b"".join(stream.read() for stream in read_result(f"{tmp_path}/out/")) == TEXT * 300
+    assert b"".join(stream.read() for stream in open_result(f"{tmp_path}/out/")) == TEXT * 300
 
 
 # ---------------------------------------------------------------- where it cannot be written
@@ -460,13 +456,15 @@ def test_output_with_wildcards_in_its_name(tmp_path: Path) -> None:
 
 def test_names() -> None:
     """Where parts and the report stand follows from the output's name alone."""
-    assert part_name(7) == "part-00007"
-    assert sorted(map(part_name, range(65536))) == [part_name(at) for at in range(65536)]
-    assert report_uri("/a/b/result.txt") == "/a/b/report.json"
-    assert report_uri("s3://bucket/a/") == "s3://bucket/a/report.json"
-    assert report_uri("/a/result-*.txt") == "/a/report.json"
-    assert report_uri("/a/b/os.txt") == "/a/b/os.txt.report.json"
-    assert report_uri("/a/b/os-*.txt") == "/a/b/os-.txt.report.json"
+    assert format_part_name(7) == "part-00007"
+    assert sorted(map(format_part_name, range(65536))) == [
+        format_part_name(at) for at in range(65536)
+    ]
+    assert locate_report("/a/b/result.txt") == "/a/b/report.json"
+    assert locate_report("s3://bucket/a/") == "s3://bucket/a/report.json"
+    assert locate_report("/a/result-*.txt") == "/a/report.json"
+    assert locate_report("/a/b/os.txt") == "/a/b/os.txt.report.json"
+    assert locate_report("/a/b/os-*.txt") == "/a/b/os-.txt.report.json"
     assert (is_prefix("/a/"), is_prefix("/a"), is_prefix("s3://b/a/")) == (True, False, True)
 
 

@@ -18,7 +18,7 @@ from ray_mr.driver import run as driver
 from ray_mr.driver.publish import facts_of
 from ray_mr.errors import JobError, RayMrError
 from ray_mr.postmortem import replay as capsules
-from ray_mr.stores.result import finish
+from ray_mr.stores.result import finish_publication
 from ray_mr.system import strict_json
 
 ODD = os.fsdecode(b"caf\xe9\xff.txt")
@@ -222,5 +222,5 @@ def test_report_of_others_beside_a_result_stays_as_it_is(
     text = json.dumps(facts).removesuffix("}") + ',\n "inputs": []\n}\n'
     (tmp_path / "report.json").write_text(text)
     facts_of(str(tmp_path / "report.json"))
-    assert not finish(str(tmp_path / "result.txt"))
+    assert not finish_publication(str(tmp_path / "result.txt"))
     assert (tmp_path / "report.json").read_text() == text

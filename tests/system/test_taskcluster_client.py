@@ -125,7 +125,7 @@ def test_key_of_a_secret(server: QueueServer, monkeypatch: pytest.MonkeyPatch) -
 
 def test_renewed_by_the_auth_service(server: QueueServer) -> None:
     """``taskcluster:LEVEL/BUCKET/PREFIX`` asks the auth service; a refusal names the scope."""
-    renew = access.renewal({"RAY_MR_RENEW": "taskcluster:read-only/pings/2014/"})
+    renew = access.find_renewal({"RAY_MR_RENEW": "taskcluster:read-only/pings/2014/"})
     assert renew is not None
     with pytest.raises(CredentialsError, match="auth:aws-s3:read-only:pings/2014/"):
         renew()

@@ -131,7 +131,7 @@ def _settings(job: Job, job_file: str, options: dict[str, Any]) -> GraphSettings
     if options["payload"] == "docker" and not options["image"]:
         raise click.UsageError("--image is needed for payload docker")
     env, scopes = _env(options["set_env"]), list(options["scope"])
-    if sealed := access.carried():
+    if sealed := access.get_envelope():
         detect_format(sealed)
         env[access.ENVELOPE] = sealed
     if name := options["key_secret"]:

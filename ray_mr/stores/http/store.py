@@ -22,7 +22,7 @@ from ray_mr.errors import (
     StoreError,
     StoreUnavailable,
 )
-from ray_mr.storage.streams import CHUNK_BYTES, stream_of
+from ray_mr.storage.streams import CHUNK_BYTES, make_stream
 from ray_mr.stores.http.address import Address
 from ray_mr.stores.http.request import (
     DENIED,
@@ -43,7 +43,6 @@ from ray_mr.system.scratch import atomic_write
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-    from typing import NoReturn
 
     from ray_mr.model import ManifestEntry, StoredObject
     from ray_mr.stores.http.request import Answer
@@ -54,7 +53,7 @@ _CHANGED = "changed (or was deleted) since it was listed"
 
 
 class HttpStore:
-    """See ``Store``."""
+    """See ``ReadableStore``."""
 
     def find(
         self,
@@ -62,7 +61,7 @@ class HttpStore:
         *,
         stop: threading.Event | None = None,  # noqa: ARG002 - it asks about one object
     ) -> Iterator[StoredObject]:
-        """See ``Store``; a web server lists nothing.
+        """See ``ReadableStore``; a web server lists nothing.
 
         Raises:
             JobError: The pattern is no exact URL.
@@ -75,7 +74,7 @@ class HttpStore:
         yield self.stat(pattern)
 
     def stat(self, uri: str, *, version: str = "") -> StoredObject:
-        """See ``Store``."""
+        """See ``ReadableStore``."""
         if version:
             raise JobError(f"{redact_uri(uri)}: web servers have no versions")
         found = self._look(Address.of(uri))
@@ -83,18 +82,14 @@ class HttpStore:
             raise StoreError(f"{redact_uri(uri)} does not exist", NOT_THERE)
         return found
 
-    def known(self, named: ManifestEntry) -> StoredObject | None:
-        """See ``Store``."""
-        if named.size_bytes is None or not named.etag or named.version:
+    def resolve_entry(self, entry: ManifestEntry) -> StoredObject | None:
+        """See ``ReadableStore``."""
+        if entry.size_bytes is None or not entry.etag or entry.version:
             return None
-        return Address.of(named.uri).object(named.size_bytes, named.etag)
-
-    def require_writable(self, uri: str) -> None:
-        """See ``Store``; it never is."""
-        self.stage(uri)
+        return Address.of(entry.uri).object(entry.size_bytes, entry.etag)
 
     def exists(self, uri: str) -> bool:
-        """See ``Store``."""
+        """See ``ReadableStore``."""
         return self._look(Address.of(uri)) is not None
 
     def _look(self, address: Address) -> StoredObject | None:
@@ -124,7 +119,7 @@ class HttpStore:
         private: bool,  # noqa: ARG002 - it always is
         stop: threading.Event | None = None,
     ) -> str:
-        """See ``Store``."""
+        """See ``ReadableStore``."""
         stop = stop or threading.Event()
         with atomic_write(path) as file:
             body = _Body(obj, file, stop)
@@ -137,11 +132,11 @@ class HttpStore:
                     most = max(most, body.size)
         return body.encoding
 
-    def changed(self, obj: StoredObject) -> ObjectChanged | None:
-        """See ``Store``: a copy of one version stays what it is."""
+    def detect_change(self, obj: StoredObject) -> ObjectChanged | None:
+        """See ``ReadableStore``: a copy of one version stays what it is."""
 
     def open(self, uri: str) -> BinaryIO:
-        """See ``Store``."""
+        """See ``ReadableStore``."""
         address = Address.of(uri)
         answer = self._opened(address)
 
@@ -152,7 +147,7 @@ class HttpStore:
             except Busy as error:
                 raise error.ours from None
 
-        return stream_of(read, answer.close)
+        return make_stream(read, answer.close)
 
     def _opened(self, address: Address) -> Answer:
         pause = Pause(threading.Event())
@@ -164,42 +159,6 @@ class HttpStore:
                     return answer
             except Busy as error:
                 pause(error)
-
-    def stage(self, uri: str) -> NoReturn:
-        """See ``Store``."""
-        raise JobError(f"{redact_uri(uri)}: nothing can be written to a web server")
-
-    def delete(self, uri: str) -> NoReturn:
-        """See ``Store``."""
-        self.stage(uri)
-
-    def progress(self, uri: str, _prepared: object) -> NoReturn:
-        """See ``Store``."""
-        self.stage(uri)
-
-    def commit(self, uri: str, _prepared: object) -> NoReturn:
-        """See ``Store``."""
-        self.stage(uri)
-
-    def beside(self, start: str) -> NoReturn:
-        """See ``Store``."""
-        self.stage(start)
-
-    def is_empty(self, uri: str) -> NoReturn:
-        """See ``Store``."""
-        self.stage(uri)
-
-    def kind(self, uri: str) -> NoReturn:
-        """See ``Store``."""
-        self.stage(uri)
-
-    def clear(self, uri: str, *, last: str = "") -> NoReturn:  # noqa: ARG002 - as Store has it
-        """See ``Store``."""
-        self.stage(uri)
-
-    def abandon(self, uri: str) -> NoReturn:
-        """See ``Store``."""
-        self.stage(uri)
 
 
 class _Body:

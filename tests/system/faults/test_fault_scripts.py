@@ -21,7 +21,7 @@ from jobs import run_told
 from ray_mr.driver.run import run
 from ray_mr.errors import JobError, WorkerLost
 from ray_mr.stores import registry
-from ray_mr.stores.result import SUCCESS, record_uri
+from ray_mr.stores.layout import SUCCESS, locate_record
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -167,7 +167,7 @@ def check_resumed(world: World, undisturbed: bytes, driver: Driver) -> None:
     """The driver was killed: there is no result, or all of it; going on gives all of it."""
     assert driver.wait() == -signal.SIGKILL, driver.said.read_text()
     world.open_gate()
-    recorded = registry.store_for(world.output).exists(record_uri(world.output))
+    recorded = registry.store_for(world.output).exists(locate_record(world.output))
     if world.result() is not None:
         assert world.result() == undisturbed
     if world.result() is not None and not recorded:

@@ -20,9 +20,10 @@ from ray_mr.engines.contract import ReducerFailed, ReducerOutput
 from ray_mr.errors import ChildError, StoreError, WorkerLost
 from ray_mr.model import PartReceipt, ReducerEnd
 from ray_mr.stores import registry
-from ray_mr.stores.local import FileWriter
-from ray_mr.stores.registry import store_for
-from ray_mr.stores.result import Sink, read_result
+from ray_mr.stores.registry import writable_store_for
+from ray_mr.stores.result import Sink
+from ray_mr.stores.result_reader import open_result
+from ray_mr.stores.staged_file import FileWriter
 from ray_mr.system import host
 from ray_mr.tasks import part_writer as output_module
 from ray_mr.tasks.part_writer import PartWriter
@@ -84,7 +85,7 @@ def left(output: str) -> list[str]:
 def test_written_by_reducers_or_by_the_driver(output: str, parts: int, placed: set[int]) -> None:
     """Whoever writes a part: the same bytes, the same sizes, lines and digests, nothing left."""
     sink = begun(output, parts)
-    places = sink.places([part for part in range(parts) if part in placed])
+    places = sink.make_targets([part for part in range(parts) if part in placed])
     assert set(places) == placed & set(range(parts))
     receipts = {part: written(place, PARTS[part])[1] for part, place in places.items()}
     for part in range(parts):
@@ -93,10 +94,10 @@ def test_written_by_reducers_or_by_the_driver(output: str, parts: int, placed: s
         elif PARTS[part]:
             sink.write(part, PARTS[part])
     assert sink.sizes == [len(data) for data in PARTS[:parts]]
-    told = sink.results()
+    told = sink.list_files()
     sink.publish()
     sink.abort()
-    found = [stream.read() for stream in read_result(output)]
+    found = [stream.read() for stream in open_result(output)]
     assert b"".join(found) == b"".join(PARTS[:parts])
     assert [row["sha256"] for row in told] == [hashlib.sha256(each).hexdigest() for each in found]
     assert [row["records"] for row in told] == [each.count(b"\n") for each in found]
@@ -115,24 +116,24 @@ def test_written_by_reducers_or_by_the_driver(output: str, parts: int, placed: s
 def test_withdrawn_place(output: str) -> None:
     """What stood at a place that was withdrawn is gone; its writer can leave nothing behind."""
     sink = begun(output, 3)
-    void, kept = sink.places([1]), sink.places([0, 2])
-    straggler = void[1].open(store_for)
+    void, kept = sink.make_targets([1]), sink.make_targets([0, 2])
+    straggler = void[1].open(writable_store_for)
     assert straggler is not None
     straggler.write(b"x" * (9 << 20))
     sink.withdraw([0, 1, 2])
-    assert kept[2].open(store_for) is None or "://" in output
+    assert kept[2].open(writable_store_for) is None or "://" in output
     try:
         straggler.write(b"x" * (9 << 20))
         straggler.seal()
     except StoreError as error:
         assert "NoSuchUpload" in str(error)
-    fresh = sink.places([1])
+    fresh = sink.make_targets([1])
     _, receipt = written(fresh[1], b"new\n")
     assert receipt is not None
     sink.accept(1, receipt)
     sink.publish()
     sink.abort()
-    assert b"".join(stream.read() for stream in read_result(output)) == b"new\n"
+    assert b"".join(stream.read() for stream in open_result(output)) == b"new\n"
     assert not [name for name in left(output) if name.startswith(".")]
     if "://" in output:
         assert len(left(output)) == 5
@@ -141,12 +142,12 @@ def test_withdrawn_place(output: str) -> None:
 def test_aborted_with_places_given_out(output: str) -> None:
     """A run that fails leaves no byte of what reducers wrote, accepted or not."""
     sink = begun(output, 4)
-    places = sink.places([0, 1, 2])
+    places = sink.make_targets([0, 1, 2])
     for part in (0, 1):
         _, receipt = written(places[part], PARTS[0] * 40)
         assert receipt is not None
         sink.accept(part, receipt)
-    writer = places[2].open(store_for)
+    writer = places[2].open(writable_store_for)
     assert writer is not None
     writer.write(PARTS[0] * 40)
     sink.abort()
@@ -157,7 +158,7 @@ def test_aborted_with_places_given_out(output: str) -> None:
 def test_places_of_a_killed_driver(output: str) -> None:
     """What reducers of a killed run had written is removed by the next run."""
     killed = begun(output, 2)
-    for place in killed.places([0, 1]).values():
+    for place in killed.make_targets([0, 1]).values():
         written(place, PARTS[0] * 40)
     del killed  # as SIGKILL does: neither publish nor abort
     begun(output, 2).abort()
@@ -167,7 +168,7 @@ def test_places_of_a_killed_driver(output: str) -> None:
 def test_another_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A reducer elsewhere never writes to a file of that name: the driver gets its output."""
     sink = begun(f"{tmp_path}/result.txt", 1)
-    place = sink.places([0])[0]
+    place = sink.make_targets([0])[0]
     with monkeypatch.context() as patch:
         patch.setattr(host, "boot", lambda: "another")
         assert written(place, PARTS[0]) == (PARTS[0], None)
@@ -184,7 +185,7 @@ def test_another_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_shorter_than_told(tmp_path: Path) -> None:
     """A file that is not as long as its reducer said is an error that names the result."""
     sink = begun(f"{tmp_path}/out/", 2)
-    place = sink.places([1])[1]
+    place = sink.make_targets([1])[1]
     _, receipt = written(place, PARTS[1])
     assert receipt is not None
     (hidden,) = (tmp_path / "out").glob(".part-00001*")
@@ -199,15 +200,15 @@ def test_place_that_may_not_be_written(s3: S3Server, monkeypatch: pytest.MonkeyP
     """A reducer that has no permission hands its output to the driver, all of it, in order."""
     output = f"s3://{s3.bucket()}/out/"
     data = os.urandom(9 << 20)
-    place = begun(output, 1).places([0])[0]
+    place = begun(output, 1).make_targets([0])[0]
     for size in (len(data), 500_000):
         with fault_proxy(s3.endpoint, by_table({("PUT", "part-00000"): ["denied"] * 9})) as proxy:
             with monkeypatch.context() as patch:
                 patch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
-                registry._s3_of.cache_clear()
+                registry._make_s3_of.cache_clear()
                 assert written(place, data[:size]) == (data[:size], None)
             assert proxy.fired == {("denied", "PUT"): 1}
-    registry._s3_of.cache_clear()
+    registry._make_s3_of.cache_clear()
     begun(output, 1).abort()
     assert left(output) == []
 
@@ -216,14 +217,14 @@ def test_place_that_is_lost_half_way(s3: S3Server, monkeypatch: pytest.MonkeyPat
     """Once something stands at a place, an error is an error: no part comes from both."""
     output = f"s3://{s3.bucket()}/out/"
     sink = begun(output, 1)
-    place = sink.places([0])[0]
+    place = sink.make_targets([0])[0]
     table = by_table({("PUT", "partNumber=2"): ["denied"]})
     with fault_proxy(s3.endpoint, table) as proxy, monkeypatch.context() as patch:
         patch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
-        registry._s3_of.cache_clear()
+        registry._make_s3_of.cache_clear()
         with pytest.raises(StoreError, match="part-00000"):
             written(place, os.urandom(9 << 20))
-    registry._s3_of.cache_clear()
+    registry._make_s3_of.cache_clear()
     sink.abort()
     assert left(output) == []
 
@@ -317,7 +318,7 @@ def test_to_a_bucket(
     report, _ = run_told(lines_job(folder, output=output), engine=engine)
     assert report.ok
     assert accepted == [0, 1, 2]
-    assert b"".join(stream.read() for stream in read_result(output)) == plain
+    assert b"".join(stream.read() for stream in open_result(output)) == plain
     assert left(output) == [
         f"out/{name}"
         for name in [
@@ -355,7 +356,7 @@ def test_reducer_killed_in_its_output(
     assert report.ok
     assert any("a reducer is replaced" in notice for notice in notices)
     assert accepted == [0, 1, 2]
-    assert b"".join(stream.read() for stream in read_result(output)) == plain
+    assert b"".join(stream.read() for stream in open_result(output)) == plain
     assert not [name for name in left(output) if name.startswith(".")]
     if where == "s3":
         assert len(left(output)) == 6

@@ -26,16 +26,16 @@ from ray_mr.driver.scheduler import Scheduler
 from ray_mr.errors import ChildError, Interrupted, JobError
 from ray_mr.jobs.job import Job
 from ray_mr.stores import publication, registry
-from ray_mr.stores.result import (
+from ray_mr.stores.layout import (
     SUCCESS,
-    failed_report_uri,
-    finish,
-    name_of,
-    parts_there,
-    record_uri,
-    report_uri,
-    write_whole,
+    find_parts,
+    locate_failed_report,
+    locate_part,
+    locate_record,
+    locate_report,
 )
+from ray_mr.stores.publication import write_object
+from ray_mr.stores.result import finish_publication
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -82,9 +82,9 @@ class Place:
     def restore(self, files: dict[str, bytes]) -> None:
         """Have the place hold these files and nothing else."""
         for uri in {*self.names()} - {*files}:
-            registry.store_for(uri).delete(uri)
+            registry.writable_store_for(uri).delete(uri)
         for uri, data in files.items():
-            write_whole(uri, data)
+            write_object(uri, data)
 
     def read(self, uri: str) -> bytes:
         with registry.store_for(uri).open(uri) as stream:
@@ -92,13 +92,13 @@ class Place:
 
     def parts(self) -> list[bytes]:
         """What is there, part by part."""
-        return [self.read(uri) for uri in parts_there(self.output)]
+        return [self.read(uri) for uri in find_parts(self.output)]
 
     def has_mark(self) -> bool:
         return registry.store_for(self.output).exists(self.output + SUCCESS)
 
     def report(self) -> dict[str, Any] | None:
-        uri = report_uri(self.output)
+        uri = locate_report(self.output)
         if not registry.store_for(uri).exists(uri):
             return None
         told: dict[str, Any] = json.loads(self.read(uri))
@@ -129,8 +129,8 @@ class Place:
         assert told is not None
         assert (told["ok"], told["name"]) == (True, name)
         assert self.has_mark() or not self.output.endswith("/")
-        assert not registry.store_for(self.output).exists(record_uri(self.output))
-        assert not registry.store_for(self.output).exists(failed_report_uri(self.output))
+        assert not registry.store_for(self.output).exists(locate_record(self.output))
+        assert not registry.store_for(self.output).exists(locate_failed_report(self.output))
 
     def check_nothing_staged(self) -> None:
         assert not [name for name in self.names() if name.endswith(".part")]
@@ -178,7 +178,7 @@ def kills(place: Place, driver: Driver, before: dict[str, bytes], **how: Any) ->
         if code == 0:
             break
         assert code == -signal.SIGKILL, driver.said.read_text()
-        yield registry.store_for(place.output).exists(record_uri(place.output))
+        yield registry.store_for(place.output).exists(locate_record(place.output))
     place.check_whole(place.reducer)
     place.check_nothing_staged()
 
@@ -238,7 +238,7 @@ def test_failed_run_with_force_keeps_result_and_report(place: Place) -> None:
         run(failing.job, engine="local", force=True).raise_if_failed()
     after = place.snapshot()
     assert before.items() <= after.items()
-    told = json.loads(after[failed_report_uri(place.output)])
+    told = json.loads(after[locate_failed_report(place.output)])
     assert (told["ok"], told["exit_code"], told["state"]) == (False, 6, "failed")
     assert run(place.job, engine="local", force=True).ok
     place.check_whole("sum")
@@ -279,7 +279,7 @@ def test_interrupted_run_with_force_keeps_result_and_report(
         run(place.job, engine="local", force=True)
     after = place.snapshot()
     assert before.items() <= after.items()
-    assert json.loads(after[failed_report_uri(place.output)])["exit_code"] == 130
+    assert json.loads(after[locate_failed_report(place.output)])["exit_code"] == 130
 
 
 def test_interrupted_publication_is_completed_at_once(
@@ -315,9 +315,9 @@ def test_run_after_a_publication_that_cannot_be_completed_says_what_to_do(
         patch.setattr(publication, "_make", die)
         with pytest.raises(SystemExit):
             run(place.job, engine="local")
-    store = registry.store_for(place.output)
+    store = registry.writable_store_for(place.output)
     for part in range(PARTS):
-        store.abandon(name_of(place.output, part))
+        store.remove_staged(locate_part(place.output, part))
     with pytest.raises(JobError, match="cut off") as caught:
         run(place.job, engine="local")
     assert "--force" in caught.value.hint
@@ -344,7 +344,7 @@ def test_command_s_other_process_completes_a_publication(
     assert RunHistory.of(journal).has_published()
     place.check_whole("sum")
     assert RunHistory.of(journal).has_published(), "it is whole, and nothing is left to complete"
-    assert not finish(place.output)
+    assert not finish_publication(place.output)
 
 
 def test_command_s_other_process_does_not_believe_another_result(place: Place) -> None:

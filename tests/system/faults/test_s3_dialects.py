@@ -52,11 +52,11 @@ def speak(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[
             if keys:
                 monkeypatch.setenv("AWS_ACCESS_KEY_ID", "made")
                 monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "up")
-            registry._s3_of.cache_clear()
+            registry._make_s3_of.cache_clear()
             return made
 
         yield begun
-    registry._s3_of.cache_clear()
+    registry._make_s3_of.cache_clear()
 
 
 def fetched(
@@ -335,9 +335,9 @@ class TestSettings:
 def test_upload_refused_checksum_names_the_setting(status: int, code: str) -> None:
     from botocore.exceptions import ClientError
 
-    from ray_mr.aws.errors import translated
+    from ray_mr.aws.errors import translate_errors
 
     answer = {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}
-    with pytest.raises(StoreError) as caught, translated("s3://bkt/out"):
+    with pytest.raises(StoreError) as caught, translate_errors("s3://bkt/out"):
         raise ClientError(answer, "PutObject")
     assert "AWS_REQUEST_CHECKSUM_CALCULATION=when_required" in caught.value.hint

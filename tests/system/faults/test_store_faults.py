@@ -103,11 +103,11 @@ def serve(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
             proxy = FaultProxy(s3.endpoint, by_table(table))
             proxies.append(proxy)
             patch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
-            registry._s3_of.cache_clear()
+            registry._make_s3_of.cache_clear()
             return proxy
 
         yield served
-    registry._s3_of.cache_clear()
+    registry._make_s3_of.cache_clear()
     for proxy in proxies:
         proxy.close()
 

@@ -21,7 +21,7 @@ from jobs import script
 from ray_mr.driver.run import run
 from ray_mr.jobs.job import Job
 from ray_mr.stores import registry
-from ray_mr.stores.result import MANIFEST, SUCCESS, name_of, report_uri
+from ray_mr.stores.layout import MANIFEST, SUCCESS, locate_part, locate_report
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -75,7 +75,7 @@ class Side:
     def check_published(self) -> None:
         """This side's result is there, whole, with its report; nothing else is."""
         store = registry.store_for(self.output)
-        uris = [name_of(self.output, part) for part in range(PARTS)]
+        uris = [locate_part(self.output, part) for part in range(PARTS)]
         known = {*uris, *(self.output + name for name in (MANIFEST, SUCCESS, "report.json"))}
         assert {obj.uri for obj in store.find(self.output)} == known
         parts = []
@@ -83,7 +83,7 @@ class Side:
             with store.open(uri) as stream:
                 parts.append(stream.read())
         assert parts == self.expected()
-        with store.open(report_uri(self.output)) as stream:
+        with store.open(locate_report(self.output)) as stream:
             told = json.load(stream)
         assert (told["name"], told["ok"], told["state"]) == (self.reducer, True, "published")
         digests = [hashlib.sha256(part).hexdigest() for part in parts]

@@ -27,7 +27,7 @@ from ray_mr.jobs.job import Job
 from ray_mr.model import AttemptEnd, AttemptId, FileCounts, Input, StoredObject
 from ray_mr.planning.object_list import BLOCK, Inputs, ObjectList, Skipped
 from ray_mr.planning.plan import make_plan
-from ray_mr.stores.result import write_whole
+from ray_mr.stores.publication import write_object
 from ray_mr.system.spill import MAX_HELD_BYTES, Spill, sort_rows
 
 if TYPE_CHECKING:
@@ -312,7 +312,7 @@ def test_memory_of_a_run(tmp_path: Path) -> None:
             ledger.committed(AttemptEnd(AttemptId(split.index, split.start, 1), files))
         ledger.balance()
         report = Report("n", "o", ledger.totals(), inputs=ledger.rows_of_inputs())
-        write_whole(str(tmp_path / "report.json"), more=report.json_pieces())
+        write_object(str(tmp_path / "report.json"), more=report.json_pieces())
         most = tracemalloc.get_traced_memory()[1] - before
     finally:
         tracemalloc.stop()

@@ -14,7 +14,13 @@ from hypothesis import strategies as st
 
 from ray_mr.errors import JobError
 from ray_mr.model import HIDDEN
-from ray_mr.storage.patterns import MAX_PATTERN_CHARS, Pattern, is_glob, literal_prefix, matcher
+from ray_mr.storage.patterns import (
+    MAX_PATTERN_CHARS,
+    Pattern,
+    get_literal_prefix,
+    is_glob,
+    make_matcher,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -197,7 +203,7 @@ def test_pattern_hostile_name_is_refused_at_once(pattern: str, name: str) -> Non
     subprocess.run([sys.executable, "-c", program, pattern, name], check=True, timeout=60)
 
 
-@pytest.mark.parametrize("check", [is_glob, literal_prefix, matcher])
+@pytest.mark.parametrize("check", [is_glob, get_literal_prefix, make_matcher])
 def test_pattern_longer_than_any_name_is_refused(check: Callable[[str], object]) -> None:
     with pytest.raises(JobError, match="a pattern of"):
         check("[" * (MAX_PATTERN_CHARS + 1))
