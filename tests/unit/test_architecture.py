@@ -96,7 +96,7 @@ FENCES = {
 QUESTIONS = {
     "how often a failed attempt is tried again": ("driver/retry_policy.py", "decide"),
     "the pause before a request is repeated": ("system/backoff.py", "Backoff"),
-    "what happens when S3 answers 503": ("aws/errors.py", "translated"),
+    "what happens when S3 answers 503": ("aws/errors.py", "translate_errors"),
     "the format of a shuffle block": ("shuffle/blocks.py", "pack"),
     "which reducer gets a key": ("shuffle/partition.py", "compute_partition"),
     "the order of rows": ("shuffle/order/sort_keys.py", "make_row_order"),
