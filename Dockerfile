@@ -1,4 +1,4 @@
-# The image of ray_mr: TaskCluster tasks run in it, and images of jobs begin FROM it (docs/image.md).
+# The image of ray_mr: TaskCluster tasks run in it, and images of jobs begin FROM it (docs/how-to/image.md).
 # Any Debian or Ubuntu with Python 3.11 or newer can be the base: docker build --build-arg BASE=...
 ARG BASE=debian:bookworm-slim
 

@@ -62,7 +62,7 @@ REGISTRY ?=
 INDEX    ?= $(or $(USER),$(shell id -un))/ray-mr
 IMAGE    := $(if $(REGISTRY),$(REGISTRY)/$(INDEX),ray-mr)
 
-image:  ## the container image, with docker, podman or buildah (docs/image.md)
+image:  ## the container image, with docker, podman or buildah (docs/how-to/image.md)
 	@image/image.sh build $(IMAGE)
 
 image-test: $(STAMP)  ## build the image and run jobs in it

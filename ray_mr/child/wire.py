@@ -4,7 +4,7 @@ A frame is a head, one line of ASCII, and a payload::
 
     <name> <position> <count> <size>\n<size bytes>
 
-What each message says stands in ``docs/child-protocol.md``, which tests hold to this module.
+``docs/reference/child-protocol.md`` describes each message; tests compare it with this module.
 
 The payload of ``pairs`` is ``count`` little-endian u32 lengths of keys, as many of values, all
 keys, all values.

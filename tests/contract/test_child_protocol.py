@@ -1,4 +1,4 @@
-"""What docs/child-protocol.md promises: it says what is so, and it is enough to write a harness."""
+"""docs/reference/child-protocol.md is true, and is enough to write a harness."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tools import require_tool, skip_loudly
 if TYPE_CHECKING:
     from pathlib import Path
 
-PAGE = (DOCS / "child-protocol.md").read_text()
+PAGE = (DOCS / "reference" / "child-protocol.md").read_text()
 PERL = SUPPORT / "harness" / "perl.pl"
 
 

@@ -114,8 +114,8 @@ def test_demo_job_file_shows_every_option_with_its_default(tmp_path: Path) -> No
     assert commented | set(re.findall(r"^(\w+):", text, re.MULTILINE)) == set(Job.model_fields)
 
 
-def test_readme_names_every_option() -> None:
-    """The README's table has exactly the job's options."""
-    section = (TOP / "README.md").read_text().split("## The job file")[1]
+def test_job_file_page_names_exactly_the_options_of_a_job() -> None:
+    page = (TOP / "docs" / "reference" / "job-file.md").read_text()
+    section = page.split("## Options\n")[1].split("\n## ")[0]
     cells = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
     assert set(re.findall(r"`(\w+)`", " ".join(cells))) == set(Job.model_fields)

@@ -366,8 +366,8 @@ def test_crashing_file_is_found_by_halving(tmp_path: Path) -> None:
 
 
 def test_page_of_programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """docs/programs.md: its job runs, and its table has every name of the environment."""
-    page = (DOCS / "programs.md").read_text()
+    """docs/reference/programs.md: its job runs, and its table has every name of the environment."""
+    page = (DOCS / "reference" / "programs.md").read_text()
     rows = re.findall(r"^\| `(\w+)` \| `(\w+)` \|$", page, re.MULTILINE)
     assert dict(rows) == OLD_NAMES
     (tmp_path / "job.yml").write_text(page.split("```yaml\n")[1].split("```")[0])

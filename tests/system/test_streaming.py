@@ -328,7 +328,7 @@ def test_as_hadoop(tmp_path: Path, steps: tuple[str, ...], mapper: str) -> None:
     assert (tmp_path / "out.txt").read_bytes() == expected
 
 
-PAGE = (TOP / "docs" / "hadoop.md").read_text()
+PAGE = (TOP / "docs" / "how-to" / "hadoop.md").read_text()
 OPTIONS = """
 -input -output -mapper -combiner -reducer -numReduceTasks -file -files -archives -cacheFile
 -cacheArchive -cmdenv -jobconf -D -partitioner -inputformat -outputformat -inputreader -lazyOutput
@@ -342,7 +342,7 @@ TotalOrderPartitioner NLineInputFormat mapreduce.job.reduces mapreduce.job.name
 
 
 class TestPageOfHadoop:
-    """docs/hadoop.md."""
+    """docs/how-to/hadoop.md."""
 
     def test_every_option(self) -> None:
         """Each option of Hadoop Streaming is told of; what is said to be a job's key is one."""

@@ -154,8 +154,8 @@ class TestGraph:
 
 
 def test_documented_definitions() -> None:
-    """The payloads in docs/taskcluster.md are what submit makes."""
-    page = (DOCS / "taskcluster.md").read_text()
+    """The payloads in docs/how-to/taskcluster.md are what submit makes."""
+    page = (DOCS / "how-to" / "taskcluster.md").read_text()
     shown = [json.loads(text.partition("```")[0]) for text in page.split("```json")[1:]]
     env = {"CREDENTIALS": "eyJ...", "RAY_MR_KEY_SECRET": "project/os-count/key"}
     ping = [StoredObject("s3://pings/a.xz", "a.xz", 1, "e")]

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 PAGES = [
     path
-    for pattern in ("*.md", "docs/*.md", "examples/*.md", "cluster/*.md", "benchmarks/*.md")
+    for pattern in ("*.md", "docs/**/*.md", "examples/*.md", "cluster/*.md", "benchmarks/*.md")
     for path in sorted(TOP.glob(pattern))
 ]
 LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -49,4 +49,4 @@ def test_every_page_is_linked() -> None:
             continue
         seen.add(page)
         todo += [(page.parent / link.partition("#")[0]).resolve() for link in _links(page)]
-    assert set((TOP / "docs").glob("*.md")) <= seen
+    assert set((TOP / "docs").rglob("*.md")) <= seen

@@ -1,7 +1,7 @@
 // The Node harness: calls the user's function for each record or group.
 //
 // Copied beside the user's script and run there.  It needs Node's standard library only.  The
-// messages are described in docs/child-protocol.md.
+// messages are described in docs/reference/child-protocol.md.
 'use strict';
 
 const buffer = require('buffer');

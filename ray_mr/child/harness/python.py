@@ -2,7 +2,7 @@
 
 Copied beside the user's script and run there; never imported by ray_mr.  It needs the standard
 library only, and takes ``orjson``, ``isal`` and ``zstandard`` where the interpreter has them.
-The messages are described in docs/child-protocol.md.
+The messages are described in docs/reference/child-protocol.md.
 
 It runs as ``__main__`` in the program, and as ``__mp_main__`` in each process that multiprocessing
 starts by ``spawn`` or ``forkserver``: there it makes the user's script importable, and no more.

@@ -1,4 +1,4 @@
-# A harness for Perl, written from docs/child-protocol.md alone, for the tests.
+# A harness for Perl, written from docs/reference/child-protocol.md alone, for the tests.
 #
 # It has no `stream` and no `careful`, and says so.  A function gives undef, a text, or a list of
 # texts (a line each) and [key, value] pairs.

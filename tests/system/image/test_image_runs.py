@@ -126,8 +126,8 @@ def test_javascript(image: Image, s3: S3Server, tmp_path: Path) -> None:
 
 
 def test_image_of_a_job(image: Image, tmp_path: Path) -> None:
-    """``FROM ray-mr`` and ``COPY``, as docs/image.md shows it, is the image of a job."""
-    page = (TOP / "docs" / "image.md").read_text()
+    """``FROM ray-mr`` and ``COPY``, as docs/how-to/image.md shows it, is the image of a job."""
+    page = (TOP / "docs" / "how-to" / "image.md").read_text()
     shown = page.partition("```dockerfile\n")[2].partition("```")[0]
     assert shown.startswith("FROM ray-mr\n")
     context = work_folder(tmp_path)
