@@ -170,7 +170,7 @@ class LocalEngine:
 
     def read(self, ref: Ref) -> memoryview:
         """See ``Engine``."""
-        return block_files.read(ref.where)
+        return block_files.read(ref.location)
 
     def diagnose(self) -> str:
         """See ``Engine``; here a silence is the program's own."""

@@ -94,7 +94,7 @@ def test_objects_are_hardly_larger_than_rows(house: House) -> None:
                 message = getattr(event, "message", None)
                 end = message if isinstance(message, AttemptEnd) else end
         assert end.error is None
-        told = get_object_locations(refs)
+        told = get_object_locations([block.ref for block in refs])
         assert len(told) == end.blocks > 1
         assert len(text) / 2 < sum(each["object_size"] for each in told.values()) < len(text) * 1.1
     finally:

@@ -87,7 +87,7 @@ def test_attempts_that_wait_for_others_never_begin(
         with Path(gate).open() as held:
             held.read()
 
-    monkeypatch.setattr("ray_mr.engines.ray.engine.SWEEP_S", 0.5)
+    monkeypatch.setattr("ray_mr.engines.ray.engine.LEAVE_TIMEOUT_S", 0.5)
     gates = [folder / f"gate-{number}" for number in range(2)]
     for gate in gates:
         os.mkfifo(gate)
@@ -157,7 +157,9 @@ def test_worker_that_dies_before_an_announced_block(begin: Begin) -> None:
     """A loss between the word of a block and the block is told at once, like any other."""
     import ray
 
-    from ray_mr.engines.ray.engine import RayEngine, _Stream
+    from ray_mr.engines.ray.engine import RayEngine
+    from ray_mr.engines.ray.remote import BlockAnnounced
+    from ray_mr.engines.ray.streams import TaskStream
 
     run = begin()
     assert isinstance(run.engine, RayEngine)
@@ -166,11 +168,13 @@ def test_worker_that_dies_before_an_announced_block(begin: Begin) -> None:
     @ray.remote(max_retries=0, num_returns="streaming", num_cpus=0)
     def dying(meta: BlockMeta) -> Iterator[object]:
         yield Progress(0)
-        yield meta
+        yield BlockAnnounced(meta, 1)
         os._exit(1)
 
     meta = BlockMeta(ident, 0, 0, (1,), (0, 1), (0,))
-    run.engine._attempts[ident] = _Stream(dying.remote(meta))
+    run.engine._attempts[ident] = TaskStream(
+        dying.remote(meta), run.engine._budget.grant_attempt(1)
+    )
     lost = run.until(lambda event: isinstance(event, AttemptLost))
     assert isinstance(lost, AttemptLost)
     assert lost.error.retryable
@@ -181,7 +185,9 @@ def test_reducer_that_dies_before_an_announced_piece(begin: Begin) -> None:
     """The same for a reducer's output."""
     import ray
 
-    from ray_mr.engines.ray.engine import RayEngine, _Stream
+    from ray_mr.engines.ray.engine import RayEngine
+    from ray_mr.engines.ray.remote import BlockAnnounced
+    from ray_mr.engines.ray.streams import TaskStream
 
     run = begin()
     assert isinstance(run.engine, RayEngine)
@@ -189,10 +195,10 @@ def test_reducer_that_dies_before_an_announced_piece(begin: Begin) -> None:
 
     @ray.remote(max_retries=0, num_returns="streaming", num_cpus=0)
     def dying() -> Iterator[object]:
-        yield 0
+        yield BlockAnnounced(0, 1)
         os._exit(1)
 
-    run.engine._reducers[1].output = _Stream(dying.remote())
+    run.engine._reducers[1].output = TaskStream(dying.remote(), run.engine._budget.grant_reducer(1))
     assert run.failed(1).retryable
 
 
@@ -215,11 +221,11 @@ def _made(kind: type[BaseException]) -> BaseException:
 
 
 @pytest.mark.ray
-def test_every_exception_of_ray_is_translated() -> None:
+def test_every_exception_of_ray_istranslate_errors() -> None:
     """No class of ``ray.exceptions`` gets through, and each becomes an error that says its name."""
     from ray import exceptions as rex
 
-    from ray_mr.engines.ray.engine import _translated
+    from ray_mr.engines.ray.errors import translate_errors
 
     kinds = [
         kind
@@ -228,7 +234,7 @@ def test_every_exception_of_ray_is_translated() -> None:
     ]
     assert len(kinds) > 25
     for kind in kinds:
-        with pytest.raises(RayMrError) as caught, _translated():
+        with pytest.raises(RayMrError) as caught, translate_errors():
             raise _made(kind)
         assert caught.value.message, kind
         if kind is not rex.RayTaskError:
@@ -240,7 +246,7 @@ def test_losses_are_worth_another_try_and_nothing_else() -> None:
     """Gone workers, actors, nodes and objects are retryable; a full disk or a bad set-up is not."""
     from ray import exceptions as rex
 
-    from ray_mr.engines.ray.engine import _translated
+    from ray_mr.engines.ray.errors import translate_errors
 
     retryable = {
         rex.WorkerCrashedError: True,
@@ -259,7 +265,7 @@ def test_losses_are_worth_another_try_and_nothing_else() -> None:
         rex.AuthenticationError: False,
     }
     for kind, expected in retryable.items():
-        with pytest.raises(RayMrError) as caught, _translated():
+        with pytest.raises(RayMrError) as caught, translate_errors():
             raise _made(kind)
         assert caught.value.retryable is expected, kind
 
@@ -269,20 +275,20 @@ def test_our_errors_come_through_ray_as_they_are() -> None:
     """An error of ours raised in a task is that very class, with message and hint."""
     from ray import exceptions as rex
 
-    from ray_mr.engines.ray.engine import _GoneError, _translated
+    from ray_mr.engines.ray.errors import BlockLostError, translate_errors
 
     for ours in (CorruptObject("damaged", "fetch it again"), LedgerError("2 of 3", "a defect")):
         plain = rex.RayTaskError("f", "traceback", ours)
         for raised in (plain, plain.as_instanceof_cause()):
-            with pytest.raises(RayMrError) as caught, _translated():
+            with pytest.raises(RayMrError) as caught, translate_errors():
                 raise raised
             assert type(caught.value) is type(ours)
             assert caught.value.args == ours.args
     lost = rex.ObjectLostError("00" * 28, None, "")
     for cause in (lost, rex.NodeDiedError("gone"), rex.WorkerCrashedError()):
-        with pytest.raises(_GoneError), _translated():
+        with pytest.raises(BlockLostError), translate_errors():
             raise rex.RayTaskError("f", "traceback", cause)
-    with pytest.raises(RayMrError, match="a defect in a task") as caught, _translated():
+    with pytest.raises(RayMrError, match="a defect in a task") as caught, translate_errors():
         raise rex.RayTaskError("f", "traceback", ZeroDivisionError("division by zero"))
     assert caught.value.exit_code == 1
 
@@ -302,7 +308,7 @@ def given_to_init(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.setattr("ray.init", init)
     monkeypatch.setattr("ray.is_initialized", lambda: False)
     monkeypatch.setattr("ray.shutdown", lambda: None)
-    monkeypatch.setattr("ray_mr.engines.ray.engine._forget_token", lambda: None)
+    monkeypatch.setattr("ray_mr.engines.ray.runtime.forget_token", lambda: None)
     return given
 
 

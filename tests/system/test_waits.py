@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,15 +10,13 @@ import pytest
 from jobs import job, make_pings, result, run_told, undisturbed
 from ray_mr.driver import scheduler, wait_limits
 from ray_mr.engines.local import LocalEngine
-from ray_mr.engines.ray import runtime as runtime_module
-from ray_mr.engines.ray.runtime import Calls, Runtime
 from ray_mr.errors import DeadlinePassed, EngineError, NoCapacity
 from ray_mr.events import Notice
 from ray_mr.model import FIRST_OPTIONS
 from samples import PATIENCE_S, wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     from ray_mr.engines.contract import EngineEvent
@@ -138,27 +135,21 @@ def test_engine_that_does_not_start_ends_the_run(
     assert told == ["still waiting for Ray to start here"]
 
 
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield
-
-
-def test_runtime_that_hangs_is_left_and_shut_down_when_it_is_there(
+@pytest.mark.ray
+def test_runtime_that_hangs_is_left_and_shut_down_once_it_is_up(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """``stop`` does not wait for a start that hangs; what comes up later is ended."""
-    monkeypatch.setattr(runtime_module, "STOP_TIMEOUT_S", 0.1)
+    from ray_mr.engines.ray.runtime import Runtime
+
+    monkeypatch.setattr("ray_mr.engines.ray.runtime.STOP_TIMEOUT_S", 0.1)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     is_up, ended = threading.Event(), threading.Event()
-    runtime = Runtime(
-        Calls(
-            lambda: False,
-            lambda *_, **__: is_up.wait(PATIENCE_S),
-            _nothing,
-            ended.set,
-            lambda: None,
-        )
-    )
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr("ray.init", lambda *_, **__: is_up.wait(PATIENCE_S))
+    monkeypatch.setattr("ray.shutdown", ended.set)
+    monkeypatch.setattr("ray_mr.engines.ray.runtime.forget_token", lambda: None)
+    runtime = Runtime()
     assert runtime.wait_for_start(0.1) == "Ray to start here"
     runtime.stop()
     assert not ended.is_set()

@@ -1,7 +1,14 @@
-"""Blocks on their way to one reducer: many in a call, in order, one call at a time.
+"""Blocks on their way to one reducer: several in a call, in order, one call at a time.
 
-A call to an actor costs a driver a quarter of a millisecond and more, and with many reducers each
-split has rows for all of them.  Nothing here knows what a call is.
+A call to an actor costs the driver a quarter of a millisecond and more, and with many reducers
+each split has rows for all of them.  Nothing here knows what a call is.
+
+1. ``put`` queues a block.
+2. ``send`` begins a call with queued blocks if no call is on its way; ``send_all`` sends the rest.
+3. ``answer_call`` takes the answer, and yields which blocks arrived and which are lost.  If it is
+   not known which block of a call was lost, each block of it is sent again in a call of its own.
+
+As there is one call at a time, blocks that are sent again keep their place in the order.
 """
 
 from __future__ import annotations
@@ -17,90 +24,89 @@ if TYPE_CHECKING:
     from ray_mr.engines.contract import Ref
     from ray_mr.model import BlockMeta
 
-    Given = tuple[BlockMeta, Ref]
+    BlockItem = tuple[BlockMeta, Ref]
 
-BATCH_BYTES = 32 << 20
-BATCH_BLOCKS = 256
-"""What is given in one call, at most; a block is never cut."""
-RIPE_BYTES = 8 << 20
-RIPE_S = 0.5
-"""While there is more to come, blocks are gathered to so much, or for so long."""
+MAX_CALL_BYTES = 32 << 20
+"""Bytes of blocks from which no more are added to a call."""
+MAX_CALL_BLOCKS = 256
+"""Maximum blocks in a call."""
+MIN_CALL_BYTES = 8 << 20
+"""Bytes of queued blocks that are worth a call while more are expected."""
+MAX_WAIT_S = 0.5
+"""Seconds after which fewer bytes are sent all the same."""
 
 
 class BlockBatcher:
-    """Gives blocks to a reducer.
-
-    What is lost on the way can be given again without blocks changing places, as no call is made
-    before the last one is answered.
+    """Sends blocks to a reducer.
 
     Args:
-        call: Begins a call that gives these blocks; what it returns names the call.
-        clock: Seconds.
+        call: Begins a call with these blocks and returns a key that names the call.
+        clock: Returns the time in seconds.
     """
 
     def __init__(
         self,
-        call: Callable[[Sequence[Given]], Any],
+        call: Callable[[Sequence[BlockItem]], Any],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._call, self._clock = call, clock
-        self.calls: dict[Any, list[Given]] = {}
-        """Blocks on their way, by their call."""
-        self._waiting: deque[Given] = deque()
-        self._bytes = 0
-        self._since = 0.0
-        self._singly = 0
-        """So many are given one by one: one of them is lost."""
+        self.calls: dict[Any, list[BlockItem]] = {}
+        """Blocks of the calls that are not answered, by the calls' keys."""
+        self._queue: deque[BlockItem] = deque()
+        self._bytes = 0  # in the queue
+        self._queued_since = 0.0
+        self._singles = 0
+        """Number of blocks to send in calls of their own, because one of them is lost."""
 
     def put(self, meta: BlockMeta, ref: Ref) -> None:
-        """Let a block wait until it is sent."""
-        if not self._waiting:
-            self._since = self._clock()
-        self._waiting.append((meta, ref))
+        """Queue a block."""
+        if not self._queue:
+            self._queued_since = self._clock()
+        self._queue.append((meta, ref))
         self._bytes += meta.size_bytes
 
     def send(self, *, gather: bool) -> None:
-        """Send what waits, if nothing is on its way; if ``gather``, only what is worth a call."""
-        few = len(self._waiting) < BATCH_BLOCKS and self._bytes < RIPE_BYTES
-        if gather and few and self._clock() < self._since + RIPE_S:
+        """Send queued blocks unless a call is on its way; with ``gather``, if they are enough."""
+        is_small = len(self._queue) < MAX_CALL_BLOCKS and self._bytes < MIN_CALL_BYTES
+        if gather and is_small and self._clock() < self._queued_since + MAX_WAIT_S:
             return
-        if self._waiting and not self.calls:
+        if self._queue and not self.calls:
             self._send()
 
     def send_all(self) -> None:
-        """Send all that waits."""
-        while self._waiting:
+        """Send all queued blocks."""
+        while self._queue:
             self._send()
 
     def _send(self) -> None:
-        given: list[Given] = []
+        items: list[BlockItem] = []
         size = 0
-        most = 1 if self._singly else BATCH_BLOCKS
-        while self._waiting and len(given) < most and size < BATCH_BYTES:
-            given.append(self._waiting.popleft())
-            size += given[-1][0].size_bytes
-        self._singly = max(0, self._singly - len(given))
+        limit = 1 if self._singles else MAX_CALL_BLOCKS
+        while self._queue and len(items) < limit and size < MAX_CALL_BYTES:
+            items.append(self._queue.popleft())
+            size += items[-1][0].size_bytes
+        self._singles = max(0, self._singles - len(items))
         self._bytes -= size
-        self.calls[self._call(given)] = given
+        self.calls[self._call(items)] = items
 
-    def answered(
+    def answer_call(
         self, call: Any, lost: AbstractSet[int] | None
     ) -> Iterator[tuple[BlockMeta, bool]]:
-        """A call is answered.
+        """Settle a call.
 
         Args:
-            call: Which.
-            lost: Places of its blocks that were lost; ``None``: it came to nothing, for one that
-                was, and nobody says which.  Then each is given once more, in a call of its own.
+            call: Its key.
+            lost: Positions of its blocks that were lost; ``None`` if the call failed for a lost
+                block and it is not known which.
 
         Yields:
-            Blocks of which it is known, and whether they are lost.
+            Blocks whose fate is known, and whether they are lost.
         """
-        given = self.calls.pop(call)
-        if lost is None and len(given) > 1:
-            self._waiting.extendleft(reversed(given))
-            self._bytes += sum(meta.size_bytes for meta, _ in given)
-            self._singly = len(given)
+        items = self.calls.pop(call)
+        if lost is None and len(items) > 1:
+            self._queue.extendleft(reversed(items))
+            self._bytes += sum(meta.size_bytes for meta, _ in items)
+            self._singles = len(items)
             return
-        for place, (meta, _) in enumerate(given):
-            yield meta, lost is None or place in lost
+        for position, (meta, _) in enumerate(items):
+            yield meta, lost is None or position in lost

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 PYTHON = platform.python_version()
 """Of this process."""
-CONNECT_S = 10.0
-ASK_S = 20.0
+CONNECT_TIMEOUT_S = 10.0
+VERSION_TIMEOUT_S = 20.0
 """How long workers may take to say what they are; those that are silent are dealt with later."""
 FULL_SHARE = 0.05
 """Of a disk of which less than this is free Ray makes no more use, and waits, maybe for ever."""
@@ -52,7 +52,7 @@ def reach(address: str) -> None:
     if not host or not port.isdecimal():
         return
     try:
-        socket.create_connection((host.strip("[]"), int(port)), CONNECT_S).close()
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_TIMEOUT_S).close()
     except (OSError, OverflowError) as error:
         raise EngineError(
             f"cannot join the Ray cluster at {address}: nobody answers there ({error})",

@@ -20,7 +20,7 @@ SMALL_SHM_BYTES = 100 << 20
 SMALL_STORE_BYTES = 80 << 20
 """Below 75 MiB Ray refuses to start."""
 STORE_BYTES = 256 << 20
-"""Blocks are files (``shelf``); the store has programs and their files, and takes what it holds."""
+"""Maximum bytes of the object store, of which blocks may fill a half (``store_budget``)."""
 OWN_BYTES = 500 << 20
 """What Ray's processes and the driver use before there is any work."""
 TASK_BYTES = 256 << 20

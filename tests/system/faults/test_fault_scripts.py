@@ -79,7 +79,7 @@ def actors(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 SEEN = {
     "another child": "SIGKILL",
-    "another worker": "worker is gone",
+    "another worker": "worker has died",
     "reducer": "a reducer is replaced",
 }
 """What the user is told of a loss that costs something."""

@@ -46,7 +46,7 @@ def test_killed_ray_worker(folder: Path) -> None:
     report, notices = run_told(job(folder, mapper=mapper), engine="ray")
     assert report.ok
     assert result(folder) == plain
-    assert any("worker is gone" in notice for notice in notices)
+    assert any("worker has died" in notice for notice in notices)
 
 
 @pytest.mark.ray
