@@ -1,6 +1,16 @@
-"""What a run takes over from an earlier one, and what it leaves to a later one.
+"""The checkpoint of a run: what it takes over from an earlier run, and leaves to a later one.
 
-Here the parts meet: ``resume`` decides what still holds, ``kept`` stores it, ``keeper`` writes it.
+The parts meet here: ``matching`` decides what still holds, ``store`` keeps it on disk, and
+``writer`` saves what the run finishes.  ``driver.run`` uses a ``Checkpoint`` like this:
+
+1. ``check`` refuses an output at which another run is working.
+2. ``resume`` returns the plan with the finished work of an earlier run; nothing is changed yet.
+3. ``begin`` makes this run the owner, and creates the ``writer``.
+4. ``adopt`` gives the finished work to the scheduler.
+5. ``find_intruder`` detects that another run has begun with the same output.
+6. ``finish`` waits until everything is saved, if another run may have to go on.
+7. ``close`` stops the writer, before the engine is closed.
+8. ``leave`` removes the checkpoint of a published result, or leaves it for ``--resume``.
 """
 
 from __future__ import annotations
@@ -11,11 +21,11 @@ from typing import TYPE_CHECKING, Protocol
 from ray_mr.checkpoint.matching import (
     ONLY_FAILED_NEEDS_ALL,
     RESUME_FIRST,
-    Resumed,
-    changed,
-    fingerprint,
-    limits,
-    resume,
+    ResumedPlan,
+    digest_limits,
+    find_changes,
+    make_fingerprint,
+    match_run,
 )
 from ray_mr.checkpoint.store import CheckpointStore
 from ray_mr.checkpoint.writer import CheckpointWriter
@@ -38,7 +48,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class RunMode:
-    """What a run may do with what an earlier one has left; see ``driver.run.run``."""
+    """What a run may do with the work of an earlier run; see ``driver.run.run``."""
 
     force: bool = False
     resume: bool = False
@@ -59,212 +69,223 @@ class Adopter(Protocol):
 
 
 class Checkpoint:
-    """The state of one run beside its output.
+    """The checkpoint beside the output of one run.
 
     Args:
-        job: Its output is absolute.
-        wish: What the user wants.
+        job: Has an absolute output.
+        mode: Options of the run.
         engine: Holds the blocks.
-        tell: Called with notices, from the thread that calls us.
+        notify: Called with notices, in the thread of the caller.
     """
 
     def __init__(
-        self, job: Job, wish: RunMode, engine: Engine, tell: Callable[[Event], None]
+        self, job: Job, mode: RunMode, engine: Engine, notify: Callable[[Event], None]
     ) -> None:
-        self._job, self._wish, self._engine, self._tell = job, wish, engine, tell
-        self._state = CheckpointStore(job.output)
-        self._resumed: Resumed | None = None
+        self._job, self._mode, self._engine, self._notify = job, mode, engine, notify
+        self._store = CheckpointStore(job.output)
         self._facts: dict[str, str] = {}
-        self._found: StoredState | None = None
-        self._goes_on: PreviousRun | None = None
-        self.keeper: CheckpointWriter | None = None
+        self._state: StoredState | None = None
+        self._previous: PreviousRun | None = None
+        self._resumed: ResumedPlan | None = None
+        self.writer: CheckpointWriter | None = None
+        """Saves what the run finishes; ``None`` before ``begin``."""
 
-    def resume(self, made: Plan) -> Resumed:
-        """What of an earlier run counts; nothing is changed yet.
+    # ------------------------------------------------------------ before the run
 
-        Raises:
-            JobError: Only failed inputs were to run, and that is not possible; or somebody else
-                has begun.
-            StoreError: The store cannot say.
-        """
-        self._state.check_owner()  # somebody may have begun while we listed
-        self._facts = fingerprint(made)
-        self._found = self._state.found()
-        if self._found is None and self._wish.only_failed:
-            raise JobError(
-                f"--only-failed: {self._state.uri} is damaged", "the whole job has to run again"
-            )
-        found = self._usable(made) if self._wish.resume else None
-        if not self._wish.resume and self._found and self._found.pieces:
-            pieces = format_count(self._found.pieces, "finished split")
-            self._tell(
-                Notice(
-                    f"{pieces} of an earlier run not used: --resume goes on from there, until "
-                    "this run has finished a split"
-                )
-            )
-        self._resumed = found or Resumed(made)
-        return self._resumed
-
-    def _usable(self, made: Plan) -> Resumed | None:
-        wish = self._wish
-        generation = self._found.best(self._facts) if self._found else None
-        if self._found is None or generation is None:
-            if wish.only_failed:
-                raise JobError(ONLY_FAILED_NEEDS_ALL, RESUME_FIRST)
-            self._tell(Notice("there is nothing to go on with: everything runs"))
-            return None
-        if names := changed(generation, self._facts):
-            if wish.only_failed:
-                raise JobError(
-                    f"--only-failed: changed since the run that failed: {', '.join(names)}",
-                    "the whole job has to run again",
-                )
-            pieces = format_count(self._found.pieces, "finished split")
-            self._tell(Notice(f"{pieces} cannot be used: changed since: {', '.join(names)}"))
-            return None
-        others = {each.ident for each in self._found.generations}
-        earlier = self._state.earlier(generation, others)
-        found = resume(made, earlier, only_failed=wish.only_failed)
-        self._goes_on = earlier
-        if earlier.damaged:
-            damaged = format_count(earlier.damaged, "kept object")
-            self._tell(Notice(f"not used, because damaged or of another run: {damaged}"))
-        failed = len(found.failures)
-        known = f", {format_count(failed, 'input')} known to fail" if failed else ""
-        done = format_count(len(found.pieces), "split")
-        self._tell(Notice(f"going on: {done} done{known}, {found.to_run:,} to run"))
-        return found
-
-    def is_there(self) -> bool:
-        """Whether an earlier run has left anything to go on with."""
-        return self._state.is_there()
+    def exists(self) -> bool:
+        """Return whether an earlier run has left anything to go on with."""
+        return self._store.exists()
 
     def may_replace(self) -> bool:
-        """Whether an older result may be replaced: ``force``, of this run or the one gone on with.
+        """Return whether an older result may be replaced: ``force``, now or in the resumed run.
 
         Raises:
-            StoreError: The store cannot say.
+            StoreError: The store cannot be read.
         """
-        wish = self._wish
-        return wish.force or (wish.resume and self._state.was_to_replace())
+        mode = self._mode
+        return mode.force or (mode.resume and self._store.was_replacing())
 
     def check(self) -> None:
-        """Look whether nobody else is at it, and there is something to run the failed inputs of.
+        """Refuse an output of another run at work, and ``only_failed`` without an earlier run.
 
         Raises:
-            JobError: Somebody is, or there is not.
-            StoreError: The store cannot say.
+            JobError: It is one of these.
+            StoreError: The store cannot be read.
         """
-        self._state.check_owner()
-        if self._wish.only_failed and not self.is_there():
+        self._store.check_owner()
+        if self._mode.only_failed and not self.exists():
             raise JobError(
                 f"--only-failed: no earlier run has left anything beside {self._job.output}",
                 "run the job without it",
             )
 
-    def begin(self, made: Plan, run_id: str) -> None:
-        """Take the state over; what is finished from here on is kept.
-
-        Finished work of earlier runs stays where it is until this run has some of its own.
+    def resume(self, plan: Plan) -> ResumedPlan:
+        """Return the plan with the finished work that counts; nothing is changed yet.
 
         Raises:
-            StoreError: It cannot be written there.
+            JobError: ``only_failed`` is not possible; or another run has begun.
+            StoreError: The store cannot be read.
+        """
+        self._store.check_owner()  # another run may have begun during the listing
+        self._facts = make_fingerprint(plan)
+        self._state = self._store.read_state()
+        if self._state is None and self._mode.only_failed:
+            raise JobError(
+                f"--only-failed: {self._store.uri} is damaged", "the whole job has to run again"
+            )
+        resumed = self._match(plan) if self._mode.resume else None
+        if not self._mode.resume and self._state and self._state.split_count:
+            splits = format_count(self._state.split_count, "finished split")
+            self._notify(
+                Notice(
+                    f"{splits} of an earlier run not used: --resume goes on from there, until "
+                    "this run has finished a split"
+                )
+            )
+        self._resumed = resumed or ResumedPlan(plan)
+        return self._resumed
+
+    def _match(self, plan: Plan) -> ResumedPlan | None:
+        """Return the plan with finished work; ``None`` if no earlier run can be resumed."""
+        mode = self._mode
+        generation = self._state.choose(self._facts) if self._state else None
+        if self._state is None or generation is None:
+            if mode.only_failed:
+                raise JobError(ONLY_FAILED_NEEDS_ALL, RESUME_FIRST)
+            self._notify(Notice("there is nothing to go on with: everything runs"))
+            return None
+        if names := find_changes(generation, self._facts):
+            if mode.only_failed:
+                raise JobError(
+                    f"--only-failed: changed since the run that failed: {', '.join(names)}",
+                    "the whole job has to run again",
+                )
+            splits = format_count(self._state.split_count, "finished split")
+            self._notify(Notice(f"{splits} cannot be used: changed since: {', '.join(names)}"))
+            return None
+        others = {each.ident for each in self._state.generations}
+        previous = self._store.read_generation(generation, others)
+        resumed = match_run(plan, previous, only_failed=mode.only_failed)
+        self._previous = previous
+        if previous.damaged_count:
+            damaged = format_count(previous.damaged_count, "kept object")
+            self._notify(Notice(f"not used, because damaged or of another run: {damaged}"))
+        failed = len(resumed.failures)
+        known = f", {format_count(failed, 'input')} known to fail" if failed else ""
+        done = format_count(len(resumed.splits), "split")
+        self._notify(Notice(f"going on: {done} done{known}, {resumed.to_run:,} to run"))
+        return resumed
+
+    def begin(self, plan: Plan, run_id: str) -> None:
+        """Make this run the owner; what it finishes from here on is saved.
+
+        Finished work of earlier runs stays until this run has saved some of its own.
+
+        Raises:
+            StoreError: The store cannot be written.
         """
         owned_folder.clear(replay.folder_uri(self._job.output))
-        if self._goes_on is None:
+        if self._previous is None:
             owned_folder.clear(dead_letters.folder_uri(self._job.output))
-        self._state.replaces = self.may_replace()
-        self._state.begin(run_id, self._facts or fingerprint(made), self._found, self._goes_on)
-        self.keeper = CheckpointWriter(
-            self._state, self._engine, self._job.checkpoint, limits(self._job)
+        self._store.is_replacing = self.may_replace()
+        facts = self._facts or make_fingerprint(plan)
+        self._store.begin(run_id, facts, self._state, self._previous)
+        self.writer = CheckpointWriter(
+            self._store, self._engine, self._job.checkpoint, digest_limits(self._job)
         )
 
-    def claim(self) -> None:
-        """The state was removed, and nobody has published: it is ours all the same.
+    # ------------------------------------------------------------ during the run
+
+    def adopt(self, adopter: Adopter) -> None:
+        """Give the scheduler the finished work of an earlier run."""
+        if self._resumed is None:
+            return
+        splits = {split.start: split for split in self._resumed.plan.splits}
+        for start, error in self._resumed.failures.items():
+            adopter.give_up(splits[start], error)
+        for start, saved in self._resumed.splits.items():
+            try:
+                refs = saved.read_blocks(self._engine.put)
+            except (CorruptObject, StoreError) as error:
+                self._notify(Notice(f"a finished split runs again: {error.message}"))
+                continue
+            end, metas = saved.convert(splits[start], adopter.next_ident(splits[start]))
+            adopter.adopt(splits[start], end, list(zip(metas, refs, strict=True)))
+
+    def save_mapped(self) -> None:
+        """Save that every input has been tried."""
+        if self.writer is not None and self._resumed is not None:
+            inputs = (item for split in self._resumed.plan.splits for item in split.inputs)
+            self.writer.save_mapped(item.object.uri for item in inputs)
+
+    def restore_owner(self) -> None:
+        """Make this run the owner again if the checkpoint was removed and nothing is published.
 
         Raises:
             StoreError: The store refuses.
         """
-        self._state.claim()
+        self._store.restore_owner()
 
-    def lost(self) -> JobError | None:
-        """What to say where another run has begun at our output, which is its own since.
+    def find_intruder(self) -> JobError | None:
+        """Return the error of this run if another run has begun with the same output.
 
         Raises:
-            StoreError: The store cannot say.
+            StoreError: The store cannot be read.
         """
-        if self.keeper is None or self._state.is_ours():
+        if self.writer is None or self._store.is_owner():
             return None
         return JobError(
             f"another run has begun with {self._job.output} since: nothing of this one counts",
             "wait for its end, or choose another --output",
         )
 
-    def adopt(self, into: Adopter) -> None:
-        """Give the scheduler the finished work of an earlier run."""
-        if self._resumed is None:
-            return
-        splits = {split.start: split for split in self._resumed.plan.splits}
-        for start, error in self._resumed.failures.items():
-            into.give_up(splits[start], error)
-        for start, piece in self._resumed.pieces.items():
-            try:
-                refs = piece.read(self._engine.put)
-            except (CorruptObject, StoreError) as error:
-                self._tell(Notice(f"a finished split runs again: {error.message}"))
-                continue
-            end, metas = piece.placed(splits[start], into.next_ident(splits[start]))
-            into.adopt(splits[start], end, list(zip(metas, refs, strict=True)))
-
-    def mapped(self) -> None:
-        """Every input had its turn."""
-        if self.keeper is not None and self._resumed is not None:
-            inputs = (item for split in self._resumed.plan.splits for item in split.inputs)
-            self.keeper.mapped(item.object.uri for item in inputs)
+    # ------------------------------------------------------------ after the run
 
     def finish(self, check: Callable[[], None]) -> None:
-        """Wait until what another run can go on with is kept, if need be until the deadline."""
-        if self.keeper is None:
+        """Wait until everything is saved, or until ``check`` raises ``DeadlinePassed``."""
+        if self.writer is None:
             return
         try:
-            self.keeper.finish(check)
-        except DeadlinePassed as passed:
-            self._tell(Notice(f"not all of what is finished could be kept: {passed.message}"))
+            self.writer.finish(check)
+        except DeadlinePassed as error:
+            self._notify(Notice(f"not all of what is finished could be kept: {error.message}"))
 
     def close(self) -> None:
-        """Nothing more is read from the engine."""
-        if self.keeper is not None:
-            self.keeper.close()
+        """Stop saving: nothing more is read from the engine."""
+        if self.writer is not None:
+            self.writer.close()
 
     def retire(self, *, failures: bool) -> None:
-        """Remove what an earlier run has left whose result has been completed since."""
-        if not failures and self.is_there():
-            self._state.clear()
+        """Remove the checkpoint of an earlier run whose result was completed; not with failures."""
+        if not failures and self.exists():
+            self._store.clear()
 
     def leave(self, *, published: bool, failures: bool) -> None:
-        """Keep what another run can go on with.
+        """Leave what another run can go on with, or remove the checkpoint.
 
-        That of earlier runs goes when a result is published, and never before.
+        Finished work of earlier runs is removed when a result is published, and never before.
+
+        Args:
+            published: The result of this run is there.
+            failures: Inputs have failed, so that ``--only-failed`` has something to do.
         """
-        keeper = self.keeper
-        if keeper is None:
+        if self.writer is None:
             return
         try:
-            if self.lost() is not None:
-                if not self._state.is_there():  # it has ended, before we wrote the last of ours
-                    self._state.clear()
+            if self.find_intruder() is not None:
+                if not self._store.exists():  # the other run ended before our last file was written
+                    self._store.clear()
                 return
             if published:
-                self._state.replaces = False
-            if keeper.trouble is not None:
-                self._tell(Notice(f"finished work could not be kept: {keeper.trouble.message}"))
+                self._store.is_replacing = False
+            if (error := self.writer.error) is not None:
+                self._notify(Notice(f"finished work could not be kept: {error.message}"))
             if published and (not failures or self._job.checkpoint == "none"):
-                self._state.clear()
+                self._store.clear()
                 return
             if published:
-                self._state.discard()
-            if self._state.rest() and not published:
-                self._tell(Notice("what is finished is kept: --resume goes on from there"))
+                self._store.delete_others()
+            if self._store.release() and not published:
+                self._notify(Notice("what is finished is kept: --resume goes on from there"))
         except RayMrError as error:
-            self._tell(Notice(f"{self._state.uri} stays behind: {error.message}"))
+            self._notify(Notice(f"{self._store.uri} stays behind: {error.message}"))

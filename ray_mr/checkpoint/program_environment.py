@@ -1,19 +1,19 @@
-"""What programs use of the machine they run on: part of "the same program" for ``--resume``.
+"""Files that programs use on their machine: part of "the same program" for ``--resume``.
 
-A program travels as bytes, and its digest covers them.  What it finds on the machine does not
-travel: a command on the ``PATH``, the interpreter of a script, a file named by an argument, the
-module of a function that is pickled by name.  ``facts_of`` gives a digest of all of these, so that
-a run does not go on with finished work of another version of them.
+A program travels as bytes, and its digest covers them.  Other files stay on the machine: a command
+on the ``PATH``, the interpreter of a script, a file named by an argument, the module of a function
+that is pickled by name.  ``digest_environment`` returns a digest of all of these, so that a run
+does not go on with finished work of another version of them.
 
-1. The script where it is a command, and each argument, may name a command or a file; so may the
-   words within an argument (``sh -c "sort | uniq"``) and those of the job's ``setup``, of which
-   only programs count: they may name files that are written to.
-2. ``_Seen.word`` looks each of them up, on the ``PATH`` that the program gets, and digests the
-   content of the file; of a script with ``#!`` its interpreter too.
-3. ``_modules`` finds the modules that a pickled function needs by name.
+1. ``add_command`` takes the words that may name a file: the script where it is a command, each
+   argument, the words within an argument (``sh -c "sort | uniq"``), and those of the job's
+   ``setup``.  Of the last two only programs count: such words may name files that are written.
+2. ``add_word`` looks a word up on the ``PATH`` that the program gets.
+3. ``add_file`` digests the content of the file, and of the interpreter named by its ``#!`` line.
+4. ``_find_modules`` finds the modules that a pickled function needs by name.
 
-It is looked up on the driver's machine.  What a program itself starts or imports is not seen, nor
-what other machines have.
+Files are looked up on the driver's machine.  Programs started and modules imported by a program
+itself do not count, nor do files of other machines.
 """
 
 from __future__ import annotations
@@ -41,66 +41,67 @@ if TYPE_CHECKING:
 
 READ_BYTES = 1 << 20
 MAX_DIGEST_BYTES = 256 << 20
-"""A larger file counts by its size and modification time: it is data, not a program."""
+"""Maximum bytes of a file that is digested; of a larger one, size and modification time count."""
 MAX_INTERPRETERS = 4
-"""Interpreters of interpreters that the kernel follows."""
+"""Maximum depth of interpreters that are scripts; the kernel follows no more."""
 MAX_SHEBANG_BYTES = 512
 LOCALE = ("LANG", "LANGUAGE", "LC_ALL", "LC_COLLATE", "LC_CTYPE", "LC_NUMERIC", "LC_TIME", "TZ")
-"""Variables that decide how programs sort, match, and read and write text, numbers and dates."""
+"""Variables that change how programs sort, match, and format text, numbers and dates."""
 _BUILT_IN = frozenset({*sys.stdlib_module_names, "__main__", "cloudpickle", "ray_mr"})
 
 
-def facts_of(job: Job, program: Program | str | None) -> str:
-    """Return a digest of what the program uses of this machine; empty for a built-in."""
+def digest_environment(job: Job, program: Program | str | None) -> str:
+    """Return a digest of the files a program uses on this machine; empty for a built-in."""
     if program is None or isinstance(program, str) or not program.language:
         return ""
-    seen = _Seen(_search_path(job))
-    seen.command(job, program)
+    files = _FileDigests(_make_search_path(job))
+    files.add_command(job, program)
     if program.function:
-        for module in _modules(program):
-            seen.file(module)
+        for module in _find_modules(program):
+            files.add_file(module)
     for file in program.files:
         if file.name == program.entry and program.language == "binary":
-            seen.interpreter(file.content[:MAX_SHEBANG_BYTES], 0)
-    return seen.digest()
+            files.add_interpreter(file.content[:MAX_SHEBANG_BYTES], 0)
+    return files.digest()
 
 
-def locale_of(job: Job) -> str:
-    """Return a digest of the variables that decide how programs sort and read text."""
+def digest_locale(job: Job) -> str:
+    """Return a digest of the variables in ``LOCALE``."""
     words = {name: job.env.get(name, os.environ.get(name, "")) for name in LOCALE}
     return hashlib.sha256(json.dumps(words, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _search_path(job: Job) -> str:
-    chosen = [choice for choice in (job.python, job.node) if choice and "/" in choice]
+def _make_search_path(job: Job) -> str:
+    interpreters = [choice for choice in (job.python, job.node) if choice and "/" in choice]
     folders = [
-        str(Path(each, "bin") if Path(each).is_dir() else Path(each).parent) for each in chosen
+        str(Path(path, "bin") if Path(path).is_dir() else Path(path).parent)
+        for path in interpreters
     ]
     return os.pathsep.join([*folders, job.env.get("PATH", os.environ.get("PATH", os.defpath))])
 
 
-def _shell_words(text: str) -> list[str]:
+def _split_words(text: str) -> list[str]:
     try:
         return shlex.split(text, comments=True)
     except ValueError:  # a quotation that does not end
         return text.split()
 
 
-def _interpreter(job: Job, program: Program) -> str:
+def _name_interpreter(job: Job, program: Program) -> str:
     language = LANGUAGES[program.language]
     choice = {"python": job.python, "javascript": job.node}.get(program.language)
     try:
         return language.chosen(choice) if choice else next(iter(language.interpreter), "")
-    except RayMrError:  # it is not on this machine
+    except RayMrError:  # not on this machine
         return choice or ""
 
 
-def _modules(program: Program) -> Iterator[str]:
-    """Files of the modules that a pickled function needs by name, other than Python's own."""
+def _find_modules(program: Program) -> Iterator[str]:
+    """Yield the files of modules that a pickled function needs by name, other than Python's own."""
     names: set[str] = set()
     for file in program.files:
         if file.name == program.entry:
-            names |= _strings(file.content)
+            names |= _find_strings(file.content)
     for name in sorted(names):
         module = sys.modules.get(name)
         path = getattr(module, "__file__", None)
@@ -108,43 +109,47 @@ def _modules(program: Program) -> Iterator[str]:
             yield path
 
 
-def _strings(pickled: bytes) -> set[str]:
-    """All words in a pickle; one opcode has a module and a name in it with a space between."""
-    found = {arg for _, arg, _ in pickletools.genops(pickled) if isinstance(arg, str)}
-    return found | {arg.partition(" ")[0] for arg in found}
+def _find_strings(pickled: bytes) -> set[str]:
+    """Return all strings in a pickle; one opcode has a module and a name with a space between."""
+    strings = {arg for _, arg, _ in pickletools.genops(pickled) if isinstance(arg, str)}
+    return strings | {arg.partition(" ")[0] for arg in strings}
 
 
-class _Seen:
-    """Digests of files, each under the word that names it."""
+class _FileDigests:
+    """Digests of files, by path.
+
+    Args:
+        search_path: ``PATH`` on which commands are looked up.
+    """
 
     def __init__(self, search_path: str) -> None:
         self._search_path = search_path
-        self._found: dict[str, str] = {}
+        self._digests: dict[str, str] = {}
 
     def digest(self) -> str:
         """Return a digest of all of them; empty if there are none."""
-        if not self._found:
+        if not self._digests:
             return ""
-        text = json.dumps(sorted(self._found.values()))
+        text = json.dumps(sorted(self._digests.values()))
         return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
-    def command(self, job: Job, program: Program) -> None:
+    def add_command(self, job: Job, program: Program) -> None:
         """Add the files that a program's command line and the job's ``setup`` name."""
-        for word in (_interpreter(job, program), program.entry if program.installed else ""):
-            self.word(word)
+        for word in (_name_interpreter(job, program), program.entry if program.installed else ""):
+            self.add_word(word)
         for argument in program.arguments:
-            self.word(argument)
-            self.word(argument.partition("=")[2])
+            self.add_word(argument)
+            self.add_word(argument.partition("=")[2])
         for text in (*program.arguments, job.setup or ""):
-            for word in _shell_words(text):
-                self.word(word, program=True)
+            for word in _split_words(text):
+                self.add_word(word, program=True)
 
-    def word(self, word: str, *, program: bool = False) -> None:
+    def add_word(self, word: str, *, program: bool = False) -> None:
         """Add the file that a word names: an absolute path, or a command on the ``PATH``.
 
         Args:
             word: Any word.
-            program: Another file than a program does not count.
+            program: Ignore files that are not executable.
         """
         if not word or "\0" in word:
             return
@@ -152,38 +157,38 @@ class _Seen:
         if path is None and "/" not in word:
             path = shutil.which(word, path=self._search_path)
         if path is not None and not (program and not os.access(path, os.X_OK)):
-            self.file(path)
+            self.add_file(path)
 
-    def file(self, path: str, depth: int = 0) -> None:
-        """Add a file, and its interpreter where it is a script."""
-        if path in self._found:
+    def add_file(self, path: str, depth: int = 0) -> None:
+        """Add a file, and its interpreter if it is a script."""
+        if path in self._digests:
             return
         try:
-            with _regular(path) as file:
+            with _open_regular(path) as file:
                 head = file.read(MAX_SHEBANG_BYTES)
-                self._found[path] = _content(head, file)
+                self._digests[path] = _digest_content(head, file)
         except OSError:
             return
-        self.interpreter(head, depth)
+        self.add_interpreter(head, depth)
 
-    def interpreter(self, head: bytes, depth: int) -> None:
+    def add_interpreter(self, head: bytes, depth: int) -> None:
         """Add the interpreter of a script that begins with ``head``, such as ``#!/bin/sh``."""
         if not head.startswith(b"#!") or depth >= MAX_INTERPRETERS:
             return
         words = os.fsdecode(head[2:].partition(b"\n")[0]).split()
         for word in words[:1]:
-            self.file(word, depth + 1)
+            self.add_file(word, depth + 1)
         if words and Path(words[0]).name == "env":
             names = [each for each in words[1:] if "=" not in each and not each.startswith("-")]
             if names and (path := shutil.which(names[0], path=self._search_path)):
-                self.file(path, depth + 1)
+                self.add_file(path, depth + 1)
 
 
-def _regular(path: str) -> BinaryIO:
-    """Open a regular file; a pipe or device is refused without waiting for it.
+def _open_regular(path: str) -> BinaryIO:
+    """Open a regular file; refuse a pipe or device without waiting for it.
 
     Raises:
-        OSError: It cannot be read, or is something else.
+        OSError: It cannot be read, or is not a regular file.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -192,11 +197,11 @@ def _regular(path: str) -> BinaryIO:
     return os.fdopen(descriptor, "rb")
 
 
-def _content(head: bytes, file: BinaryIO) -> str:
-    """Return a digest of a file, of which ``head`` was read already."""
-    found = os.fstat(file.fileno())
-    if found.st_size > MAX_DIGEST_BYTES:
-        return f"{found.st_size} {found.st_mtime_ns}"
+def _digest_content(head: bytes, file: BinaryIO) -> str:
+    """Return a digest of a file, of which ``head`` is read already."""
+    status = os.fstat(file.fileno())
+    if status.st_size > MAX_DIGEST_BYTES:
+        return f"{status.st_size} {status.st_mtime_ns}"
     sha = hashlib.sha256(head)
     while data := file.read(READ_BYTES):
         sha.update(data)

@@ -1,7 +1,12 @@
-"""Keeps committed attempts beside the output while the run goes on.
+"""Writer of a checkpoint: saves committed attempts while the run goes on.
 
-Threads of its own do the writing, so that the loop never waits for a store.  A piece that cannot be
-kept is no fault of the run: it goes on, and could only not be resumed from there.
+1. The scheduler calls ``save_split`` and ``save_failure``; both return at once.
+2. Background threads read the blocks from the engine and write them to the ``CheckpointStore``.
+3. ``finish`` waits until everything is saved, for a run that another can go on with; ``close`` ends
+   the writing within seconds, for any run.
+
+A split that cannot be saved does not fail the run, which then cannot be resumed from there.  After
+the first error (``error``) nothing more is saved.
 """
 
 from __future__ import annotations
@@ -20,95 +25,91 @@ if TYPE_CHECKING:
     from ray_mr.model import AttemptEnd, BlockMeta, Split, StoredObject
 
 THREADS = 4
-"""Each has one block in memory at a time."""
-DRAIN_S = 3.0
-"""How long the end of a run that is stopped waits for what is still to be kept."""
-CHEAP_SHARE = 4
-CHEAP_BYTES = 1 << 20
-"""``checkpoint: auto`` keeps the output of a split that is at most a quarter of its stored input,
-or a MiB: writing it costs next to nothing beside making it."""
+"""Number of writing threads; each has one block in memory at a time."""
+CLOSE_TIMEOUT_S = 3.0
+"""Time in seconds that the end of a run waits for what is still to be saved."""
+MAX_AUTO_SHARE = 1 / 4
+MAX_AUTO_BYTES = 1 << 20
+"""Maximum output of a split that ``checkpoint: auto`` saves: a quarter of its stored input, or a
+MiB.  Writing that much costs next to nothing beside mapping the split."""
 
 
 class CheckpointWriter:
-    """Writes what is committed to a run's state.
+    """Saves finished work of one run in the background.
 
     Args:
-        state: Where to.
+        store: Where to.
         engine: Holds the blocks.
         checkpoint: The job's option: ``auto``, ``all`` or ``none``.
-        limits: How hard an input is tried; see ``resume.limits``.
+        limits: See ``SavedFailure.limits``.
     """
 
     def __init__(
-        self, state: CheckpointStore, engine: Engine, checkpoint: str, limits: str
+        self, store: CheckpointStore, engine: Engine, checkpoint: str, limits: str
     ) -> None:
-        self._state, self._engine, self._checkpoint = state, engine, checkpoint
+        self._store, self._engine, self._checkpoint = store, engine, checkpoint
         self._limits = limits
-        # What waits are references, which the loop holds too.
-        self._writing = Background(THREADS, sys.maxsize, "keeper")
-        self._mapped: Iterable[str] | None = None
-        self.trouble: RayMrError | None = None
-        """Why something could not be kept; nothing is from there on."""
-        self.kept = 0
-        """Objects written."""
+        # The queue is not bounded: it holds references that the scheduler holds too.
+        self._background = Background(THREADS, sys.maxsize, "checkpoint")
+        self._uris: Iterable[str] | None = None
+        self.error: RayMrError | None = None
+        """First error; nothing is saved after it."""
 
-    def committed(
+    def save_split(
         self, split: Split, end: AttemptEnd, blocks: Sequence[tuple[BlockMeta, Ref]]
     ) -> None:
-        """An attempt counts."""
+        """Save a committed attempt, if the job's ``checkpoint`` option says so."""
         size = sum(meta.size_bytes for meta, _ in blocks)
-        cheap = max(CHEAP_BYTES, split.size_bytes // CHEAP_SHARE)
-        if self._checkpoint == "all" or (self._checkpoint == "auto" and size <= cheap):
+        limit = max(MAX_AUTO_BYTES, split.size_bytes * MAX_AUTO_SHARE)
+        if self._checkpoint == "all" or (self._checkpoint == "auto" and size <= limit):
             metas, refs = [meta for meta, _ in blocks], [ref for _, ref in blocks]
-            self._put(lambda: self._state.keep(split, end, metas, map(self._engine.read, refs)))
 
-    def failed(self, obj: StoredObject, error: RayMrError) -> None:
-        """Keep that an input has failed for good.
+            def save() -> None:
+                self._store.save_split(split, end, metas, map(self._engine.read, refs))
 
-        One that changed since it was listed has not: the next run lists what is there then.
+            self._put(save)
+
+    def save_failure(self, obj: StoredObject, error: RayMrError) -> None:
+        """Save that an input has failed for good.
+
+        An input that changed since it was listed is not saved: the next run lists it anew.
         """
         if self._checkpoint != "none" and not isinstance(error, ObjectChanged):
-            self._put(lambda: self._state.keep_failure(obj, error, self._limits))
+            self._put(lambda: self._store.save_failure(obj, error, self._limits))
 
-    def mapped(self, uris: Iterable[str]) -> None:
-        """Every input, which are these, had its turn: that is kept when all else is."""
+    def save_mapped(self, uris: Iterable[str]) -> None:
+        """Save, after everything else, that every input has been tried; these are all of them."""
         if self._checkpoint != "none":
-            self._mapped = uris
+            self._uris = uris
 
     def finish(self, check: Callable[[], None]) -> None:
-        """Wait until all is kept.
+        """Wait until everything is saved.
 
         Args:
-            check: Called again and again meanwhile; what it raises ends the waiting.
+            check: Called about four times a second; an error it raises ends the waiting.
         """
-        self._writing.drain(check)
-        self._keep_mapped()
+        self._background.drain(check)
+        self._write_mapped()
 
     def close(self) -> None:
-        """Nothing is kept any more, but for what is done within a moment."""
-        if self._writing.close(DRAIN_S):
-            self._keep_mapped()
+        """Stop saving; wait a moment for what is being saved."""
+        if self._background.close(CLOSE_TIMEOUT_S):
+            self._write_mapped()
 
-    def _keep_mapped(self) -> None:
-        uris, self._mapped = self._mapped, None
+    def _write_mapped(self) -> None:
+        uris, self._uris = self._uris, None
         if uris is not None:
-            self._guarded(lambda: self._state.keep_mapped(uris))
+            self._try(lambda: self._store.save_mapped(uris))
 
     def _put(self, act: Callable[[], None]) -> None:
-        def do() -> None:
-            if self._guarded(act):
-                self.kept += 1
+        self._background.put(lambda: self._try(act), lambda: None)
 
-        self._writing.put(do, lambda: None)
-
-    def _guarded(self, act: Callable[[], None]) -> bool:
-        if self.trouble is not None:
-            return False
+    def _try(self, act: Callable[[], None]) -> None:
+        if self.error is not None:
+            return
         try:
             act()
         except (WorkerLost, DataError):
-            return False  # a block is gone, or an input has changed: the loop hears of it by itself
+            pass  # the scheduler detects a lost block or a changed input by itself
         except RayMrError as error:
-            self.trouble = error
-            return False
-        return True
+            self.error = error

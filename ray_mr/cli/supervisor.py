@@ -61,7 +61,7 @@ def run_supervised(run: Callable[[Journal | None], Report]) -> Report:
     try:
         return run(journal)
     finally:
-        journal.end()
+        journal.mark_end()
 
 
 def _die_with(parent: int) -> None:
@@ -80,14 +80,14 @@ def _wait_for(child: int, journal: Journal) -> None:
     from ray_mr.engines.ray import private_session
 
     sweep()
-    past = RunHistory.of(journal)
-    if past.has_published():
+    history = RunHistory.read(journal)
+    if history.finish_publication():
         private_session.sweep()
         print_message(
             f"done; the process of this run {in_words(code)} when it had published the result"
         )
         raise click.exceptions.Exit(0)
     if folder := private_session.keep_session_of(child):
-        past.notices.append(f"the logs of Ray are in {folder}")
-        print_message(past.notices[-1])
-    raise past.error or past.died(in_words(code))
+        history.notices.append(f"the logs of Ray are in {folder}")
+        print_message(history.notices[-1])
+    raise history.error or history.report_death(in_words(code))

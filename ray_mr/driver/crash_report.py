@@ -1,6 +1,12 @@
-"""The report of a driver that could not write it: Ray ends its process without a word.
+"""Report of a driver that could not write it, because Ray ended its process without a word.
 
-It does so when the raylet of the driver's machine, or the GCS, is gone.
+Ray does so when the raylet of the driver's machine, or the GCS, is lost.  When the process has
+exited, ``cli/supervisor.py`` uses a ``RunHistory`` like this:
+
+1. ``RunHistory.read`` repeats the entries of the journal, one by one (``apply``).
+2. ``finish_publication`` completes a result that was being published, and detects one that was
+   published already.
+3. Otherwise ``report_death`` writes the report, and returns the error that the command ends with.
 """
 
 from __future__ import annotations
@@ -22,51 +28,52 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class RunHistory:
-    """How far a driver came."""
+    """Progress of a driver, as its journal has it."""
 
     plan: Plan | None = None
     ledger: Ledger | None = None
     notices: list[str] = field(default_factory=list)
     publishing: bool = False
-    """It was about to make the result be there."""
+    """Whether it had begun to publish the result."""
     results: list[dict[str, Any]] = field(default_factory=list)
-    """The files of that result, as the report has them."""
+    """Files of that result, as in the report."""
     published: bool = False
     stream: str = ""
-    """The output, if it is a pipe or a device: there is no place for a report."""
+    """Path of the output if it is a pipe or a device; there is no place for a report then."""
     error: RayMrError | None = None
-    """What it ended with; its report is written."""
+    """Error that it ended with; its report is written already."""
 
     @classmethod
-    def of(cls, journal: Journal) -> RunHistory:
-        """What a journal says."""
-        past = cls()
-        for name, values in journal.entries():
-            past.enter(name, *values)
-        return past
+    def read(cls, journal: Journal) -> RunHistory:
+        """Return the history in a journal."""
+        history = cls()
+        for name, values in journal.read_entries():
+            history.apply(name, *values)
+        return history
 
-    def enter(self, name: str, *values: Any) -> None:
-        """Take one entry of a journal."""
-        if name == "plan":
-            self.plan = values[0]
-            self.ledger = Ledger(values[0])
-        elif name == "notice":
-            self.notices.append(values[0])
-        elif name == "error":
-            self.error = values[0]
-        elif name == "publishing":
-            self.publishing, self.results = True, values[0]
-        elif name == "published":
-            self.published = True
-        elif name == "stream":
-            self.stream = values[0]
-        elif self.ledger is not None:
-            getattr(self.ledger, name)(*values)
+    def apply(self, name: str, *values: Any) -> None:
+        """Repeat one entry of a journal."""
+        match name:
+            case "plan":
+                (self.plan,) = values
+                self.ledger = Ledger(self.plan)
+            case "notice":
+                self.notices += values
+            case "error":
+                (self.error,) = values
+            case "publishing":
+                self.publishing, (self.results,) = True, values
+            case "published":
+                self.published = True
+            case "stream":
+                (self.stream,) = values
+            case _ if self.ledger is not None:
+                getattr(self.ledger, name)(*values)
 
-    def has_published(self) -> bool:
-        """Whether its result is there; what it was publishing is completed here."""
-        done = self.plan is None or not self.publishing or self.error is not None
-        if done or self.plan is None or self.stream:
+    def finish_publication(self) -> bool:
+        """Complete a result that was being published; return whether the result is there."""
+        is_over = not self.publishing or self.error is not None
+        if is_over or self.plan is None or self.stream:
             return False
         output = self.plan.job.output
         try:
@@ -77,26 +84,26 @@ class RunHistory:
             return False
         return bool(facts.get("ok")) and facts.get("results") == self.results
 
-    def died(self, how: str) -> RayMrError:
-        """The error of a driver that ended without a last word; its report is written here.
+    def report_death(self, cause: str) -> RayMrError:
+        """Write the report of a driver that ended without a word, and return its error.
 
         Args:
-            how: It ended, in words.
+            cause: Words on the end of the process, such as "was killed by SIGKILL".
         """
-        where = self.stream or (self.plan.job.output if self.plan else "")
+        output = self.stream or (self.plan.job.output if self.plan else "")
         error = EngineError(
-            f"the process of this run {how}; Ray ends it so when its raylet or its GCS is gone; "
-            + (f"do not rely on {where}" if self.publishing else "nothing was published"),
+            f"the process of this run {cause}; Ray ends it so when its raylet or its GCS is gone; "
+            + (f"do not rely on {output}" if self.publishing else "nothing was published"),
             "go on with --resume",
         )
         if self.plan is None or self.ledger is None or self.stream:
             return error
         report = Report(
             name=self.plan.job.name,
-            output=where,
-            totals=self.ledger.totals(),
-            counters=self.ledger.counters(),
-            inputs=self.ledger.rows_of_inputs(),
+            output=output,
+            totals=self.ledger.sum_totals(),
+            counters=self.ledger.sum_counters(),
+            inputs=self.ledger.list_inputs(),
             patterns=self.ledger.patterns,
             failed=[(uri, each.message) for uri, each in self.ledger.failures],
             notices=self.notices,

@@ -1,8 +1,18 @@
-"""What a driver has done so far, in memory that outlives its process.
+"""Journal of a run, in memory that outlives the driver's process.
 
-``aftermath`` makes a report of it.  It is gone with its last reader, and never on a disk: addresses
-of inputs may hold passwords.  Nothing heavy is imported here, for it would be twice in memory; see
-``cli/supervisor.py``.
+Ray ends a driver without a word when its raylet or its GCS is lost.  The parent of the driver's
+process (``cli/supervisor.py``) then makes the report from the journal:
+
+1. The parent creates a ``Journal`` and forks.  Both processes share its memory file and its pipe.
+2. The driver appends an entry for everything that changes the report: ``append``, and each call of
+   the ledger that ``make_ledger`` returns.
+3. The driver calls ``mark_end`` when nothing is left to do but to exit.
+4. When the driver has exited, the parent looks whether it ``has_ended``.  If not, a ``RunHistory``
+   (``crash_report``) repeats the entries of ``read_entries``.
+
+The file is never on a disk, since URIs of inputs may hold passwords, and it is freed with the last
+process that has it open.  This module imports nothing heavy: the parent would hold it in memory
+a second time.
 """
 
 from __future__ import annotations
@@ -17,58 +27,55 @@ from typing import TYPE_CHECKING, Any
 from ray_mr.driver.ledger import Ledger
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
-    from ray_mr.errors import RayMrError
-    from ray_mr.model import AttemptEnd, FetchRetries
     from ray_mr.planning.plan import Plan
 
-
-LARGE_BYTES = 4 << 10
-"""Larger entries are compressed: names of counters and inputs are much alike."""
+MIN_COMPRESSED_BYTES = 4 << 10
+"""Entries larger than this are compressed: names of counters and inputs are much alike."""
 
 
 class Journal:
-    """Written by a driver, read by its parent when it is gone."""
+    """Entries written by a driver and read by its parent process."""
 
     def __init__(self) -> None:
         self._file = os.fdopen(os.memfd_create("ray_mr-journal"), "w+b")
-        self._full = False
-        self._heard, self._said = os.pipe()
+        self._is_full = False
+        self._end_reader, self._end_writer = os.pipe()
 
-    def put(self, *entry: Any) -> None:
-        """Add an entry.  A journal without room ends here: the run is worth more than it."""
-        if self._full:
+    def append(self, name: str, *values: Any) -> None:
+        """Append an entry; without effect once the memory is full, which does not end the run."""
+        if self._is_full:
             return
         try:
-            data = pickle.dumps(entry)
-            if len(data) > LARGE_BYTES:
+            data = pickle.dumps((name, *values))
+            if len(data) > MIN_COMPRESSED_BYTES:
                 data = pickle.dumps(zlib.compress(data, 1))
             self._file.write(data)
             self._file.flush()
         except OSError:
-            self._full = True
+            self._is_full = True
 
-    def end(self) -> None:
-        """Say that all is told, and nothing is left to do but to end; a full disk matters not."""
-        os.write(self._said, b".")
+    def mark_end(self) -> None:
+        """Note that nothing is left to do but to exit; works without free memory, too."""
+        os.write(self._end_writer, b".")
 
     def has_ended(self) -> bool:
-        """Whether that was said since we asked last."""
-        os.set_blocking(self._heard, False)
+        """Return whether ``mark_end`` was called since the last call."""
+        os.set_blocking(self._end_reader, False)
         try:
-            return bool(os.read(self._heard, 1))
+            return bool(os.read(self._end_reader, 1))
         except BlockingIOError:
             return False
 
-    def ledger(self, plan: Plan) -> Ledger:
-        """A ledger of this plan, of which every entry is written down."""
+    def make_ledger(self, plan: Plan) -> Ledger:
+        """Return a ledger of this plan that appends each of its entries."""
         # Values of env may be secrets, which are in no file.
-        self.put("plan", replace(plan, job=plan.job.model_copy(update={"env": {}})))
-        return _Written(plan, self)
+        self.append("plan", replace(plan, job=plan.job.model_copy(update={"env": {}})))
+        return Ledger(plan, self.append)
 
-    def entries(self) -> Iterator[tuple[str, list[Any]]]:
-        """What is written, as far as it can be read."""
+    def read_entries(self) -> Iterator[tuple[str, list[Any]]]:
+        """Yield name and values of each entry; a last entry that is cut short is left out."""
         self._file.seek(0)
         with contextlib.suppress(EOFError, pickle.UnpicklingError):
             while True:
@@ -77,37 +84,3 @@ class Journal:
                     entry = pickle.loads(zlib.decompress(entry))  # noqa: S301 - as above
                 name, *values = entry
                 yield name, values
-
-
-class _Written(Ledger):
-    def __init__(self, plan: Plan, journal: Journal) -> None:
-        super().__init__(plan)
-        self._journal = journal
-
-    def tried(self, positions: Iterable[int]) -> None:
-        known = list(positions)
-        self._journal.put("tried", known)
-        super().tried(known)
-
-    def fetched(self, fetch_retries: Iterable[FetchRetries]) -> None:
-        known = list(fetch_retries)
-        if known:
-            self._journal.put("fetched", known)
-        super().fetched(known)
-
-    def delayed(self, positions: Iterable[int], error: RayMrError, pause_s: float) -> None:
-        known = list(positions)
-        self._journal.put("delayed", known, error, pause_s)
-        super().delayed(known, error, pause_s)
-
-    def failed(self, position: int, error: RayMrError) -> None:
-        self._journal.put("failed", position, error)
-        super().failed(position, error)
-
-    def committed(self, end: AttemptEnd) -> None:
-        self._journal.put("committed", end)
-        super().committed(end)
-
-    def withdrawn(self, end: AttemptEnd) -> None:
-        self._journal.put("withdrawn", end)
-        super().withdrawn(end)

@@ -1,74 +1,47 @@
-"""The ledger: how every listed object ended, and whether all that went in came out."""
+"""The ledger of a run: how every listed object ended, and whether all input came out.
+
+How it is used:
+
+1. The scheduler enters what happens: ``add_attempt``, ``add_retries``, ``add_delay``, ``fail``,
+   ``commit``, ``withdraw``.
+2. ``find_excess`` returns the error of a run in which more failed than the job allows.
+3. ``check_rows`` and ``check_balance`` raise ``LedgerError`` if rows or records were lost.
+4. The report takes ``sum_totals``, ``sum_counters``, ``failures`` and ``list_inputs``.
+
+How it works:
+
+1. Counts of an input are columns of numbers by its position in the plan (``_LedgerColumns``), 19
+   bytes an input.  What few inputs have (causes, bad records, delays) is in dictionaries.
+2. Only committed attempts count.  ``withdraw`` subtracts exactly what ``commit`` has added.
+3. Each entry is also passed to ``record``.  A journal that keeps these calls can repeat them on
+   another ledger, which then is equal (``driver.journal``).
+
+An entry costs the same in a run over a million inputs as over ten.
+"""
 
 from __future__ import annotations
 
-import itertools
 from array import array
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, overload
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any
 
 from ray_mr.counters import Counters
+from ray_mr.driver.ledger_rows import Delay, Entry, LedgerRows, make_row
 from ray_mr.errors import LedgerError, ObjectDenied, RayMrError, TooManyBadRecords, escape_newlines
 from ray_mr.model import Fate, FileCounts
 from ray_mr.units import format_count
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from ray_mr.model import AttemptEnd, FetchRetries, Input, ReducerEnd, Split
     from ray_mr.planning.plan import Plan
     from ray_mr.planning.sources import Source
 
-
-MAX_CAUSES = 8
-MAX_CAUSE_CHARS = 300
-MOST_ATTEMPTS = 2**16 - 1
-"""No more are counted."""
+MAX_ATTEMPTS = 2**16 - 1
+"""Maximum attempts counted for an input."""
 ALLOW_BAD = "allow them with --max-bad-records"
 SEE_ALL = "the report names all; allow them with --max-failed-inputs"
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One listed object, as the report has it."""
-
-    uri: str
-    size_bytes: int
-    """Stored size."""
-    fate: Fate | None = None
-    """``None`` until it is known: a run that ends so does not balance."""
-    cause: str = ""
-    """Why it was skipped or failed."""
-    attempts: int = 0
-    """Attempts that it was part of."""
-    records: int = 0
-    """Records read."""
-    mapped: int = 0
-    """Records that the mapper was called with."""
-    bad_records: int = 0
-    """Records set aside."""
-    bad_sample: str = ""
-    """Where the first of them stands."""
-    decoded_bytes: int = 0
-
-
-@dataclass(slots=True)
-class Delay:
-    """What it took to get an input through, where not all went well at once."""
-
-    waited_s: float = 0.0
-    """Pauses before it was tried again, in fetching and between attempts."""
-    causes: Counter[str] = field(default_factory=Counter)
-    """Why, and how often."""
-
-    def add(self, error: str, waited_s: float, times: int = 1) -> None:
-        """One failure more; of many kinds, those that come late are counted as others."""
-        cause = error.splitlines()[0][:MAX_CAUSE_CHARS] if error else "unknown"
-        known = cause in self.causes or len(self.causes) < MAX_CAUSES
-        self.causes[cause if known else "others"] += times
-        self.waited_s += waited_s
 
 
 _ABSENT, _UNKNOWN, _OK, _FAILED = range(4)
@@ -76,40 +49,49 @@ _FATES = {_UNKNOWN: None, _OK: Fate.OK, _FAILED: Fate.FAILED}
 
 
 class _LedgerColumns:
-    """What is counted of each input, by position: 19 bytes each, as there may be millions."""
+    """Counts of inputs, by position: 19 bytes an input.
+
+    Args:
+        splits: Of the plan; they need not have all positions.
+    """
 
     def __init__(self, splits: Sequence[Split]) -> None:
         size = max((split.positions[-1] + 1 for split in splits), default=0)
         self.fate = bytearray(size)
         self.attempts = array("H", bytes(2 * size))
         self.records, self.decoded = (array("Q", bytes(8 * size)) for _ in range(2))
-        self.bad: dict[int, int] = {}  # where there are some
-        self.lost: dict[int, int] = {}  # records that have no place
+        self.bad: dict[int, int] = {}  # records set aside, where there are any
+        self.lost: dict[int, int] = {}  # records not accounted for, where there are any
         for split in splits:
             for position in split.positions:
                 self.fate[position] = _UNKNOWN
 
     def set(self, fate: int, counts: FileCounts) -> None:
-        """Enter how an input ended, and what was read of it."""
+        """Set how an input ended, and its counts."""
         at = counts.position
         self.fate[at] = fate
         self.records[at], self.decoded[at] = counts.records, counts.decoded_bytes
         lost = counts.records - counts.mapped - counts.bad
-        for few, number in ((self.bad, counts.bad), (self.lost, lost)):
-            few.pop(at, None)
+        for sparse, number in ((self.bad, counts.bad), (self.lost, lost)):
+            sparse.pop(at, None)
             if number:
-                few[at] = number
+                sparse[at] = number
 
-    def mapped(self, at: int) -> int:
-        """Records of an input that the mapper was called with."""
+    def count_mapped(self, at: int) -> int:
+        """Return the number of records that the mapper was called with."""
         return self.records[at] - self.bad.get(at, 0) - self.lost.get(at, 0)
 
 
 class Ledger:
-    """Counts by position in the plan; and the objects that never were in a split."""
+    """The ledger of one run.
 
-    def __init__(self, plan: Plan) -> None:
-        self._job, self._plan = plan.job, plan
+    Args:
+        plan: Of the run; objects that it skipped or refused are in the ledger from the start.
+        record: Called with the name and arguments of each entry, before it is made.
+    """
+
+    def __init__(self, plan: Plan, record: Callable[..., None] = lambda *_: None) -> None:
+        self._job, self._plan, self._record = plan.job, plan, record
         self._columns = _LedgerColumns(plan.splits)
         self._causes: dict[int, str] = {}
         self._samples: dict[int, str] = {}
@@ -121,44 +103,54 @@ class Ledger:
         self._counters = Counters()
         self.rows = self.mapped_rows = self.bad_values = 0
         self.reduced: dict[int, ReducerEnd] = {}
-        self._values: dict[int, tuple[int, str]] = {}  # bad ones by an attempt's first input
+        self._values: dict[int, tuple[int, str]] = {}  # inputs of an attempt, a value
 
-    # ------------------------------------------------------------ what happens
+    # ------------------------------------------------------------ entries
 
-    def tried(self, positions: Iterable[int]) -> None:
-        """An attempt with these inputs begins."""
+    def add_attempt(self, positions: Iterable[int]) -> None:
+        """Count an attempt that begins, for each of its inputs."""
+        positions = list(positions)
+        self._record("add_attempt", positions)
+        attempts = self._columns.attempts
         for position in positions:
-            tries = self._columns.attempts
-            tries[position] = min(tries[position] + 1, MOST_ATTEMPTS)
+            attempts[position] = min(attempts[position] + 1, MAX_ATTEMPTS)
 
-    def fetched(self, fetch_retries: Iterable[FetchRetries]) -> None:
-        """An attempt has ended, well or not, in which inputs were asked for more than once."""
-        for retry in fetch_retries:
-            tries = retry.tries - 1
-            self._delays[retry.position].add(retry.cause, retry.waited_s, tries)
+    def add_retries(self, retries: Sequence[FetchRetries]) -> None:
+        """Add the failed fetches of an attempt that has ended, well or not."""
+        if not retries:
+            return
+        self._record("add_retries", retries)
+        for retry in retries:
+            delay = self._delays[retry.position]
+            delay.add(retry.cause, retry.waited_s, retry.tries - 1)
 
-    def delayed(self, positions: Iterable[int], error: RayMrError, pause_s: float) -> None:
-        """An attempt with these inputs did not count: they are tried again after a pause."""
+    def add_delay(self, positions: Iterable[int], error: RayMrError, pause_s: float) -> None:
+        """Add a failed attempt, whose inputs are tried again after a pause."""
+        positions = list(positions)
+        self._record("add_delay", positions, error, pause_s)
         for position in positions:
             self._delays[position].add(error.message, pause_s)
 
-    def failed(self, position: int, error: RayMrError) -> None:
-        """An input has failed for good."""
+    def fail(self, position: int, error: RayMrError) -> None:
+        """Enter that an input has failed for good."""
+        self._record("fail", position, error)
         self._columns.fate[position] = _FAILED
         self._causes[position] = error.message
         self._errors.append((self._plan.object_at(position).uri, error))
         self._denied += isinstance(error, ObjectDenied)
 
-    def committed(self, end: AttemptEnd) -> None:
-        """An attempt is the winner for its inputs."""
+    def commit(self, end: AttemptEnd) -> None:
+        """Enter the winning attempt of its inputs."""
+        self._record("commit", end)
         for counts in end.files:
             self._columns.set(_OK, counts)
             if counts.sample:
                 self._samples[counts.position] = counts.sample
         self._count(end, 1)
 
-    def withdrawn(self, end: AttemptEnd) -> None:
-        """The winner's blocks are lost: another attempt will take its place."""
+    def withdraw(self, end: AttemptEnd) -> None:
+        """Take back a winning attempt whose blocks are lost; another one will take its place."""
+        self._record("withdraw", end)
         for counts in end.files:
             self._columns.set(_UNKNOWN, FileCounts(counts.position))
             self._samples.pop(counts.position, None)
@@ -174,10 +166,10 @@ class Ledger:
             self._values[end.id.start] = len(end.files), end.bad_value
         self._counters.add_all(end.counters, sign)
 
-    # ------------------------------------------------------------ what it says
+    # ------------------------------------------------------------ sums and limits
 
-    def counters(self) -> dict[str, int]:
-        """The programs' own counters, of committed attempts and of reducers, by name."""
+    def sum_counters(self) -> dict[str, int]:
+        """Return the programs' counters, of committed attempts and of reducers, by name."""
         total = Counters(self._counters)
         for end in self.reduced.values():
             total.add_all(end.counters)
@@ -185,33 +177,33 @@ class Ledger:
 
     @property
     def patterns(self) -> tuple[Source, ...]:
-        """What each input pattern has brought."""
+        """Counts of the objects that each input pattern found."""
         return self._plan.patterns
 
     @property
-    def counters_overflowed(self) -> bool:
+    def has_counter_overflow(self) -> bool:
         """Whether mappers and combiners named more counters than are kept."""
         return self._counters.has_overflowed
 
     @property
     def failures(self) -> list[tuple[str, RayMrError]]:
-        """Inputs that have failed, with their errors, by name."""
+        """URI and error of each failed input, sorted."""
         return sorted(self._errors, key=lambda item: item[0])
 
     @property
-    def failed_inputs(self) -> int:
-        """How many inputs have failed."""
+    def failure_count(self) -> int:
+        """Number of failed inputs."""
         return len(self._errors)
 
     @property
-    def bad_records(self) -> int:
-        """Records set aside, by mappers' harnesses, combiners and reducers."""
+    def bad_record_count(self) -> int:
+        """Number of records set aside, by mappers' harnesses, combiners and reducers."""
         bad = sum(self._columns.bad.values())
         return bad + self.bad_values + sum(end.bad_values for end in self.reduced.values())
 
-    def beyond_limits(self) -> RayMrError | None:
-        """The error that a run ends with when more went wrong than the job allows."""
-        failures, limit = self.failures, self._job.max_failed_inputs
+    def find_excess(self) -> RayMrError | None:
+        """Return the error of a run in which more has failed than the job allows."""
+        failures, max_failed = self.failures, self._job.max_failed_inputs
         if failures and self._all_denied():
             uri, first = failures[0]
             return type(first)(
@@ -219,44 +211,44 @@ class Ledger:
                 f"{escape_newlines(uri)}: {first.message.removeprefix(f'{uri}: ')}",
                 first.hint,
             )
-        if len(failures) > limit:
+        if len(failures) > max_failed:
             uri, first = failures[0]
             return type(first)(
-                f"{format_count(len(failures), 'input')} failed, {limit} allowed; the first: "
+                f"{format_count(len(failures), 'input')} failed, {max_failed} allowed; the first: "
                 f"{escape_newlines(uri)}: {first.message.removeprefix(f'{uri}: ')}",
                 "\n  ".join(filter(None, (first.hint, SEE_ALL))),
             )
-        bad, most = self.bad_records, self._job.max_bad_records
-        if most is None or bad <= most:
+        bad, limit = self.bad_record_count, self._job.max_bad_records
+        if limit is None or bad <= limit:
             return None
         values = self.bad_values + sum(end.bad_values for end in self.reduced.values())
         if values == bad:
-            told, advice = self._of_values(values)
-            return TooManyBadRecords(f"{told}; {most:,} allowed", f"{advice}\n  or {ALLOW_BAD}")
+            text, advice = self._describe_values(values)
+            return TooManyBadRecords(f"{text}; {limit:,} allowed", f"{advice}\n  or {ALLOW_BAD}")
         first_bad = min(self._samples, default=None)
         where = (
             f"{self._plan.object_at(first_bad).uri} {self._samples[first_bad]}"
             if first_bad is not None
             else ""
         )
-        message = f"{format_count(bad, 'record')} could not be read, {most:,} allowed"
+        message = f"{format_count(bad, 'record')} could not be read, {limit:,} allowed"
         message += f"; the first: {where}" if where else ""
         if not values:
             return TooManyBadRecords(message, ALLOW_BAD)
-        told, advice = self._of_values(values)
-        return TooManyBadRecords(f"{message}; of them, {told}", f"{advice}\n  or {ALLOW_BAD}")
+        text, advice = self._describe_values(values)
+        return TooManyBadRecords(f"{message}; of them, {text}", f"{advice}\n  or {ALLOW_BAD}")
 
-    def _of_values(self, values: int) -> tuple[str, str]:
-        """What a built-in reducer or combiner has set aside, and what to do about it."""
+    def _describe_values(self, values: int) -> tuple[str, str]:
+        """Describe values that a built-in reducer or combiner has set aside, and give advice."""
         step = self._job.reducer if isinstance(self._job.reducer, str) else None
         word = f"reducer: {step}" if step else f"combiner: {self._job.combiner}"
         are = "value is not a number" if values == 1 else "values are not numbers"
-        example, where = self._bad_value()
-        shown = f": one is the {example}, {where}" if example else ""
-        return f"{values:,} {are}, which `{word}` needs{shown}", _advice(example)
+        example, where = self._find_bad_value()
+        suffix = f": one is the {example}, {where}" if example else ""
+        return f"{values:,} {are}, which `{word}` needs{suffix}", _make_advice(example)
 
-    def _bad_value(self) -> tuple[str, str]:
-        """A value that is not a number, and where it comes from."""
+    def _find_bad_value(self) -> tuple[str, str]:
+        """Return a value that is not a number, and its origin."""
         if self._values:
             start = min(self._values)
             size, example = self._values[start]
@@ -265,24 +257,27 @@ class Ledger:
         part = min(number for number, end in self.reduced.items() if end.bad_values)
         return self.reduced[part].bad_value, f"in part {part}"
 
-    def hopeless(self) -> RayMrError | None:
-        """The error of a run that cannot succeed any more, as its store refuses too much.
+    def find_refusal(self) -> RayMrError | None:
+        """Return the error of a run that cannot succeed, because its store refuses too many inputs.
 
-        Other failures are all found first: only a run over everything names them.
+        Other failures do not end a run early, since only a run over all inputs finds all of them.
         """
-        return self.beyond_limits() if self._denied > self._job.max_failed_inputs else None
+        return self.find_excess() if self._denied > self._job.max_failed_inputs else None
 
     def _all_denied(self) -> bool:
-        """Whether the store refused every input: it is not the objects that are at fault."""
+        """Return whether the store refused every input, which is not the fault of an object."""
         fates = self._columns.fate
         others = fates.count(_OK) + fates.count(_UNKNOWN)
         return not others and all(type(error) is ObjectDenied for _, error in self._errors)
 
-    def expected(self, rows: Mapping[int, int]) -> None:
-        """Check what was put into blocks against what reducers were given and fed.
+    def check_rows(self, rows: Mapping[int, int]) -> None:
+        """Check that mappers, blocks and reducers agree on the number of rows.
+
+        Args:
+            rows: Rows in all blocks, by partition.
 
         Raises:
-            LedgerError: It is not the same.
+            LedgerError: They do not.
         """
         if sum(rows.values()) != self.rows:
             raise LedgerError(f"{self.rows} rows were mapped, {sum(rows.values())} are in blocks")
@@ -292,11 +287,11 @@ class Ledger:
                     f"part {part}: {rows[part]} rows sent, {end.rows} received, {end.fed} reduced"
                 )
 
-    def balance(self) -> None:
-        """Check that every object has a fate and every record a place.
+    def check_balance(self) -> None:
+        """Check that every object has a fate and every record is accounted for.
 
         Raises:
-            LedgerError: One has not.
+            LedgerError: One is not.
         """
         columns = self._columns
         if (at := columns.fate.find(_UNKNOWN)) >= 0:
@@ -306,22 +301,24 @@ class Ledger:
             uri = self._plan.object_at(at).uri
             raise LedgerError(f"{uri}: {columns.records[at]} records in, not all accounted for")
 
-    def rows_of_inputs(self) -> LedgerRows:
-        """Every listed object, for the report."""
+    # ------------------------------------------------------------ the report
+
+    def list_inputs(self) -> LedgerRows:
+        """Return a row for each listed object."""
         return LedgerRows(
-            self._rows, self._inputs + len(self._plan.skipped) + len(self._plan.refused)
+            self._make_rows, self._input_count + len(self._plan.skipped) + len(self._plan.refused)
         )
 
-    def _rows(self) -> Iterator[dict[str, Any]]:
+    def _make_rows(self) -> Iterator[dict[str, Any]]:
         for split in self._plan.splits:
             for item in split.inputs:
-                yield _row(self._entry(item), self._delays.get(item.position))
+                yield make_row(self._make_entry(item), self._delays.get(item.position))
         for obj, reason in self._plan.skipped:
-            yield _row(Entry(obj.uri, obj.size_bytes, Fate.SKIPPED, reason))
+            yield make_row(Entry(obj.uri, obj.size_bytes, Fate.SKIPPED, reason))
         for obj, error in self._plan.refused:
-            yield _row(Entry(obj.uri, obj.size_bytes, Fate.FAILED, error.message))
+            yield make_row(Entry(obj.uri, obj.size_bytes, Fate.FAILED, error.message))
 
-    def _entry(self, item: Input) -> Entry:
+    def _make_entry(self, item: Input) -> Entry:
         at, columns = item.position, self._columns
         return Entry(
             item.object.uri,
@@ -330,46 +327,46 @@ class Ledger:
             self._causes.get(at, ""),
             columns.attempts[at],
             columns.records[at],
-            columns.mapped(at),
+            columns.count_mapped(at),
             columns.bad.get(at, 0),
             self._samples.get(at, ""),
             columns.decoded[at],
         )
 
     @property
-    def _inputs(self) -> int:
+    def _input_count(self) -> int:
         return len(self._columns.fate) - self._columns.fate.count(_ABSENT)
 
-    def totals(self) -> dict[str, int]:
-        """Sums over all entries."""
+    def sum_totals(self) -> dict[str, int]:
+        """Return the sums over all inputs and parts."""
         columns, plan = self._columns, self._plan
         records = sum(columns.records)
-        astray = sum(columns.bad.values()) + sum(columns.lost.values())
-        read = (
+        unmapped = sum(columns.bad.values()) + sum(columns.lost.values())
+        sizes = (
             size
             for split in plan.splits
             for position, size in split.sizes()
             if columns.fate[position] == _OK
         )
         return {
-            "inputs": self._inputs + len(plan.skipped) + len(plan.refused),
+            "inputs": self._input_count + len(plan.skipped) + len(plan.refused),
             "ok": columns.fate.count(_OK),
             "skipped": len(plan.skipped),
             "failed": columns.fate.count(_FAILED) + len(plan.refused),
             "unknown": columns.fate.count(_UNKNOWN),
-            "stored_bytes": sum(read),
+            "stored_bytes": sum(sizes),
             "decoded_bytes": sum(columns.decoded),
             "records": records,
-            "mapped": records - astray,
-            "bad_records": self.bad_records,
+            "mapped": records - unmapped,
+            "bad_records": self.bad_record_count,
             "mapped_rows": self.mapped_rows,
             "shuffled_rows": self.rows,
             "keys": sum(end.keys for end in self.reduced.values()),
         }
 
 
-def _advice(example: str) -> str:
-    """What to do about a value, of which the example is ``value '5' of key 'a'``."""
+def _make_advice(example: str) -> str:
+    """Return advice on values that are not numbers; an example is ``value '5' of key 'a'``."""
     value = example.removeprefix("value ").partition(" of key ")[0][1:-1]
     if value.endswith("\\r"):
         return (
@@ -392,33 +389,3 @@ def _advice(example: str) -> str:
         "have the mapper give a number as the value; the value is what follows the key: see "
         "`separator` and `key_fields`"
     )
-
-
-def _row(entry: Entry, delay: Delay | None = None) -> dict[str, Any]:
-    row = asdict(entry) | {"fate": entry.fate or "unknown"}
-    if delay is not None:
-        row |= {"waited_s": round(delay.waited_s, 3), "causes": dict(delay.causes)}
-    return row
-
-
-class LedgerRows(Sequence[dict[str, Any]]):
-    """The rows of a report, each made when it is looked at."""
-
-    def __init__(self, make: Callable[[], Iterator[dict[str, Any]]], size: int) -> None:
-        self._make, self._size = make, size
-
-    def __len__(self) -> int:
-        return self._size
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        return self._make()
-
-    @overload
-    def __getitem__(self, index: int) -> dict[str, Any]: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[dict[str, Any]]: ...
-    def __getitem__(self, index: int | slice) -> dict[str, Any] | list[dict[str, Any]]:
-        if isinstance(index, slice):
-            return list(self._make())[index]
-        at = range(self._size)[index]
-        return next(itertools.islice(self._make(), at, None))

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from ray_mr.checkpoint import store as kept
+from ray_mr.checkpoint.format import RUN, state_uri
 from ray_mr.driver.publish import facts_of
 from ray_mr.errors import JobError
 from ray_mr.jobs.script import Script
@@ -44,7 +44,7 @@ Ident = tuple[int, int]
 def own_folders(output: str) -> dict[str, str]:
     """Folders that runs with this output clear, with the mark that is in each."""
     return {
-        kept.state_uri(output): kept.RUN,
+        state_uri(output): RUN,
         dead_letters.folder_uri(output): owned_folder.MARK,
         replay.folder_uri(output): owned_folder.MARK,
     }

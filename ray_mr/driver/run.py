@@ -101,8 +101,8 @@ def run(
         RayMrError: What else ended the run; ``report.json`` is written then too, where it can.
         Interrupted: Ctrl-C, or SIGTERM where the caller turns it into KeyboardInterrupt.
     """
-    wish = RunMode(force, resume or only_failed, only_failed)
-    return _Run(job, engine_named(engine), on_event or (lambda _: None), wish, journal).run()
+    mode = RunMode(force, resume or only_failed, only_failed)
+    return _Run(job, engine_named(engine), on_event or (lambda _: None), mode, journal).run()
 
 
 def _absolute(output: str) -> str:
@@ -125,7 +125,7 @@ class _Run:
         job: Job,
         engine: Engine,
         on_event: Callable[[Event], None],
-        wish: RunMode,
+        mode: RunMode,
         journal: Journal | None,
     ) -> None:
         output = _absolute(job.output)
@@ -140,9 +140,9 @@ class _Run:
         self._ledger: Ledger | None = None
         self._sink: Sink | None = None
         self._publishing = self._published = False
-        self._wish = wish
+        self._mode = mode
         self._journal = journal
-        self._checkpoint = Checkpoint(self._job, wish, engine, self._tell)
+        self._checkpoint = Checkpoint(self._job, mode, engine, self._tell)
 
     def _tell(self, event: Event) -> None:
         if isinstance(event, Notice):
@@ -151,11 +151,11 @@ class _Run:
         self._on_event(event)
 
     def _ledger_of(self, goal: Plan) -> Ledger:
-        return Ledger(goal) if self._journal is None else self._journal.ledger(goal)
+        return Ledger(goal) if self._journal is None else self._journal.make_ledger(goal)
 
-    def _note(self, *entry: object) -> None:
+    def _note(self, name: str, *values: object) -> None:
         if self._journal is not None:
-            self._journal.put(*entry)
+            self._journal.append(name, *values)
 
     @contextmanager
     def _stage(self, name: str, detail: str = "") -> Iterator[None]:
@@ -182,19 +182,19 @@ class _Run:
         Raises:
             JobError: The run was to go on with another.
         """
-        if self._wish.resume:
+        if self._mode.resume:
             raise JobError(
                 f"{stream.path} is {stream.kind}: nothing is kept there to go on with",
                 "run the job without --resume, or write to a file",
             )
         apart = {"output": f"{make_run_folder(self._id)}/stream/{STREAMED}", "checkpoint": "none"}
         self._job = self._job.model_copy(update=apart)
-        self._checkpoint = Checkpoint(self._job, self._wish, self._engine, self._tell)
+        self._checkpoint = Checkpoint(self._job, self._mode, self._engine, self._tell)
         self._note("stream", stream.path)
         self._tell(Notice(f"{stream.path} is {stream.kind}: no report is kept beside it"))
 
     def _run(self) -> Report:
-        wish, checkpoint = self._wish, self._checkpoint
+        mode, checkpoint = self._mode, self._checkpoint
         register_temporary(make_run_folder(self._id))
         access.set_mode(anonymous=self._job.anonymous, request_payer=self._job.request_payer)
         sweep()
@@ -203,7 +203,7 @@ class _Run:
         try:
             self._engine.prepare(self._job)
             with self._stage("list", format_count(len(self._job.inputs), "pattern")):
-                left = wish.resume and checkpoint.is_there()
+                left = mode.resume and checkpoint.exists()
                 checkpoint.check()
                 check_names(self._job.output)
                 if (done := self._finish_earlier()) is not None:
@@ -261,12 +261,12 @@ class _Run:
         Returns:
             Its report, where this run was to go on from there: nothing is left to do.
         """
-        output, wish = self._job.output, self._wish
+        output, mode = self._job.output, self._mode
         try:
             if not finish_publication(output):
                 return None
         except StagedLost as error:
-            if not (wish.force or wish.resume):
+            if not (mode.force or mode.resume):
                 raise JobError(
                     f"{output}: there is a result that was cut off: {error.message}",
                     "replace it with --force",
@@ -277,14 +277,14 @@ class _Run:
         facts = facts_of(locate_report(output))
         totals = facts.get("totals")
         self._checkpoint.retire(failures=not totals or bool(totals.get("failed")))
-        if not (facts and wish.resume) or wish.only_failed or wish.force:
+        if not (facts and mode.resume) or mode.only_failed or mode.force:
             return None
         return Report.of_facts(facts, self._job.result_end)
 
     def _publish(self, sink: Sink) -> Report:
         """The last act of a good run; for the order see ``driver.publish``."""
         if not sink.exists():
-            self._checkpoint.claim()
+            self._checkpoint.restore_owner()
         self._check_ours()
         report = self._report(None, sink.list_files())
         with staged_reports(report) as reports:
@@ -317,12 +317,12 @@ class _Run:
         Raises:
             JobError: One has.
         """
-        if (lost := self._checkpoint.lost()) is not None:
+        if (lost := self._checkpoint.find_intruder()) is not None:
             raise lost
 
     def _lost(self) -> RayMrError | None:
         try:
-            return self._checkpoint.lost()
+            return self._checkpoint.find_intruder()
         except RayMrError:
             return None
 
@@ -374,7 +374,7 @@ class _Run:
             capacity,
             self._tell,
             sink=sink,
-            writer=self._checkpoint.keeper,
+            writer=self._checkpoint.writer,
             deadline=until,
             run_id=self._id,
         )
@@ -392,23 +392,23 @@ class _Run:
     def _phases(
         self, made: Plan, ledger: Ledger, scheduler: Scheduler, writer: ResultWriter, has: str
     ) -> RayMrError | None:
-        if error := ledger.hopeless():
+        if error := ledger.find_refusal():
             return error
         size = f"{format_count(made.total_inputs, 'input')}, {format_bytes(made.total_bytes)}"
         with self._stage("map", f"{size} in {format_count(len(made.splits), 'split')}, {has}"):
             self._checkpoint.adopt(scheduler)
             scheduler.map()
-            self._checkpoint.mapped()
-        if error := ledger.beyond_limits():
+            self._checkpoint.save_mapped()
+        if error := ledger.find_excess():
             return error
         with self._stage("reduce", format_count(self._job.reducers, "part")):
             scheduler.reduce()
             writer.write()
         if scheduler.first_map is not None:
             self._seconds["steady"] = time.monotonic() - scheduler.first_map
-        ledger.expected(scheduler.committed.count_rows())
-        ledger.balance()
-        return ledger.beyond_limits()
+        ledger.check_rows(scheduler.committed.count_rows())
+        ledger.check_balance()
+        return ledger.find_excess()
 
     # ------------------------------------------------------------ the report
 
@@ -418,10 +418,10 @@ class _Run:
         return Report(
             name=self._job.name,
             output=self._job.output,
-            totals=ledger.totals() if ledger else {},
-            counters=ledger.counters() if ledger else {},
+            totals=ledger.sum_totals() if ledger else {},
+            counters=ledger.sum_counters() if ledger else {},
             seconds=dict(self._seconds),
-            inputs=ledger.rows_of_inputs() if ledger else (),
+            inputs=ledger.list_inputs() if ledger else (),
             patterns=ledger.patterns if ledger else (),
             results=list(results),
             failed=[(uri, each.message) for uri, each in ledger.failures] if ledger else [],

@@ -156,7 +156,7 @@ class Scheduler:
         """Record that the inputs of a split failed in an earlier run."""
         del self._pending[split.start]
         for position in split.positions:
-            self._ledger.failed(position, error)
+            self._ledger.fail(position, error)
 
     # ------------------------------------------------------------ the two phases
 
@@ -228,7 +228,7 @@ class Scheduler:
             _, work = self._pending.popitem(last=False)
             ident = self.next_ident(work.split)
             self._running[ident] = _RunningAttempt(work, now)
-            self._ledger.tried(work.split.positions)
+            self._ledger.add_attempt(work.split.positions)
             self._engine.start(work.split, ident, retry_policy.make_options(work))
 
     def _handle(self, event: EngineEvent) -> None:
@@ -275,7 +275,7 @@ class Scheduler:
         """Do what the retry policy decides about an attempt that has reported its end."""
         work = running.work
         decision = retry_policy.decide(work, end, self._plan.job)
-        self._ledger.fetched(end.fetch_retries)
+        self._ledger.add_retries(end.fetch_retries)
         if end.poison is not None and end.error is not None and work.isolate_record is not None:
             self._records.letter(end.poison, end.error)
         if decision.commit:
@@ -300,18 +300,18 @@ class Scheduler:
     def _follow(self, decision: Decision, error: RayMrError | None) -> None:
         if error is not None:
             for work in decision.again:
-                self._ledger.delayed(work.split.positions, error, decision.pause_s)
+                self._ledger.add_delay(work.split.positions, error, decision.pause_s)
         if decision.stop is not None:
             raise decision.stop
         if decision.notice:
             self._notify(Notice(decision.notice))
         for position, cause in decision.failed.items():
-            self._ledger.failed(position, cause)
+            self._ledger.fail(position, cause)
             obj = self._plan.object_at(position)
             if self._writer is not None:
-                self._writer.failed(obj, cause)
+                self._writer.save_failure(obj, cause)
             self._notice_failure(obj, cause)
-        if decision.failed and (hopeless := self._ledger.hopeless()) is not None:
+        if decision.failed and (hopeless := self._ledger.find_refusal()) is not None:
             raise hopeless
         when = time.monotonic() + decision.pause_s
         for work in decision.again:
@@ -324,7 +324,7 @@ class Scheduler:
         if len(running.blocks) != end.blocks:
             raise LedgerError(f"{end.id} sent {end.blocks} blocks, {len(running.blocks)} arrived")
         if self._writer is not None:
-            self._writer.committed(work.split, end, running.blocks)
+            self._writer.save_split(work.split, end, running.blocks)
         self._commit(work, end, running.blocks)
 
     def _commit(
@@ -334,8 +334,8 @@ class Scheduler:
         short = replace(end, counters={}) if len(end.counters) > MIN_PACKED_COUNTERS else end
         committed = CommittedSplit(short, work, blocks, pack_rows(dict(end.counters)))
         self.committed.add(committed)
-        self._ledger.committed(end)
-        if self._ledger.counters_overflowed and not self._has_noticed_counters:
+        self._ledger.commit(end)
+        if self._ledger.has_counter_overflow and not self._has_noticed_counters:
             self._has_noticed_counters = True
             self._notify(
                 Notice(
@@ -360,7 +360,7 @@ class Scheduler:
             return
         self._notify(Notice(f"a block of split {meta.id.split} is lost: the split runs again"))
         self._withdrawn[committed.start] = committed.checksums
-        self._ledger.withdrawn(replace(committed.end, counters=unpack_rows(committed.counters)))
+        self._ledger.withdraw(replace(committed.end, counters=unpack_rows(committed.counters)))
         self._done_bytes -= committed.work.split.size_bytes
         error = WorkerLost(f"block {meta.sequence} of {meta.id} is lost")
         self._follow(retry_policy.after_loss(committed.work, error, self._plan.job), error)
@@ -389,7 +389,7 @@ class Scheduler:
 
     def _send_progress(self, status: str) -> None:
         done_bytes = self._done_bytes + self._speaking_bytes
-        failed = self._ledger.failed_inputs
+        failed = self._ledger.failure_count
         self._notify(MapProgress(done_bytes, self._total_bytes, status, self._speaking, failed))
 
     def _send_notices(self) -> None:
@@ -397,7 +397,7 @@ class Scheduler:
             self._notify(Notice(text))
 
     def _notice_failure(self, obj: StoredObject, cause: RayMrError) -> None:
-        failed = self._ledger.failed_inputs
+        failed = self._ledger.failure_count
         if failed <= MAX_FAILURE_NOTICES:
             reason = summarize_message(cause.message).removeprefix(f"{obj.uri}: ")
             self._notify(Notice(f"{obj.uri} failed: {reason}"))

@@ -116,7 +116,7 @@ def _ended(obj: StoredObject, ledger: Ledger, end: AttemptEnd | None) -> TryRepo
         raise RayMrError("the trial ended without a last word")
     error = end.error or next(iter(end.failed.values()), None)
     if error is None:
-        ledger.committed(end)
-        error = ledger.beyond_limits()
+        ledger.commit(end)
+        error = ledger.find_excess()
     sample = next((counts.sample for counts in end.files if counts.sample), "")
-    return TryReport(obj, ledger.totals(), ledger.counters(), sample, error)
+    return TryReport(obj, ledger.sum_totals(), ledger.sum_counters(), sample, error)

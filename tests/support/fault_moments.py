@@ -48,7 +48,7 @@ FIRST_PART = "first part published"
 STEPS: dict[str, tuple[Any, str, bool]] = {
     "listed": (Sink, "open", True),
     "before the commit": (Scheduler, "_commit", True),
-    "in the commit": (Ledger, "committed", False),
+    "in the commit": (Ledger, "commit", False),
     "after the commit": (Scheduler, "_commit", False),
     "all committed": (Scheduler, "reduce", True),
     "a piece reduced": (ReducerPool, "_add_output", False),

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from jobs import script
-from ray_mr.checkpoint.matching import fingerprint
-from ray_mr.checkpoint.program_environment import MAX_DIGEST_BYTES, facts_of
+from ray_mr.checkpoint.matching import make_fingerprint
+from ray_mr.checkpoint.program_environment import MAX_DIGEST_BYTES, digest_environment
 from ray_mr.driver.run import plan, run
 from ray_mr.events import Notice
 from ray_mr.jobs.job import Job
@@ -136,13 +136,13 @@ def test_fingerprint_changes_with_what_a_program_uses(
         return value.format(folder=tmp_path)
 
     job = job_of(tmp_path, **{"mapper": LINES | {"script": "cat"}} | in_folder(option))
-    before = fingerprint(plan(job))
-    assert fingerprint(plan(job)) == before
+    before = make_fingerprint(plan(job))
+    assert make_fingerprint(plan(job)) == before
     os.utime(bin_folder / "myprog", (1, 1))
-    assert fingerprint(plan(job)) == before, "a time is no content"
+    assert make_fingerprint(plan(job)) == before, "a time is no content"
     script(bin_folder, "myprog", TWO)
     (tmp_path / "table").write_text("two")
-    after = fingerprint(plan(job))
+    after = make_fingerprint(plan(job))
     assert [name for name in before if before[name] != after[name]] == [where]
 
 
@@ -152,7 +152,7 @@ def test_argument_that_names_no_regular_file_is_a_word(tmp_path: Path, name: str
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "folder").mkdir()
     mapper = LINES | {"script": "cat", "arguments": [f"{tmp_path}/{name}"]}
-    assert fingerprint(plan(job_of(tmp_path, mapper)))["the mapper"]
+    assert make_fingerprint(plan(job_of(tmp_path, mapper)))["the mapper"]
 
 
 def test_large_file_counts_by_size_and_time(tmp_path: Path) -> None:
@@ -160,10 +160,10 @@ def test_large_file_counts_by_size_and_time(tmp_path: Path) -> None:
         file.truncate(MAX_DIGEST_BYTES + 1)
     job = job_of(tmp_path, LINES | {"script": "cat", "arguments": [f"{tmp_path}/large"]})
     mapper = plan(job).mapper
-    before = facts_of(job, mapper)
-    assert facts_of(job, mapper) == before
+    before = digest_environment(job, mapper)
+    assert digest_environment(job, mapper) == before
     os.utime(tmp_path / "large", (1, 1))
-    assert facts_of(job, mapper) != before
+    assert digest_environment(job, mapper) != before
 
 
 def test_function_of_an_installed_module_changes_with_the_module(
@@ -176,12 +176,12 @@ def test_function_of_an_installed_module_changes_with_the_module(
     monkeypatch.setattr("ray_mr.jobs.program._importable", lambda _: True)
     module = importlib.import_module("installed_somewhere")
     job = job_of(tmp_path, module.mapper, records="text")
-    before = fingerprint(plan(job))
+    before = make_fingerprint(plan(job))
     monkeypatch.delitem(sys.modules, "installed_somewhere")
     (tmp_path / "installed_somewhere.py").write_text(source.format("23"))
     module = importlib.import_module("installed_somewhere")
     job = job_of(tmp_path, module.mapper, records="text")
-    after = fingerprint(plan(job))
+    after = make_fingerprint(plan(job))
     assert before["the mapper"] != after["the mapper"]
 
 
@@ -189,9 +189,9 @@ def test_mode_of_a_file_that_travels_is_part_of_the_program(tmp_path: Path) -> N
     extra = tmp_path / "tool"
     extra.write_text("#!/bin/sh\n")
     job = job_of(tmp_path, LINES | {"script": "cat"}, files=[str(extra)])
-    before = fingerprint(plan(job))["the mapper"]
+    before = make_fingerprint(plan(job))["the mapper"]
     extra.chmod(0o755)
-    assert fingerprint(plan(job))["the mapper"] != before
+    assert make_fingerprint(plan(job))["the mapper"] != before
 
 
 def test_fingerprint_changes_with_the_locale(
@@ -200,9 +200,9 @@ def test_fingerprint_changes_with_the_locale(
     """Sort(1) and awk(1) give other bytes in another locale."""
     job = job_of(tmp_path, LINES | {"script": "cat"})
     monkeypatch.setenv("LC_ALL", "C")
-    before = fingerprint(plan(job))
+    before = make_fingerprint(plan(job))
     monkeypatch.setenv("LC_ALL", "en_US.UTF-8")
-    after = fingerprint(plan(job))
+    after = make_fingerprint(plan(job))
     assert [name for name in before if before[name] != after[name]] == ["the locale"]
 
 

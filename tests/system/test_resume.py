@@ -21,8 +21,9 @@ from hypothesis import strategies as st
 from fault_proxy import fault_proxy
 from jobs import MAPPER, REDUCER, job, make_pings, ping_line, result, script
 from ray_mr.checkpoint.checkpoint import Checkpoint
-from ray_mr.checkpoint.matching import fingerprint
-from ray_mr.checkpoint.store import CheckpointStore, state_uri
+from ray_mr.checkpoint.format import state_uri
+from ray_mr.checkpoint.matching import make_fingerprint
+from ray_mr.checkpoint.store import CheckpointStore
 from ray_mr.driver.run import plan, run
 from ray_mr.errors import ChildNotStarted, DeadlinePassed, JobError, RayMrError
 from ray_mr.events import Event, Notice
@@ -304,25 +305,25 @@ def test_any_flipped_byte_is_noticed(tmp_path_factory: Any, at: int, value: int)
     ident = AttemptId(3, 9, 1)
     meta = BlockMeta(ident, 0, 0, (1, 2), (0, 3, 7), (123, 45))
     end = AttemptEnd(ident, (FileCounts(9, 3, 2, 1),), counters={"a,b": 3}, rows=3, blocks=1)
-    state = CheckpointStore(str(folder / "out"))
-    state.begin("run", {"the mapper": "abc"})
-    state.keep(split, end, [meta], [b"\x00" * 7])
-    (path,) = Path(state.uri).glob("piece-*")
-    found = state.found()
-    assert found is not None
-    (generation,) = found.generations
-    (piece,) = state.earlier(generation).pieces
-    assert (piece.end, piece.blocks) == (end, ((meta, 7),))
-    assert piece.read(bytes) == [b"\x00" * 7]
+    store = CheckpointStore(str(folder / "out"))
+    store.begin("run", {"the mapper": "abc"})
+    store.save_split(split, end, [meta], [b"\x00" * 7])
+    (path,) = Path(store.uri).glob("piece-*")
+    state = store.read_state()
+    assert state is not None
+    (generation,) = state.generations
+    (saved,) = store.read_generation(generation).splits
+    assert (saved.end, saved.blocks) == (end, ((meta, 7),))
+    assert saved.read_blocks(bytes) == [b"\x00" * 7]
     data = bytearray(path.read_bytes())
     at %= len(data)
     if data[at] == value:
         return
     data[at] = value
     path.write_bytes(data)
-    for piece in state.earlier(generation).pieces:
+    for saved in store.read_generation(generation).splits:
         with pytest.raises(RayMrError):
-            piece.read(bytes)
+            saved.read_blocks(bytes)
 
 
 def test_output_that_somebody_is_at_work_on(world: World) -> None:
@@ -462,7 +463,7 @@ def test_state_that_cannot_be_written(world: World, monkeypatch: pytest.MonkeyPa
     def refuse(*_: object) -> None:
         raise RayMrError("disk full: /there")
 
-    monkeypatch.setattr(CheckpointStore, "keep", refuse)
+    monkeypatch.setattr(CheckpointStore, "save_split", refuse)
     report, notices = go(world.job())
     assert report.ok
     assert "finished work could not be kept: disk full: /there" in notices
@@ -483,7 +484,7 @@ def test_slow_place_for_the_state(world: World, monkeypatch: pytest.MonkeyPatch)
         raise DeadlinePassed("so late")
 
     finish = Checkpoint.finish
-    monkeypatch.setattr(CheckpointStore, "keep", stall)
+    monkeypatch.setattr(CheckpointStore, "save_split", stall)
     monkeypatch.setattr(Checkpoint, "finish", lambda self, _: finish(self, passed))
     world.trap.write_text("0003")
     try:
@@ -513,11 +514,11 @@ def test_blocks_are_kept_one_by_one(tmp_path: Path) -> None:
             yield data
             del data
 
-    state = CheckpointStore(str(tmp_path / "out"))
+    store = CheckpointStore(str(tmp_path / "out"))
     end = AttemptEnd(ident, (FileCounts(0, 20, 20),), rows=20, blocks=20)
-    state.begin("run", {})
-    state.keep(Split(0, (Input(0, obj),)), end, metas, blocks())
-    assert [path.stat().st_size > 20_000 for path in Path(state.uri).glob("piece-*")] == [True]
+    store.begin("run", {})
+    store.save_split(Split(0, (Input(0, obj),)), end, metas, blocks())
+    assert [path.stat().st_size > 20_000 for path in Path(store.uri).glob("piece-*")] == [True]
 
 
 def test_script_that_does_not_load(world: World) -> None:
@@ -638,10 +639,11 @@ def test_later_timeout(tmp_path: Path) -> None:
 def test_env_cannot_be_guessed_from_the_state(world: World) -> None:
     """What is kept to tell another env by is slow to compute, and another one for each output."""
     make_pings(world.folder / "in", files=1)
-    facts = [
-        fingerprint(plan(world.job(env={"PIN": "1234"}, output=f"{world.folder}/{name}")))["env"]
+    jobs = [
+        world.job(env={"PIN": "1234"}, output=f"{world.folder}/{name}")
         for name in ("a.txt", "a.txt", "b.txt")
     ]
+    facts = [make_fingerprint(plan(job))["env"] for job in jobs]
     assert facts[0] == facts[1] != facts[2]
     text = json.dumps({"PIN": "1234"}).encode()
     assert hashlib.sha256(text).hexdigest()[:16] not in facts

@@ -52,6 +52,7 @@ INNER_FLOORS = {
     "driver": [
         [
             "failure_records",
+            "ledger_rows",
             "ledger",
             "listing",
             "preflight",
@@ -59,8 +60,8 @@ INNER_FLOORS = {
             "skew",
             "wait_limits",
         ],
-        ["committed", "journal", "probing", "report", "try_mapper"],
-        ["publish", "reducer_pool"],
+        ["committed", "ledger", "probing", "report"],
+        ["journal", "publish", "reducer_pool", "try_mapper"],
         ["crash_report", "output_checks", "scheduler"],
         ["result_writer"],
         ["run"],

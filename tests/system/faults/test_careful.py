@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from jobs import MAPPER, job, make_pings, ping_line, result, run_told, script
-from ray_mr.checkpoint.store import state_uri
+from ray_mr.checkpoint.format import state_uri
 
 if TYPE_CHECKING:
     from pathlib import Path

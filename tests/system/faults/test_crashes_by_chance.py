@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from jobs import script
-from ray_mr.checkpoint.store import state_uri
+from ray_mr.checkpoint.format import state_uri
 from ray_mr.driver.run import run
 from ray_mr.errors import ChildCrashed
 from ray_mr.events import Notice

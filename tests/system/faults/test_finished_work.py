@@ -23,7 +23,7 @@ from fault_driver import Driver
 from fault_moments import STATE_WRITE
 from jobs import script
 from ray_mr.checkpoint import store
-from ray_mr.checkpoint.store import state_uri
+from ray_mr.checkpoint.format import state_uri
 from ray_mr.driver.run import run
 from ray_mr.engines.local import LocalEngine
 from ray_mr.errors import EngineError, JobError, RayMrError, StoreError

@@ -331,7 +331,7 @@ def test_command_s_other_process_completes_a_publication(
 ) -> None:
     """Ray may end a driver in the middle: the command's other process makes the result whole."""
     journal = Journal()
-    assert not RunHistory.of(journal).has_published()
+    assert not RunHistory.read(journal).finish_publication()
 
     def die(*_: object) -> None:
         raise SystemExit
@@ -341,9 +341,9 @@ def test_command_s_other_process_completes_a_publication(
         with pytest.raises(SystemExit):
             run(place.job, engine="local", journal=journal)
     assert not place.parts()
-    assert RunHistory.of(journal).has_published()
+    assert RunHistory.read(journal).finish_publication()
     place.check_whole("sum")
-    assert RunHistory.of(journal).has_published(), "it is whole, and nothing is left to complete"
+    assert RunHistory.read(journal).finish_publication(), "it is whole already"
     assert not finish_publication(place.output)
 
 
@@ -351,7 +351,7 @@ def test_command_s_other_process_does_not_believe_another_result(place: Place) -
     """A result that another run has published is not taken for the one of the driver that died."""
     assert run(place.job, engine="local").ok
     journal = Journal()
-    journal.ledger(plan(place.job))
-    journal.put("publishing", [{"name": "part-00000", "sha256": "0" * 64}])
-    assert not RunHistory.of(journal).has_published()
+    journal.make_ledger(plan(place.job))
+    journal.append("publishing", [{"name": "part-00000", "sha256": "0" * 64}])
+    assert not RunHistory.read(journal).finish_publication()
     place.check_whole("sum")

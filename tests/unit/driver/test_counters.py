@@ -78,13 +78,13 @@ def test_run_with_many_counters_has_a_bounded_report(
 
 def test_journal_of_many_counters_is_small_and_whole() -> None:
     plan, journal = plan_of(1), Journal()
-    ledger = journal.ledger(plan)
+    ledger = journal.make_ledger(plan)
     counters = {f"a group of counters,name number {number}": 1 for number in range(MAX_COUNTERS)}
     before = journal._file.tell()
-    ledger.committed(AttemptEnd(AttemptId(0, 0, 1), counters=counters))
+    ledger.commit(AttemptEnd(AttemptId(0, 0, 1), counters=counters))
     assert journal._file.tell() - before < len(pickle.dumps(counters)) / 4
     read = Ledger(plan)
-    for name, values in journal.entries():
-        if name == "committed":
-            read.committed(*values)
-    assert read.counters() == ledger.counters() == dict(sorted(counters.items()))
+    for name, values in journal.read_entries():
+        if name == "commit":
+            read.commit(*values)
+    assert read.sum_counters() == ledger.sum_counters() == dict(sorted(counters.items()))

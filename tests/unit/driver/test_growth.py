@@ -255,4 +255,4 @@ def test_scheduler_with_many_failed_inputs_names_some_in_notices() -> None:
     notices = [event.text for event in events if isinstance(event, Notice)]
     assert len(notices) == MAX_FAILURE_NOTICES + 1
     assert "the report names all" in notices[-1]
-    assert ledger.failed_inputs == len(ledger.failures) == 3 * MAX_FAILURE_NOTICES
+    assert ledger.failure_count == len(ledger.failures) == 3 * MAX_FAILURE_NOTICES

@@ -29,15 +29,15 @@ def enter(ledger: Ledger) -> None:
     """What happens in a run of four inputs of which one is not known to have ended."""
     counts = FileCounts(0, 20, 19, 1, sample="line 3")
     end = AttemptEnd(AttemptId(0, 0, 2), (counts,), counters={"a,b": 2}, rows=9)
-    ledger.tried([0])
-    ledger.delayed([0], WorkerLost("gone"), 1.5)
-    ledger.tried([0, 1])
-    ledger.fetched([FetchRetries(1, tries=3, waited_s=0.5, cause="slow down")])
-    ledger.committed(end)
-    ledger.withdrawn(end)
-    ledger.committed(end)
-    ledger.committed(AttemptEnd(AttemptId(0, 1, 1), (FileCounts(1, 20, 20),), rows=8))
-    ledger.failed(2, ChildCrashed("died of it", "look at it"))
+    ledger.add_attempt([0])
+    ledger.add_delay([0], WorkerLost("gone"), 1.5)
+    ledger.add_attempt([0, 1])
+    ledger.add_retries([FetchRetries(1, tries=3, waited_s=0.5, cause="slow down")])
+    ledger.commit(end)
+    ledger.withdraw(end)
+    ledger.commit(end)
+    ledger.commit(AttemptEnd(AttemptId(0, 1, 1), (FileCounts(1, 20, 20),), rows=8))
+    ledger.fail(2, ChildCrashed("died of it", "look at it"))
 
 
 def test_same_ledger_and_no_secret(tmp_path: Path) -> None:
@@ -46,19 +46,19 @@ def test_same_ledger_and_no_secret(tmp_path: Path) -> None:
     made = plan(job(tmp_path, env={"TOKEN": SECRET}))
     journal, expected = Journal(), Ledger(made)
     enter(expected)
-    enter(journal.ledger(made))
-    past = RunHistory.of(journal)
-    assert past.ledger is not None
-    assert list(past.ledger.rows_of_inputs()) == list(expected.rows_of_inputs())
-    assert past.ledger.totals() == expected.totals()
-    assert past.ledger.counters() == expected.counters()
-    assert [row["fate"] for row in past.ledger.rows_of_inputs()] == [
+    enter(journal.make_ledger(made))
+    history = RunHistory.read(journal)
+    assert history.ledger is not None
+    assert list(history.ledger.list_inputs()) == list(expected.list_inputs())
+    assert history.ledger.sum_totals() == expected.sum_totals()
+    assert history.ledger.sum_counters() == expected.sum_counters()
+    assert [row["fate"] for row in history.ledger.list_inputs()] == [
         "ok",
         "ok",
         "failed",
         "unknown",
     ]
-    assert SECRET.encode() not in pickle.dumps(list(journal.entries()))
+    assert SECRET.encode() not in pickle.dumps(list(journal.read_entries()))
     # Addresses with passwords are in it, so it is on no disk.
     place = Path(f"/proc/self/fd/{journal._file.fileno()}").readlink()
     assert str(place).startswith("/memfd:")
@@ -72,14 +72,14 @@ def test_child_that_ends_at_once(tmp_path: Path) -> None:
     child = os.fork()
     if not child:
         try:
-            ledger = journal.ledger(plan(wanted))
+            ledger = journal.make_ledger(plan(wanted))
             enter(ledger)
-            journal.put("notice", "a file failed")
+            journal.append("notice", "a file failed")
         finally:
             os._exit(1)
     os.waitpid(child, 0)
     assert not journal.has_ended()
-    error = RunHistory.of(journal).died("ended with exit code 1")
+    error = RunHistory.read(journal).report_death("ended with exit code 1")
     assert error.exit_code == 7
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert (report["ok"], report["exit_code"]) == (False, 7)
@@ -93,27 +93,27 @@ def test_whole_run(tmp_path: Path) -> None:
     journal = Journal()
     report = run(job(tmp_path), engine="local", journal=journal)
     assert not journal.has_ended(), "the command says more"
-    journal.end()
+    journal.mark_end()
     assert journal.has_ended()
-    past = RunHistory.of(journal)
-    assert (past.published, past.error) == (True, None)
-    assert past.ledger is not None
-    assert list(past.ledger.rows_of_inputs()) == list(report.inputs)
+    history = RunHistory.read(journal)
+    assert (history.published, history.error) == (True, None)
+    assert history.ledger is not None
+    assert list(history.ledger.list_inputs()) == list(report.inputs)
 
 
 def test_no_room(tmp_path: Path) -> None:
     """A journal that is cut short is read as far as it goes; on a full disk the run goes on."""
     make_pings(tmp_path / "in", files=1)
     journal = Journal()
-    journal.put("notice", "one")
-    journal.put("notice", "two")
+    journal.append("notice", "one")
+    journal.append("notice", "two")
     with open_file(journal) as file:
         file.truncate(file.seek(0, os.SEEK_END) - 1)
-        assert RunHistory.of(journal).notices == ["one"]
+        assert RunHistory.read(journal).notices == ["one"]
         os.dup2(os.open("/dev/full", os.O_RDWR), file.fileno())
         assert run(job(tmp_path), engine="local", journal=journal).ok
         assert not journal.has_ended()
-        journal.end()
+        journal.mark_end()
         assert journal.has_ended(), "a run that went well is none that died, whatever the disk"
 
 

@@ -55,8 +55,8 @@ def good(position: int, **facts: Any) -> FileCounts:
 
 def all_good(ledger: Ledger, **facts: Any) -> AttemptEnd:
     end = ended(good(0), good(1), good(2), **facts)
-    ledger.tried(range(3))
-    ledger.committed(end)
+    ledger.add_attempt(range(3))
+    ledger.commit(end)
     return end
 
 
@@ -66,57 +66,57 @@ class TestBalance:
     def test_all_accounted_for(self) -> None:
         """Inputs that are ok or failed, and skipped and refused objects, balance."""
         ledger = Ledger(planned())
-        ledger.tried(range(3))
-        ledger.failed(1, CorruptObject("damaged"))
-        ledger.committed(ended(good(0, mapped=8, bad=2), good(2)))
-        ledger.balance()
+        ledger.add_attempt(range(3))
+        ledger.fail(1, CorruptObject("damaged"))
+        ledger.commit(ended(good(0, mapped=8, bad=2), good(2)))
+        ledger.check_balance()
 
     def test_an_input_without_an_end(self) -> None:
         """An input that neither ended well nor failed is a defect, and named."""
         ledger = three()
-        ledger.tried(range(3))
-        ledger.committed(ended(good(0), good(2)))
+        ledger.add_attempt(range(3))
+        ledger.commit(ended(good(0), good(2)))
         with pytest.raises(LedgerError, match=r"s3://b/in/1 is not accounted for") as caught:
-            ledger.balance()
+            ledger.check_balance()
         assert caught.value.exit_code == 8
 
     @pytest.mark.parametrize("wrong", [{"mapped": 9}, {"bad": 1}, {"records": 11}])
     def test_a_record_without_a_place(self, wrong: dict[str, int]) -> None:
         """Records in are records mapped and records set aside, for each input by itself."""
         ledger = three()
-        ledger.committed(ended(good(0), good(1, **wrong), good(2)))
+        ledger.commit(ended(good(0), good(1, **wrong), good(2)))
         with pytest.raises(LedgerError, match=r"s3://b/in/1: .* not all accounted for"):
-            ledger.balance()
+            ledger.check_balance()
 
     def test_withdrawn(self) -> None:
         """A split whose blocks are lost counts for nothing until another attempt is committed."""
         ledger = three()
         facts = {"rows": 5, "mapped_rows": 30, "bad_values": 2, "counters": {"group,name": 3}}
         end = all_good(ledger, **facts)
-        before = ledger.totals()
-        ledger.withdrawn(end)
+        before = ledger.sum_totals()
+        ledger.withdraw(end)
         with pytest.raises(LedgerError):
-            ledger.balance()
-        assert ledger.totals()["ok"] == 0
-        assert ledger.totals()["unknown"] == 3
-        assert ledger.totals()["shuffled_rows"] == ledger.totals()["mapped_rows"] == 0
-        assert ledger.bad_records == 0
-        assert ledger.counters().get("group,name", 0) == 0
-        ledger.committed(end)
-        ledger.balance()
-        assert ledger.totals() == before
+            ledger.check_balance()
+        assert ledger.sum_totals()["ok"] == 0
+        assert ledger.sum_totals()["unknown"] == 3
+        assert ledger.sum_totals()["shuffled_rows"] == ledger.sum_totals()["mapped_rows"] == 0
+        assert ledger.bad_record_count == 0
+        assert ledger.sum_counters().get("group,name", 0) == 0
+        ledger.commit(end)
+        ledger.check_balance()
+        assert ledger.sum_totals() == before
 
     def test_withdrawn_and_then_failed(self) -> None:
         """What was read of an input that failed in the end is in no total."""
         ledger = three(max_bad_records=0, max_failed_inputs=1)
-        ledger.committed(ended(good(0), good(1, mapped=9, bad=1, sample="line 3"), good(2)))
-        ledger.withdrawn(ended(good(0), good(1, mapped=9, bad=1, sample="line 3"), good(2)))
-        ledger.failed(1, ObjectChanged("it changed"))
-        ledger.committed(ended(good(0), good(2)))
-        ledger.balance()
-        assert ledger.totals()["records"] == 20
-        assert ledger.bad_records == 0
-        assert ledger.beyond_limits() is None
+        ledger.commit(ended(good(0), good(1, mapped=9, bad=1, sample="line 3"), good(2)))
+        ledger.withdraw(ended(good(0), good(1, mapped=9, bad=1, sample="line 3"), good(2)))
+        ledger.fail(1, ObjectChanged("it changed"))
+        ledger.commit(ended(good(0), good(2)))
+        ledger.check_balance()
+        assert ledger.sum_totals()["records"] == 20
+        assert ledger.bad_record_count == 0
+        assert ledger.find_excess() is None
 
 
 class TestExpected:
@@ -130,12 +130,12 @@ class TestExpected:
 
     def test_equal(self) -> None:
         """Equal counts pass."""
-        self.ledger().expected({0: 4, 1: 3})
+        self.ledger().check_rows({0: 4, 1: 3})
 
     def test_rows_that_are_in_no_block(self) -> None:
         """Mapped rows that no block holds are missed."""
         with pytest.raises(LedgerError, match="7 rows were mapped, 6 are in blocks"):
-            self.ledger().expected({0: 3, 1: 3})
+            self.ledger().check_rows({0: 3, 1: 3})
 
     @pytest.mark.parametrize(
         "end", [ReducerEnd(1, 2, 3, 1), ReducerEnd(1, 3, 2, 1), ReducerEnd(1, 4, 4, 1)]
@@ -145,7 +145,7 @@ class TestExpected:
         ledger = self.ledger()
         ledger.reduced[1] = end
         with pytest.raises(LedgerError) as caught:
-            ledger.expected({0: 4, 1: 3})
+            ledger.check_rows({0: 4, 1: 3})
         assert f"part 1: 3 rows sent, {end.rows} received, {end.fed} reduced" in str(caught.value)
 
 
@@ -156,7 +156,7 @@ class TestLimits:
         """A run without faults is within any limit."""
         ledger = three()
         all_good(ledger)
-        assert ledger.beyond_limits() is None
+        assert ledger.find_excess() is None
 
     @pytest.mark.parametrize(
         ("first", "code"), [(CorruptObject("damaged"), 5), (ChildRaised("KeyError: 'n'"), 6)]
@@ -164,10 +164,10 @@ class TestLimits:
     def test_failed_inputs(self, first: CorruptObject | ChildRaised, code: int) -> None:
         """Exit 5 for bad data, 6 for the user's program, after the first by name."""
         ledger = three(max_failed_inputs=1)
-        ledger.failed(2, ChildCrashed("died"))
-        assert ledger.beyond_limits() is None
-        ledger.failed(0, first)
-        error = ledger.beyond_limits()
+        ledger.fail(2, ChildCrashed("died"))
+        assert ledger.find_excess() is None
+        ledger.fail(0, first)
+        error = ledger.find_excess()
         assert error is not None
         assert (type(error), error.exit_code) == (type(first), code)
         assert "2 inputs failed, 1 allowed" in error.message
@@ -178,22 +178,22 @@ class TestLimits:
     def test_refused_objects_count_as_failed(self) -> None:
         """An object whose key cannot be used is a failed input from the beginning."""
         ledger = Ledger(planned())
-        error = ledger.beyond_limits()
+        error = ledger.find_excess()
         assert error is not None
         assert error.exit_code == 5
         assert "1 input failed, 0 allowed" in error.message
         assert "s3://b/in/../2" in error.message
-        assert Ledger(planned(max_failed_inputs=1)).beyond_limits() is None
+        assert Ledger(planned(max_failed_inputs=1)).find_excess() is None
 
     def test_bad_records(self) -> None:
         """Exit 5 when more records were set aside than allowed; the first place is named."""
         ledger = three(max_bad_records=3, reducer="sum")
         files = [good(0), good(1, mapped=8, bad=2, sample="line 4: ValueError"), good(2)]
-        ledger.committed(ended(*files, bad_values=1))
-        assert ledger.bad_records == 3
-        assert ledger.beyond_limits() is None
+        ledger.commit(ended(*files, bad_values=1))
+        assert ledger.bad_record_count == 3
+        assert ledger.find_excess() is None
         ledger.reduced[0] = ReducerEnd(0, 1, 1, 1, bad_values=1)
-        error = ledger.beyond_limits()
+        error = ledger.find_excess()
         assert type(error) is TooManyBadRecords
         assert error.exit_code == 5
         assert "4 records could not be read, 3 allowed" in error.message
@@ -203,9 +203,9 @@ class TestLimits:
     def test_no_limit(self) -> None:
         """Without a limit any number may be set aside; it is counted all the same."""
         ledger = three(max_bad_records=None)
-        ledger.committed(ended(good(0, mapped=0, bad=10)))
-        assert ledger.beyond_limits() is None
-        assert ledger.totals()["bad_records"] == 10
+        ledger.commit(ended(good(0, mapped=0, bad=10)))
+        assert ledger.find_excess() is None
+        assert ledger.sum_totals()["bad_records"] == 10
 
 
 class TestReport:
@@ -214,11 +214,11 @@ class TestReport:
     def test_rows_of_inputs(self) -> None:
         """A row for every listed object, with its end, cause, attempts and counts, as JSON can."""
         ledger = Ledger(planned())
-        ledger.tried([0, 1, 2])
-        ledger.failed(1, CorruptObject("damaged", "a hint"))
-        ledger.tried([0, 2])
-        ledger.committed(ended(good(0, mapped=9, bad=1, sample="line 3: ValueError")))
-        rows = ledger.rows_of_inputs()
+        ledger.add_attempt([0, 1, 2])
+        ledger.fail(1, CorruptObject("damaged", "a hint"))
+        ledger.add_attempt([0, 2])
+        ledger.commit(ended(good(0, mapped=9, bad=1, sample="line 3: ValueError")))
+        rows = ledger.list_inputs()
         assert json.loads(json.dumps(list(rows))) == list(rows)
         report = Report("n", "o", {"ok": 1}, inputs=rows)
         whole = report.facts() | {"inputs": list(rows)}
@@ -254,10 +254,10 @@ class TestReport:
     def test_totals(self) -> None:
         """Totals count every listed object once, and only good ones' bytes."""
         ledger = Ledger(planned(reducer="sum"))
-        ledger.failed(1, CorruptObject("damaged"))
-        ledger.committed(ended(good(0), good(2), rows=3, mapped_rows=20))
+        ledger.fail(1, CorruptObject("damaged"))
+        ledger.commit(ended(good(0), good(2), rows=3, mapped_rows=20))
         ledger.reduced[0] = ReducerEnd(0, 3, 3, 2)
-        totals = ledger.totals()
+        totals = ledger.sum_totals()
         fates = ["ok", "skipped", "failed", "unknown"]
         assert [totals[name] for name in fates] == [2, 2, 2, 0]
         assert sum(totals[name] for name in fates) == totals["inputs"] == len(LISTED)

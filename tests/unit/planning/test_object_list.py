@@ -307,11 +307,11 @@ def test_memory_of_a_run(tmp_path: Path) -> None:
         ledger = Ledger(plan)
         for split in plan.splits:
             ids = [item.position for item in split.inputs]
-            ledger.tried(ids)
+            ledger.add_attempt(ids)
             files = tuple(FileCounts(at, 10, 10, decoded_bytes=100) for at in ids)
-            ledger.committed(AttemptEnd(AttemptId(split.index, split.start, 1), files))
-        ledger.balance()
-        report = Report("n", "o", ledger.totals(), inputs=ledger.rows_of_inputs())
+            ledger.commit(AttemptEnd(AttemptId(split.index, split.start, 1), files))
+        ledger.check_balance()
+        report = Report("n", "o", ledger.sum_totals(), inputs=ledger.list_inputs())
         write_object(str(tmp_path / "report.json"), more=report.json_pieces())
         most = tracemalloc.get_traced_memory()[1] - before
     finally:
