@@ -53,7 +53,6 @@ INNER_FLOORS = {
         [
             "failure_records",
             "ledger_rows",
-            "ledger",
             "listing",
             "preflight",
             "retry_policy",
