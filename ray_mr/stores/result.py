@@ -104,6 +104,7 @@ class Sink:
         self._hasher = ThreadPoolExecutor(1, thread_name_prefix="digest")
         self._hashed: list[Future[None]] = []
         self.sizes = [0] * parts
+        self._size_bytes = 0
         self._digests = [hashlib.sha256() for _ in range(1 if self._single else parts)]
         self._told: dict[int, str] = {}
         self._lines = [0] * len(self._digests)
@@ -179,6 +180,7 @@ class Sink:
         """Append to a part; parts come in order."""
         self._file(part).write(data)
         self.sizes[part] += len(data)
+        self._size_bytes += len(data)
         file = 0 if self._single else part
         self._hash(file, [data]).result()
         self._lines[file] += bytes(data).count(b"\n")
@@ -239,9 +241,10 @@ class Sink:
             self._staged[file] = self._lent.pop(part)
             self._told[file] = receipt.sha256
         if self._joins:
-            data = self._file(part).read(sum(self.sizes), receipt.size_bytes)
+            data = self._file(part).read(self._size_bytes, receipt.size_bytes)
             self._hashed.append(self._hash(0, data))
         self.sizes[part] = receipt.size_bytes
+        self._size_bytes += receipt.size_bytes
         self._lines[file] += receipt.lines
 
     def end(self) -> None:
@@ -256,7 +259,7 @@ class Sink:
     def list_files(self) -> list[dict[str, Any]]:
         """What is written, a row for each file: for whoever takes it from here, to check."""
         self.end()
-        sizes = [sum(self.sizes)] if self._single else self.sizes
+        sizes = [self._size_bytes] if self._single else self.sizes
         return [
             {
                 "name": locate_part(self._output, part).rpartition("/")[2],
