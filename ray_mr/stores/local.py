@@ -9,7 +9,6 @@ import contextlib
 import errno
 import os
 import secrets
-import shutil
 import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -38,6 +37,7 @@ from ray_mr.stores.staged_file import (
     sync_folder,
 )
 from ray_mr.stores.walk import Walk
+from ray_mr.system.remove_tree import remove_tree
 from ray_mr.system.scratch import atomic_write, translate_disk_errors
 from ray_mr.system.spill import sort_rows
 from ray_mr.system.user_files import NotAFile, describe_kind, open_regular
@@ -224,15 +224,16 @@ class LocalStore:
     def clear(self, uri: str, *, last: str = "") -> None:
         """See ``WritableStore``; a link of this name is not followed."""
         path = Path(_path(uri).rstrip("/"))
+        if path.is_symlink():
+            raise StoreError(f"{path} is a link, and is not followed")
         with (
             translate_disk_errors(path),
             contextlib.suppress(FileNotFoundError, NotADirectoryError),
         ):
-            if last and not path.is_symlink():
-                for entry in list(path.iterdir()):
-                    if entry.name != last:
-                        _remove(entry)
-            shutil.rmtree(path)
+            for entry in list(path.iterdir()):
+                if entry.name != last:
+                    remove_tree(entry)
+            remove_tree(path)
 
     def remove_staged(self, uri: str) -> int:
         """See ``WritableStore``; a staged object is a file with a temporary name."""
@@ -248,13 +249,6 @@ class LocalStore:
                     path.unlink(missing_ok=True)
                     removed += 1
         return removed
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def _path(uri: str) -> str:

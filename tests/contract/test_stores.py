@@ -422,6 +422,26 @@ def test_s3_clear(s3: S3Server, monkeypatch: pytest.MonkeyPatch, many: bool) -> 
     assert [item["Key"] for item in left] == ["keep"]
 
 
+def test_local_clear_of_a_deep_folder_leaves_nothing(tmp_path: Path) -> None:
+    """A folder deeper than Python may recurse."""
+    with contextlib.chdir(tmp_path):
+        for name in ["out", *"d" * 1_500]:
+            os.mkdir(name)  # noqa: PTH102 - relative to the working folder, as for chdir
+            os.chdir(name)
+    (tmp_path / "out" / "last").write_bytes(b"")
+    writable_store_for("/").clear(f"{tmp_path}/out/", last="last")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_local_clear_of_a_link_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "file").write_bytes(b"mine")
+    (tmp_path / "out").symlink_to(tmp_path / "mine")
+    with pytest.raises(StoreError, match="is a link"):
+        writable_store_for("/").clear(f"{tmp_path}/out/")
+    assert (tmp_path / "mine" / "file").read_bytes() == b"mine"
+
+
 def test_s3_missing_bucket(s3: S3Server) -> None:  # noqa: ARG001  # sets the environment
     """A bucket that is not there is named, whatever is asked of it."""
     store = writable_store_for("s3://")
