@@ -6,6 +6,8 @@ import json
 import os
 import re
 import resource
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -423,15 +425,19 @@ def test_missing_bucket_is_told_at_once(s3: S3Server) -> None:
         begun("s3://no-such-bucket-here/out/", 1)
 
 
-@pytest.mark.skipif(os.getuid() == 0, reason="root may write everywhere")
-def test_folder_without_permission(tmp_path: Path) -> None:
-    """A folder that this user may not write to is told at once."""
+def test_sink_in_a_folder_without_permission_is_refused_at_once(tmp_path: Path) -> None:
+    """Root opens the sink without its capabilities, as it may write everywhere with them."""
     tmp_path.chmod(0o500)
+    opener = "import sys; from ray_mr.stores.result import Sink; "
+    opener += "Sink(sys.argv[1], 1, force=False).open()"
+    unprivileged = ["setpriv", "--bounding-set=-all"] if os.getuid() == 0 else []
+    words = [*unprivileged, sys.executable, "-c", opener, f"{tmp_path}/result.txt"]
     try:
-        with pytest.raises(StoreError, match="Permission denied"):
-            begun(f"{tmp_path}/result.txt", 1)
+        ended = subprocess.run(words, capture_output=True, text=True, check=False)
     finally:
         tmp_path.chmod(0o700)
+    assert ended.returncode == 1
+    assert re.search(r"StoreError: .*/result\.txt: Permission denied", ended.stderr)
 
 
 # ---------------------------------------------------------------- neighbours
