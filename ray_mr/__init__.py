@@ -50,7 +50,7 @@ def plan(job: Job) -> Plan:
         RayMrError: The job is wrong, or an input cannot be listed.
     """
     from ray_mr.driver.run import plan as make
-    from ray_mr.views.text import fill_standard_streams
+    from ray_mr.views.streams import fill_standard_streams
 
     fill_standard_streams()
     return make(job)
@@ -84,7 +84,7 @@ def run(
         Interrupted: The notebook's stop button, or Ctrl-C; another job can be run at once.
     """
     from ray_mr.driver.run import run as make
-    from ray_mr.views.text import fill_standard_streams
+    from ray_mr.views.streams import fill_standard_streams
 
     fill_standard_streams()
     shown = _watcher(progress)

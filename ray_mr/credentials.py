@@ -129,7 +129,7 @@ def parse_time(text: str) -> dt.datetime:
 
 
 def parse_credentials(text: str | bytes, origin: str) -> Credentials:
-    """Credentials of the JSON that ``seal`` takes: ours, the AWS CLI's or a credential process's.
+    """Parse credentials from JSON as ray_mr, the AWS CLI or a credential process print it.
 
     Raises:
         CredentialsError: It has no such JSON; nothing of it is repeated.
@@ -218,7 +218,9 @@ def _public(pem: bytes, origin: str) -> rsa.RSAPublicKey:
 # ------------------------------------------------------------ sealing
 
 
-def seal(credentials: Credentials, pem: bytes, origin: str, *, form: EnvelopeFormat = "new") -> str:
+def seal_credentials(
+    credentials: Credentials, pem: bytes, origin: str, *, form: EnvelopeFormat = "new"
+) -> str:
     """An envelope that only the key's owner opens: one line of base64.
 
     Args:

@@ -1,1 +1,1 @@
-"""The command line: one module per group of commands."""
+"""The program ``ray-mr``; ``cli/commands/`` has a module for each command."""

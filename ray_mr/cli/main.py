@@ -1,6 +1,14 @@
-"""The command ``ray-mr``: its commands, and how errors end it.
+"""The program ``ray-mr``: its commands, and the exit code that each error ends them with.
 
-A command is a function in a module here, and its name in the table at the bottom.
+1. ``main`` is the program's entry point, and the click group of all commands.
+2. ``COMMANDS`` lists the commands in the order of the help.  Each is a click command in a module
+   of its name below ``cli/commands/``; to add one, write the module and name it here.
+3. A command raises an error of ``ray_mr.errors``.  ``_CommandGroup.invoke`` prints it on stderr and
+   ends the program with the error's exit code.  Any other exception is a bug in ray_mr: it is
+   printed with its traceback, and the exit code is 1.
+
+Command modules import the driver, Ray, boto3 and Arrow when the command runs: ``--help`` and shell
+completion have to be quick.
 """
 
 from __future__ import annotations
@@ -22,36 +30,39 @@ from ray_mr.cli.commands.run import run
 from ray_mr.cli.commands.schema import schema
 from ray_mr.cli.commands.submit import submit
 from ray_mr.cli.commands.try_job import try_
+from ray_mr.cli.help import add_help, add_version
 from ray_mr.cli.screen import print_message
 from ray_mr.cli.signals import handle_signals
 from ray_mr.cli.supervisor import OWN_PROCESS
-from ray_mr.errors import Interrupted, RayMrError, StoreError
+from ray_mr.errors import Interrupted, RayMrError
 from ray_mr.jobs.jobfile import nearest
-from ray_mr.views.text import discard_output, fill_standard_streams
+from ray_mr.views.streams import fill_standard_streams
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-DEFECT_EXIT_CODE = 1
+BUG_EXIT_CODE = 1
 
 
-class _Cli(click.Group):
-    """A group that ends with a message and the exit code of what went wrong."""
+class _CommandGroup(click.Group):
+    """A group that ends with a message and the exit code of its command's error."""
 
     def main(self, args: Sequence[str] | None = None, *more: Any, **extra: Any) -> Any:
-        """As click's; without arguments they are those of the process, which is ours alone then."""
+        """Run the program; ``args`` is ``None`` in a process that runs nothing else."""
         fill_standard_streams()
         if args is None:
             extra["obj"] = OWN_PROCESS
         try:
             return super().main(args, *more, **extra)
-        except OSError as error:  # of the help, which click itself writes
-            discard_output(sys.stdout)
-            print_message(f"ray-mr: error: stdout cannot be written: {error.strerror}")
-            sys.exit(StoreError.exit_code)
+        except RayMrError as error:  # the group's own --help cannot be written
+            print_message(f"ray-mr: error: {error}")
+            sys.exit(error.exit_code)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; here and not in ``main``, where click takes some errors for its own."""
+        """Run the command.
+
+        Errors are handled here and not in ``main``: between the two, click handles some of them.
+        """
         try:
             with handle_signals():
                 return super().invoke(ctx)
@@ -63,15 +74,15 @@ class _Cli(click.Group):
         except RayMrError as error:
             print_message(f"ray-mr: error: {error}")
             ctx.exit(error.exit_code)
-        except Exception:  # noqa: BLE001 - the last fence: whatever else comes is a defect of ours
+        except Exception:  # noqa: BLE001 - any other exception is a bug, reported with its traceback
             print_message(traceback.format_exc().rstrip())
-            print_message("ray-mr: error: a defect of ours; please report the lines above")
-            ctx.exit(DEFECT_EXIT_CODE)
+            print_message("ray-mr: error: this is a bug in ray_mr; please report the lines above")
+            ctx.exit(BUG_EXIT_CODE)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command; for a word that is none, name the nearest."""
+        """Find the command; suggest the nearest one for an unknown word."""
         word = args[0]
         if self.get_command(ctx, word) is None and not word.startswith("-"):
             names = ", ".join(self.list_commands(ctx))
@@ -80,11 +91,11 @@ class _Cli(click.Group):
         return super().resolve_command(ctx, args)
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
-        """The names in the order of the table."""
+        """Return the names in the order of ``COMMANDS``."""
         return list(self.commands)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """A section of the help for each section of the table."""
+        """Write a section of the help for each section of ``COMMANDS``."""
         del ctx
         for title, commands in COMMANDS.items():
             rows = [(each.name or "", each.get_short_help_str(70)) for each in commands]
@@ -92,23 +103,29 @@ class _Cli(click.Group):
                 formatter.write_dl(rows)
 
 
-@click.group(cls=_Cli, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="ray-mr")
+@click.group(cls=_CommandGroup)
 def main() -> None:
-    """Map/reduce over files in S3, every input accounted for.
+    """Run map/reduce jobs over files in S3, with every input accounted for.
 
     \b
-    ray-mr init visits                       a job folder that runs as it is
-    ray-mr try job.yml                       the mapper on one input, to the screen
-    ray-mr plan job.yml                      what would be done
-    ray-mr run job.yml                       do it: result.txt
-    ray-mr run job.yml --engine local        in this process, without Ray
-    ray-mr map --bucket pings KEY KEY ...    the mapper alone, as in TaskCluster
+    Examples:
+      ray-mr init visits                       create a job folder that runs as it is
+      ray-mr try job.yml                       run the mapper on one input, print its output
+      ray-mr plan job.yml                      show the inputs and splits of a run
+      ray-mr run job.yml                       run the job on Ray: result.txt
+      ray-mr run job.yml --engine local        run it in this process, without Ray
+      ray-mr map --bucket pings KEY KEY ...    run the mapper alone, as in TaskCluster
 
     \b
-    Exit codes: 0 done, 1 a defect of ours, 2 the job is wrong, 3 credentials,
-    4 store, 5 data, 6 the user's program, 7 engine, 8 ledger, 130 interrupted.
-    """  # noqa: D301 - click's mark for lines that are not to be wrapped
+    Exit codes:
+      0  success                        5  input data
+      1  a bug in ray_mr                6  the user's program
+      2  the job or the command line    7  the engine
+      3  credentials                    8  the ledger does not balance
+      4  storage                      130  interrupted
+
+    `ray-mr COMMAND --help` describes a command and its options.
+    """  # noqa: D301 - \b is click's mark for lines that are not wrapped
 
 
 COMMANDS: dict[str, tuple[click.Command, ...]] = {
@@ -116,8 +133,10 @@ COMMANDS: dict[str, tuple[click.Command, ...]] = {
     "TaskCluster": (map_, reduce_, submit, credentials),
     "Editor and shell": (schema, completion),
 }
-"""The commands, in the order and under the titles that the help shows."""
+"""Commands by the title of their section in the help."""
 
 for _commands in COMMANDS.values():
     for _command in _commands:
         main.add_command(_command)
+add_version(main)
+add_help(main)

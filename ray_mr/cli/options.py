@@ -1,6 +1,11 @@
-"""The words that commands share: a flag for each simple option of the job, and lists of inputs.
+"""Options that several commands share: one for each simple field of the job, and those of a run.
 
-The flags are made from the job's own fields.
+1. ``add_run_options`` is the decorator of commands that run a job, ``add_job_options`` that of
+   commands that only read one.
+2. Both make an option for each field of ``Job`` whose value is one word, with the field's
+   description as its help: a new field of the job needs nothing here.
+3. ``JobCommand`` shows the options of the job in a section of their own.
+4. ``gather_inputs`` and ``find_job_file`` turn the arguments into inputs and a job file.
 """
 
 from __future__ import annotations
@@ -27,19 +32,19 @@ JOB_FILES = ("analysis-tools.yml", "/etc/analysis-tools.yml")
 """Default job files of ``map`` and ``reduce``, as in 2014."""
 
 
-def _choices(annotation: object) -> list[str] | None:
-    """What a simple field's value can be in words, ``[]`` for anything; ``None`` if not simple."""
+def _list_words(annotation: object) -> list[str] | None:
+    """Return the words that a field accepts, ``[]`` for any; ``None`` if no word can give it."""
     origin, args = get_origin(annotation), get_args(annotation)
     if origin is Literal:
         return [str(arg) for arg in args]
     if origin is Annotated:
-        return _choices(args[0])
+        return _list_words(args[0])
     if not args:
         simple = {str: [], int: [], float: [], NoneType: ["none"]}
         return simple.get(annotation) if isinstance(annotation, type) else None
     if origin in {tuple, dict, list}:
         return None
-    parts = [_choices(arg) for arg in args]
+    parts = [_list_words(arg) for arg in args]
     if None in parts:
         return None
     words = [part for part in parts if part != ["none"]]
@@ -48,19 +53,19 @@ def _choices(annotation: object) -> list[str] | None:
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """How a job is run: what the command line says beside the job itself."""
+    """Options of a run that are not part of the job."""
 
     engine: str = "ray"
     force: bool = False
-    """Replace a result that is there."""
+    """Whether an existing result is replaced."""
     resume: bool = False
-    """Go on where an earlier run stopped."""
+    """Whether an earlier run with this output is continued."""
     only_failed: bool = False
-    """The same, with the inputs that failed alone."""
+    """Whether only the inputs that failed in the earlier run are run."""
     quiet: bool = False
-    """Say what went wrong, and nothing else."""
+    """Whether only errors and failed inputs are printed."""
     as_json: bool = False
-    """The report goes to stdout."""
+    """Whether the report is written to stdout as JSON."""
 
 
 _RUN_OPTIONS = (
@@ -69,21 +74,21 @@ _RUN_OPTIONS = (
         type=click.Choice(["ray", "local"]),
         default="ray",
         show_default=True,
-        help="Ray, or this process alone.",
+        help="Where the job runs: on Ray, or in this process.",
     ),
-    click.option("--force", is_flag=True, help="Write over a result that is there already."),
+    click.option("--force", is_flag=True, help="Replace an existing result."),
+    click.option("--resume", is_flag=True, help="Continue an earlier run with the same output."),
     click.option(
-        "--resume", is_flag=True, help="Go on where an earlier run with this output stopped."
+        "--only-failed", is_flag=True, help="Like --resume, but run only the inputs that failed."
     ),
+    click.option("-q", "--quiet", is_flag=True, help="Print only errors and failed inputs."),
     click.option(
-        "--only-failed", is_flag=True, help="The same, and run only the inputs that failed."
+        "--json", "as_json", is_flag=True, help="Write the report, or the plan, to stdout as JSON."
     ),
-    click.option("-q", "--quiet", is_flag=True, help="Say what went wrong, and nothing else."),
-    click.option("--json", "as_json", is_flag=True, help="Write JSON to stdout."),
     click.option(
         "--keys-from",
         metavar="FILE",
-        help="Read more inputs from a manifest: a file, s3:// URI, or stdin (-), one a line.",
+        help="Read more inputs from a manifest: a file, an s3:// URI, or - for stdin.",
     ),
 )
 
@@ -91,43 +96,43 @@ _RUN_OPTIONS = (
 def add_run_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options of every command that runs a job.
 
-    The command is called with ``how``, a ``RunOptions``, with ``keys_from``, and with the job's
-    fields.  With ``--json`` stdout is one JSON object, though an error of ours ends it.
+    The command is called with ``run_options`` (a ``RunOptions``), with ``keys_from``, and with the
+    job's fields.  With ``--json``, stdout is one JSON object even if an error ends the command.
     """
 
     @functools.wraps(command)
-    def called(**words: Any) -> None:
-        how = RunOptions(**{each.name: words.pop(each.name) for each in fields(RunOptions)})
+    def run_command(**words: Any) -> None:
+        run_options = RunOptions(**{each.name: words.pop(each.name) for each in fields(RunOptions)})
         try:
-            command(how=how, **words)
+            command(run_options=run_options, **words)
         except RayMrError as error:
-            if how.as_json:
+            if run_options.as_json:
                 facts = {"ok": False, "exit_code": error.exit_code, "error": str(error)}
                 write_result(strict_json.dumps(facts))
             raise
 
-    result = add_job_options(called)
+    result = add_job_options(run_command)
     for option in reversed(_RUN_OPTIONS):
         result = option(result)
     return result
 
 
 def add_job_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add a flag for each field of the job that can be said in a word."""
+    """Add an option for each field of the job whose value is one word."""
     for name in reversed(Job.model_fields):
-        command = _job_option(name)(command)
+        command = _make_job_option(name)(command)
     return command
 
 
-def _job_option(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """The flag of a field of the job, if it can be said in a word."""
+def _make_job_option(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return a decorator that adds a field's option, if its value is one word."""
     field = Job.model_fields[name]
     flag = "--" + name.replace("_", "-")
     if field.annotation is bool:
         return click.option(
             flag, is_flag=True, flag_value="true", default=None, help=field.description
         )
-    choices = _choices(field.annotation)
+    choices = _list_words(field.annotation)
     if choices is None:
         return lambda command: command
 
@@ -143,26 +148,26 @@ def _job_option(name: str) -> Callable[[Callable[..., None]], Callable[..., None
 
 
 class JobCommand(click.Command):
-    """A command whose help shows the flags of the job apart from its own."""
+    """A command whose help shows the options of the job in a section of their own."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Two sections in place of click's one."""
+        """Write two sections in place of click's one."""
         own: list[tuple[str, str]] = []
         of_job: list[tuple[str, str]] = []
         for param in self.get_params(ctx):
             if isinstance(param, click.Option) and (row := param.get_help_record(ctx)):
                 (of_job if param.name in Job.model_fields else own).append(row)
-        for title, rows in (("Options", own), ("Options of the job (win over the file)", of_job)):
+        for title, rows in (("Options", own), ("Job options (override the job file)", of_job)):
             if rows:
                 with formatter.section(title):
                     formatter.write_dl(rows)
 
 
 def expand_home(path: str, word: str) -> str:
-    """A path with ``~`` as a home folder.
+    """Replace a leading ``~`` of a path by the home folder.
 
     Raises:
-        JobError: There is no such home folder; ``word`` names the argument.
+        JobError: There is no such home folder; ``word`` names the argument in the message.
     """
     try:
         return expand_tilde(path)
@@ -170,20 +175,20 @@ def expand_home(path: str, word: str) -> str:
         raise JobError(f"{word}: {error}") from None
 
 
-def gather_inputs(given: Sequence[str], keys_from: str | None) -> list[str | Manifest]:
-    """The inputs of the command line, and the manifest.
+def gather_inputs(inputs: Sequence[str], keys_from: str | None) -> list[str | Manifest]:
+    """Return the inputs of the command line, and the manifest of ``--keys-from``.
 
     Raises:
-        JobError: There is no such manifest.
+        JobError: The manifest is a local file that does not exist.
     """
     if keys_from is None:
-        return list(given)
+        return list(inputs)
     if keys_from != "-" and "://" not in keys_from:
         keys_from = expand_home(keys_from, "--keys-from")
         if not path_exists(keys_from):
             raise JobError(f"--keys-from {keys_from}: no such file", "- reads the list from stdin")
         keys_from = str(Path(keys_from).absolute())
-    return [*given, Manifest(manifest=keys_from)]
+    return [*inputs, Manifest(manifest=keys_from)]
 
 
 def find_job_file() -> str:

@@ -1,4 +1,4 @@
-"""What commands write: results to stdout, all else to stderr, and never what steers a terminal."""
+"""Output of commands: results to stdout, messages to stderr, both safe for a terminal."""
 
 from __future__ import annotations
 
@@ -9,48 +9,50 @@ from typing import TYPE_CHECKING
 import click
 
 from ray_mr.errors import StoreError
-from ray_mr.views.text import discard_output, is_terminal, make_printable, write_line
+from ray_mr.views.streams import discard_output, is_terminal, write_line
+from ray_mr.views.text import make_printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PIPE_CLOSED = 141
-"""The exit code of a program that SIGPIPE ends: whoever read our stdout has seen enough."""
+"""Exit code when the reader of stdout has closed it, as of a program that SIGPIPE ends."""
 
 
 def write_result(text: str) -> None:
-    """A result in words, a line or more, to stdout.
+    """Write a line, or several, to stdout.
 
     Raises:
-        click.exceptions.Exit: Nobody reads it any more.
+        click.exceptions.Exit: The reader has closed stdout.
         StoreError: Stdout cannot be written.
     """
-    with _wanted():
+    with _stdout_errors():
         click.echo(make_printable(text, sys.stdout), file=sys.stdout)
 
 
 def write_result_bytes(data: bytes | memoryview) -> None:
-    """A piece of a result to stdout, as it is; on a terminal, what is fit for one.
+    """Write bytes to stdout; to a terminal, their printable form.
 
     Raises:
-        click.exceptions.Exit: Nobody reads it any more.
+        click.exceptions.Exit: The reader has closed stdout.
         StoreError: Stdout cannot be written.
     """
-    with _wanted():
+    with _stdout_errors():
         if is_terminal(sys.stdout):
-            click.echo(make_printable(bytes(data).decode("utf-8", "replace"), sys.stdout), nl=False)
+            text = bytes(data).decode("utf-8", "replace")
+            click.echo(make_printable(text, sys.stdout), nl=False)
         else:
             sys.stdout.buffer.write(data)
             sys.stdout.buffer.flush()
 
 
 @contextlib.contextmanager
-def _wanted() -> Iterator[None]:
-    """End quietly where the reader of stdout has gone.
+def _stdout_errors() -> Iterator[None]:
+    """Translate errors of writing to stdout; end quietly where its reader has closed it.
 
     Raises:
-        click.exceptions.Exit: It has.
-        StoreError: Stdout cannot be written, as where its disk is full.
+        click.exceptions.Exit: The reader has closed stdout.
+        StoreError: Stdout cannot be written, for example because its disk is full.
     """
     try:
         yield
@@ -63,5 +65,5 @@ def _wanted() -> Iterator[None]:
 
 
 def print_message(text: str) -> None:
-    """A message to stderr; where nobody reads it any more, the command goes on without."""
+    """Write a message to stderr; if stderr is closed, do nothing."""
     write_line(text, sys.stderr)

@@ -19,7 +19,7 @@ from ray_mr.cli.screen import print_message
 from ray_mr.errors import Interrupted
 from ray_mr.system.processes import kill_descendants, kill_processes_in
 from ray_mr.system.scratch import list_temporary, remove_temporary
-from ray_mr.views.text import is_terminal
+from ray_mr.views.streams import is_terminal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -54,7 +54,7 @@ class NotebookProgress:
                 self._dropped += len(self._notices) == NOTICES_SHOWN
                 self._notices.append(replace_controls(event.text))
             case MapProgress():
-                self._bar = (event.done_bytes, event.total_bytes, self._pace.text(event))
+                self._bar = (event.done_bytes, event.total_bytes, self._pace.describe(event))
             case ReduceProgress():
                 self._bar = (event.done, event.total, format_parts(event))
         often = isinstance(event, MapProgress | ReduceProgress)

@@ -6,7 +6,8 @@ import time
 from typing import TYPE_CHECKING, TextIO
 
 from ray_mr.events import Event, MapProgress, Notice, ReduceProgress, Stage
-from ray_mr.views.text import Pace, format_labelled, format_parts, write_line
+from ray_mr.views.streams import write_line
+from ray_mr.views.text import Pace, format_labelled, format_parts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,7 +39,7 @@ class PlainLines:
                 write_line(event.text, self._stream)
             case MapProgress():
                 # Each time: its first one is where the pace begins.
-                self._now_and_then(self._pace.text(event))
+                self._now_and_then(self._pace.describe(event))
             case ReduceProgress():
                 self._now_and_then(format_parts(event))
 

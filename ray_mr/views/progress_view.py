@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol, TextIO
 
 from ray_mr.views.plain_lines import PlainLines
-from ray_mr.views.text import is_terminal
+from ray_mr.views.streams import is_terminal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

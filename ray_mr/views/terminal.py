@@ -69,7 +69,7 @@ class TerminalProgress:
             case Notice():
                 self._print(event.text)
             case MapProgress():
-                self._update(event.done_bytes, event.total_bytes, self._pace.text(event))
+                self._update(event.done_bytes, event.total_bytes, self._pace.describe(event))
             case ReduceProgress():
                 self._update(event.done, event.total, format_parts(event))
 

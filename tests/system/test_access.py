@@ -62,7 +62,7 @@ def only_sealed(
     def put(found: Credentials, form: sealed.EnvelopeFormat = "new") -> str:
         for name in _OWN:
             monkeypatch.delenv(name, raising=False)
-        text = sealed.seal(found, key_pair[1], "pub", form=form)
+        text = sealed.seal_credentials(found, key_pair[1], "pub", form=form)
         monkeypatch.setenv("CREDENTIALS", text)
         return text
 
@@ -336,7 +336,7 @@ def test_plaintext_is_nowhere(
     job = pings_job(tmp_path, s3)
     (tmp_path / "key.pem").write_bytes(key_pair[0])
     token = federate(map(str, job.inputs), seconds=900)
-    text = sealed.seal(token, key_pair[1], "pub")
+    text = sealed.seal_credentials(token, key_pair[1], "pub")
     work = tmp_path / "work"
     work.mkdir()
     temporary = Path(tempfile.mkdtemp(prefix="t"))  # a short name, so that Ray's files are there

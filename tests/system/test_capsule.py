@@ -61,7 +61,7 @@ def test_capsule_of_an_exception(folder: Path) -> None:
     found = replay(path)
     assert found.exit_code == 6
     assert "KeyError: 'nope'" in found.stderr
-    assert "API_TOKEN was not written down" in found.stderr
+    assert "API_TOKEN was not saved" in found.stderr
     assert found.stderr.count("input: ") == 1, "the inputs at fault alone"
 
 

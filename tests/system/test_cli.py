@@ -321,13 +321,13 @@ class TestErrors:
         "error", [ValueError("what"), EOFError("what"), BrokenPipeError(32, "what")]
     )
     def test_defect(self, driver: FakeDriver, error: Exception) -> None:
-        """Anything else is a defect of ours, with its traceback; click swallows none of it."""
+        """Any other exception is a bug in ray_mr, reported with its traceback."""
         driver.error = error
         result = call("run", "job.yml")
         assert result.exit_code == 1
         assert "Traceback" in result.stderr
         assert "what" in result.stderr
-        assert "a defect of ours" in result.stderr
+        assert "this is a bug in ray_mr" in result.stderr
 
     def test_interrupted(self, driver: FakeDriver) -> None:
         """Ctrl-C ends with 130."""

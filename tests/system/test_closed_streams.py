@@ -112,10 +112,11 @@ def test_progress_to_a_stream_that_was_closed_since_is_left_out(folder: Path) ->
     assert (folder / "result.txt").read_text() == "a\n"
 
 
-def test_help_to_a_full_disk_is_a_message(folder: Path) -> None:
+@pytest.mark.parametrize("words", [["--help"], ["--version"], ["run", "--help"]])
+def test_help_to_a_full_disk_is_a_message(folder: Path, words: list[str]) -> None:
     with open("/dev/full", "w") as full:  # noqa: PTH123 - no file that is made
         done = subprocess.run(
-            [sys.executable, "-m", "ray_mr", "--help"],
+            [sys.executable, "-m", "ray_mr", *words],
             cwd=folder,
             stdout=full,
             text=True,
@@ -125,3 +126,22 @@ def test_help_to_a_full_disk_is_a_message(folder: Path) -> None:
         )
     assert done.returncode == 4
     assert done.stderr == "ray-mr: error: stdout cannot be written: No space left on device\n"
+
+
+@pytest.mark.parametrize(
+    "words", [["--help"], ["--version"], ["run", "--help"], ["credentials", "seal", "--help"]]
+)
+def test_help_to_a_closed_pipe_ends_quietly(folder: Path, words: list[str]) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "ray_mr", *words],
+            cwd=folder,
+            stdout=write,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+    finally:
+        os.close(write)
+    assert (done.returncode, done.stderr) == (141, b"")

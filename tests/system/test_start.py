@@ -39,7 +39,7 @@ def test_runs_as_it_is(
     """Made, tried and run without touching a file."""
     made = call("init", "my/job", "--language", language)
     assert made.exit_code == 0
-    assert "made my/job/ with " in made.stderr
+    assert "created my/job/ with " in made.stderr
     monkeypatch.chdir(folder / "my" / "job")
     tried = call("try", "job.yml")
     assert tried.exit_code == 0, tried.stderr
@@ -60,14 +60,14 @@ def test_here(folder: Path) -> None:
 
 @pytest.mark.parametrize("there", ["job.yml", "reducer.py", "data/2014-07-01.json.gz"])
 def test_never_writes_over(folder: Path, there: str) -> None:
-    """A file that is there already is named, stays, and nothing else is made."""
+    """A file that already exists is named, stays, and nothing else is made."""
     path = folder / "job" / there
     path.parent.mkdir(parents=True)
     path.write_text("mine")
     before = sorted(folder.rglob("*"))
     result = call("init", "job")
     assert result.exit_code == 2
-    assert f"job/{there} is there already" in result.stderr
+    assert f"job/{there} already exists" in result.stderr
     assert path.read_text() == "mine"
     assert sorted(folder.rglob("*")) == before
 

@@ -17,7 +17,7 @@ from jobs import MAPPER, REDUCER, make_pings, script
 from paths import DOCS
 from queue_server import Artifact, QueueServer, Run
 from ray_mr.cli.main import main
-from ray_mr.credentials import generate_key, seal
+from ray_mr.credentials import generate_key, seal_credentials
 from ray_mr.errors import JobError
 from ray_mr.model import StoredObject
 from ray_mr.stores.registry import store_for
@@ -263,7 +263,7 @@ class TestSubmit:
         """Before anything is posted: map tasks could not agree on the ranges of keys."""
         told = submit(job_file(tmp_path, s3), "--partition", "range")
         assert told.exit_code == 2
-        assert "partition: range is for one run" in told.stderr
+        assert "partition: range works within one run only" in told.stderr
         assert not queue.posted
 
     def test_combined_fields_are_refused(
@@ -368,7 +368,9 @@ def test_five_real_pings_from_an_envelope_of_2014(
     public = shared("data/credentials/throwaway_rsa2048.pub.pem").read_bytes()
     from ray_mr.credentials import parse_credentials
 
-    envelope = seal(parse_credentials(json.dumps(facts), "x"), public, "pub", form="2014")
+    envelope = seal_credentials(
+        parse_credentials(json.dumps(facts), "x"), public, "pub", form="2014"
+    )
     maps, reduces = tmp_path / "map", tmp_path / "reduce"
     for folder, name, source in ((maps, "mapper.py", MAPPER), (reduces, "reducer.py", REDUCER)):
         folder.mkdir()

@@ -55,7 +55,7 @@ class TestEnvelopes:
     @pytest.mark.parametrize("form", ["new", "2014"])
     def test_round_trip(self, key_pair: tuple[bytes, bytes], form: sealed.EnvelopeFormat) -> None:
         """What is sealed opens to the same; the expiry only in the new form."""
-        text = sealed.seal(FOUND, key_pair[1], "pub", form=form)
+        text = sealed.seal_credentials(FOUND, key_pair[1], "pub", form=form)
         found = sealed.open_envelope(text, Key(key_pair[0], "key", allow_2014=True))
         expected = FOUND.expiry if form == "new" else None
         assert found == Credentials(FOUND.access_key_id, SECRET, TOKEN, "eu-west-1", expected)
@@ -64,7 +64,9 @@ class TestEnvelopes:
 
     def test_sealed_twice_differs(self, key_pair: tuple[bytes, bytes]) -> None:
         """No two envelopes share what would tell that they hold the same."""
-        first, second = (unpacked(sealed.seal(FOUND, key_pair[1], "pub")) for _ in range(2))
+        first, second = (
+            unpacked(sealed.seal_credentials(FOUND, key_pair[1], "pub")) for _ in range(2)
+        )
         assert all(first[name] != second[name] for name in ("key", "nonce", "data"))
 
     @pytest.mark.parametrize("name", VECTORS)
@@ -81,14 +83,14 @@ class TestEnvelopes:
 
     def test_2014_needs_leave(self, key_pair: tuple[bytes, bytes]) -> None:
         """Nothing authenticates an envelope of 2014: a key that does not say so opens none."""
-        text = sealed.seal(FOUND, key_pair[1], "pub", form="2014")
+        text = sealed.seal_credentials(FOUND, key_pair[1], "pub", form="2014")
         with pytest.raises(CredentialsError, match="RAY_MR_ALLOW_2014"):
             sealed.open_envelope(text, Key(key_pair[0], "key"))
 
     @pytest.mark.parametrize("part", ["key", "nonce", "data"])
     def test_every_changed_byte_is_seen(self, key_pair: tuple[bytes, bytes], part: str) -> None:
         """A flipped bit anywhere in a new envelope is an error, and no plaintext is in it."""
-        envelope = unpacked(sealed.seal(FOUND, key_pair[1], "pub"))
+        envelope = unpacked(sealed.seal_credentials(FOUND, key_pair[1], "pub"))
         whole = base64.b64decode(envelope[part])
         for at in range(0, len(whole), max(1, len(whole) // 24)):
             changed = bytearray(whole)
@@ -115,7 +117,7 @@ class TestEnvelopes:
         self, key_pair: tuple[bytes, bytes], change: dict[str, object], told: str
     ) -> None:
         """Version and expiry are authenticated; a missing part is named."""
-        envelope = unpacked(sealed.seal(FOUND, key_pair[1], "pub")) | change
+        envelope = unpacked(sealed.seal_credentials(FOUND, key_pair[1], "pub")) | change
         with pytest.raises(CredentialsError, match=told):
             sealed.open_envelope(packed(envelope), Key(key_pair[0], "key"))
 
@@ -140,7 +142,7 @@ class TestEnvelopes:
 
     def test_changed_2014(self, key_pair: tuple[bytes, bytes]) -> None:
         """A changed envelope of 2014 either opens to its own bytes or is an error without them."""
-        envelope = unpacked(sealed.seal(FOUND, key_pair[1], "pub", form="2014"))
+        envelope = unpacked(sealed.seal_credentials(FOUND, key_pair[1], "pub", form="2014"))
         inner = json.loads(envelope["credentials"])
         data = bytearray(base64.b64decode(inner["ct"]))
         for changed in (data[:-16], data[:-1] + bytes([data[-1] ^ 1]), data[:5]):
@@ -152,13 +154,13 @@ class TestEnvelopes:
 
     def test_other_key(self, key_pair: tuple[bytes, bytes]) -> None:
         """An envelope for another key says so."""
-        text = sealed.seal(FOUND, sealed.generate_key(2048)[1], "pub")
+        text = sealed.seal_credentials(FOUND, sealed.generate_key(2048)[1], "pub")
         with pytest.raises(CredentialsError, match="not for the key of mine"):
             sealed.open_envelope(text, Key(key_pair[0], "mine"))
 
     def test_expired(self, key_pair: tuple[bytes, bytes]) -> None:
         """Credentials are refused from the second on at which they expire."""
-        text, key = sealed.seal(FOUND, key_pair[1], "pub"), Key(key_pair[0], "key")
+        text, key = sealed.seal_credentials(FOUND, key_pair[1], "pub"), Key(key_pair[0], "key")
         assert sealed.open_unexpired(text, lambda: key, NOW).seconds_left(NOW) == 7200
         with pytest.raises(CredentialsError, match="expired: 2026-11-24T14:00:00Z"):
             sealed.open_unexpired(text, lambda: key, NOW + dt.timedelta(hours=2))
@@ -211,7 +213,7 @@ class TestCommands:
         before = Path("worker.key.pem").read_bytes()
         again = call("keygen", "worker")
         assert (again.exit_code, Path("worker.key.pem").read_bytes()) == (2, before)
-        assert "worker.key.pem is there already" in again.stderr
+        assert "worker.key.pem already exists" in again.stderr
 
     @pytest.mark.parametrize("form", ["new", "2014"])
     def test_seal_and_open(self, monkeypatch: pytest.MonkeyPatch, form: str) -> None:
@@ -225,7 +227,7 @@ class TestCommands:
         assert SECRET not in masked.output
         assert json.loads(masked.stdout)["secretAccessKey"] == "********"
         assert json.loads(masked.stdout)["accessKeyId"] == FOUND.access_key_id
-        assert ("2014" if form == "2014" else "new envelope") in masked.stderr
+        assert ("2014" if form == "2014" else "envelope of the present format") in masked.stderr
         shown = call("open", "--key", "w.key.pem", "--show-secrets")
         facts = json.loads(FOUND.to_json(show_secrets=True))
         if form == "2014":

@@ -1,1 +1,1 @@
-"""The commands of ``ray-mr``: one module for each, named like its command."""
+"""The commands of ``ray-mr``: a module for each, named like its command (``try_job.py``: try)."""

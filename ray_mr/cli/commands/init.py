@@ -1,6 +1,6 @@
-"""The command ``init``: a job folder that runs as it is.
+"""The command ``init``: create a job folder that runs as it is.
 
-The folders are data of the package, below ``starters/``, one for each language.
+The folders are data of the package: ``cli/starters/`` has one for each language.
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ DATA = "data"
     type=click.Choice(LANGUAGES),
     default="python",
     show_default=True,
-    help="Of mapper and reducer; shell stands for any program.",
+    help="Language of mapper and reducer; shell stands for any program.",
 )
 def init(*, folder: str, language: str) -> None:
-    """Make a job folder that runs as it is.
+    """Create a job folder that runs as it is.
 
-    FOLDER gets a job file, its scripts and some data; nothing that is there is written over.
+    Writes a job file, its scripts and some data to FOLDER.  No existing file is overwritten.
 
     \b
     Examples:
       ray-mr init visits
       ray-mr init words --language shell
-    """  # noqa: D301 - click's mark for lines that are not to be wrapped
+    """  # noqa: D301 - \b is click's mark for lines that are not wrapped
     target = Path(expand_home(folder, "init"))
-    files = dict(_starter(language))
+    files = dict(_read_starter(language))
     for name in files:
         if (target / name).exists() or (target / name).is_symlink():
-            raise JobError(f"{target / name} is there already", "name another folder")
+            raise JobError(f"{target / name} already exists", "name another folder")
     try:
         for name, content in files.items():
             path = target / name
@@ -58,32 +58,32 @@ def init(*, folder: str, language: str) -> None:
                 path.chmod(0o755)
     except OSError as error:
         raise JobError(f"{error.filename or target}: {error.strerror}") from None
-    print_message(_what_next(target, files))
+    print_message(_describe_next_steps(target, files))
 
 
-def _starter(language: str) -> Iterator[tuple[str, bytes]]:
-    """Paths and contents of the files of a starter; the data compressed, as it is in the world."""
+def _read_starter(language: str) -> Iterator[tuple[str, bytes]]:
+    """Yield path and content of each file of a starter; data files are compressed."""
     root = resources.files("ray_mr.cli").joinpath("starters", language)
-    for item in _sorted(root):
+    for item in _list_sorted(root):
         if item.is_file():
-            # Python scripts have another suffix there: they are no modules of this package.
+            # Python scripts end in .py.txt there: they are not modules of this package.
             yield item.name.removesuffix(".txt"), item.read_bytes()
-    for item in _sorted(root.joinpath(DATA)):
+    for item in _list_sorted(root.joinpath(DATA)):
         yield f"{DATA}/{item.name}.gz", gzip.compress(item.read_bytes(), mtime=0)
 
 
-def _sorted(folder: Traversable) -> list[Traversable]:
+def _list_sorted(folder: Traversable) -> list[Traversable]:
     return sorted(folder.iterdir(), key=lambda item: item.name)
 
 
-def _what_next(target: Path, files: dict[str, bytes]) -> str:
-    shown = target if target.name else target.absolute()
-    lines = [f"made {shown}/ with {', '.join(sorted(files))}"]
+def _describe_next_steps(target: Path, files: dict[str, bytes]) -> str:
+    folder = target if target.name else target.absolute()
+    lines = [f"created {folder}/ with {', '.join(sorted(files))}"]
     if target.absolute() != Path.cwd():
         lines.append(f"  cd {target}")
     lines += [
-        "  ray-mr try job.yml                   the mapper on one input, to the screen",
-        "  ray-mr run job.yml --engine local    the whole job, in this process: result.txt",
-        "  ray-mr run job.yml --force           the same on Ray",
+        "  ray-mr try job.yml                   run the mapper on one input, print its output",
+        "  ray-mr run job.yml --engine local    run the job in this process: result.txt",
+        "  ray-mr run job.yml --force           run the job on Ray, replace result.txt",
     ]
     return "\n".join(lines)

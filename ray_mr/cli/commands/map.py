@@ -26,7 +26,7 @@ from ray_mr.jobs.job import Job
     "job_file",
     metavar="JOB.yml",
     type=click.Path(),
-    help=f"The job file.  [default: {' or '.join(JOB_FILES)}]",
+    help=f"Job file.  [default: {' or '.join(JOB_FILES)}]",
 )
 @add_run_options
 def map_(
@@ -34,22 +34,23 @@ def map_(
     keys: tuple[str, ...],
     job_file: str | None,
     keys_from: str | None,
-    how: RunOptions,
+    run_options: RunOptions,
     **fields: str | None,
 ) -> None:
-    """Run a job's mapper alone over some KEYs.
+    """Run only a job's mapper, as a TaskCluster map task.
 
-    This is a map task of 2014: result.txt is what the mapper puts out, in the order of the KEYs.
-    Without --bucket or RAY_MR_BUCKET, a KEY without s3:// is a local path.
+    This is a map task of 2014: result.txt has the mapper's output in the order of the KEYs.  A KEY
+    without s3:// is a key of the bucket in --bucket or RAY_MR_BUCKET; without a bucket it is a
+    local path.
 
     \b
     Examples:
       ray-mr map --bucket pings 2014/a.lzma 2014/b.lzma
       ray-mr map --job job.yml --keys-from keys.txt --engine local
-    """  # noqa: D301 - click's mark for lines that are not to be wrapped
+    """  # noqa: D301 - \b is click's mark for lines that are not wrapped
     uris = gather_inputs(keys, keys_from)
     if not uris:
         raise JobError("no KEYs: there is nothing to map", "give KEYs, or a list by --keys-from")
     fields["bucket"] = fields.get("bucket") or os.environ.get("RAY_MR_BUCKET") or None
     job = Job.from_file(job_file or find_job_file(), role="map", inputs=uris, overrides=fields)
-    run_and_show(job, how)
+    run_and_show(job, run_options)

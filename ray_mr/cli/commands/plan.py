@@ -1,7 +1,4 @@
-"""The command ``plan``: show what a run would do.
-
-The driver is imported when the command runs: other commands start without it.
-"""
+"""The command ``plan``: show what a run would do."""
 
 from __future__ import annotations
 
@@ -22,20 +19,25 @@ def plan(
     job_file: str,
     inputs: tuple[str, ...],
     keys_from: str | None,
-    how: RunOptions,
+    run_options: RunOptions,
     **fields: str | None,
 ) -> None:
-    """Show what a run would do: inputs, splits, disk.
+    """Show what a run would do: inputs, splits and disk space.
 
-    Lists the inputs and reads the scripts, and does nothing else.  The words are those of run.
+    Lists the inputs and reads the scripts, but runs nothing.  Arguments and options are those of
+    `ray-mr run`.
 
     \b
     Examples:
       ray-mr plan job.yml
       ray-mr plan job.yml --split-bytes 64MiB --json | jq .splits
-    """  # noqa: D301 - click's mark for lines that are not to be wrapped
+    """  # noqa: D301 - \b is click's mark for lines that are not wrapped
     job = Job.from_file(job_file, inputs=gather_inputs(inputs, keys_from), overrides=fields)
     from ray_mr.driver.run import plan as make_plan
 
-    made, slots = make_plan(job), host.count_cpus()
-    write_result(strict_json.dumps(made.facts(slots)) if how.as_json else made.describe(slots))
+    job_plan, slots = make_plan(job), host.count_cpus()
+    write_result(
+        strict_json.dumps(job_plan.facts(slots))
+        if run_options.as_json
+        else job_plan.describe(slots)
+    )

@@ -1,7 +1,4 @@
-"""The command ``replay``: a failed attempt again, here.
-
-The driver is imported when the command runs.
-"""
+"""The command ``replay``: run a failed attempt again in this process."""
 
 from __future__ import annotations
 
@@ -16,34 +13,34 @@ from ray_mr.errors import summarize_message
 
 @click.command()
 @click.argument("capsule")
-@click.option("--pdb", is_flag=True, help="Stop in Python's debugger where the function fails.")
+@click.option("--pdb", is_flag=True, help="Start Python's debugger where the function fails.")
 def replay(*, capsule: str, pdb: bool) -> None:
-    """Run a failed attempt again, in this process.
+    """Run a failed attempt again in this process.
 
-    CAPSULE is one of the JSON files that a run leaves in failed-attempts beside its output, or the
-    S3 address of one. The inputs at fault are fetched, and the scripts run as they are now. The
-    exit code is that of what it fails with, 0 if it does not fail any more.
+    CAPSULE is one of the JSON files that a run writes to failed-attempts beside its output: a path
+    or an s3:// URI.  The inputs at fault are fetched, and the scripts run as they are now.  The
+    exit code is that of the error, or 0 if the attempt does not fail any more.
 
     \b
     Examples:
       ray-mr replay result.txt.failed-attempts/split-000003-attempt-7.json
       ray-mr replay s3://results/os/failed-attempts/split-000003-attempt-7.json --pdb
-    """  # noqa: D301 - click's mark for lines that are not to be wrapped
+    """  # noqa: D301 - \b is click's mark for lines that are not wrapped
     from ray_mr.postmortem import replay as capsules
 
     uri = capsule if "://" in capsule else str(Path(expand_home(capsule, "replay")).absolute())
-    found = capsules.read(uri)
-    print_message(f"then: {summarize_message(found.told)}")
-    for item in found.plan.splits[0].inputs:
+    attempt = capsules.read(uri)
+    print_message(f"then: {summarize_message(attempt.told)}")
+    for item in attempt.plan.splits[0].inputs:
         print_message(f"input: {item.object.uri}")
-    if found.changed:
-        print_message("the mapper has changed since: it runs as it is now")
-    for name in found.withheld:
-        print_message(f"{name} was not written down and is not set here")
+    if attempt.changed:
+        print_message("the mapper has changed since: its present version runs")
+    for name in attempt.withheld:
+        print_message(f"{name} was not saved and is not set here")
     if pdb:
-        raise click.exceptions.Exit(capsules.debug(found))
+        raise click.exceptions.Exit(capsules.debug(attempt))
     error = capsules.replay(
-        found, on_stderr=lambda line: print_message(line.decode("utf-8", "replace"))
+        attempt, on_stderr=lambda line: print_message(line.decode("utf-8", "replace"))
     )
     if error is not None:
         raise error

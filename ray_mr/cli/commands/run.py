@@ -1,4 +1,4 @@
-"""The command ``run``: run a job file."""
+"""The command ``run``: run a job."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def run(
     job_file: str,
     inputs: tuple[str, ...],
     keys_from: str | None,
-    how: RunOptions,
+    run_options: RunOptions,
     **fields: str | None,
 ) -> None:
-    """Run a job file.
+    """Run a job.
 
-    INPUTs (s3://bucket/key, prefixes, ** globs, local paths) take the place of the job's own.
-    Options win over the file.
+    Each INPUT is an s3://bucket/key, a prefix, a glob with ** or a local path.  INPUTs replace the
+    inputs of the job file, and options override the file's.
 
     \b
     Examples:
@@ -32,6 +32,6 @@ def run(
       ray-mr run job.yml 's3://pings/2014/**' --reducers 4 --output s3://results/os/
       ls /data/*.xz | ray-mr run job.yml --keys-from - --engine local
       ray-mr run job.yml --quiet --json | jq .totals
-    """  # noqa: D301 - click's mark for lines that are not to be wrapped
+    """  # noqa: D301 - \b is click's mark for lines that are not wrapped
     job = Job.from_file(job_file, inputs=gather_inputs(inputs, keys_from), overrides=fields)
-    run_and_show(job, how)
+    run_and_show(job, run_options)

@@ -1,4 +1,8 @@
-"""The commands ``schema`` and ``completion``: what editors and shells are told about ray-mr."""
+"""The command ``schema``: print the JSON Schema of job files, for editors.
+
+The schema is made from the fields of ``Job`` and describes both forms of a job file: the full form,
+and the three keys of 2014.
+"""
 
 from __future__ import annotations
 
@@ -13,21 +17,19 @@ from ray_mr.jobs.normalize import THREE
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 SCALAR = ["string", "number", "boolean"]
-"""Where text is asked for, a job file's ``1.10`` and ``yes`` are taken as they are written."""
-
+"""Types accepted for a text: ``1.10`` and ``yes`` in a job file are read as they are written."""
 DROPPED = {"title", "ge", "gt"}
-"""What pydantic adds that says nothing to an editor."""
+"""Keys of pydantic's schema that an editor does not use."""
 
 
-def job_schema() -> dict[str, Any]:
-    """The JSON Schema of a job file, in both forms."""
-    made = Job.model_json_schema()
-    definitions = {name: _as_written(each) for name, each in made.pop("$defs").items()}
+def make_job_schema() -> dict[str, Any]:
+    """Return the JSON Schema of a job file in either form."""
+    full = Job.model_json_schema()
+    definitions = {name: _loosen(each) for name, each in full.pop("$defs").items()}
     script = definitions["Script"]
     script["required"] = ["script"]
-    long = _as_written(made)
-    # The command line can give the inputs.
-    long |= {"title": "job", "required": ["mapper"]}
+    # The inputs are not required: the command line can have them.
+    full = _loosen(full) | {"title": "job", "required": ["mapper"]}
     short = {
         "title": "job of 2014",
         "type": "object",
@@ -38,40 +40,40 @@ def job_schema() -> dict[str, Any]:
     return {
         "$schema": DIALECT,
         "title": "ray_mr job file",
-        "anyOf": [long, short],
+        "anyOf": [full, short],
         "$defs": definitions,
     }
 
 
-def _as_written(node: Any) -> Any:
-    """The schema of values as a YAML file has them, which is looser than that of a job's fields."""
+def _loosen(node: Any) -> Any:
+    """Turn a schema of a job's fields into that of YAML values, which may be less strict."""
     if isinstance(node, list):
-        return [_as_written(item) for item in node]
+        return [_loosen(item) for item in node]
     if not isinstance(node, dict):
         return node
     if node == {"type": "null"}:
         return {"enum": ["none", None]}
-    kept = {
-        key: {name: _as_written(each) for name, each in value.items()}
+    schema = {
+        key: {name: _loosen(each) for name, each in value.items()}
         if key == "properties"
-        else _as_written(value)
+        else _loosen(value)
         for key, value in node.items()
         if key not in DROPPED and (key, value) != ("default", None)
     }
-    if kept.get("type") == "string" and "enum" not in kept:
-        kept["type"] = SCALAR
-    return kept
+    if schema.get("type") == "string" and "enum" not in schema:
+        schema["type"] = SCALAR
+    return schema
 
 
 @click.command()
 def schema() -> None:
     """Print the JSON Schema of job files.
 
-    Editors that know YAML check and complete a job file by it, told so in its first line.
+    An editor with YAML support checks and completes a job file whose first line names the schema.
 
     \b
     Example:
       ray-mr schema > job.schema.json
       # yaml-language-server: $schema=job.schema.json     (first line of job.yml)
-    """  # noqa: D301 - click's mark for lines that are not to be wrapped
-    write_result(json.dumps(job_schema(), indent=2))
+    """  # noqa: D301 - \b is click's mark for lines that are not wrapped
+    write_result(json.dumps(make_job_schema(), indent=2))

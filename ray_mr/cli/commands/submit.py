@@ -1,4 +1,4 @@
-"""The command ``submit``: a job as a group of TaskCluster tasks."""
+"""The command ``submit``: submit a job to TaskCluster as a group of tasks."""
 
 from __future__ import annotations
 
@@ -33,28 +33,61 @@ _SECRET_NAMES = (
 @click.command(cls=JobCommand)
 @click.argument("job_file", metavar="JOB.yml", type=click.Path())
 @click.argument("inputs", metavar="[INPUT]...", nargs=-1)
-@click.option("--task-queue", required=True, metavar="PROVISIONER/WORKER-TYPE")
-@click.option("--owner", required=True, metavar="MAIL", help="Gets mail when the job ends.")
-@click.option("--image", help="Docker image with ray-mr and the job; for payload docker.")
-@click.option("--job-path", default=IMAGE_JOB, show_default=True, help="JOB.yml for the tasks.")
+@click.option(
+    "--task-queue",
+    required=True,
+    metavar="PROVISIONER/WORKER-TYPE",
+    help="Task queue of all tasks.",
+)
+@click.option(
+    "--owner",
+    required=True,
+    metavar="EMAIL",
+    help="Owner of the tasks, who gets mail when the job ends.",
+)
+@click.option("--image", help="Docker image with ray-mr and the job (payload docker).")
+@click.option(
+    "--job-path", default=IMAGE_JOB, show_default=True, help="Path of the job file in the tasks."
+)
 @click.option(
     "--payload",
     type=click.Choice(["docker", "generic-worker"]),
     default="docker",
     show_default=True,
+    help="Format of the tasks' payload.",
 )
-@click.option("--key-secret", metavar="SECRET", help="Secret with the key of CREDENTIALS.")
-@click.option("--set-env", multiple=True, metavar="NAME=VALUE", help="For tasks; anyone reads it.")
-@click.option("--scope", multiple=True, help="A scope of the tasks.")
-@click.option("--index", metavar="NAMESPACE", help="Index the result: index.NAMESPACE.")
-@click.option("--priority", default="lowest", show_default=True)
-@click.option("--scheduler-id", default="-", show_default=True)
-@click.option("--source", default="https://example.invalid/ray-mr", help="URL of the job's source.")
-@click.option("--label", default="", help="Another label posts the same job again.")
-@click.option("--max-run-time", default="6h", show_default=True)
-@click.option("--task-deadline", default="24h", show_default=True, help="At most 5 days.")
-@click.option("--keys-from", metavar="FILE", help="Read more inputs from a manifest.")
-@click.option("--dry-run", is_flag=True, help="Print the definitions as JSON; post nothing.")
+@click.option(
+    "--key-secret", metavar="SECRET", help="TaskCluster secret with the key that opens CREDENTIALS."
+)
+@click.option(
+    "--set-env",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Environment variable of the tasks; public.",
+)
+@click.option("--scope", multiple=True, help="Scope of the tasks; may be repeated.")
+@click.option("--index", metavar="NAMESPACE", help="Index the result as index.NAMESPACE.")
+@click.option("--priority", default="lowest", show_default=True, help="Priority of the tasks.")
+@click.option("--scheduler-id", default="-", show_default=True, help="Scheduler of the tasks.")
+@click.option(
+    "--source", default="https://example.invalid/ray-mr", help="URL of the job's source code."
+)
+@click.option(
+    "--label", default="", help="Any text; submits the same job again under new task ids."
+)
+@click.option("--max-run-time", default="6h", show_default=True, help="Time limit of each task.")
+@click.option(
+    "--task-deadline",
+    default="24h",
+    show_default=True,
+    help="Time limit of the whole job, at most 5 days.",
+)
+@click.option(
+    "--keys-from",
+    metavar="FILE",
+    help="Read more inputs from a manifest: a file, an s3:// URI, or - for stdin.",
+)
+@click.option("--dry-run", is_flag=True, help="Print the task definitions as JSON, submit nothing.")
 @add_job_options
 def submit(
     *,
@@ -64,30 +97,31 @@ def submit(
     dry_run: bool,
     **options: Any,
 ) -> None:
-    """Post a job as TaskCluster tasks: maps, and the reduces that depend on them.
+    """Submit a job to TaskCluster as map and reduce tasks.
 
-    Every key is in exactly one map task, of about --split-bytes. The same job over the same
-    objects has the same ids: what is posted already is left alone. The sealed CREDENTIALS of the
-    environment go along.
+    Each input is in exactly one map task, of about --split-bytes; reduce tasks depend on all map
+    tasks.  The same job over the same objects has the same task ids, so that tasks that were
+    submitted before are not submitted again.  The sealed CREDENTIALS of the environment are passed
+    to the tasks.
 
     \b
     Examples:
       ray-mr submit job.yml --task-queue proj/worker --owner me@example.com --image me/os-count \\
         --key-secret project/ray-mr-key --dry-run
-    """  # noqa: D301 - click's mark for lines that are not to be wrapped
+    """  # noqa: D301 - \b is click's mark for lines that are not wrapped
     fields = {name: options.pop(name) for name in list(options) if name in Job.model_fields}
     job = Job.from_file(job_file, inputs=gather_inputs(inputs, keys_from), overrides=fields)
-    settings = _settings(job, job_file, options)
+    settings = _make_settings(job, job_file, options)
     from ray_mr.driver.run import plan
     from ray_mr.taskcluster.graph import group_keys, make_graph, post_graph
 
-    made = plan(job)
-    if made.refused:
-        raise made.refused[0][1]
-    objects = [item.object for split in made.splits for item in split.inputs]
+    job_plan = plan(job)
+    if job_plan.refused:
+        raise job_plan.refused[0][1]
+    objects = [item.object for split in job_plan.splits for item in split.inputs]
     graph = make_graph(
         group_keys(objects, job.split_bytes),
-        _job_digest(job, made),
+        _make_job_digest(job, job_plan),
         settings,
         dt.datetime.now(dt.UTC),
     )
@@ -96,17 +130,17 @@ def submit(
         return
     for scope in graph.scopes:
         print_message(f"needs scope {scope}")
-    new = post_graph(graph)
-    print_message(f"{new:,} of {len(graph.tasks):,} tasks posted, the rest was there")
+    posted = post_graph(graph)
+    print_message(f"submitted {posted:,} of {len(graph.tasks):,} tasks; the others exist already")
     write_result(
         f"{os.environ.get('TASKCLUSTER_ROOT_URL', '').rstrip('/')}/tasks/groups/{graph.group}"
     )
 
 
-def _job_digest(job: Job, made: Any) -> str:
+def _make_job_digest(job: Job, job_plan: Any) -> str:
     programs = [
         each.digest if hasattr(each, "digest") else str(each)
-        for each in (made.mapper, made.combiner, made.reducer)
+        for each in (job_plan.mapper, job_plan.combiner, job_plan.reducer)
     ]
     portable = job.portable()
     try:
@@ -116,28 +150,28 @@ def _job_digest(job: Job, made: Any) -> str:
     return strict_json.dumps([text, programs])
 
 
-def _settings(job: Job, job_file: str, options: dict[str, Any]) -> GraphSettings:
+def _make_settings(job: Job, job_file: str, options: dict[str, Any]) -> GraphSettings:
     from ray_mr.credentials import detect_format
     from ray_mr.stores import access
     from ray_mr.taskcluster.graph import GraphSettings
 
     if job.partition == "range" and job.reducers > 1:
         raise JobError(
-            "partition: range is for one run: a map task knows its own inputs only",
+            "partition: range works within one run only: a map task knows only its own inputs",
             "use `partition: hash`, or one reducer",
         )
     if job.combiner is not None and job.tabs_in_keys:
         raise JobError(f"combiner: does not go {NOT_READ_BACK}", "leave the combiner out")
     if options["payload"] == "docker" and not options["image"]:
-        raise click.UsageError("--image is needed for payload docker")
-    env, scopes = _env(options["set_env"]), list(options["scope"])
+        raise click.UsageError("payload docker requires --image")
+    env, scopes = _parse_env(options["set_env"]), list(options["scope"])
     if sealed := access.get_envelope():
         detect_format(sealed)
         env[access.ENVELOPE] = sealed
     if name := options["key_secret"]:
         env[access.KEY_SECRET] = name
         scopes.append(f"secrets:get:{name}")
-    deadline = _whole_seconds(options["task_deadline"], "--task-deadline")
+    deadline = _parse_whole_seconds(options["task_deadline"], "--task-deadline")
     if deadline > MAX_DEADLINE_S:
         raise click.BadParameter("at most 5 days", param_hint="--task-deadline")
     return GraphSettings(
@@ -156,13 +190,13 @@ def _settings(job: Job, job_file: str, options: dict[str, Any]) -> GraphSettings
         index=options["index"] or "",
         notify=(options["owner"],),
         label=options["label"],
-        max_run_s=_whole_seconds(options["max_run_time"], "--max-run-time"),
+        max_run_s=_parse_whole_seconds(options["max_run_time"], "--max-run-time"),
         deadline_s=deadline,
     )
 
 
-def _env(words: tuple[str, ...]) -> dict[str, str]:
-    found = {}
+def _parse_env(words: tuple[str, ...]) -> dict[str, str]:
+    env = {}
     for word in words:
         name, equals, value = word.partition("=")
         if not equals or not name:
@@ -172,11 +206,11 @@ def _env(words: tuple[str, ...]) -> dict[str, str]:
                 f"{name} must not go into a task's definition, which anyone can read",
                 "seal it: `ray-mr credentials seal`, and set CREDENTIALS",
             )
-        found[name] = value
-    return found
+        env[name] = value
+    return env
 
 
-def _whole_seconds(text: str, option: str) -> int:
+def _parse_whole_seconds(text: str, option: str) -> int:
     try:
         return int(parse_seconds(text))
     except ValueError as error:

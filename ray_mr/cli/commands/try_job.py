@@ -1,7 +1,4 @@
-"""The command ``try``: a job on one input, in this process, onto the screen.
-
-The driver is imported when the command runs.
-"""
+"""The command ``try``: run a job on one input in this process and print the output."""
 
 from __future__ import annotations
 
@@ -25,33 +22,33 @@ READ_BYTES = 1 << 20
 
 @click.command("try", cls=JobCommand)
 @click.argument("job_file", metavar="JOB.yml", type=click.Path())
-@click.argument("given", metavar="[INPUT]", required=False)
-@click.option("--reduce", "whole", is_flag=True, help="The reducer too: the result of this input.")
+@click.argument("input_uri", metavar="[INPUT]", required=False)
+@click.option("--reduce", is_flag=True, help="Run the reducer too, and print the result.")
 @add_job_options
-def try_(*, job_file: str, given: str | None, whole: bool, **fields: str | None) -> None:
-    """Try a job on one input.
+def try_(*, job_file: str, input_uri: str | None, reduce: bool, **fields: str | None) -> None:
+    """Try a job's mapper on one input.
 
-    The mapper is run on INPUT, or on the first input of the job: in this process, without Ray. What
-    it puts out goes to stdout, what it says on stderr is passed on, and at the end it is told how
-    many records were mapped and set aside. Nothing is written to the job's output.
+    Runs the mapper on INPUT, or on the job's first input, in this process and without Ray.  The
+    mapper's output goes to stdout and its stderr to stderr; a summary counts the records mapped
+    and set aside.  Nothing is written to the job's output.
 
     \b
     Examples:
       ray-mr try job.yml
       ray-mr try job.yml s3://pings/2014/a.lzma | sort | uniq -c
       ray-mr try job.yml --reduce
-    """  # noqa: D301 - click's mark for lines that are not to be wrapped
-    job = Job.from_file(job_file, inputs=[given] if given else [], overrides=fields)
-    if whole:
-        _whole(job)
+    """  # noqa: D301 - \b is click's mark for lines that are not wrapped
+    job = Job.from_file(job_file, inputs=[input_uri] if input_uri else [], overrides=fields)
+    if reduce:
+        _run_whole_job(job)
         return
-    trial = _mapper_alone(job)
-    if trial.error is not None:
-        raise trial.error
-    print_message(trial.summary())
+    report = _run_mapper(job)
+    if report.error is not None:
+        raise report.error
+    print_message(report.summary())
 
 
-def _mapper_alone(job: Job) -> TryReport:
+def _run_mapper(job: Job) -> TryReport:
     from ray_mr.driver.try_mapper import try_mapper
 
     def listen(line: bytes) -> None:
@@ -62,11 +59,11 @@ def _mapper_alone(job: Job) -> TryReport:
             try:
                 write_result_bytes(next(output))
             except StopIteration as end:
-                trial: TryReport = end.value
-                return trial
+                report: TryReport = end.value
+                return report
 
 
-def _whole(job: Job) -> None:
+def _run_whole_job(job: Job) -> None:
     from ray_mr.driver.try_mapper import first_input
 
     with tempfile.TemporaryDirectory(prefix="ray-mr-try-") as folder:

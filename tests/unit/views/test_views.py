@@ -75,7 +75,7 @@ class TestProgress:
     def test_what_runs_and_what_failed(self) -> None:
         """Attempts at work and failed inputs are counted beside the bytes."""
         event = MapProgress(2**20, 2**21, "a\nb", running=4, failed=1203)
-        assert Pace().text(event) == "1.0 MiB of 2.0 MiB (50 %), 4 running, 1,203 failed: a b"
+        assert Pace().describe(event) == "1.0 MiB of 2.0 MiB (50 %), 4 running, 1,203 failed: a b"
 
     def test_lines_of_a_reduce(self) -> None:
         """A long reduce is not silent: it says how many parts are done."""
