@@ -91,7 +91,7 @@ def _name_interpreter(job: Job, program: Program) -> str:
     language = LANGUAGES[program.language]
     choice = {"python": job.python, "javascript": job.node}.get(program.language)
     try:
-        return language.chosen(choice) if choice else next(iter(language.interpreter), "")
+        return language.find_interpreter(choice) if choice else next(iter(language.interpreter), "")
     except RayMrError:  # not on this machine
         return choice or ""
 

@@ -1,9 +1,9 @@
-"""What a program fed ``lines`` finds in its environment: Hadoop Streaming's names, new and old.
+"""Environment variables of programs fed ``lines``: Hadoop Streaming's names, new and old.
 
-Hadoop has each name of a task's configuration there, every character but letters and digits
-turned into ``_``.  A split may hold several inputs, and Hadoop's names have room for one: they
-are set where there is one (``split_bytes: 1`` gives each input a split of its own), so that nobody
-takes the first of many for all.
+Hadoop passes each property of a task's configuration, with every character but letters and digits
+replaced by ``_``.  A split may hold several inputs, while Hadoop's names describe one.  They are
+set only for a split of one input, so that no program takes the first of many for all
+(``split_bytes: 1`` gives each input a split of its own).
 """
 
 from __future__ import annotations
@@ -34,60 +34,60 @@ OLD_NAMES = {
     "mapreduce_job_maps": "mapred_map_tasks",
     "mapreduce_job_name": "mapred_job_name",
 }
-"""Names of today, with those of Hadoop 1."""
+"""Current names, and the names of Hadoop 1 for the same values."""
 
 
 @dataclass(frozen=True, slots=True)
-class TaskPlace:
-    """Where a child stands in its run."""
+class TaskContext:
+    """Position of a child in its run."""
 
     is_map: bool
     number: int
-    """Of the task: the position of a map's first input, which no two splits share; a partition."""
+    """Number of the task: the position of a split's first input, or the partition of a reducer."""
     attempt: int
     maps: int
-    """Splits of the plan."""
+    """Number of splits of the plan."""
     input: Input | None = None
-    """The only input of a map."""
+    """Input of a map task that has only one."""
 
 
-def map_place(ident: AttemptId, inputs: Sequence[Input], maps: int) -> TaskPlace:
-    """That of a mapper."""
+def make_map_context(ident: AttemptId, inputs: Sequence[Input], maps: int) -> TaskContext:
+    """Return the context of a mapper."""
     only = inputs[0] if len(inputs) == 1 else None
-    return TaskPlace(True, ident.start, ident.attempt, maps, only)
+    return TaskContext(True, ident.start, ident.attempt, maps, only)
 
 
-def reduce_place(partition: int, maps: int) -> TaskPlace:
-    """That of a reducer."""
-    return TaskPlace(False, partition, 0, maps)
+def make_reduce_context(partition: int, maps: int) -> TaskContext:
+    """Return the context of a reducer."""
+    return TaskContext(False, partition, 0, maps)
 
 
-def environment(job: Job, run_id: str, folder: Path, place: TaskPlace) -> dict[str, str]:
-    """The names and their values.
+def make_variables(job: Job, run_id: str, folder: Path, context: TaskContext) -> dict[str, str]:
+    """Return the variables and their values.
 
     Args:
-        job: What runs.
-        run_id: Made a number, as Hadoop's ids have it.
+        job: The job.
+        run_id: ID of the run; becomes a number, as in Hadoop's IDs.
         folder: The child's working directory.
-        place: Which child it is.
+        context: The child's position in the run.
     """
-    kind = "m" if place.is_map else "r"
+    kind = "m" if context.is_map else "r"
     job_part = f"{zlib.crc32(run_id.encode()):010d}_0001"
-    task = f"{job_part}_{kind}_{place.number:06d}"
+    task = f"{job_part}_{kind}_{context.number:06d}"
     values = {
         "mapreduce_job_id": f"job_{job_part}",
         "mapreduce_job_name": job.name,
         "mapreduce_task_id": f"task_{task}",
-        "mapreduce_task_attempt_id": f"attempt_{task}_{place.attempt}",
-        "mapreduce_task_ismap": "true" if place.is_map else "false",
-        "mapreduce_task_partition": str(place.number),
+        "mapreduce_task_attempt_id": f"attempt_{task}_{context.attempt}",
+        "mapreduce_task_ismap": "true" if context.is_map else "false",
+        "mapreduce_task_partition": str(context.number),
         "mapreduce_task_output_dir": str(folder),
         "mapreduce_job_local_dir": str(folder),
-        "mapreduce_job_maps": str(place.maps),
+        "mapreduce_job_maps": str(context.maps),
         "mapreduce_job_reduces": str(job.reducers if job.reducer is not None else 0),
     }
-    if place.input is not None:
-        obj = place.input.object
+    if context.input is not None:
+        obj = context.input.object
         values["mapreduce_map_input_file"] = obj.uri
         values["mapreduce_map_input_start"] = "0"
         values["mapreduce_map_input_length"] = str(obj.size_bytes)

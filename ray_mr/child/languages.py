@@ -1,4 +1,4 @@
-"""What each language needs to be started: a table, one row a language."""
+"""Table of the languages of programs: how each is started, and its harness."""
 
 from __future__ import annotations
 
@@ -18,30 +18,33 @@ class Language:
     """How a program of one language is run."""
 
     interpreter: tuple[str, ...]
-    """Put before the script; empty: the script itself is the program."""
+    """Words put before the script; empty: the script itself is the program."""
     harness: str
-    """File in ``harness/`` that calls the user's functions; empty: there is none."""
+    """File in ``harness/`` that calls the user's functions; empty: none."""
     option: str = ""
-    """The job option that chooses the interpreter, and the interpreter's name in a ``bin/``."""
-    ask: tuple[str, ...] = ()
+    """Job option that chooses the interpreter; also the interpreter's name in a ``bin/``."""
+    version_arguments: tuple[str, ...] = ()
     """Arguments with which the interpreter prints its version, as three numbers."""
-    least: tuple[int, int] = (0, 0)
+    min_version: tuple[int, int] = (0, 0)
     """Oldest version that runs the harness."""
 
     @property
     def harness_name(self) -> str:
-        """What the harness is called in the attempt's folder, where no script is called so."""
+        """Name of the harness in the attempt's folder, unlike that of any script."""
         return HARNESS_NAME + Path(self.harness).suffix
 
-    def harness_source(self) -> bytes:
-        """The harness, to be copied into the attempt's folder."""
+    def read_harness(self) -> bytes:
+        """Return the source of the harness, to be copied into the attempt's folder."""
         return (HARNESSES / self.harness).read_bytes()
 
-    def chosen(self, choice: str) -> str:
-        """The interpreter that a job chooses: a name on the PATH, a path, or a folder with it.
+    def find_interpreter(self, choice: str) -> str:
+        """Return the interpreter that a job chooses.
+
+        Args:
+            choice: A name on the PATH, the path of an interpreter, or a folder with it in ``bin/``.
 
         Raises:
-            ChildNotStarted: A path has no interpreter.
+            ChildNotStarted: The path does not lead to an interpreter.
         """
         if "/" not in choice:
             return choice

@@ -1,7 +1,7 @@
-"""Values that a child yields and takes: its output, and the files that it is given.
+"""Values that a child takes and yields: the files that it is given, and its output.
 
-``HarnessChild`` makes them from the frames of ``wire``; the code that runs a plain program wraps
-its output in ``Text``.
+``HarnessChild`` makes the output from the frames of ``wire``. The output of a program without a
+harness is wrapped in ``Text``.
 """
 
 from __future__ import annotations
@@ -13,6 +13,16 @@ from ray_mr.model import FileCounts
 
 if TYPE_CHECKING:
     from ray_mr.errors import RayMrError
+
+
+@dataclass(frozen=True, slots=True)
+class FileDelivery:
+    """A file that the mapper is to read."""
+
+    position: int
+    codec: str
+    path: bytes
+    """Path relative to the child's folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,46 +42,38 @@ class Pairs:
 
 @dataclass(frozen=True, slots=True)
 class ChildFailure:
-    """An input that the harness could not take to its end."""
+    """Failure of the input at ``position``; the child goes on with the next one."""
 
     position: int
     error: RayMrError
 
 
 @dataclass(frozen=True, slots=True)
-class Flushed:
-    """The reducer or combiner has answered for everything fed so far."""
+class FlushCounts:
+    """Answer of a reducer or combiner: all output of the pairs fed so far has been yielded."""
 
     groups: int
     rows: int
 
 
 @dataclass(frozen=True, slots=True)
-class At:
-    """A sign of life: ``stored_bytes`` of the input at ``position`` are read."""
+class InputProgress:
+    """Sign of life: ``stored_bytes`` of the input at ``position`` have been read."""
 
     position: int
     stored_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
-    """The function is given a record; with ``line`` 0 it has returned."""
+class RecordCall:
+    """Start of the function's call for a record; with ``line`` 0, the return of the last call."""
 
     position: int
     line: int
     data: bytes
 
 
-ChildOutput = Text | Pairs | FileCounts | ChildFailure | Flushed | At | Record | None
-"""What a child yields; ``None`` is a moment of silence."""
-
-
-@dataclass(frozen=True, slots=True)
-class RecordDelivery:
-    """A file ready for the child."""
-
-    position: int
-    codec: str
-    path: bytes
-    """As the child is told it: relative to its folder."""
+ChildOutput = (
+    Text | Pairs | FileCounts | ChildFailure | FlushCounts | InputProgress | RecordCall | None
+)
+"""Everything that a child yields; ``None`` stands for a moment of silence."""

@@ -36,13 +36,13 @@ FROM_HARNESS = (
     "ended",
 )
 """What a harness says."""
-FAILURES = ("raised", "corrupt", "refused", "load", "final", "memory")
+FAILURE_KINDS = ("raised", "corrupt", "refused", "load", "final", "memory")
 """Kinds of ``failed``."""
 MAX_HEAD_BYTES = 80
 MAX_PAYLOAD_BYTES = 2**31
-FRAME_BYTES = 16 << 20
+FRAME_OVERHEAD_BYTES = 16 << 20
 """Bytes of a frame beside its largest record: harnesses send what they have at about 1 MiB."""
-TEXT_BYTES = 16 << 20
+MAX_TEXT_BYTES = 16 << 20
 """The payload of a larger ``text`` frame is passed on as it comes, in frames of its own."""
 _HEAD = re.compile(rb"([a-z]{1,16}) (\d{1,19}) (\d{1,19}) (\d{1,19})")
 
@@ -103,7 +103,7 @@ class Decoder:
                 size = int(head[4])
                 stop = end + 1 + size
                 if stop > len(self._buffer):
-                    if head[1] == b"text" and size > min(TEXT_BYTES, self._max_bytes):
+                    if head[1] == b"text" and size > min(MAX_TEXT_BYTES, self._max_bytes):
                         taken = len(self._buffer)
                         piece = bytes(memoryview(self._buffer)[end + 1 :])
                         self._text, self._text_left = int(head[2]), size - len(piece)

@@ -14,7 +14,7 @@ import sys
 import threading
 from typing import TYPE_CHECKING
 
-from ray_mr.child.process import stopped_programs
+from ray_mr.child.start import pause_programs
 from ray_mr.cli.screen import print_message
 from ray_mr.errors import Interrupted
 from ray_mr.system.processes import kill_descendants, kill_processes_in
@@ -53,7 +53,7 @@ def handle_signals() -> Iterator[None]:
 
     def pause(_signal: int, _frame: FrameType | None) -> None:
         # Ctrl-Z reaches the terminal's processes alone: programs have sessions of their own.
-        with stopped_programs():
+        with pause_programs():
             os.kill(os.getpid(), signal.SIGSTOP)
 
     # What is ignored (nohup, a shell's background) stays ignored.

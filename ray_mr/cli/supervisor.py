@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ray_mr.child.process import in_words
+from ray_mr.child.diagnosis import describe_exit
 from ray_mr.cli.screen import print_message
 from ray_mr.cli.signals import SIGNALS
 from ray_mr.driver.journal import Journal
@@ -84,10 +84,10 @@ def _wait_for(child: int, journal: Journal) -> None:
     if history.finish_publication():
         private_session.sweep()
         print_message(
-            f"done; the process of this run {in_words(code)} when it had published the result"
+            f"done; the process of this run {describe_exit(code)} when it had published the result"
         )
         raise click.exceptions.Exit(0)
     if folder := private_session.keep_session_of(child):
         history.notices.append(f"the logs of Ray are in {folder}")
         print_message(history.notices[-1])
-    raise history.error or history.report_death(in_words(code))
+    raise history.error or history.report_death(describe_exit(code))

@@ -19,7 +19,15 @@ from typing import TYPE_CHECKING, Any
 
 from ray_mr.child import hadoop_env
 from ray_mr.child.harness_child import HarnessChild, map_records
-from ray_mr.child.messages import At, ChildFailure, ChildOutput, Pairs, Record, RecordDelivery, Text
+from ray_mr.child.messages import (
+    ChildFailure,
+    ChildOutput,
+    FileDelivery,
+    InputProgress,
+    Pairs,
+    RecordCall,
+    Text,
+)
 from ray_mr.child.plain_child import PlainChild, run_files, run_lines
 from ray_mr.counters import Counters
 from ray_mr.errors import ChildCrashed, ChildProtocol, DataError, LedgerError, RayMrError
@@ -208,9 +216,9 @@ class _Attempt:
                     obj = self.objects[item.position]
                     self.failed[item.position] = store_for(obj.uri).detect_change(obj) or item.error
                     fetch.release(item.position)
-                elif isinstance(item, At):
+                elif isinstance(item, InputProgress):
                     self.suspect = item.position
-                elif isinstance(item, Record):
+                elif isinstance(item, RecordCall):
                     data = item.data[:LETTER_BYTES]
                     self.poison = (
                         PoisonRecord(item.position, item.line, data) if item.line else None
@@ -221,11 +229,11 @@ class _Attempt:
         if not self.failed and not child.ended:
             raise ChildCrashed(
                 f"{child.process.name} ended with exit code 0 before it had read every input"
-                f"{child.process.last_words()}"
+                f"{child.process.quote_stderr()}"
             )
 
     def _check_known(self, item: ChildOutput) -> None:
-        about = FileCounts | ChildFailure | At | Record
+        about = FileCounts | ChildFailure | InputProgress | RecordCall
         if isinstance(item, about) and item.position not in self.objects:
             raise ChildProtocol(f"the harness speaks of input {item.position}: it was not given it")
 
@@ -242,14 +250,14 @@ class _Attempt:
         self.files[counts.position] = counts
         self.done_bytes += self.objects[counts.position].size_bytes
 
-    def _deliveries(self, fetch: Fetch) -> Iterator[RecordDelivery]:
+    def _deliveries(self, fetch: Fetch) -> Iterator[FileDelivery]:
         for fetched in fetch:
             position = fetched.input.position
             if fetched.error is not None or fetched.path is None:
                 self.failed[position] = fetched.error or DataError("not fetched")
             else:
                 path = b"./s3/" + fetched.input.object.key.encode("utf-8", "surrogateescape")
-                yield RecordDelivery(position, fetched.codec, path)
+                yield FileDelivery(position, fetched.codec, path)
 
     def _run_files(self, work: WorkDir) -> Generator[ChildOutput]:
         job = self.task.job
@@ -279,8 +287,8 @@ class _Attempt:
         launch = self.task.make_launch(program, folder)
         if program.feed != "lines":
             return launch
-        place = hadoop_env.map_place(self.ident, self.split.inputs, self.task.maps)
-        words = hadoop_env.environment(self.task.job, self.task.run_id, folder, place)
+        place = hadoop_env.make_map_context(self.ident, self.split.inputs, self.task.maps)
+        words = hadoop_env.make_variables(self.task.job, self.task.run_id, folder, place)
         return replace(launch, env={**words, **launch.env})
 
     def _run_lines(self, work: WorkDir) -> Generator[ChildOutput]:
@@ -396,7 +404,7 @@ class _Attempt:
         if now >= self.next_progress:
             self.next_progress = now + PROGRESS_S
             current = 0
-            if isinstance(item, At):  # what was decoded for the child has more bytes
+            if isinstance(item, InputProgress):  # what was decoded for the child has more bytes
                 current = min(item.stored_bytes, self.objects[item.position].size_bytes)
             yield Progress(self.done_bytes + current, self.status)
 
@@ -424,4 +432,4 @@ class _NotOpenedBy:
         self._child = child
 
     def __contains__(self, codec: object) -> bool:
-        return not self._child.opens(str(codec))
+        return not self._child.can_decode(str(codec))

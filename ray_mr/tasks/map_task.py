@@ -79,4 +79,4 @@ class MapTask:
 
     def make_launch(self, program: Program, folder: Path) -> LaunchSpec:
         """How a child of this run is started."""
-        return LaunchSpec.of(self.job, program, folder, on_stderr=self.on_stderr)
+        return LaunchSpec.from_job(self.job, program, folder, on_stderr=self.on_stderr)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ray_mr.child import hadoop_env
 from ray_mr.child.harness_child import HarnessChild, reduce_records
 from ray_mr.child.launch import LaunchSpec
-from ray_mr.child.messages import Flushed, Pairs, Text
+from ray_mr.child.messages import FlushCounts, Pairs, Text
 from ray_mr.child.plain_child import PlainChild, run_files, run_lines
 from ray_mr.counters import Counters
 from ray_mr.errors import JobError, LedgerError, WorkerLost
@@ -251,7 +251,7 @@ class _Partition:
             yield from self._records(rows, program)
 
     def _make_launch(self, program: Program) -> LaunchSpec:
-        return LaunchSpec.of(self._task.job, program, self._folder)
+        return LaunchSpec.from_job(self._task.job, program, self._folder)
 
     def _built_in(self, rows: _RowInput, ours: BuiltInReducer | None) -> Iterator[bytes | None]:
         if ours is None:
@@ -291,8 +291,8 @@ class _Partition:
 
     def _lines(self, rows: _RowInput, program: Program) -> Iterator[bytes | None]:
         task, launch = self._task, self._make_launch(program)
-        place = hadoop_env.reduce_place(self._number, task.maps)
-        words = hadoop_env.environment(task.job, task.run_id, self._folder, place)
+        place = hadoop_env.make_reduce_context(self._number, task.maps)
+        words = hadoop_env.make_variables(task.job, task.run_id, self._folder, place)
         child = PlainChild(replace(launch, env={**words, **launch.env}))
         lines = itertools.chain.from_iterable(
             batches.format_counted_lines(window, tabs=task.job.tabs_in_keys)
@@ -323,7 +323,7 @@ class _Partition:
                 yield item.data
             elif isinstance(item, Pairs):
                 yield self._task.lines(batches.unpack_pairs(item))
-            elif isinstance(item, Flushed):
+            elif isinstance(item, FlushCounts):
                 self._keys, taken = item.groups, item.rows
             yield None
         self._counters.add_all(child.process.counters)

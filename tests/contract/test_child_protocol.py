@@ -14,7 +14,7 @@ from paths import DOCS, SUPPORT
 from ray_mr.child import languages, wire
 from ray_mr.child.harness_child import CombinerChild, HarnessChild
 from ray_mr.child.languages import Language
-from ray_mr.child.messages import Flushed, Pairs, Text
+from ray_mr.child.messages import FlushCounts, Pairs, Text
 from ray_mr.errors import ChildCrashed, ChildError, ChildNotStarted, ChildProtocol, ChildRaised
 from ray_mr.model import FileCounts
 from ray_mr.shuffle.batches import pack_pairs, unpack_pairs
@@ -86,23 +86,31 @@ def test_examples_are_understood(tmp_path: Path) -> None:
     harness = tmp_path / ".ray_mr_harness.py"
     harness.write_text("import sys; sys.stdout.write(open('answers').read()); sys.stdin.read()")
     said = [item for item in child.run([]) if item is not None]
-    kinds = ["Text", "Pairs", "At", "Record", "FileCounts", "Failure", "Flushed"]
+    kinds = [
+        "Text",
+        "Pairs",
+        "InputProgress",
+        "RecordCall",
+        "FileCounts",
+        "ChildFailure",
+        "FlushCounts",
+    ]
     assert [type(item).__name__ for item in said] == kinds
     assert child.ended
-    assert child.opens("none")
+    assert child.can_decode("none")
     assert said[0] == Text(b"WINNT 1\n")
     assert isinstance(said[1], Pairs)
     assert pairs_of(unpack_pairs(said[1])) == [(b"k", b"1")]
     counts = said[4]
     assert isinstance(counts, FileCounts)
     assert counts.records == counts.mapped + counts.bad
-    assert said[6] == Flushed(2, 5)
+    assert said[6] == FlushCounts(2, 5)
 
 
 def test_kinds_of_failure() -> None:
     """The table of `failed` has every kind that is understood, and no other."""
     body = sections("From the harness")["failed"]
-    assert tuple(re.findall(r"^\| `(\w+)` \|", body, re.MULTILINE)) == wire.FAILURES
+    assert tuple(re.findall(r"^\| `(\w+)` \|", body, re.MULTILINE)) == wire.FAILURE_KINDS
 
 
 @pytest.mark.parametrize(
@@ -222,7 +230,7 @@ class TestThirdHarness:
         source = "sub reduce { my ($key, $values) = @_; return \"$key \" . join(',', @$values) }"
         frames = [[(b"", b"1"), (b"a", b"2")], [(b"a", b"3")], [(b"b\xff", b"x\ty\n")]]
         said = speaker.reduce(perl(source), *frames)
-        assert said == [Text(b" 1\na 2,3\nb\xff x\ty\n\n"), Flushed(3, 4)]
+        assert said == [Text(b" 1\na 2,3\nb\xff x\ty\n\n"), FlushCounts(3, 4)]
         assert speaker.ended
         with pytest.raises(ChildError, match="`stream: true`"):
             speaker.reduce(perl(source), [(b"a", b"x" * 99)] * 9, memory_bytes=500)

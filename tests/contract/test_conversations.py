@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from ray_mr.child.harness_child import HarnessChild, map_records
-from ray_mr.child.messages import ChildOutput, Pairs, RecordDelivery, Text
+from ray_mr.child.messages import ChildOutput, FileDelivery, Pairs, Text
 from ray_mr.child.process import Limits
 from ray_mr.errors import ChildCrashed, ChildNotStarted, ChildRaised, ChildTimeout
 from ray_mr.model import FileCounts
@@ -444,7 +444,7 @@ class TestUserCode:
         program = speaker.program(sources, "--x", "y z")
         child = HarnessChild(make_launch(speaker.folder, program), "map", ("mapper",), "text")
         (speaker.folder / "in").write_bytes(b"a\n")
-        said = list(map_records(child, [RecordDelivery(0, "none", b"in")]))
+        said = list(map_records(child, [FileDelivery(0, "none", b"in")]))
         assert Text(b"--x|y z\n") in said
 
     @pytest.mark.parametrize(
@@ -482,7 +482,7 @@ class TestUserCode:
             make_launch(speaker.folder, speaker.program(LINE)), "map", ("mapper",), "text"
         )
         (speaker.folder / "in").write_bytes(b"a\n")
-        files = [RecordDelivery(4, "none", b"nowhere"), RecordDelivery(5, "none", b"in")]
+        files = [FileDelivery(4, "none", b"nowhere"), FileDelivery(5, "none", b"in")]
         said = list(map_records(child, files))
         assert list(failures(said)) == [4]
         assert text_of(said) == b"a\n"
@@ -495,7 +495,7 @@ class TestUserCode:
         )
         with open(bytes(speaker.folder) + b"/" + name, "wb") as file:  # noqa: PTH123 - bytes
             file.write(b"a\n")
-        assert text_of(list(map_records(child, [RecordDelivery(0, "none", name)]))) == b"a\n"
+        assert text_of(list(map_records(child, [FileDelivery(0, "none", name)]))) == b"a\n"
 
     def test_limits(self, speaker: Speaker) -> None:
         """A hung mapper is killed, whether it waits or works."""

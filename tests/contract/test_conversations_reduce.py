@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ray_mr.child.harness_child import CombinerChild
-from ray_mr.child.messages import Flushed, Text
+from ray_mr.child.messages import FlushCounts, Text
 from ray_mr.errors import ChildError, ChildRaised
 from ray_mr.shuffle.batches import pack_pairs
 from samples import alive, make_launch, rows, wait_until
@@ -32,7 +32,7 @@ class TestReduce:
         """A group may span frames; a key may be empty, a value hold anything."""
         text, flushed = speaker.reduce(JOIN, *FRAMES, stream=stream)
         assert text == Text(" 1\na 2,3,\nb ü\nbü x\ty\n\n".encode())
-        assert flushed == Flushed(4, 6)
+        assert flushed == FlushCounts(4, 6)
         assert speaker.ended
 
     @pytest.mark.parametrize("stream", [False, True])
@@ -50,7 +50,7 @@ class TestReduce:
     @pytest.mark.parametrize("stream", [False, True])
     def test_nothing(self, speaker: Speaker, stream: bool) -> None:
         """No rows: no call, and an answer all the same."""
-        assert speaker.reduce(JOIN, stream=stream) == [Flushed(0, 0)]
+        assert speaker.reduce(JOIN, stream=stream) == [FlushCounts(0, 0)]
 
     @pytest.mark.parametrize("stream", [False, True])
     def test_raises(self, speaker: Speaker, stream: bool) -> None:
@@ -71,7 +71,7 @@ class TestReduce:
         }
         text, flushed = speaker.reduce(sources, *FRAMES, stream=True)
         assert text == Text("1\na2\nbüx\ty\n\n".encode())
-        assert flushed == Flushed(4, 6)
+        assert flushed == FlushCounts(4, 6)
 
     def test_kept_iterator(self, speaker: Speaker) -> None:
         """An iterator that is kept for later is at its end, never another key's."""
@@ -114,7 +114,7 @@ class TestReduce:
             "javascript": "exports.reduce = (key, values) => String(values.length)",
         }
         frames = [[(b"k", b"1")] * 10_000] * 30
-        assert speaker.reduce(sources, *frames) == [Text(b"300000\n"), Flushed(1, 300_000)]
+        assert speaker.reduce(sources, *frames) == [Text(b"300000\n"), FlushCounts(1, 300_000)]
 
     def test_ended_by_us(self, speaker: Speaker) -> None:
         """An exception ends the child, while much is still to be fed."""

@@ -10,7 +10,7 @@ import zstandard
 
 from python_harness import converse, mapped
 from ray_mr.child.harness_child import HarnessChild, map_records
-from ray_mr.child.messages import RecordDelivery, Text
+from ray_mr.child.messages import FileDelivery, Text
 from ray_mr.errors import CorruptObject
 from samples import COMPRESS, make_launch, python
 from speaker import failures, finished
@@ -34,9 +34,9 @@ class TestCodecs:
         """The harness opens every codec of ours by itself."""
         child = HarnessChild(make_launch(tmp_path, python(REPR)), "map", ("mapper",), "text")
         list(map_records(child, []))
-        assert child.opens(codec)
-        assert child.opens("none")
-        assert not child.opens("rar")
+        assert child.can_decode(codec)
+        assert child.can_decode("none")
+        assert not child.can_decode("rar")
 
     @pytest.mark.parametrize("codec", COMPRESS)
     def test_members(self, tmp_path: Path, codec: str) -> None:
@@ -121,6 +121,6 @@ class TestCodecs:
         child = HarnessChild(make_launch(tmp_path, python(REPR)), "map", ("mapper",), "text")
         with open(bytes(tmp_path) + b"/" + name, "wb") as file:  # noqa: PTH123 - bytes
             file.write(b"a\n")
-        said = list(map_records(child, [RecordDelivery(0, "none", name)]))
+        said = list(map_records(child, [FileDelivery(0, "none", name)]))
         text = next(item for item in said if isinstance(item, Text))
         assert text.data.decode() == repr((name.decode("utf-8", "surrogateescape"), "a")) + "\n"

@@ -12,7 +12,7 @@ import pytest
 
 from python_harness import converse, reduced
 from ray_mr.child.harness_child import CombinerChild, HarnessChild, map_records, reduce_records
-from ray_mr.child.messages import Flushed, Pairs, Text
+from ray_mr.child.messages import FlushCounts, Pairs, Text
 from ray_mr.child.process import Limits
 from ray_mr.errors import ChildCrashed, ChildNotStarted, ChildRaised, ChildTimeout
 from ray_mr.jobs.program import Program, ProgramFile
@@ -40,7 +40,7 @@ class TestReduce:
         ]
         text, flushed = reduced(tmp_path, self.JOIN, *frames)
         assert text == Text(b" 1\na 2,3,\nb \xff\nb\xff x\ty\n\n")
-        assert flushed == Flushed(4, 6)
+        assert flushed == FlushCounts(4, 6)
 
     def test_other_name(self, tmp_path: Path) -> None:
         """`reducer` is a name for it too."""
@@ -102,7 +102,7 @@ class TestStream:
             make_launch(tmp_path, replace(python(source), stream=True)), "reduce", ("reduce",)
         )
         said = [item for item in reduce_records(child, [frame] * 80) if item is not None]
-        assert said == [Text(b"5242880\n"), Flushed(1, 5_242_880)]
+        assert said == [Text(b"5242880\n"), FlushCounts(1, 5_242_880)]
 
 
 class TestHooks:
@@ -119,7 +119,7 @@ class TestHooks:
         """
         for stream in (False, True):
             said = reduced(tmp_path, source, [(b"a", b""), (b"b", b"")], stream=stream)
-            assert said == [Flushed(2, 2), Text(b"init a b\n")]
+            assert said == [FlushCounts(2, 2), Text(b"init a b\n")]
 
     def test_function(self, tmp_path: Path) -> None:
         """A callable object has its hooks as methods."""

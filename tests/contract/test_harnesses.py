@@ -15,7 +15,7 @@ import pytest
 
 from python_harness import converse, mapped
 from ray_mr.child.harness_child import HarnessChild, map_records
-from ray_mr.child.messages import ChildOutput, Pairs, RecordDelivery, Text
+from ray_mr.child.messages import ChildOutput, FileDelivery, Pairs, Text
 from ray_mr.child.process import Limits
 from ray_mr.errors import ChildCrashed, ChildNotStarted, ChildRaised, ChildTimeout
 from ray_mr.jobs.program import Program, ProgramFile
@@ -136,7 +136,7 @@ class TestUserCode:
         """
         child = HarnessChild(make_launch(tmp_path, python(source)), "map", ("mapper",), "text")
         (tmp_path / "in").write_bytes(b"a\n" * 20_000)
-        list(map_records(child, [RecordDelivery(0, "none", b"in")]))
+        list(map_records(child, [FileDelivery(0, "none", b"in")]))
         assert child.process.counters == {"g,out": 20_000, "g,err": 20_000}
 
     @pytest.mark.parametrize(
@@ -236,8 +236,8 @@ class TestUserCode:
     def test_no_interpreter(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """If the child cannot be started, whoever waits for its hello is let go."""
         child = HarnessChild(make_launch(tmp_path, python(REPR)), "map", ("mapper",), "text")
-        monkeypatch.setattr("ray_mr.child.process.subprocess.Popen", _refuse)
-        waiting = threading.Thread(target=child.opens, args=("gz",), daemon=True)
+        monkeypatch.setattr("ray_mr.child.start.subprocess.Popen", _refuse)
+        waiting = threading.Thread(target=child.can_decode, args=("gz",), daemon=True)
         waiting.start()
         with pytest.raises(ChildNotStarted):
             list(map_records(child, []))
@@ -261,8 +261,8 @@ class TestUserCode:
         (tmp_path / "in").write_bytes(b"a\n")
         stop = threading.Event()
 
-        def deliveries() -> Iterator[RecordDelivery]:
-            yield RecordDelivery(0, "none", b"in")
+        def deliveries() -> Iterator[FileDelivery]:
+            yield FileDelivery(0, "none", b"in")
             stop.wait(30)
 
         said = map_records(child, deliveries())
@@ -295,13 +295,11 @@ def test_harness_needs_the_standard_library_only(tmp_path: Path) -> None:
     (bare / "sitecustomize.py").write_text(hide)
     assert LANGUAGES["python"].interpreter == (sys.executable,)
     launch.env["PYTHONPATH"] = str(bare)  # type: ignore[index]
-    said = [
-        item for item in map_records(child, [RecordDelivery(0, "gz", b"in")]) if item is not None
-    ]
+    said = [item for item in map_records(child, [FileDelivery(0, "gz", b"in")]) if item is not None]
     assert said[0] == Text(b"[1, 2.5] False\n")
-    assert not child.opens("zst")
-    assert child.opens("gz")
-    assert child.opens("xz")
+    assert not child.can_decode("zst")
+    assert child.can_decode("gz")
+    assert child.can_decode("xz")
 
 
 def test_names() -> None:
@@ -309,7 +307,7 @@ def test_names() -> None:
     from ray_mr.child.languages import LANGUAGES
 
     sources: dict[str, Callable[[], bytes]] = {
-        name: each.harness_source for name, each in LANGUAGES.items() if each.harness
+        name: each.read_harness for name, each in LANGUAGES.items() if each.harness
     }
     assert "python" in sources
     assert all(source() for source in sources.values())

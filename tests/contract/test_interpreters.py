@@ -21,7 +21,7 @@ from ray_mr.errors import JobError
 if TYPE_CHECKING:
     from ray_mr.jobs.job import Job
 
-LEAST = LANGUAGES["python"].least
+LEAST = LANGUAGES["python"].min_version
 
 
 @cache

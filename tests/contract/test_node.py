@@ -11,7 +11,7 @@ import pytest
 from house import House
 from jobs import job, make_pings, result, run_told, script
 from ray_mr.child.harness_child import HarnessChild, map_records, reduce_records
-from ray_mr.child.messages import Flushed, RecordDelivery, Text
+from ray_mr.child.messages import FileDelivery, FlushCounts, Text
 from ray_mr.errors import ChildRaised
 from ray_mr.jobs.program import ProgramFile
 from ray_mr.shuffle.batches import pack_pairs
@@ -78,7 +78,7 @@ class TestModules:
         )
         child = HarnessChild(make_launch(tmp_path, program), "map", ("mapper",), "text")
         (tmp_path / "in").write_bytes(b"a\n")
-        said = list(map_records(child, [RecordDelivery(0, "none", b"in")]))
+        said = list(map_records(child, [FileDelivery(0, "none", b"in")]))
         assert Text(b"a\n") in said
 
     def test_package_beside_does_not_stop_the_harness(self, speaker: Speaker) -> None:
@@ -168,7 +168,7 @@ def test_flat_memory(tmp_path: Path) -> None:
     said = reduce_records(HarnessChild(launch, "reduce", ("reduce",)), [frame] * 60)
     assert [item for item in said if item is not None] == [
         Text(b"3932160\n"),
-        Flushed(1, 3_932_160),
+        FlushCounts(1, 3_932_160),
     ]
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ray_mr.child.harness_child import HarnessChild, map_records, reduce_records
-from ray_mr.child.messages import ChildOutput, RecordDelivery
+from ray_mr.child.messages import ChildOutput, FileDelivery
 from ray_mr.shuffle.batches import pack_pairs
 from samples import make_launch, python, rows
 from speaker import failures, finished, text_of
@@ -32,9 +32,9 @@ def converse(
     for position, file in enumerate(files):
         codec, content = file if isinstance(file, tuple) else ("none", file)
         (folder / f"in-{position}").write_bytes(content)
-        deliveries.append(RecordDelivery(position, codec, f"./in-{position}".encode()))
+        deliveries.append(FileDelivery(position, codec, f"./in-{position}".encode()))
     said = [item for item in map_records(child, deliveries) if item is not None]
-    return [item for item in said if type(item).__name__ != "At"]
+    return [item for item in said if type(item).__name__ != "InputProgress"]
 
 
 def mapped(folder: Path, source: str, *files: File, records: str = "text") -> bytes:

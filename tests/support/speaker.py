@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ray_mr.child.harness_child import HarnessChild, map_records, reduce_records
-from ray_mr.child.messages import ChildFailure, ChildOutput, Pairs, RecordDelivery, Text
+from ray_mr.child.messages import ChildFailure, ChildOutput, FileDelivery, Pairs, Text
 from ray_mr.model import FileCounts
 from ray_mr.shuffle.batches import pack_pairs, unpack_pairs
 from samples import function_of, make_launch, pairs_of, rows
@@ -40,11 +40,11 @@ class Speaker:
         deliveries = []
         for position, content in enumerate(files):
             (self.folder / f"in-{position}").write_bytes(content)
-            deliveries.append(RecordDelivery(position, "none", f"./in-{position}".encode()))
+            deliveries.append(FileDelivery(position, "none", f"./in-{position}".encode()))
         said = [item for item in map_records(child, deliveries) if item is not None]
         self.ended = child.ended
         self.counters = child.process.counters
-        return [item for item in said if type(item).__name__ != "At"]
+        return [item for item in said if type(item).__name__ != "InputProgress"]
 
     def text(self, sources: dict[str, str], *files: bytes, records: str = "text") -> bytes:
         """The text of a mapper whose files all end well."""

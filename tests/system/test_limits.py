@@ -116,7 +116,7 @@ def test_tree_at_a_limit(
         pytest.raises(ChildTimeout, match=rf"\({words}\)"),
         Process(argv, tmp_path, feed(), {}, limits) as child,
     ):
-        for _ in child.chunks():
+        for _ in child.read_chunks():
             pass
     assert helpers.left() == []
 

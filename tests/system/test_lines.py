@@ -14,7 +14,7 @@ from jobs import job, result, run_told, script
 from paths import DOCS
 from ray_mr.child.hadoop_env import OLD_NAMES
 from ray_mr.child.plain_child import PlainChild, run_lines
-from ray_mr.child.process import MALFORMED
+from ray_mr.child.reports import MALFORMED_COUNTER
 from ray_mr.driver.run import run
 from ray_mr.errors import ChildCrashed, ChildError, CorruptObject, DataError
 from ray_mr.jobs.job import Job
@@ -175,7 +175,7 @@ class TestMapper:
             echo reporter:status:busy >&2
         """
         _, end = house.attempt(streamed(house, source))
-        assert dict(end.counters) == {"g,n": -2, "g,a b": 1, MALFORMED: 4}
+        assert dict(end.counters) == {"g,n": -2, "g,a b": 1, MALFORMED_COUNTER: 4}
 
 
 class TestEnvironment:

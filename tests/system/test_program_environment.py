@@ -10,7 +10,7 @@ import pytest
 
 from private_run import PrivateRun, private_run
 from ray_mr.child import inherited
-from ray_mr.child.process import child_environment
+from ray_mr.child.start import make_environment
 from samples import PATIENCE_S
 
 if TYPE_CHECKING:
@@ -98,20 +98,20 @@ def test_program_of_a_session_with_ray_has_no_debugger_of_ray(
 ) -> None:
     """Where the caller has called ``ray.init``, Ray's debugger does not reach programs."""
     monkeypatch.setenv("PYTHONBREAKPOINT", "ray.util.rpdb._driver_set_trace")
-    assert "PYTHONBREAKPOINT" not in child_environment({})
+    assert "PYTHONBREAKPOINT" not in make_environment({})
     monkeypatch.setenv("PYTHONBREAKPOINT", "mine.set_trace")
-    assert child_environment({})["PYTHONBREAKPOINT"] == "mine.set_trace"
+    assert make_environment({})["PYTHONBREAKPOINT"] == "mine.set_trace"
 
 
 def test_inherited_environment_is_that_which_was_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OF_THIS_PROCESS", "1")
-    inherited.hand_on({"OF_ANOTHER": "2", "RAY_X": "3"})
+    inherited.set_environment({"OF_ANOTHER": "2", "RAY_X": "3"})
     try:
-        assert child_environment({"MORE": "4"}) == {
+        assert make_environment({"MORE": "4"}) == {
             "OF_ANOTHER": "2",
             "PYTHONHASHSEED": "0",
             "MORE": "4",
         }
     finally:
-        inherited.hand_on(None)
-    assert child_environment({})["OF_THIS_PROCESS"] == os.environ["OF_THIS_PROCESS"]
+        inherited.set_environment(None)
+    assert make_environment({})["OF_THIS_PROCESS"] == os.environ["OF_THIS_PROCESS"]

@@ -60,7 +60,7 @@ class Before:
     def __enter__(self) -> Self:
         self._environ = dict(os.environ)
         self._files = resource.getrlimit(resource.RLIMIT_NOFILE)
-        inherited.hand_on(self._environ)
+        inherited.set_environment(self._environ)
         return self
 
     def settle(self, *, private: bool) -> None:
@@ -74,7 +74,7 @@ class Before:
             if name.startswith("RAY_") or name in ("PYTHONBREAKPOINT", *PRIVATE):
                 _set(name, self._environ.get(name))
         self._restore_files()
-        inherited.hand_on(None)
+        inherited.set_environment(None)
 
     def _restore_files(self) -> None:
         with contextlib.suppress(OSError, ValueError):
@@ -108,7 +108,7 @@ def restore() -> None:
     own.pop("SPT_NOENV", None)
     if "SPT_NOENV" in raylet:
         own["SPT_NOENV"] = raylet["SPT_NOENV"]
-    inherited.hand_on(own)
+    inherited.set_environment(own)
     if (soft := own.get(FILES, "")).lstrip("-").isdigit():
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         with contextlib.suppress(OSError, ValueError):

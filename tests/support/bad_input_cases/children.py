@@ -291,13 +291,13 @@ CASES = [
         "A program that never reads its stdin",
         "echo done",
         6,
-        "closed its stdin and ended before it was told of every file",
+        "closed its stdin and ended before it had read every file name",
     ),
     shell(
         "A program that closes its stdin early",
         'read f; exec 0<&-; cat "$f"; sleep 0.2',
         6,
-        "closed its stdin and ended before it was told of every file",
+        "closed its stdin and ended before it had read every file name",
     ),
     shell(
         "A program that writes 10 MB to stderr",

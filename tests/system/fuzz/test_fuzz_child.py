@@ -61,16 +61,16 @@ class Liar:
             for _ in feed:
                 pass
 
-    def chunks(self) -> Iterator[bytes]:
+    def read_chunks(self) -> Iterator[bytes]:
         yield from self.says
 
     def finish(self) -> None:
         """It has ended well."""
 
-    def rest(self) -> None:
+    def restart_clock(self) -> None:
         """It has no limits."""
 
-    def last_words(self) -> str:
+    def quote_stderr(self) -> str:
         return ""
 
     def __enter__(self) -> Self:
@@ -110,7 +110,7 @@ def said(chance: random.Random) -> bytes:
         case "done":
             facts = dict(DONE)
         case "failed":
-            kind = chance.choice([*wire.FAILURES, "other"])
+            kind = chance.choice([*wire.FAILURE_KINDS, "other"])
             facts = {
                 "kind": kind,
                 "message": chance.choice(["m", "\ud800", "x" * 9999]),

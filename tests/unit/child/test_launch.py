@@ -348,7 +348,7 @@ class TestSetup:
         """It finds the end of its stdin, not the program's."""
         place = LaunchSpec(shell("cat"), tmp_path, {}, Limits(), setup="cat > read")
         place.write_program()
-        assert list(filter(None, place.prepare())) == []
+        assert list(filter(None, place.run_setup())) == []
         assert (tmp_path / "read").read_bytes() == b""
 
 

@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ray_mr.child import process
-from ray_mr.child.process import Limits, Process, child_environment, in_words
+from ray_mr.child import process, reports
+from ray_mr.child.diagnosis import describe_exit
+from ray_mr.child.process import Limits, Process
+from ray_mr.child.start import make_environment
 from ray_mr.errors import ChildCrashed, ChildError, ChildNotStarted, ChildTimeout, StoreError
 from ray_mr.system import processes
 from ray_mr.system.processes import kill_tree
@@ -52,7 +54,7 @@ def names_in(folder: Path) -> set[str]:
 def output(child: Process) -> bytes:
     """All it says, after it has ended well."""
     with child:
-        data = b"".join(child.chunks())
+        data = b"".join(child.read_chunks())
         child.finish()
     return data
 
@@ -79,7 +81,7 @@ class TestEnds:
     def test_well(self, tmp_path: Path) -> None:
         """Exit code 0 is no error, and every byte of output came."""
         assert output(sh(tmp_path, "cat", [b"a", b"", b"b" * 300_000])) == b"a" + b"b" * 300_000
-        assert in_words(0) == "ended with exit code 0"
+        assert describe_exit(0) == "ended with exit code 0"
 
     def test_last_words(self, tmp_path: Path) -> None:
         """The message has the last forty lines of stderr, each cut, and none of the others."""
@@ -92,7 +94,7 @@ class TestEnds:
         assert "line 98 " in text
         assert "line 58 " not in text
         assert all(line.startswith("line ") for line in text.splitlines()[1:-1])
-        assert len(text) < process.TAIL_LINES * (process.TAIL_LINE_BYTES + 10)
+        assert len(text) < reports.TAIL_LINES * (reports.TAIL_LINE_BYTES + 10)
 
     @pytest.mark.parametrize(
         "words", ["You must specify a region.", "Unable to locate credentials", "Region is missing"]
@@ -179,7 +181,7 @@ class TestEnds:
         before, threads = open_files(), set(threading.enumerate())
         for source in ("cat", "exit 1", "exec sleep 60"):
             with sh(tmp_path, source, [b"x" * 200_000]) as child:
-                next(child.chunks(), b"")
+                next(child.read_chunks(), b"")
         wait_until(lambda: set(threading.enumerate()) <= threads)
         assert open_files() <= before
 
@@ -261,7 +263,7 @@ class TestStreams:
     def test_daemon_without_our_output_does_not_delay(self, tmp_path: Path) -> None:
         """What holds neither output is not waited for, and ended with the child's context."""
         with sh(tmp_path, "sleep 600 > /dev/null 2>&1 & echo $!") as child:
-            pid = int(b"".join(child.chunks()))
+            pid = int(b"".join(child.read_chunks()))
             child.finish()
             assert alive(pid)
         wait_until(lambda: not alive(pid))
@@ -272,7 +274,7 @@ class TestStreams:
         limits = Limits(stall_s=0.5)
         child = sh(tmp_path, f"{clear}sleep 600 & exit 0", limits=limits)
         with pytest.raises(ChildError, match="hold its output") as caught, child:
-            list(child.chunks())
+            list(child.read_chunks())
         assert "stall_timeout" in caught.value.message
         assert "> /dev/null &" in caught.value.hint
         assert not caught.value.retryable
@@ -301,7 +303,7 @@ class TestStreams:
     def test_ignored_exit_code_still_reads_to_the_end(self, tmp_path: Path) -> None:
         """With `ignore_exit_code` a child with an exit code has ended well."""
         source = ["sh", "-c", "(sleep 0.6; echo late) & exit 3"]
-        child = Process(source, tmp_path, [], {}, PATIENT, any_code=True)
+        child = Process(source, tmp_path, [], {}, PATIENT, ignore_exit_code=True)
         assert output(child) == b"late\n"
         assert child.counters == {process.IGNORED_EXITS: 1}
 
@@ -309,7 +311,7 @@ class TestStreams:
         """Time in which this process was stopped (Ctrl-Z) is not the child's."""
         limits = Limits(timeout_s=30.0, stall_s=30.0)
         with sh(tmp_path, "sleep 60", limits=limits) as child:
-            for name in ("_checked_at", "_alive_at", "_rested_at"):
+            for name in ("_checked_at", "_alive_at", "_clock_started_at"):
                 setattr(child, name, getattr(child, name) - 1000)
             child._check_limits()
 
@@ -323,7 +325,7 @@ class TestStreams:
 
             with sh(tmp_path, "cat; sleep 30", feed()) as child:
                 with pytest.raises(kind, match="of the feed"):
-                    list(child.chunks())
+                    list(child.read_chunks())
                 assert not alive(child._popen.pid)
 
     def test_feed_exception_when_the_child_ends_first(self, tmp_path: Path) -> None:
@@ -350,7 +352,7 @@ class TestReporter:
         lines = ["reporter:counter:g,n,3", "reporter:counter:g,n,-1", "reporter:counter:g,m,+5"]
         child = self.report(tmp_path, *lines, "reporter:counter:g ü,n o,1")
         assert child.counters == {"g,n": 2, "g,m": 5, "g ü,n o": 1}
-        assert child.last_words() == ""
+        assert child.quote_stderr() == ""
 
     @pytest.mark.parametrize(
         "line",
@@ -370,7 +372,7 @@ class TestReporter:
     def test_not_three_fields(self, tmp_path: Path, line: str) -> None:
         """Anything but three fields with an integer is counted as malformed."""
         child = self.report(tmp_path, f"reporter:counter:{line}", "reporter:counter:g,n,1")
-        assert child.counters == {"g,n": 1, process.MALFORMED: 1}
+        assert child.counters == {"g,n": 1, reports.MALFORMED_COUNTER: 1}
 
     def test_status_and_done(self, tmp_path: Path) -> None:
         """The last status counts, bounded; a done line is no last word."""
@@ -382,7 +384,7 @@ class TestReporter:
         ]
         child = self.report(tmp_path, *lines)
         assert child.status == "y" * 200
-        assert child.last_words().endswith(":\nword")
+        assert child.quote_stderr().endswith(":\nword")
 
     def test_bytes_that_are_no_text(self, tmp_path: Path) -> None:
         """Any bytes on stderr are taken."""
@@ -390,7 +392,7 @@ class TestReporter:
             tmp_path, "reporter:counter:\udcff,n,1", "reporter:status:\udcff", "\udcff"
         )
         assert sum(child.counters.values()) == 1
-        assert "\ufffd" in child.last_words()
+        assert "\ufffd" in child.quote_stderr()
 
 
 class TestLimits:
@@ -405,9 +407,9 @@ class TestLimits:
         """Each unit of work has the time limit for itself."""
         source = "for n in 1 2 3 4 5; do echo $n; sleep 0.7; done"
         with sh(tmp_path, source, limits=Limits(timeout_s=3.0)) as child:
-            for data in child.chunks():
+            for data in child.read_chunks():
                 if data:
-                    child.rest()
+                    child.restart_clock()
             child.finish()
 
     def test_stall(self, tmp_path: Path) -> None:
@@ -447,7 +449,7 @@ class TestLimits:
         late = threading.Event()
         assert output(sh(tmp_path, "cat", feed(), Limits(stall_s=2.0))) == b"x"
         with pytest.raises(ChildTimeout, match="stall"):
-            output(sh(tmp_path, "cat", feed(), Limits(stall_s=0.5, feed_excuses=False)))
+            output(sh(tmp_path, "cat", feed(), Limits(stall_s=0.5, exclude_feed_wait=False)))
         late.set()
 
     def test_slow_reader(self, tmp_path: Path) -> None:
@@ -455,7 +457,7 @@ class TestLimits:
         limits = Limits(timeout_s=2.2, stall_s=2.0)
         with sh(tmp_path, "head -c 900000 /dev/zero", limits=limits) as child:
             size = 0
-            for number, data in enumerate(child.chunks()):
+            for number, data in enumerate(child.read_chunks()):
                 size += len(data)
                 if number == 1:
                     time.sleep(2.5)
@@ -476,7 +478,7 @@ class TestKill:
         source = "trap '' TERM; sh -c 'sleep 60 & echo $!; echo $$; wait' & echo $$; wait"
         child = sh(folder, source)
         said = b""
-        for data in child.chunks():
+        for data in child.read_chunks():
             said += data
             if said.count(b"\n") == 3:
                 break
@@ -497,7 +499,7 @@ class TestKill:
         """A child that has cleared its environment, or has made a session of its own."""
         child = sh(tmp_path, f"({start} > /dev/null 2>&1 &) ; echo started; sleep 600")
         with child:
-            assert next(data for data in child.chunks() if data) == b"started\n"
+            assert next(data for data in child.read_chunks() if data) == b"started\n"
             wait_until(lambda: "sleep" in names_in(tmp_path))
         assert names_in(tmp_path) == set()
 
@@ -588,7 +590,7 @@ class TestKill:
             def output():
                 with Process(["sleep", "60"], Path({str(tmp_path)!r}), [], {{}}, Limits()) as child:
                     print(child._popen.pid, flush=True)
-                    yield from child.chunks()
+                    yield from child.read_chunks()
             kept = output()
             next(kept)
         """
@@ -630,13 +632,13 @@ class TestEnvironment:
     def test_env_of_the_job_wins(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """What the job says is set, whatever is inherited, hidden names too."""
         monkeypatch.setenv("A", "inherited")
-        env = child_environment({"A": "job", "AWS_REGION": "x", "PYTHONHASHSEED": "7"})
+        env = make_environment({"A": "job", "AWS_REGION": "x", "PYTHONHASHSEED": "7"})
         assert (env["A"], env["AWS_REGION"], env["PYTHONHASHSEED"]) == ("job", "x", "7")
 
     def test_hashes_do_not_depend_on_the_machine(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """A Python child walks a set in one way, whatever the machine's environment says."""
         monkeypatch.setenv("PYTHONHASHSEED", "random")
-        assert child_environment({})["PYTHONHASHSEED"] == "0"
+        assert make_environment({})["PYTHONHASHSEED"] == "0"
 
     def test_path_of_the_job_finds_programs(self, tmp_path: Path) -> None:
         """A PATH under `env:` is where programs are looked for."""

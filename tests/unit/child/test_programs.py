@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ray_mr.child.plain_child import run_files
-from ray_mr.child.process import FORKING
+from ray_mr.child.start import FORK_LOCK
 from ray_mr.counters import Counters
 from ray_mr.errors import ChildCrashed, ChildError
 from ray_mr.jobs.program import Program
@@ -44,7 +44,7 @@ class TestFiles:
     @pytest.mark.parametrize("source", ["true", "read one; echo $one", "exec 0<&-; sleep 0.3"])
     def test_leaves_names(self, tmp_path: Path, source: str) -> None:
         """Names it never read are no result with exit code 0, however few they are."""
-        with pytest.raises(ChildError, match="before it was told of every file"):
+        with pytest.raises(ChildError, match="before it had read every file name"):
             # 'read' of sh takes a byte at a time: the second name stays in the pipe.
             self.run(tmp_path, source, b"./s3/one", b"./s3/two")
 
@@ -81,7 +81,7 @@ def test_no_program_is_written_while_a_child_is_forked(tmp_path: Path) -> None:
     """Else the child has it open for a moment, and the kernel runs no file that is open so."""
     made = make_launch(tmp_path / "a", shell("exit 0\n"))
     thread = threading.Thread(target=made.write_program)
-    with FORKING:
+    with FORK_LOCK:
         thread.start()
         thread.join(0.2)
         assert thread.is_alive()

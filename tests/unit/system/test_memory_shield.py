@@ -22,8 +22,8 @@ import sys
 from pathlib import Path
 from ray_mr.child.process import Limits, Process
 with Process(["bash", "-c", sys.argv[1]], Path(sys.argv[2]), [], {}, Limits()) as child:
-    data = b"".join(child.chunks())
-print(data, child.last_words())
+    data = b"".join(child.read_chunks())
+print(data, child.quote_stderr())
 """
 SECRET = {"AWS_SECRET_ACCESS_KEY": "secretABC"}
 
@@ -31,7 +31,7 @@ SECRET = {"AWS_SECRET_ACCESS_KEY": "secretABC"}
 def output(child: Process) -> bytes:
     """All it says, after it has ended well."""
     with child:
-        data = b"".join(child.chunks())
+        data = b"".join(child.read_chunks())
         child.finish()
     return data
 
