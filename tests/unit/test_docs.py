@@ -50,3 +50,11 @@ def test_every_page_is_linked() -> None:
         seen.add(page)
         todo += [(page.parent / link.partition("#")[0]).resolve() for link in _links(page)]
     assert set((TOP / "docs").rglob("*.md")) <= seen
+
+
+def test_architecture_page_names_files_that_exist() -> None:
+    text = (TOP / "ARCHITECTURE.md").read_text()
+    names = set(re.findall(r"`([\w/-]+(?:\.py|/))`", text))
+    assert len(names) > 20
+    for name in names - {"http/", "combine/", "order/"}:
+        assert (TOP / "ray_mr" / name).exists() or (TOP / name).exists(), name
