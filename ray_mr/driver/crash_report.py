@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ray_mr.driver.ledger import Ledger
-from ray_mr.driver.publish import facts_of, keep_failed
+from ray_mr.driver.publish import read_facts, write_failed_report
 from ray_mr.driver.report import Report
 from ray_mr.errors import EngineError, RayMrError
 from ray_mr.stores.layout import locate_report
@@ -79,7 +79,7 @@ class RunHistory:
         try:
             if self.published or finish_publication(output):
                 return True
-            facts = facts_of(locate_report(output))
+            facts = read_facts(locate_report(output))
         except RayMrError:
             return False
         return bool(facts.get("ok")) and facts.get("results") == self.results
@@ -111,7 +111,7 @@ class RunHistory:
             error=error,
         )
         try:
-            keep_failed(report)
+            write_failed_report(report)
         except RayMrError as refused:
             return EngineError(f"{error.message}; no report: {refused.message}", error.hint)
         return error

@@ -1,6 +1,12 @@
-"""What a run leaves for its user to look at, written while it goes on: capsules, dead letters.
+"""Records of failures for the user, written while the run goes on: capsules and dead letters.
 
-A thread of its own does the writing; what is to be told of it is fetched with ``news``.
+1. The scheduler calls ``save_attempt`` for each failed attempt, which becomes a capsule for
+   ``ray-mr replay``, and ``save_record`` for a record of which the program died.
+2. One background thread writes them, in order.
+3. ``take_notices`` returns what the user should read of it; the scheduler asks often.
+4. ``close`` waits for what is not written.
+
+A record that cannot be written does not fail the run.
 """
 
 from __future__ import annotations
@@ -19,42 +25,44 @@ if TYPE_CHECKING:
     from ray_mr.model import AttemptEnd, AttemptId, AttemptOptions, PoisonRecord, Split
     from ray_mr.planning.plan import Plan
 
-MOST_WAITING = 64
-"""Of letters, which hold a record each, no more are in memory."""
-SOON_S, LAST_S = 2.0, 60.0
-"""How long the end of a run waits for what is not written: of one that is stopped, and else."""
+MAX_WAITING_RECORDS = 64
+"""Maximum dead letters and capsules held in memory; each may hold a record."""
+CLOSE_TIMEOUT_S = 60.0
+"""Maximum time in seconds that the end of a run waits for records that are not written."""
+STOP_TIMEOUT_S = 2.0
+"""The same for a run that was stopped."""
 
 
 class FailureRecords:
-    """Writes what one run leaves.
+    """Writes the records of one run.
 
     Args:
         plan: Of the run.
-        run_id: Its name.
-        check: Called while there is nothing to do but wait; may raise.
+        run_id: Name of the run.
+        check: Called while a call has to wait for the store; may raise.
     """
 
     def __init__(self, plan: Plan, run_id: str, check: Callable[[], None]) -> None:
         self._plan, self._check = plan, check
         self._capsules = replay.Capsules(plan, run_id)
-        self._writing = Background(1, MOST_WAITING, "keepsakes")
-        self._news: deque[str] = deque()
+        self._background = Background(1, MAX_WAITING_RECORDS, "failure-records")
+        self._notices: deque[str] = deque()
 
-    def capsule(
+    def save_attempt(
         self, split: Split, ident: AttemptId, options: AttemptOptions, end: AttemptEnd
     ) -> None:
-        """An attempt has failed."""
+        """Save a failed attempt."""
 
         def write() -> None:
             try:
                 self._capsules.write(split, ident, options, end)
             except StoreError as refused:
-                self._news.append(f"a failed attempt could not be kept: {refused.message}")
+                self._notices.append(f"a failed attempt could not be kept: {refused.message}")
 
-        self._writing.put(write, self._check)
+        self._background.put(write, self._check)
 
-    def letter(self, poison: PoisonRecord, error: RayMrError) -> None:
-        """A program has died of a record."""
+    def save_record(self, poison: PoisonRecord, error: RayMrError) -> None:
+        """Save a record of which a program died."""
 
         def write() -> None:
             output, obj = self._plan.job.output, self._plan.object_at(poison.position)
@@ -62,16 +70,16 @@ class FailureRecords:
                 where = dead_letters.write(output, obj, poison, error)
             except StoreError as refused:
                 where = f"nowhere: {refused.message}"
-            self._news.append(f"the record of which the program died is in {where}")
+            self._notices.append(f"the record of which the program died is in {where}")
 
-        self._writing.put(write, self._check)
+        self._background.put(write, self._check)
 
-    def news(self) -> Iterator[str]:
-        """What the user should read since the last time."""
-        while self._news:
-            yield self._news.popleft()
+    def take_notices(self) -> Iterator[str]:
+        """Yield the notices since the last call."""
+        while self._notices:
+            yield self._notices.popleft()
 
     def close(self, *, soon: bool) -> None:
-        """Wait, but not for ever, until all is written."""
-        if not self._writing.close(SOON_S if soon else LAST_S):
-            self._news.append("not every failed attempt could be kept: the store is slow")
+        """Wait until everything is written, at most two seconds if ``soon``, else a minute."""
+        if not self._background.close(STOP_TIMEOUT_S if soon else CLOSE_TIMEOUT_S):
+            self._notices.append("not every failed attempt could be kept: the store is slow")

@@ -35,18 +35,18 @@ if TYPE_CHECKING:
 
     Lookup = Callable[[threading.Event], Iterator[StoredObject]]
 
-LISTINGS = 16
+MAX_LOOKUPS = 16
 """Lookups at once."""
-TOGETHER = 100
+MAX_LOOKUP_ENTRIES = 100
 """Objects of a manifest in one lookup."""
-ASKED = 4
+MAX_LOOKUP_REQUESTS = 4
 """Of these, those about which a store is asked, one after the other."""
-PART = 1_000
+CHUNK_OBJECTS = 1_000
 """Objects that a lookup hands on at once."""
-PARTS_AHEAD = 4
+MAX_CHUNKS = 4
 
 
-def objects_of(job: Job, sources: Sources | None = None) -> Generator[StoredObject]:
+def list_objects(job: Job, sources: Sources | None = None) -> Generator[StoredObject]:
     """The objects of a job's inputs, under the keys that a child sees.
 
     Args:
@@ -58,7 +58,7 @@ def objects_of(job: Job, sources: Sources | None = None) -> Generator[StoredObje
         StoreError: An input is missing or cannot be listed.
     """
     access.set_mode(anonymous=job.anonymous, request_payer=job.request_payer)
-    counted = sources_of(job) if sources is None else sources
+    counted = make_sources(job) if sources is None else sources
     with closing(_ahead(_lookups(job))) as found:
         for index, objects in found:
             counted.begin(index)
@@ -68,7 +68,7 @@ def objects_of(job: Job, sources: Sources | None = None) -> Generator[StoredObje
     counted.finish()
 
 
-def sources_of(job: Job) -> Sources:
+def make_sources(job: Job) -> Sources:
     """Counts for a job's patterns."""
     return Sources(job.inputs, allow_empty=job.allow_empty)
 
@@ -127,7 +127,7 @@ def _together(names: Iterator[ManifestEntry]) -> list[ManifestEntry]:
     for named in names:
         some.append(named)
         asked += named.size_bytes is None or not named.etag
-        if len(some) == TOGETHER or asked == ASKED:
+        if len(some) == MAX_LOOKUP_ENTRIES or asked == MAX_LOOKUP_REQUESTS:
             break
     return some
 
@@ -171,13 +171,13 @@ def _ahead(
 ) -> Generator[tuple[int, Iterator[StoredObject]]]:
     """What lookups find, one lookup after the other, while threads work on those that follow."""
     stop = threading.Event()
-    pool = ThreadPoolExecutor(LISTINGS, "listing")
-    waiting: deque[tuple[int, _Listed]] = deque()
+    pool = ThreadPoolExecutor(MAX_LOOKUPS, "listing")
+    waiting: deque[tuple[int, _LookupResult]] = deque()
     try:
         while True:
-            while len(waiting) < LISTINGS and (following := next(lookups, None)) is not None:
+            while len(waiting) < MAX_LOOKUPS and (following := next(lookups, None)) is not None:
                 index, lookup = following
-                found = _Listed(stop)
+                found = _LookupResult(stop)
                 pool.submit(found.fill, lookup)
                 waiting.append((index, found))
             if not waiting:
@@ -189,13 +189,13 @@ def _ahead(
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-class _Listed:
+class _LookupResult:
     """What one lookup finds, on its way from its thread."""
 
     def __init__(self, stop: threading.Event) -> None:
         self._stop = stop
         self._parts: queue.Queue[list[StoredObject] | BaseException | None] = queue.Queue(
-            PARTS_AHEAD
+            MAX_CHUNKS
         )
 
     def fill(self, lookup: Lookup) -> None:
@@ -203,7 +203,7 @@ class _Listed:
         last: BaseException | None = None
         try:
             objects = lookup(self._stop)
-            while part := list(itertools.islice(objects, PART)):
+            while part := list(itertools.islice(objects, CHUNK_OBJECTS)):
                 if not self._put(part):
                     return
         except BaseException as error:  # noqa: BLE001 - raised where it is waited for

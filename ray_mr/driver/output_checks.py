@@ -14,7 +14,7 @@ import os
 from typing import TYPE_CHECKING
 
 from ray_mr.checkpoint.format import RUN, state_uri
-from ray_mr.driver.publish import facts_of
+from ray_mr.driver.publish import read_facts
 from ray_mr.errors import JobError
 from ray_mr.jobs.script import Script
 from ray_mr.postmortem import dead_letters, replay
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 Ident = tuple[int, int]
 
 
-def own_folders(output: str) -> dict[str, str]:
+def list_own_folders(output: str) -> dict[str, str]:
     """Folders that runs with this output clear, with the mark that is in each."""
     return {
         state_uri(output): RUN,
@@ -76,12 +76,12 @@ def check_names(output: str) -> None:
                 "choose another --output",
             )
     for uri in (locate_report(output), locate_failed_report(output)):
-        if store.exists(uri) and "exit_code" not in facts_of(uri):
+        if store.exists(uri) and "exit_code" not in read_facts(uri):
             raise JobError(
                 f"{uri} is not a report of ray_mr, and this run would write over it",
                 "choose another --output, or move the file away",
             )
-    for uri, mark in own_folders(output).items():
+    for uri, mark in list_own_folders(output).items():
         owned_folder.check(uri, mark)
 
 
@@ -119,7 +119,7 @@ def check_inputs(job: Job, objects: Iterable[StoredObject]) -> None:
 
 def _check_keys(output: str, objects: Iterable[StoredObject]) -> None:
     names = set(_names(output, find_parts(output)))
-    below = tuple(own_folders(output))
+    below = tuple(list_own_folders(output))
     for obj in objects:
         uri = obj.uri.removesuffix(f"?versionId={obj.locator}") if obj.locator else obj.uri
         if uri in names or uri.startswith(below):
@@ -148,7 +148,7 @@ def _files(output: str) -> Iterator[str]:
     yield from _names(output, find_parts(output))
     siblings = writable_store_for(output).list_siblings(_start(output))
     yield from (path for path in siblings if path.endswith(".part"))
-    for folder in own_folders(output):
+    for folder in list_own_folders(output):
         for below, _, names in os.walk(folder):
             yield from (os.path.join(below, name) for name in names)  # noqa: PTH118
 

@@ -1,13 +1,13 @@
-"""Splits whose inputs are probed apart, because the program crashed when it was fed all of them.
+"""Probing: running the inputs of a split apart, because the program crashed when it had them all.
 
-1. ``commit.decide`` cuts a split that has crashed twice into probes; ``after`` notes them.
+1. ``retry_policy`` cuts a split that has crashed twice into probes.  ``Probing.update`` notes them.
 2. Each probe ends: its inputs are sound, or have failed, or it is cut into smaller probes.
-3. When the last one has ended, ``after`` returns the work that counts: one attempt of all inputs
+3. When the last one has ended, ``update`` returns the work that counts: one attempt of all inputs
    that have not failed.
 
-An input of which records were set aside is committed by its own careful attempt, since only that
-leaves the records out.  It is apart whenever the program dies of a record of it, so the work before
-and after it is cut there in every run of the job.
+An input with records set aside is committed by its own isolating attempt, since only that attempt
+leaves the records out.  The input is apart whenever the program dies of one of its records, so the
+work before and after it is cut there in every run of the job.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ if TYPE_CHECKING:
 
 
 @dataclass(slots=True)
-class _Probe:
-    """One split of the plan while it is probed."""
+class _ProbedSplit:
+    """A split of the plan while it is probed."""
 
     split: Split
-    open: int
-    """Probes that have not ended."""
+    open_probes: int
+    """Number of probes that have not ended."""
     failed: set[int] = field(default_factory=set)
     """Positions of inputs that have failed."""
     committed: set[int] = field(default_factory=set)
     """Positions of inputs whose own attempt counts."""
     memory_retries: int = 0
 
-    def rest(self) -> Iterator[PendingSplit]:
-        """The work that counts, in the plan's order."""
+    def make_work(self) -> Iterator[PendingSplit]:
+        """Yield the work that counts, in the plan's order."""
         for is_committed, group in itertools.groupby(
             (item for item in self.split.inputs if item.position not in self.failed),
             key=lambda item: item.position in self.committed,
@@ -47,39 +47,39 @@ class _Probe:
             if not is_committed:
                 split = replace(self.split, inputs=tuple(group))
                 yield PendingSplit(
-                    split, memory_retries=self.memory_retries, together=True, sound=True
+                    split, memory_retries=self.memory_retries, counts_together=True, is_sound=True
                 )
 
 
 class Probing:
-    """All splits of a run that are probed."""
+    """All splits of a run that are probed, by ``Split.index``."""
 
     def __init__(self) -> None:
-        self._trials: dict[int, _Probe] = {}
+        self._splits: dict[int, _ProbedSplit] = {}
 
-    def after(self, work: PendingSplit, decision: Decision) -> tuple[PendingSplit, ...]:
-        """Take note of how an attempt was decided.
+    def update(self, work: PendingSplit, decision: Decision) -> tuple[PendingSplit, ...]:
+        """Note the decision about an attempt.
 
         Args:
-            work: The attempt's.
-            decision: What was decided; the work in ``decision.again`` is started by the caller.
+            work: Of the attempt.
+            decision: The caller starts the work in ``decision.retries``.
 
         Returns:
-            More work to start: the split whose last probe this was.
+            More work to start, if this was the last probe of its split.
         """
-        if not work.probe:
-            if probes := [each for each in decision.again if each.probe]:
-                self._trials[work.split.index] = _Probe(work.split, len(probes))
+        if not work.is_probe:
+            if probes := [each for each in decision.retries if each.is_probe]:
+                self._splits[work.split.index] = _ProbedSplit(work.split, len(probes))
             return ()
-        trial = self._trials[work.split.index]
-        trial.open += len(decision.again) - 1
-        trial.failed.update(decision.failed)
-        trial.memory_retries = max(
-            [trial.memory_retries, *(each.memory_retries for each in decision.again)]
+        probed = self._splits[work.split.index]
+        probed.open_probes += len(decision.retries) - 1
+        probed.failed.update(decision.failures)
+        probed.memory_retries = max(
+            [probed.memory_retries, *(each.memory_retries for each in decision.retries)]
         )
         if decision.commit:
-            trial.committed.update(item.position for item in work.split.inputs)
-        if trial.open:
+            probed.committed.update(item.position for item in work.split.inputs)
+        if probed.open_probes:
             return ()
-        del self._trials[work.split.index]
-        return tuple(trial.rest())
+        del self._splits[work.split.index]
+        return tuple(probed.make_work())

@@ -32,7 +32,7 @@ MAX_FACTS_BYTES = 64 << 20
 
 
 @contextmanager
-def staged_reports(report: Report) -> Iterator[tuple[StagedObject, StagedObject]]:
+def stage_reports(report: Report) -> Iterator[tuple[StagedObject, StagedObject]]:
     """The two reports of a result that is about to be there, staged.
 
     Args:
@@ -49,9 +49,9 @@ def staged_reports(report: Report) -> Iterator[tuple[StagedObject, StagedObject]
         stack.callback(before.abort)
         after = store.stage(uri)
         stack.callback(after.abort)
-        pieces = report.json_pieces()
+        pieces = report.iter_json()
         after.write(next(pieces))
-        before.write(next(early.json_pieces()))
+        before.write(next(early.iter_json()))
         for piece in pieces:
             after.write(piece)
             before.write(piece)
@@ -66,15 +66,15 @@ def _unfinished(output: str) -> Interrupted:
     )
 
 
-def keep_failed(report: Report) -> str:
+def write_failed_report(report: Report) -> str:
     """Write the report of a run that published nothing; where it stands."""
     output = report.output
     uri = locate_failed_report(output) if find_parts(output) else locate_report(output)
-    write_object(uri, more=report.json_pieces())
+    write_object(uri, more=report.iter_json())
     return uri
 
 
-def facts_of(uri: str) -> dict[str, Any]:
+def read_facts(uri: str) -> dict[str, Any]:
     """The facts of a report, without the row for each input; none of what is not a report."""
     if not store_for(uri).exists(uri):
         return {}

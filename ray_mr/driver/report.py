@@ -143,9 +143,9 @@ class Report:
 
     def to_json(self) -> bytes:
         """The report as it is kept."""
-        return b"".join(self.json_pieces())
+        return b"".join(self.iter_json())
 
-    def json_pieces(self) -> Iterator[bytes]:
+    def iter_json(self) -> Iterator[bytes]:
         """The report as it is kept, in pieces: of inputs there may be millions."""
         head = strict_json.dumps(self.facts(), indent=1)
         yield head.removesuffix("\n}").encode() + INPUTS
@@ -156,7 +156,7 @@ class Report:
         yield b"]\n}\n" if between == "\n  " else b"\n ]\n}\n"
 
     @classmethod
-    def of_facts(cls, facts: dict[str, Any], key_end: tuple[str, int]) -> Self:
+    def from_facts(cls, facts: dict[str, Any], key_end: tuple[str, int]) -> Self:
         """The report of a result that was published, from ``facts``; without a row for each input.
 
         Args:

@@ -13,12 +13,12 @@ from urllib.parse import unquote
 from ray_mr.checkpoint.checkpoint import Checkpoint, RunMode
 from ray_mr.driver import preflight
 from ray_mr.driver.ledger import Ledger
-from ray_mr.driver.listing import objects_of, sources_of
+from ray_mr.driver.listing import list_objects, make_sources
 from ray_mr.driver.output_checks import check_inputs, check_names, check_patterns
-from ray_mr.driver.publish import facts_of, keep_failed, staged_reports
+from ray_mr.driver.publish import read_facts, stage_reports, write_failed_report
 from ray_mr.driver.report import Report
 from ray_mr.driver.result_writer import ResultWriter
-from ray_mr.driver.retry_policy import backoff
+from ray_mr.driver.retry_policy import make_backoff
 from ray_mr.driver.scheduler import Scheduler
 from ray_mr.driver.skew import Shares
 from ray_mr.driver.wait_limits import await_engine
@@ -68,8 +68,8 @@ def plan(job: Job) -> Plan:
         StoreError: An input is missing or cannot be listed.
     """
     job = job.placed()
-    sources = sources_of(job)
-    with closing(objects_of(job, sources)) as objects:
+    sources = make_sources(job)
+    with closing(list_objects(job, sources)) as objects:
         return make_plan(job, objects, sources)
 
 
@@ -274,12 +274,12 @@ class _Run:
             forget_publication(output)
             return None
         self._tell(Notice(f"{output}: completed what an earlier run was publishing: it is whole"))
-        facts = facts_of(locate_report(output))
+        facts = read_facts(locate_report(output))
         totals = facts.get("totals")
         self._checkpoint.retire(failures=not totals or bool(totals.get("failed")))
         if not (facts and mode.resume) or mode.only_failed or mode.force:
             return None
-        return Report.of_facts(facts, self._job.result_end)
+        return Report.from_facts(facts, self._job.result_end)
 
     def _publish(self, sink: Sink) -> Report:
         """The last act of a good run; for the order see ``driver.publish``."""
@@ -287,7 +287,7 @@ class _Run:
             self._checkpoint.restore_owner()
         self._check_ours()
         report = self._report(None, sink.list_files())
-        with staged_reports(report) as reports:
+        with stage_reports(report) as reports:
             self._publishing = True
             self._note("publishing", report.results)
             with self._stage("publish", self._job.output):
@@ -351,7 +351,7 @@ class _Run:
         """The plan with the ranges of its parts, where it wants them."""
         if made.job.partition != "range" or made.reducer is None or made.job.reducers == 1:
             return made
-        task = MapTask.of(made, self._id, backoff(self._job, self._id))
+        task = MapTask.of(made, self._id, make_backoff(self._job, self._id))
         return replace(made, bounds=bounds_of(made, task, make_run_folder(self._id)))
 
     def _work(self, made: Plan, goal: Plan, ledger: Ledger, sink: Sink) -> RayMrError | None:
@@ -361,7 +361,7 @@ class _Run:
             until = None if self._job.deadline is None else self._began + self._job.deadline
             await_engine(self._engine, self._job, until, self._tell)
             capacity = self._engine.open(
-                MapTask.of(made, self._id, backoff(self._job, self._id)), reduce_task
+                MapTask.of(made, self._id, make_backoff(self._job, self._id)), reduce_task
             )
         preflight.check_disk(made, capacity, self._id)
         preflight.check_reach(made, capacity)
@@ -436,7 +436,7 @@ class _Run:
         )
 
     def _keep_failed(self, report: Report) -> None:
-        if (uri := keep_failed(report)) == locate_failed_report(report.output):
+        if (uri := write_failed_report(report)) == locate_failed_report(report.output):
             self._tell(Notice(f"the result of an earlier run stays; this run's report is {uri}"))
 
     def _keep_logs(self) -> None:

@@ -118,7 +118,7 @@ class Scheduler:
         together = plan.fed_together
         # By the start of the split, which no two of them share.
         self._pending = OrderedDict(
-            (split.start, retry_policy.PendingSplit(split, together=together))
+            (split.start, retry_policy.PendingSplit(split, counts_together=together))
             for split in plan.splits
         )
         self._probing = Probing()
@@ -210,7 +210,7 @@ class Scheduler:
             self._last_check = now
             self._check_silence(now)
             has_begun = any(item.has_spoken for item in self._running.values())
-            self._wait_limits.look(now, waiting=bool(self._running) and not has_begun)
+            self._wait_limits.check(now, waiting=bool(self._running) and not has_begun)
         self._send_notices()
         self.check_deadline()
 
@@ -277,15 +277,15 @@ class Scheduler:
         decision = retry_policy.decide(work, end, self._plan.job)
         self._ledger.add_retries(end.fetch_retries)
         if end.poison is not None and end.error is not None and work.isolate_record is not None:
-            self._records.letter(end.poison, end.error)
+            self._records.save_record(end.poison, end.error)
         if decision.commit:
-            self._accept(replace(work, probe=False), running, end)
+            self._accept(replace(work, is_probe=False), running, end)
         else:
-            if not decision.passed:
-                self._records.capsule(work.split, end.id, retry_policy.make_options(work), end)
+            if not decision.is_sound:
+                self._records.save_attempt(work.split, end.id, retry_policy.make_options(work), end)
             self._follow(decision, end.error)
-        for whole in self._probing.after(work, decision):
-            text = f"{retry_policy.range_of(whole.split)} runs again: its parts were probed"
+        for whole in self._probing.update(work, decision):
+            text = f"{retry_policy.describe_split(whole.split)} runs again: its parts were probed"
             self._notify(Notice(text))
             heapq.heappush(self._paused, (0.0, next(self._tie_breakers), whole))
 
@@ -294,27 +294,27 @@ class Scheduler:
         running = self._forget(ident)
         if running is not None:
             work, end = running.work, AttemptEnd(ident, error=error)
-            self._records.capsule(work.split, ident, retry_policy.make_options(work), end)
-            self._follow(retry_policy.after_loss(work, error, self._plan.job), error)
+            self._records.save_attempt(work.split, ident, retry_policy.make_options(work), end)
+            self._follow(retry_policy.decide_loss(work, error, self._plan.job), error)
 
     def _follow(self, decision: Decision, error: RayMrError | None) -> None:
         if error is not None:
-            for work in decision.again:
+            for work in decision.retries:
                 self._ledger.add_delay(work.split.positions, error, decision.pause_s)
-        if decision.stop is not None:
-            raise decision.stop
+        if decision.fatal_error is not None:
+            raise decision.fatal_error
         if decision.notice:
             self._notify(Notice(decision.notice))
-        for position, cause in decision.failed.items():
+        for position, cause in decision.failures.items():
             self._ledger.fail(position, cause)
             obj = self._plan.object_at(position)
             if self._writer is not None:
                 self._writer.save_failure(obj, cause)
             self._notice_failure(obj, cause)
-        if decision.failed and (hopeless := self._ledger.find_refusal()) is not None:
+        if decision.failures and (hopeless := self._ledger.find_refusal()) is not None:
             raise hopeless
         when = time.monotonic() + decision.pause_s
-        for work in decision.again:
+        for work in decision.retries:
             heapq.heappush(self._paused, (when, next(self._tie_breakers), work))
 
     # ------------------------------------------------------------ winners
@@ -363,7 +363,7 @@ class Scheduler:
         self._ledger.withdraw(replace(committed.end, counters=unpack_rows(committed.counters)))
         self._done_bytes -= committed.work.split.size_bytes
         error = WorkerLost(f"block {meta.sequence} of {meta.id} is lost")
-        self._follow(retry_policy.after_loss(committed.work, error, self._plan.job), error)
+        self._follow(retry_policy.decide_loss(committed.work, error, self._plan.job), error)
 
     # ------------------------------------------------------------ silence
 
@@ -393,7 +393,7 @@ class Scheduler:
         self._notify(MapProgress(done_bytes, self._total_bytes, status, self._speaking, failed))
 
     def _send_notices(self) -> None:
-        for text in self._records.news():
+        for text in self._records.take_notices():
             self._notify(Notice(text))
 
     def _notice_failure(self, obj: StoredObject, cause: RayMrError) -> None:

@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
     from ray_mr.model import ReducerEnd
 
-KEY_CHARS = 200
+MAX_KEY_CHARS = 200
 """What of a key is shown."""
-LEAST_ROWS = 10_000
+MIN_ROWS = 10_000
 """Fewer rows in a part are no work worth a word."""
 
 
@@ -51,7 +51,7 @@ class Shares:
         every = [(end.partition, *each) for end in self.parts for each in end.hot_keys]
         every.sort(key=lambda each: (-each[2], each[1]))
         return [
-            {"key": shown(key), "rows": rows, "part": part}
+            {"key": format_key(key), "rows": rows, "part": part}
             for part, key, rows in every[:MAX_HOT_KEYS]
         ]
 
@@ -61,20 +61,20 @@ class Shares:
         if len(size) < 3 or 2 * max(size) <= sum(size):
             return ""
         worst = self.parts[size.index(max(size))]
-        if worst.rows < LEAST_ROWS:
+        if worst.rows < MIN_ROWS:
             return ""
         what, share = "bytes" if self.built_in else "rows", _share(max(size), sum(size))
         told = f"part {worst.partition} of {len(size)} had {share} of all {what}"
         if worst.hot_keys and not self.built_in:
             key, rows = worst.hot_keys[0]
-            told += f", its key {shown(key)!r} {_share(rows, sum(size))}"
+            told += f", its key {format_key(key)!r} {_share(rows, sum(size))}"
         return told
 
 
-def shown(key: bytes) -> str:
+def format_key(key: bytes) -> str:
     """A key as text, cut where it is long."""
-    text = key[: 4 * KEY_CHARS].decode("utf-8", "backslashreplace")
-    return text if len(text) <= KEY_CHARS else text[:KEY_CHARS] + "..."
+    text = key[: 4 * MAX_KEY_CHARS].decode("utf-8", "backslashreplace")
+    return text if len(text) <= MAX_KEY_CHARS else text[:MAX_KEY_CHARS] + "..."
 
 
 def _share(some: int, whole: int) -> str:

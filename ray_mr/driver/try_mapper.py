@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ray_mr.driver.ledger import Ledger
-from ray_mr.driver.listing import objects_of
-from ray_mr.driver.retry_policy import backoff
+from ray_mr.driver.listing import list_objects
+from ray_mr.driver.retry_policy import make_backoff
 from ray_mr.errors import JobError, RayMrError
 from ray_mr.model import AttemptEnd, AttemptId
 from ray_mr.planning.plan import make_plan
@@ -74,13 +74,13 @@ def try_mapper(
         RayMrError: There is no input, or the job is wrong.
     """
     alone = job.model_copy(update={"combiner": None, "reducer": None, "reducers": 1})
-    made = make_plan(alone, [first_input(job)])
+    made = make_plan(alone, [find_first_input(job)])
     for _, error in made.refused:
         raise error
     split = made.splits[0]
     ledger = Ledger(made)
     run_id = uuid.uuid4().hex[:12]
-    task = replace(MapTask.of(made, run_id, backoff(job, run_id)), on_stderr=on_stderr)
+    task = replace(MapTask.of(made, run_id, make_backoff(job, run_id)), on_stderr=on_stderr)
     end: AttemptEnd | None = None
     ident = AttemptId(split.index, split.start, 1)
     with (
@@ -96,14 +96,14 @@ def try_mapper(
     return _ended(split.inputs[0].object, ledger, end)
 
 
-def first_input(job: Job) -> StoredObject:
+def find_first_input(job: Job) -> StoredObject:
     """The first object that a job reads; no more is listed than it takes to find it.
 
     Raises:
         RayMrError: There is none, or it cannot be listed.
     """
     reason = make_skip_rule(job)
-    with contextlib.closing(objects_of(job)) as objects:
+    with contextlib.closing(list_objects(job)) as objects:
         for obj in objects:
             if not reason(obj):
                 return obj

@@ -590,7 +590,7 @@ def test_keys_that_leave_the_folder(
         StoredObject(str(path), key_, path.stat().st_size, next(LocalStore().find(str(path))).etag)
         for path, key_ in ((good, "good"), (bad, key))
     ]
-    monkeypatch.setattr(driver, "objects_of", lambda *_: (obj for obj in objects))
+    monkeypatch.setattr(driver, "list_objects", lambda *_: (obj for obj in objects))
     wanted = job(
         tmp_path,
         inputs=["all"],

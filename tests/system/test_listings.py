@@ -14,7 +14,7 @@ from click.testing import CliRunner
 import ray_mr
 from jobs import job, result, run_told
 from ray_mr.cli.main import main
-from ray_mr.driver.listing import objects_of, sources_of
+from ray_mr.driver.listing import list_objects, make_sources
 from ray_mr.errors import Interrupted, JobError, StoreError
 from ray_mr.model import ALREADY_LISTED, HIDDEN, IRREGULAR, SIDE_FILE
 from ray_mr.storage import patterns
@@ -340,8 +340,8 @@ class TestEmptyPatterns:
 
     def test_objects_that_are_not_all_taken_are_counted_so_far(self, tmp_path: Path) -> None:
         wanted = self.wanted(tmp_path, f"{tmp_path}/in/", f"{tmp_path}/none/")
-        counts = sources_of(wanted)
-        objects = objects_of(wanted, counts)
+        counts = make_sources(wanted)
+        objects = list_objects(wanted, counts)
         next(objects)
         objects.close()
         assert [row.objects for row in counts.rows()] == [1, 0]

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from jobs import cat_job, run_told, script
 from ray_mr.cli.main import main
 from ray_mr.driver import run as driver
-from ray_mr.driver.publish import facts_of
+from ray_mr.driver.publish import read_facts
 from ray_mr.errors import JobError, RayMrError
 from ray_mr.postmortem import replay as capsules
 from ray_mr.stores.result import finish_publication
@@ -221,6 +221,6 @@ def test_report_of_others_beside_a_result_stays_as_it_is(
     (tmp_path / "result.txt").write_text("a\n")
     text = json.dumps(facts).removesuffix("}") + ',\n "inputs": []\n}\n'
     (tmp_path / "report.json").write_text(text)
-    facts_of(str(tmp_path / "report.json"))
+    read_facts(str(tmp_path / "report.json"))
     assert not finish_publication(str(tmp_path / "result.txt"))
     assert (tmp_path / "report.json").read_text() == text

@@ -35,7 +35,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def use(monkeypatch: pytest.MonkeyPatch) -> Use:
     """Make runs from here on use an engine, and notices come soon."""
-    monkeypatch.setattr(wait_limits, "PLACE_S", 0.2)
+    monkeypatch.setattr(wait_limits, "NOTICE_TIMEOUT_S", 0.2)
 
     def used(engine: LocalEngine) -> None:
         monkeypatch.setattr("ray_mr.driver.run.engine_named", lambda _: engine)

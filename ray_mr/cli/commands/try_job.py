@@ -64,11 +64,11 @@ def _run_mapper(job: Job) -> TryReport:
 
 
 def _run_whole_job(job: Job) -> None:
-    from ray_mr.driver.try_mapper import first_input
+    from ray_mr.driver.try_mapper import find_first_input
 
     with tempfile.TemporaryDirectory(prefix="ray-mr-try-") as folder:
         result = Path(folder, "result.txt")
-        update = {"inputs": (first_input(job).uri,), "output": str(result)}
+        update = {"inputs": (find_first_input(job).uri,), "output": str(result)}
         run_and_show(job.model_copy(update=update), RunOptions(engine="local", quiet=True))
         with result.open("rb") as stream:
             while data := stream.read(READ_BYTES):

@@ -206,7 +206,7 @@ def test_waiting_for_a_cpu_is_told(folder: Path, use: Use, monkeypatch: pytest.M
 
     engine = FullEngine()
     use(engine)
-    monkeypatch.setattr(wait_limits, "PLACE_S", 0.3)
+    monkeypatch.setattr(wait_limits, "NOTICE_TIMEOUT_S", 0.3)
     report, notices = run_told(job(folder), on_event=engine.make_room)
     assert report.ok
     assert result(folder) == plain

@@ -83,7 +83,7 @@ class AnsweringEngine:
 class NoSink:
     """A result that nobody reads."""
 
-    def places(self, parts: Sequence[int]) -> dict[int, Any]:
+    def make_targets(self, parts: Sequence[int]) -> dict[int, Any]:
         del parts
         return {}
 
@@ -120,7 +120,7 @@ def scheduler_of(
     notify = (lambda _: None) if events is None else events.append
     scheduler = Scheduler(nothing, plan, ledger, Capacity(2, 2, "2"), notify, sink=sink)
     records: Any = scheduler._records
-    records.capsule = lambda *_: None
+    records.save_attempt = lambda *_: None
     return scheduler
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ray_mr.driver.probing import Probing
-from ray_mr.driver.retry_policy import Decision, PendingSplit, after_loss, decide
+from ray_mr.driver.retry_policy import Decision, PendingSplit, decide, decide_loss
 from ray_mr.errors import ChildCrashed, CorruptObject, RayMrError, WorkerLost
 from ray_mr.jobs.job import Job
 from ray_mr.model import AttemptEnd, AttemptId, Input, PoisonRecord, Split, StoredObject
@@ -47,16 +47,16 @@ class Run:
         job = Job(
             inputs=["/in/"], mapper=mapper, records="text", attempts=ATTEMPTS, max_bad_records=1
         )
-        narrowing, waiting = Probing(), [PendingSplit(split_of(count), together=True)]
+        probing, waiting = Probing(), [PendingSplit(split_of(count), counts_together=True)]
         while waiting:
             work = waiting.pop(order.randrange(len(waiting)))
             decision = self._decided(work, job)
-            if decision.stop is not None:
-                return decision.stop
+            if decision.fatal_error is not None:
+                return decision.fatal_error
             if decision.commit:
                 self.committed.append([item.position for item in work.split.inputs])
-            self.failed.update(decision.failed)
-            waiting += [*decision.again, *narrowing.after(work, decision)]
+            self.failed.update(decision.failures)
+            waiting += [*decision.retries, *probing.update(work, decision)]
         return None
 
     def _decided(self, work: PendingSplit, job: Job) -> Decision:
@@ -67,7 +67,7 @@ class Run:
             return decide(work, AttemptEnd(ident, failed=causes), job)
         error = self.outcome(work)
         if isinstance(error, WorkerLost):
-            return after_loss(work, error, job)
+            return decide_loss(work, error, job)
         suspect = next((each for each in at if each in self.bad), at[0])
         poison = None
         if error is not None and work.isolate_record is not None and self.poison in at:

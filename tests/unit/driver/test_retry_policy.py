@@ -11,15 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ray_mr.driver.retry_policy import (
+    MAX_EXCLUDED_RECORDS,
     MAX_PAUSE_S,
     MAX_SLOTS,
-    MOST_POISON,
     PAUSE_S,
     Decision,
     PendingSplit,
-    after_loss,
-    backoff,
     decide,
+    decide_loss,
+    make_backoff,
     make_options,
 )
 from ray_mr.errors import (
@@ -96,7 +96,7 @@ def ended(
 
 
 def parts(decision: Decision) -> list[list[int]]:
-    return [positions(work.split) for work in decision.again]
+    return [positions(work.split) for work in decision.retries]
 
 
 class TestOneDecision:
@@ -114,21 +114,21 @@ class TestOneDecision:
         """Bad inputs have failed; the others run again at once, with what they had behind them."""
         whole = split(3, 4, 5, 6)
         decision = decide(PendingSplit(whole, 1, 2), ended(whole, failed=failed), job())
-        assert sorted(decision.failed) == failed
-        assert decision.again == (PendingSplit(split(*rest), 1, 2),)
-        assert (decision.commit, decision.stop, decision.pause_s) == (False, None, 0.0)
+        assert sorted(decision.failures) == failed
+        assert decision.retries == (PendingSplit(split(*rest), 1, 2),)
+        assert (decision.commit, decision.fatal_error, decision.pause_s) == (False, None, 0.0)
 
     def test_every_input_is_bad(self) -> None:
         """A split whose inputs have all failed does not run again."""
         decision = decide(PendingSplit(split(3, 4)), ended(split(3, 4), failed=[3, 4]), job())
-        assert sorted(decision.failed) == [3, 4]
-        assert decision.again == ()
+        assert sorted(decision.failures) == [3, 4]
+        assert decision.retries == ()
 
     def test_bad_inputs_before_a_crash_are_not_forgotten(self) -> None:
         """An attempt that found a bad input and then crashed is run again without that input."""
         crash = ended(split(3, 4), ChildCrashed("died"), failed=[3], suspect=4)
         decision = decide(PendingSplit(split(3, 4)), crash, job())
-        assert sorted(decision.failed) == [3]
+        assert sorted(decision.failures) == [3]
         assert parts(decision) == [[4]]
 
     @pytest.mark.parametrize("kind", CRASHES)
@@ -136,8 +136,8 @@ class TestOneDecision:
         """The first crash may be chance: the whole split again, and the user is told why."""
         whole = split(3, 4, 5)
         decision = decide(PendingSplit(whole), ended(whole, kind("boom"), suspect=4), job())
-        assert decision.again == (PendingSplit(whole, crashes=1),)
-        assert not decision.failed
+        assert decision.retries == (PendingSplit(whole, crashes=1),)
+        assert not decision.failures
         assert "boom" in decision.notice
         assert "/in/3 to /in/5" in decision.notice
 
@@ -156,18 +156,18 @@ class TestOneDecision:
         crash = ended(whole, ChildCrashed("died"), suspect=suspect)
         decision = decide(PendingSplit(whole, crashes=1), crash, job())
         assert parts(decision) == expected
-        assert all(work.split.index == whole.index for work in decision.again)
+        assert all(work.split.index == whole.index for work in decision.retries)
 
     def test_alone_to_the_last_attempt(self) -> None:
         """An input that is alone is tried until it has ``attempts`` crashes, then fails with it."""
         alone, crash = split(3), ended(split(3), ChildTimeout("hung"), suspect=3)
-        assert decide(PendingSplit(alone, 1), crash, job(4)).again == (PendingSplit(alone, 2),)
-        assert decide(PendingSplit(alone, 2), crash, job(4)).again == (
+        assert decide(PendingSplit(alone, 1), crash, job(4)).retries == (PendingSplit(alone, 2),)
+        assert decide(PendingSplit(alone, 2), crash, job(4)).retries == (
             PendingSplit(alone, 3, isolate_record=()),
         )
         last = decide(PendingSplit(alone, 3, isolate_record=()), crash, job(4))
-        assert last.again == ()
-        assert {at: error.message for at, error in last.failed.items()} == {3: "hung"}
+        assert last.retries == ()
+        assert {at: error.message for at, error in last.failures.items()} == {3: "hung"}
 
     @pytest.mark.parametrize("suspect", [None, 4])
     def test_one_attempt_each(self, suspect: int | None) -> None:
@@ -176,13 +176,17 @@ class TestOneDecision:
         crash = ended(whole, ChildCrashed("died"), suspect=suspect)
         decision = decide(PendingSplit(whole), crash, job(1))
         assert parts(decision) == [[3], [4]]
-        alone = decide(decision.again[1], ended(split(4), ChildCrashed("died")), job(1))
-        (isolating,) = alone.again
+        alone = decide(decision.retries[1], ended(split(4), ChildCrashed("died")), job(1))
+        (isolating,) = alone.retries
         assert isolating.isolate_record == ()
-        assert list(decide(isolating, ended(split(4), ChildCrashed("died")), job(1)).failed) == [4]
-        assert decide(decision.again[0], ended(split(3)), job(1)).commit
+        assert list(decide(isolating, ended(split(4), ChildCrashed("died")), job(1)).failures) == [
+            4
+        ]
+        assert decide(decision.retries[0], ended(split(3)), job(1)).commit
 
-    @pytest.mark.parametrize(("allowed", "lines"), [(0, 0), (1, 1), (3, 3), (None, MOST_POISON)])
+    @pytest.mark.parametrize(
+        ("allowed", "lines"), [(0, 0), (1, 1), (3, 3), (None, MAX_EXCLUDED_RECORDS)]
+    )
     def test_poison_records(self, allowed: int | None, lines: int) -> None:
         """Records that the child dies of are set aside one by one, as many as the job allows."""
         wanted = job(4).model_copy(update={"max_bad_records": allowed})
@@ -191,58 +195,58 @@ class TestOneDecision:
             end = ended(work.split, ChildKilled("killed"))
             end = replace(end, poison=PoisonRecord(3, found + 7, b"bad"))
             decision = decide(work, end, wanted)
-            if decision.failed:
+            if decision.failures:
                 break
-            (work,) = decision.again
+            (work,) = decision.retries
             found += 1
             assert work.isolate_record == tuple(range(7, 7 + found))
             assert make_options(work).isolate_record == work.isolate_record
             assert work.crashes == 3, "it is not the input's fault as a whole"
         assert found == lines
-        assert decision.failed[3].message == f"line {found + 7}: killed"
-        assert type(decision.failed[3]) is ChildKilled
+        assert decision.failures[3].message == f"line {found + 7}: killed"
+        assert type(decision.failures[3]) is ChildKilled
 
     def test_careful_needs_a_harness(self) -> None:
         """Where no harness tells of records, the last attempt is like the others."""
         files = Script(language="binary", script="/bin/true")
         wanted = Job(inputs=["/in/"], mapper=files, attempts=2)
         crash = ended(split(3), ChildCrashed("died"))
-        assert decide(PendingSplit(split(3)), crash, wanted).again == (PendingSplit(split(3), 1),)
-        assert list(decide(PendingSplit(split(3), 1), crash, wanted).failed) == [3]
+        assert decide(PendingSplit(split(3)), crash, wanted).retries == (PendingSplit(split(3), 1),)
+        assert list(decide(PendingSplit(split(3), 1), crash, wanted).failures) == [3]
 
     @pytest.mark.parametrize("kind", ENDS_THE_RUN)
     def test_what_says_nothing_about_an_input_ends_the_run(self, kind: type[RayMrError]) -> None:
         """No permission, a script that does not load, a defect: no retry helps, no input is bad."""
         error = kind("no")
         decision = decide(PendingSplit(split(3, 4)), ended(split(3, 4), error), job())
-        assert decision == Decision(stop=error)
+        assert decision == Decision(fatal_error=error)
 
     @pytest.mark.parametrize("kind", LOSSES)
     def test_losses(self, kind: type[RayMrError]) -> None:
         """A loss runs again up to ``attempts`` in all, then ends the run: no input has failed."""
         work, error = PendingSplit(split(3, 4), crashes=1), kind("gone")
         for losses in (1, 2, 3):
-            decision = after_loss(work, error, job(4))
+            decision = decide_loss(work, error, job(4))
             assert decision == decide(work, ended(work.split, error), job(4))
-            assert decision.again == (PendingSplit(split(3, 4), crashes=1, losses=losses),)
+            assert decision.retries == (PendingSplit(split(3, 4), crashes=1, losses=losses),)
             assert f"loss {losses} of 3 allowed" in decision.notice
-            work = decision.again[0]
-        assert after_loss(work, error, job(4)) == Decision(stop=error)
-        assert after_loss(PendingSplit(split(3)), error, job(1)) == Decision(stop=error)
+            work = decision.retries[0]
+        assert decide_loss(work, error, job(4)) == Decision(fatal_error=error)
+        assert decide_loss(PendingSplit(split(3)), error, job(1)) == Decision(fatal_error=error)
 
     def test_a_lost_attempt_cannot_blame_the_program(self) -> None:
         """An engine's loss with an error of the user's program ends the run: it said nothing."""
         error = ChildCrashed("died")
-        assert after_loss(PendingSplit(split(3)), error, job()) == Decision(stop=error)
+        assert decide_loss(PendingSplit(split(3)), error, job()) == Decision(fatal_error=error)
 
     @given(st.integers(2, 200))
     def test_pause_grows_and_is_bounded(self, attempts: int) -> None:
         """The longest pause doubles up to a minute; jitter takes at most half of it."""
         work, pauses = PendingSplit(split(3)), []
         for _ in range(attempts - 1):
-            decision = after_loss(work, WorkerLost("gone"), job(attempts))
+            decision = decide_loss(work, WorkerLost("gone"), job(attempts))
             pauses.append(decision.pause_s)
-            work = decision.again[0]
+            work = decision.retries[0]
         for losses, pause_s in enumerate(pauses):
             longest = min(PAUSE_S * 2**losses, MAX_PAUSE_S)
             assert longest / 2 <= pause_s <= longest
@@ -253,25 +257,25 @@ class TestOneDecision:
         work = PendingSplit(split(3))
         assert make_options(work) == FIRST_OPTIONS
         for slots in (2, 4, 8):
-            (work,) = decide(work, ended(work.split, error), job(9)).again
+            (work,) = decide(work, ended(work.split, error), job(9)).retries
             assert make_options(work) == AttemptOptions(slots)
-        (after_crash,) = decide(work, ended(work.split, ChildCrashed("exit 1")), job(9)).again
+        (after_crash,) = decide(work, ended(work.split, ChildCrashed("exit 1")), job(9)).retries
         assert make_options(after_crash) == AttemptOptions(8), "it keeps what it has"
         assert make_options(PendingSplit(split(3), memory_retries=99)).slots == MAX_SLOTS
 
     @pytest.mark.parametrize("attempts", [1, 2, 3, 9])
     def test_patience_within_an_attempt(self, attempts: int) -> None:
         """Within an attempt an object is asked for a few times, no more than the job says."""
-        pauses = [backoff(job(attempts)).pause_s("/in/3", tried) for tried in (1, 2, 3)]
+        pauses = [make_backoff(job(attempts)).pause_s("/in/3", tried) for tried in (1, 2, 3)]
         assert [pause is None for pause in pauses] == [n >= min(attempts, 3) for n in (1, 2, 3)]
 
     def test_jitter_is_of_the_name_and_the_run(self) -> None:
         """What failed together does not come back together; the same run waits the same times."""
-        pauses = {backoff(job(), "run").pause_s(f"/in/{n}", 1) for n in range(50)}
+        pauses = {make_backoff(job(), "run").pause_s(f"/in/{n}", 1) for n in range(50)}
         assert len(pauses) == 50
         assert all(PAUSE_S / 2 <= (pause or 0) <= PAUSE_S for pause in pauses)
-        assert backoff(job(), "run").pause_s("/in/0", 1) in pauses
-        assert backoff(job(), "other").pause_s("/in/0", 1) not in pauses
+        assert make_backoff(job(), "run").pause_s("/in/0", 1) in pauses
+        assert make_backoff(job(), "other").pause_s("/in/0", 1) not in pauses
 
     def test_crashes_do_not_wait(self) -> None:
         """A pause is for stores and workers to come back; a crash has nothing to wait for."""
@@ -303,16 +307,16 @@ def test_every_input_has_one_place(
     )
     work = PendingSplit(whole, crashes, losses)
     decision = decide(work, end, job(attempts))
-    if decision.stop is not None:
-        assert decision == Decision(stop=end.error)
+    if decision.fatal_error is not None:
+        assert decision == Decision(fatal_error=end.error)
         return
     again = [position for part in parts(decision) for position in part]
     committed = at if decision.commit else []
-    assert sorted([*decision.failed, *again, *committed]) == at
+    assert sorted([*decision.failures, *again, *committed]) == at
     assert again == sorted(again), "parts are in the plan's order"
-    left = [position for position in at if position not in decision.failed]
+    left = [position for position in at if position not in decision.failures]
     assert again in ([], left), "and leave nothing out between them"
-    for each in decision.again:
+    for each in decision.retries:
         assert each.split.inputs, "no part is empty"
         assert each.crashes >= min(crashes, attempts - 1)
         assert each.losses >= losses
@@ -357,11 +361,11 @@ class World:
             self.runs += 1
             assert self.runs < 10_000, "it does not end"
             decision = decide(work, self.attempt(work), job(self.attempts))
-            self.stopped = decision.stop
-            self.failed |= decision.failed
+            self.stopped = decision.fatal_error
+            self.failed |= decision.failures
             if decision.commit:
                 self.committed += positions(work.split)
-            pending += decision.again
+            pending += decision.retries
 
 
 WORLDS = st.builds(

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import ray_mr
 from jobs import CAT, job, result, run_told
-from ray_mr.driver.listing import ASKED, LISTINGS, objects_of
+from ray_mr.driver.listing import MAX_LOOKUP_REQUESTS, MAX_LOOKUPS, list_objects
 from ray_mr.errors import JobError, RayMrError, StoreError
 from ray_mr.jobs.job import Job
 from ray_mr.jobs.script import Manifest
@@ -139,7 +139,7 @@ class TestListing:
     def objects(self, folder: Path, text: str, **options: Any) -> list[StoredObject]:
         (folder / "keys").write_text(text)
         inputs = [{"manifest": str(folder / "keys"), "folder": str(folder)}]
-        return list(objects_of(Job(**{"inputs": inputs, "mapper": CAT, **options})))
+        return list(list_objects(Job(**{"inputs": inputs, "mapper": CAT, **options})))
 
     def test_local(self, tmp_path: Path) -> None:
         """Paths are looked up, in the manifest's order, under their names below its folder."""
@@ -173,7 +173,7 @@ class TestListing:
             (tmp_path / f"{number}").write_text("")
         keys = tmp_path / "keys"
         keys.write_text("\n".join(str(number) for number in range(500)) * 20)
-        objects = objects_of(
+        objects = list_objects(
             Job(inputs=[Manifest(manifest=str(keys), folder=str(tmp_path))], mapper=CAT)
         )
         assert next(objects).key == "0"
@@ -183,7 +183,7 @@ class TestListing:
         """One that is not there is a job error."""
         wanted = Job(inputs=[{"manifest": str(tmp_path / "none")}], mapper=CAT)
         with pytest.raises(JobError, match="none cannot be read: No such file"):
-            list(objects_of(wanted))
+            list(list_objects(wanted))
 
     def test_relative_to_the_job_file(self, tmp_path: Path) -> None:
         """A manifest in a job file, its paths, and a filter are relative to that file's folder."""
@@ -323,7 +323,7 @@ class TestS3:
 
 def test_asked_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Objects of which only names are known are asked about by all threads at once, in order."""
-    together = threading.Barrier(LISTINGS, timeout=60)
+    together = threading.Barrier(MAX_LOOKUPS, timeout=60)
     stat = LocalStore.stat
 
     def patient(self: LocalStore, uri: str, *, version: str = "") -> StoredObject:
@@ -331,9 +331,9 @@ def test_asked_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         return stat(self, uri, version=version)
 
     monkeypatch.setattr(LocalStore, "stat", patient)
-    names = [f"x{number:03d}" for number in range(LISTINGS * ASKED)]
+    names = [f"x{number:03d}" for number in range(MAX_LOOKUPS * MAX_LOOKUP_REQUESTS)]
     for name in names:
         (tmp_path / name).write_text(name)
     (tmp_path / "keys").write_text("\n".join(names))
     wanted = Job(inputs=[{"manifest": str(tmp_path / "keys"), "folder": str(tmp_path)}], mapper=CAT)
-    assert [obj.key for obj in objects_of(wanted)] == names
+    assert [obj.key for obj in list_objects(wanted)] == names

@@ -312,7 +312,7 @@ def test_memory_of_a_run(tmp_path: Path) -> None:
             ledger.commit(AttemptEnd(AttemptId(split.index, split.start, 1), files))
         ledger.check_balance()
         report = Report("n", "o", ledger.sum_totals(), inputs=ledger.list_inputs())
-        write_object(str(tmp_path / "report.json"), more=report.json_pieces())
+        write_object(str(tmp_path / "report.json"), more=report.iter_json())
         most = tracemalloc.get_traced_memory()[1] - before
     finally:
         tracemalloc.stop()

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs import CAT, result, run_told
-from ray_mr.driver.skew import KEY_CHARS, Shares, shown
+from ray_mr.driver.skew import MAX_KEY_CHARS, Shares, format_key
 from ray_mr.jobs.job import Job
 from ray_mr.model import ReducerEnd
 from ray_mr.shuffle import heavy_hitters
@@ -140,8 +140,8 @@ def test_nothing_is_told(sizes: list[int]) -> None:
 
 def test_long_keys() -> None:
     """What is shown of a key ends somewhere."""
-    assert shown(b"x" * 1_000_000) == "x" * KEY_CHARS + "..."
-    assert json.dumps(shown(b"\xff\x00\xc3\xa4")) == '"\\\\xff\\u0000\\u00e4"'
+    assert format_key(b"x" * 1_000_000) == "x" * MAX_KEY_CHARS + "..."
+    assert json.dumps(format_key(b"\xff\x00\xc3\xa4")) == '"\\\\xff\\u0000\\u00e4"'
 
 
 def hot_job(folder: Path, **options: Any) -> Job:

@@ -93,13 +93,13 @@ def test_slow_store_holds_up_no_loop(tmp_path: Path, monkeypatch: pytest.MonkeyP
     keep = FailureRecords(made, "run", enough)
     end = AttemptEnd(AttemptId(0, 0, 1), error=ChildCrashed("died"))
     for _ in range(10):
-        keep.capsule(split, end.id, FIRST_OPTIONS, end)
-        keep.letter(PoisonRecord(0, 1, b"record"), ChildCrashed("died"))
+        keep.save_attempt(split, end.id, FIRST_OPTIONS, end)
+        keep.save_record(PoisonRecord(0, 1, b"record"), ChildCrashed("died"))
     assert not wrote.is_set()
-    assert not list(keep.news())
+    assert not list(keep.take_notices())
     go.set()
     keep.close(soon=False)
-    assert list(keep.news()) == 10 * [
+    assert list(keep.take_notices()) == 10 * [
         "a failed attempt could not be kept: no space there",
         "the record of which the program died is in nowhere: no space there",
     ]
