@@ -29,12 +29,12 @@ from ray_mr.jobs.option_types import (
     SEPARATORS,
     STEP,
     WORD,
-    BuiltInReducer,
     Duration,
     Environment,
     LocalPath,
     OptionalDuration,
     PartitionRule,
+    ReducerName,
     Separator,
     Size,
     check_not_empty,
@@ -111,7 +111,7 @@ class Job(Value):
     )
     reducer: Annotated[
         Annotated[
-            Annotated[BuiltInReducer, WORD] | Annotated[Script, PROGRAM],
+            Annotated[ReducerName, WORD] | Annotated[Script, PROGRAM],
             Discriminator(tag_text),
         ]
         | None,

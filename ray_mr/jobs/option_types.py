@@ -111,7 +111,7 @@ STEP = BeforeValidator(_read_step)
 LocalPath = Annotated[str, AfterValidator(expand_home)]
 Separator = Annotated[str, AfterValidator(_check_separator)]
 PartitionRule = Annotated[str, AfterValidator(_check_partition)]
-BuiltInReducer = Annotated[
+ReducerName = Annotated[
     str,
     AfterValidator(_check_reducer),
     WithJsonSchema(

@@ -24,8 +24,8 @@ from ray_mr.stores.registry import store_for
 from ray_mr.system import strict_json
 from ray_mr.system.memory_shield import shield_memory
 from ray_mr.system.scratch import WorkDir, open_run_folder
-from ray_mr.tasks.fetch import Fetch
-from ray_mr.tasks.map_attempt import AHEAD_BYTES, map_split
+from ray_mr.tasks.fetch import ALL_CODECS, Fetch
+from ray_mr.tasks.map_attempt import map_split
 from ray_mr.tasks.map_task import MapTask
 
 if TYPE_CHECKING:
@@ -251,15 +251,12 @@ def debug(capsule: Capsule) -> int:
     with (
         open_run_folder(run_id) as root,
         WorkDir(root, "debug") as work,
-        Fetch(
+        Fetch.of(
+            job,
             split.inputs,
             work.objects,
-            downloads=1,
-            ahead_bytes=AHEAD_BYTES,
-            decompress=job.decompress,
-            max_expansion=job.max_expansion,
             as_text=True,
-            decode_here=_Everything(),
+            decode_here=ALL_CODECS,
             private=True,
             keep=True,
         ) as fetch,
@@ -271,8 +268,3 @@ def debug(capsule: Capsule) -> int:
             paths.append(f"./s3/{fetched.input.object.key}")
         launch = MapTask.of(capsule.plan, run_id).make_launch(mapper, work.path)
         return debug_records(launch, job.records or "", paths, capsule.line)
-
-
-class _Everything:
-    def __contains__(self, codec: object) -> bool:
-        return True

@@ -22,7 +22,21 @@ if TYPE_CHECKING:
     from collections.abc import Container, Iterator, Sequence
     from pathlib import Path
 
+    from ray_mr.jobs.job import Job
     from ray_mr.model import Input, StoredObject
+
+
+AHEAD_BYTES = 128 << 20
+"""Maximum stored bytes that downloads of a job are ahead of the reader."""
+
+
+class _AllCodecs:
+    def __contains__(self, codec: object) -> bool:
+        return True
+
+
+ALL_CODECS = _AllCodecs()
+"""For ``Fetch.decode_here``: decode every file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +117,34 @@ class Fetch:
         ]
         for thread in self._threads:
             thread.start()
+
+    @classmethod
+    def of(
+        cls,
+        job: Job,
+        inputs: Sequence[Input],
+        folder: Path,
+        *,
+        as_text: bool,
+        decode_here: Container[str],
+        private: bool,
+        keep: bool,
+        backoff: Backoff = NO_RETRY,
+    ) -> Self:
+        """Start to fetch inputs with the options of a job."""
+        return cls(
+            inputs,
+            folder,
+            downloads=job.downloads,
+            ahead_bytes=AHEAD_BYTES,
+            decompress=job.decompress,
+            max_expansion=job.max_expansion,
+            as_text=as_text,
+            decode_here=decode_here,
+            private=private,
+            keep=keep,
+            backoff=backoff,
+        )
 
     def __enter__(self) -> Self:
         return self

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from ray_mr.child.messages import ChildOutput, Pairs, Text
 from ray_mr.model import FileCounts
@@ -17,16 +17,11 @@ from ray_mr.tasks.combiner import combiner
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-    from typing import Any
 
-    from ray_mr.child.launch import LaunchSpec
-    from ray_mr.counters import Counters
-    from ray_mr.jobs.program import Program
-    from ray_mr.model import Progress
-    from ray_mr.shuffle.combine.aggregate import BadValues
     from ray_mr.shuffle.rows import RowBatch
+    from ray_mr.tasks.attempt_state import AttemptState
     from ray_mr.tasks.combiner import CombineProgram
-    from ray_mr.tasks.map_task import Block, MapTask, Message
+    from ray_mr.tasks.map_task import Block, Message
 
 
 SAMPLE_BYTES = 512 << 10
@@ -41,30 +36,10 @@ def pack_bytes(memory_bytes: int) -> int:
     return min(map_side.BATCH_BYTES, max(MIN_PACK_BYTES, memory_bytes // SHARE))
 
 
-class Attempt(Protocol):
-    """What is needed of the attempt whose output it is."""
-
-    task: MapTask
-    counters: Counters
-    mapped_rows: int
-    bad_values: BadValues
-
-    def make_launch(self, program: Program, folder: Path) -> LaunchSpec:
-        """How a child of this attempt is started."""
-
-    def progress(self, item: ChildOutput) -> Iterator[Progress]:
-        """A sign of life, if it is time for one."""
-
-    def block(
-        self, data: Any, rows: tuple[int, ...], offsets: tuple[int, ...], places: int
-    ) -> Block:
-        """Count rows into a block."""
-
-
 class TextBlocks:
     """Blocks of a map-only job: text of whole lines."""
 
-    def __init__(self, attempt: Attempt) -> None:
+    def __init__(self, attempt: AttemptState) -> None:
         self._attempt = attempt
         self._pack_bytes = pack_bytes(attempt.task.job.memory)
         self._cutter = batches.TextBatcher(max_record_bytes=attempt.task.job.max_record_bytes)
@@ -73,7 +48,7 @@ class TextBlocks:
     def take(self, output: Iterator[ChildOutput]) -> Iterator[Message]:
         """Blocks of all that the child puts out."""
         for item in output:
-            yield from self._attempt.progress(item)
+            yield from self._attempt.report_progress(item)
             if isinstance(item, Text):
                 self._pieces += self._cutter.feed(item.data)
             elif isinstance(item, Pairs):
@@ -94,7 +69,7 @@ class TextBlocks:
         self._pieces = []
         lines = data.count(b"\n")
         self._attempt.mapped_rows += lines
-        return self._attempt.block(blocks.wrap_bytes(data), (lines,), (0, len(data)), lines)
+        return self._attempt.make_block(blocks.wrap_bytes(data), (lines,), (0, len(data)), lines)
 
 
 class RowBlocks:
@@ -105,7 +80,7 @@ class RowBlocks:
         folder: The attempt's; a combiner gets one of its own in it.
     """
 
-    def __init__(self, attempt: Attempt, folder: Path) -> None:
+    def __init__(self, attempt: AttemptState, folder: Path) -> None:
         self._attempt = attempt
         self._task = task = attempt.task
         self._pack_bytes = pack_bytes(task.job.memory)
@@ -145,7 +120,7 @@ class RowBlocks:
     def take(self, output: Iterator[ChildOutput]) -> Iterator[Message]:
         """Blocks of all that the child puts out."""
         for item in output:
-            yield from self._attempt.progress(item)
+            yield from self._attempt.report_progress(item)
             for piece in self._into(self._pieces, item):
                 yield from self._blocks(self._shaper.add(piece))
         for piece in self._pieces.close():
@@ -180,7 +155,7 @@ class RowBlocks:
                 continue
             gathered = batches.OutputBatcher(self._piece_bytes, self._longest)
             for item in self._program.combine(rows):
-                yield from self._attempt.progress(None)
+                yield from self._attempt.report_progress(None)
                 for piece in self._into(gathered, item):
                     yield from map(self._block, self._combined.add(piece))
             for piece in gathered.close():
@@ -197,7 +172,9 @@ class RowBlocks:
         else:
             parts = partition.partition_by_range(rows, task.partitions, task.bounds, order)
         data, offsets = blocks.pack(parts)
-        return self._attempt.block(data, tuple(part.total for part in parts), offsets, len(rows))
+        return self._attempt.make_block(
+            data, tuple(part.total for part in parts), offsets, len(rows)
+        )
 
     def close(self) -> None:
         """End what still runs."""

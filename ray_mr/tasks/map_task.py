@@ -1,4 +1,4 @@
-"""What all map attempts of a run share, and the messages that an attempt sends to the driver."""
+"""Values of the map side: the task that all attempts of a run share, and their messages."""
 
 from __future__ import annotations
 
@@ -22,61 +22,70 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A block with what the driver is told of it."""
+    """A block, with its description for the driver."""
 
     meta: BlockMeta
     data: Any
-    """A buffer."""
+    """Buffer with the block's bytes."""
 
 
 Message = Progress | Block | AttemptEnd
+"""What an attempt sends to the driver; the last message is an ``AttemptEnd``."""
 
 
 @dataclass(frozen=True, slots=True)
 class MapTask:
-    """What all map attempts of a run have in common."""
+    """The map side of a run: everything that its attempts have in common."""
 
     job: Job
     mapper: Program
     combiner: Program | str | None
     partitions: int
-    """0 for a map-only job: blocks are text."""
+    """Number of partitions; 0 for a map-only job, whose blocks are text."""
     whole_lines: bool
-    """The reducer reads files, and nothing is combined: a value is the mapper's whole line."""
+    """A value is the mapper's whole line, for a reducer that reads files and no combiner."""
     run_id: str
     maps: int
-    """Splits of the plan."""
+    """Number of splits in the plan."""
     backoff: Backoff = NO_RETRY
     on_stderr: Callable[[bytes], None] | None = None
-    """Called with each line of a child's stderr, where the map task is tried in this process."""
+    """Function for each line of a child's stderr; only for attempts in this process."""
     sealed: str = ""
-    """The envelope with the credentials, as sealed as it came; see ``access``."""
+    """Sealed credentials; see ``stores/access.py``."""
     built_in: str = ""
-    """The reducer or combiner of ours that folds a key's rows on the map side."""
+    """Name of the built-in reducer or combiner that folds rows on the map side; empty for none."""
     sorted: bool = True
-    """Blocks are in key order; else as the mapper put them out."""
+    """Blocks are in key order; otherwise in the order of the mapper's output."""
     bounds: tuple[bytes, ...] | None = None
-    """As in ``Plan``, where keys are divided by ranges; else by their hash."""
+    """See ``Plan.bounds``; ``None`` where a key's hash decides its partition."""
     sample: bool = False
-    """The first block is all that is wanted: it comes early."""
+    """Only the first block is needed, so it is made early."""
 
     @classmethod
     def of(cls, plan: Plan, run_id: str, backoff: Backoff = NO_RETRY) -> MapTask:
-        """The map side of a plan."""
-        files = plan.reducer == LINE_COLLECTOR or (
+        """Return the map side of a plan."""
+        reads_files = plan.reducer == LINE_COLLECTOR or (
             not isinstance(plan.reducer, str | None) and plan.reducer.feed == "files"
         )
-        partitions = 0 if plan.reducer is None else plan.job.reducers
-        as_files = plan.mapper.feed == "whole"
-        whole = files and plan.combiner is None and not as_files
+        whole_files = plan.mapper.feed == "whole"
+        whole_lines = reads_files and plan.combiner is None and not whole_files
         built_in = plan.reducer if plan.combiner is None else plan.combiner
+        folds = isinstance(built_in, str) and built_in != LINE_COLLECTOR
         return cls(
-            plan.job, plan.mapper, plan.combiner, partitions, whole, run_id, len(plan.splits),
-            backoff, sealed=access.get_envelope(), sorted=not (whole or as_files),
-            built_in=built_in if isinstance(built_in, str) and built_in != LINE_COLLECTOR else "",
+            job=plan.job,
+            mapper=plan.mapper,
+            combiner=plan.combiner,
+            partitions=0 if plan.reducer is None else plan.job.reducers,
+            whole_lines=whole_lines,
+            run_id=run_id,
+            maps=len(plan.splits),
+            backoff=backoff,
+            sealed=access.get_envelope(),
+            built_in=str(built_in) if folds else "",
+            sorted=not (whole_lines or whole_files),
             bounds=plan.bounds if plan.job.partition == "range" else None,
-        )  # fmt: skip
+        )
 
     def make_launch(self, program: Program, folder: Path) -> LaunchSpec:
-        """How a child of this run is started."""
+        """Return how a child of this run is started."""
         return LaunchSpec.from_job(self.job, program, folder, on_stderr=self.on_stderr)

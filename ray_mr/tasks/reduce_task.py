@@ -1,4 +1,4 @@
-"""What all reducers of a run share, what a reducer owes, and the output that it sends."""
+"""Values of the reduce side: the task that all reducers of a run share, and their messages."""
 
 from __future__ import annotations
 
@@ -23,80 +23,82 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class PartDue:
-    """What a reducer owes for a partition."""
+    """Output that the driver expects for a partition."""
 
     rows: int
-    """It must have been given so many."""
+    """Rows that the reducer must have been given."""
     place: WriteTarget | None = None
-    """Where its output is to go; ``None``: to the driver, in pieces."""
+    """Destination of the output; ``None`` for the driver."""
 
 
 @dataclass(frozen=True, slots=True)
 class PartText:
-    """Some output of a partition, in order."""
+    """Part of a partition's output; the parts come in order."""
 
     partition: int
     data: Any
-    """A buffer of text."""
+    """Buffer with text."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReduceTask:
-    """What all reducers of a run have in common."""
+    """The reduce side of a run: everything that its reducers have in common."""
 
     job: Job
     program: Program | str
-    """A word is a built-in."""
+    """A program, or the name of a built-in reducer."""
     whole_lines: bool
     """A value is the mapper's whole line; see ``MapTask``."""
     run_id: str
     maps: int
-    """Splits of the plan."""
+    """Number of splits in the plan."""
     whole_files: bool = False
-    """Rows are pieces of files, under the files' names."""
+    """Rows are parts of files, with the files' names as keys."""
     folds: str = ""
-    """The built-in combiner that leaves the program one number a key; empty for none."""
+    """Name of the built-in combiner that pre-folds a key's rows for the program; empty for none."""
     sealed: str = ""
-    """The envelope that gives access to where output goes, where there is one."""
+    """Sealed credentials for the output's store; see ``stores/access.py``."""
 
     @classmethod
     def of(cls, plan: Plan, run_id: str) -> ReduceTask:
-        """The reduce side of a plan that has one."""
+        """Return the reduce side of a plan.
+
+        Raises:
+            JobError: The job has no reducer.
+        """
         if plan.reducer is None:
             raise JobError("the job has no reducer")
-        whole = plan.combiner is None
-        files = plan.mapper.feed == "whole"
-        # Values that are to come in an order of their own stay as they are.
+        # Values with an order of their own stay as they are.
         ordered = plan.job.order is not None and bool(plan.job.order.value)
         folds = plan.combiner if isinstance(plan.combiner, str) and not ordered else ""
         return cls(
-            plan.job,
-            plan.reducer,
-            whole,
-            run_id,
-            len(plan.splits),
-            files,
-            folds,
-            access.get_envelope(),
+            job=plan.job,
+            program=plan.reducer,
+            whole_lines=plan.combiner is None,
+            run_id=run_id,
+            maps=len(plan.splits),
+            whole_files=plan.mapper.feed == "whole",
+            folds=folds,
+            sealed=access.get_envelope(),
         )
 
     @property
     def order(self) -> RowOrder:
-        """What rows are sorted by."""
-        ours = find_built_in(self.program) if isinstance(self.program, str) else None
-        if ours is None:
+        """The order of rows."""
+        reducer = find_built_in(self.program) if isinstance(self.program, str) else None
+        if reducer is None:
             return make_row_order(self.job)
         return make_row_order(
-            self.job, by_value=ours.sorts_by_value, by_number=ours.sorts_by_number
+            self.job, by_value=reducer.sorts_by_value, by_number=reducer.sorts_by_number
         )
 
-    def lines(self, rows: RowBatch) -> bytes:
-        """Rows as text; see ``batches.format_lines``."""
+    def format_lines(self, rows: RowBatch) -> bytes:
+        """Return rows as text; see ``batches.format_lines``."""
         return batches.format_lines(rows, tabs=self.job.tabs_in_keys)
 
     @property
     def fed_files(self) -> bool:
-        """Whether the child reads files, one a split, not sorted rows."""
+        """Whether the program reads files instead of sorted rows."""
         return self.program == LINE_COLLECTOR or (
             not isinstance(self.program, str) and self.program.feed == "files"
         )

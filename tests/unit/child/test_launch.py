@@ -19,7 +19,7 @@ from ray_mr.jobs import attached_files
 from ray_mr.jobs.attached_files import pack_extras
 from ray_mr.jobs.job import Job
 from ray_mr.model import AttemptId, Progress
-from ray_mr.tasks import map_attempt as mapper_module
+from ray_mr.tasks import attempt_state
 from ray_mr.tasks.map_attempt import map_split
 from ray_mr.tasks.map_task import MapTask
 from samples import shell
@@ -333,7 +333,7 @@ class TestSetup:
 
     def test_signs_of_life(self, house: House, monkeypatch: pytest.MonkeyPatch) -> None:
         """While it runs the attempt says that it is alive."""
-        monkeypatch.setattr(mapper_module, "PROGRESS_S", 0.0)
+        monkeypatch.setattr(attempt_state, "PROGRESS_S", 0.0)
         go = house.folder / "go"
         plan = house.plan(WHICH, setup=f"while ! test -e {go}; do sleep 0.05; done")
         messages = map_split(
