@@ -165,14 +165,16 @@ def ray_mr(
 
 
 IDLE = """
-import sys, time, ray
-from ray_mr.engines import fit
-with fit.options(fit.sizes_here()) as options:
-    quiet = {"logging_level": "ERROR", "log_to_driver": False}
-    ray.init("local", include_dashboard=False, **options, **quiet)
-    print(flush=True)
-    sys.stdin.read()
-    ray.shutdown()
+import sys, ray
+from ray_mr.engines.ray import private_session, process_settings, sizing
+session = private_session.Session()
+process_settings.prepare_private(session)
+options = sizing.options(sizing.sizes_here(), session)
+ray.init("local", include_dashboard=False, logging_level="ERROR", log_to_driver=False, **options)
+print(flush=True)
+sys.stdin.read()
+ray.shutdown()
+session.close()
 """
 
 

@@ -1,6 +1,21 @@
-"""Where tasks run: the verbs that the driver needs, and a table of the engines that have them.
+"""The engine contract: what the driver asks of a place where tasks run.
 
-An engine carries work and news; it decides nothing.  It never retries: a loss is an event.
+The driver uses an engine in this order:
+
+1. ``prepare`` begins to get ready, while the driver lists inputs and plans.
+2. ``open`` waits until the engine is ready, and returns its ``Capacity``.
+3. ``make_reducer`` for each reducer, and ``start`` for each map attempt.
+4. ``wait``, again and again: it returns events.  ``BlockReady`` carries a block as a reference,
+   which ``add`` passes to reducers; ``cancel`` and ``drop_reducer`` end what is not needed.
+5. ``finish`` asks each reducer for its output, which arrives as ``ReducerOutput``.
+6. ``read`` returns the bytes behind a reference.
+7. ``close``, whatever happened.
+
+An engine carries work and messages, and decides nothing: it never retries.  A loss is an event
+(``AttemptLost``, ``BlockLost``, ``ReducerFailed``), because only the driver knows what may be tried
+again without counting a row twice.
+
+``registry`` lists the engines; ``tests/contract/test_engines.py`` holds each of them to this.
 """
 
 from __future__ import annotations
@@ -28,30 +43,30 @@ if TYPE_CHECKING:
     from ray_mr.tasks.reduce_task import PartDue, ReduceTask
 
 REDUCERS_PER_SLOT = 2
-"""More would only wait for each other."""
+"""Maximum reducers per map slot; more would only wait for each other."""
 Ref = Any
-"""A block held by an engine; dropping the last reference frees it."""
+"""Reference to a block that an engine holds; dropping the last one frees the block."""
 
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """What an engine has for a run."""
+    """Number of attempts and reducers that an engine can run."""
 
     map_slots: int
-    """Map attempts at a time."""
+    """Number of map attempts at a time."""
     reducers: int
-    """Reducers of the job's ``memory`` that fit beside them, at least 1."""
+    """Number of reducers with the job's ``memory`` that fit beside the attempts, at least 1."""
     text: str
-    """The same in words."""
+    """Description of the CPUs, memory and nodes, for messages."""
     node_slots: int = 0
-    """Map attempts at a time on the largest machine; 0: as ``map_slots``."""
+    """Number of map attempts at a time on the largest machine; 0: as ``map_slots``."""
     elsewhere: bool = False
-    """Some tasks may run on other machines, which do not see the files of this one."""
+    """Whether tasks may run on other machines, which do not see the files of this one."""
 
 
 @dataclass(frozen=True, slots=True)
 class AttemptMessage:
-    """An attempt said something."""
+    """A message from an attempt."""
 
     id: AttemptId
     message: Progress | AttemptEnd
@@ -59,7 +74,7 @@ class AttemptMessage:
 
 @dataclass(frozen=True, slots=True)
 class BlockReady:
-    """An attempt yielded a block."""
+    """A block of an attempt."""
 
     meta: BlockMeta
     ref: Ref
@@ -67,7 +82,7 @@ class BlockReady:
 
 @dataclass(frozen=True, slots=True)
 class AttemptLost:
-    """An attempt ended without a last word."""
+    """An attempt ended without an ``AttemptEnd``."""
 
     id: AttemptId
     error: RayMrError
@@ -75,7 +90,7 @@ class AttemptLost:
 
 @dataclass(frozen=True, slots=True)
 class ReducerOutput:
-    """A reducer said something: output of a partition, or that a partition is done."""
+    """A piece of a partition's output, or the end of that partition."""
 
     reducer: int
     partition: int
@@ -84,14 +99,14 @@ class ReducerOutput:
 
 @dataclass(frozen=True, slots=True)
 class ReducerAlive:
-    """A sign of life of a reducer."""
+    """A reducer has taken a block, or works on its output."""
 
     reducer: int
 
 
 @dataclass(frozen=True, slots=True)
 class ReducerFailed:
-    """A reducer is of no more use: it raised, or is gone (then ``error`` is retryable)."""
+    """A reducer raised or died; ``error`` is retryable if it died."""
 
     reducer: int
     error: RayMrError
@@ -99,7 +114,7 @@ class ReducerFailed:
 
 @dataclass(frozen=True, slots=True)
 class BlockLost:
-    """A block could not be brought to a reducer, which is otherwise well."""
+    """A block could not be read by a reducer, which is otherwise well."""
 
     reducer: int
     meta: BlockMeta
@@ -117,68 +132,83 @@ EngineEvent = (
 
 
 class Engine(Protocol):
-    """The engine contract; ``tests/contract/test_engines.py`` holds every engine to it."""
+    """A place where tasks run; see the head of this module."""
 
     name: str
-    """For people."""
+    """Name in messages."""
 
     def prepare(self, job: Job) -> None:
-        """Begin to get ready for a run of this job, while the driver lists and plans."""
+        """Begin to get ready for a run of this job, and return at once."""
 
     def open(self, map_task: MapTask, reduce_task: ReduceTask | None) -> Capacity:
         """Get ready for one run.
 
+        Args:
+            map_task: What all map attempts have in common.
+            reduce_task: What all reducers have in common; ``None`` for a map-only job.
+
         Raises:
-            EngineError: It cannot.
+            EngineError: The engine cannot run the job.
         """
 
     def start(
         self, split: Split, ident: AttemptId, options: AttemptOptions = FIRST_OPTIONS
     ) -> None:
-        """Begin a map attempt; ``wait`` tells of it."""
+        """Begin a map attempt; ``wait`` returns its messages and blocks."""
 
     def cancel(self, ident: AttemptId) -> None:
-        """End an attempt and its child; events of it that still come do not matter."""
+        """End an attempt and its programs; later events of it are ignored."""
 
     def make_reducer(self, reducer: int, partitions: Sequence[int]) -> None:
-        """Make a reducer; no number is used twice in a run."""
+        """Make a reducer of these partitions; a run uses each number once."""
 
     def drop_reducer(self, reducer: int) -> None:
-        """End a reducer; no event of it comes any more that matters."""
+        """End a reducer; later events of it are ignored."""
 
     def add(self, reducer: int, meta: BlockMeta, ref: Ref) -> None:
-        """Give a reducer a block; without effect if it is gone."""
+        """Pass a block to a reducer; without effect if the reducer has failed."""
 
     def finish(self, reducer: int, due: Mapping[int, PartDue]) -> None:
-        """Ask a reducer, after all it was given, for the output of its partitions; as ``add``."""
+        """Ask a reducer for the output of its partitions, after all blocks passed to it.
+
+        Without effect if the reducer has failed.
+
+        Args:
+            reducer: Its number.
+            due: Expected rows, and the place of the output, by partition.
+        """
 
     def wait(self, timeout_s: float) -> list[EngineEvent]:
-        """What happened, in order; empty after ``timeout_s`` of silence."""
+        """Return events in order, as soon as there is one; none after ``timeout_s`` of silence."""
 
     def put(self, data: bytes) -> Ref:
-        """Make a block of bytes that the driver has."""
+        """Make a block of bytes that the driver has, and return a reference to it."""
 
     def read(self, ref: Ref) -> memoryview:
-        """The bytes behind a reference.
+        """Return the bytes behind a reference.
 
         Raises:
-            WorkerLost: They are gone.
+            WorkerLost: The block is lost.
         """
 
     def diagnose(self) -> str:
-        """What may be behind a silence, in words; empty if nothing can be found out."""
+        """Return what may be the cause of a silence, in words; empty if nothing was found."""
 
     def wait_for_start(self, seconds: float) -> str:
-        """Wait for this time at most until ``open`` would not wait; what for, empty if it is so."""
+        """Wait until ``open`` would not wait, for this time at most.
+
+        Returns:
+            What is waited for, in words; empty once the engine is ready.
+        """
 
     def list_unplaced(self) -> set[int]:
-        """Reducers that were made and have not begun to work."""
+        """Return the reducers that were made and have not begun to work."""
 
     def is_crowded(self) -> bool:
-        """Whether other work than that of this run is being done: what waits may have its turn."""
+        """Whether other runs have CPUs, so that waiting attempts may have their turn later."""
 
     def keep_logs(self) -> str:
-        """Let logs of its own stay after ``close``; return their folder, empty if there is none."""
+        """Keep the engine's own logs after ``close``; return their folder, empty if it has none."""
 
     def close(self) -> None:
-        """End everything of the run; what was running before it stays up."""
+        """End everything of the run; a Ray that was up before stays up."""

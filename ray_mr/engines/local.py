@@ -1,6 +1,14 @@
-"""The engine of this process: threads that wait for children.  No import of ray.
+"""The local engine: attempts and reducers are threads of this process.  It needs no Ray.
 
-Blocks are files below the run's folder, so that memory stays bounded here too.
+The threads mostly wait for programs, which are processes of their own.
+
+1. ``open`` makes the run's folder and a pool with a thread for each CPU.
+2. ``start`` queues an attempt; its thread waits for the attempt's slots, runs ``map_split`` and
+   puts each message into a queue of events.  Blocks are files (``block_files``).
+3. ``make_reducer`` makes a reducer with a thread of its own, which handles ``add`` and ``finish``
+   in order.
+4. ``wait`` takes events from the queue.
+5. ``close`` stops the attempts at their next message, ends the threads and removes the folder.
 """
 
 from __future__ import annotations
@@ -42,7 +50,7 @@ if TYPE_CHECKING:
 
 
 class _Slots:
-    """A machine's slots; who wants many is not overtaken by those who want one."""
+    """The slots of this machine, given out in the order in which they are asked for."""
 
     def __init__(self, count: int) -> None:
         self._count = count
@@ -50,7 +58,7 @@ class _Slots:
         self._turn = threading.Lock()
 
     @contextlib.contextmanager
-    def taken(self, slots: int) -> Iterator[None]:
+    def acquire(self, slots: int) -> Iterator[None]:
         slots = min(slots, self._count)
         with self._turn:
             for _ in range(slots):
@@ -70,11 +78,11 @@ class LocalEngine:
         self._events: queue.SimpleQueue[EngineEvent] = queue.SimpleQueue()
         self._cancelled: dict[AttemptId, threading.Event] = {}
         self._reducers: dict[int, _LocalReducer] = {}
-        self._names = itertools.count()
+        self._block_numbers = itertools.count()
         self._work: WorkDir | None = None
 
     def prepare(self, job: Job) -> None:
-        """See ``Engine``; there is nothing to prepare."""
+        """See ``Engine``; nothing to prepare."""
 
     def open(self, map_task: MapTask, reduce_task: ReduceTask | None) -> Capacity:
         """See ``Engine``."""
@@ -91,36 +99,33 @@ class LocalEngine:
     ) -> None:
         """See ``Engine``; an attempt of many slots waits until they are free."""
         stop = self._cancelled[ident] = threading.Event()
-        self._pool.submit(self._attempt, split, ident, options, stop)
+        self._pool.submit(self._run_attempt, split, ident, options, stop)
 
-    def _attempt(
+    def _run_attempt(
         self, split: Split, ident: AttemptId, options: AttemptOptions, stop: threading.Event
     ) -> None:
         messages = map_split(self._map_task, split, ident, self._root, options)
         try:
-            with self._slots.taken(options.slots):
+            with self._slots.acquire(options.slots):
                 for message in messages:
                     if stop.is_set():
                         return
                     if isinstance(message, Block):
-                        self._events.put(BlockReady(message.meta, self._hold(message.data)))
+                        self._events.put(BlockReady(message.meta, self.put(message.data)))
                     else:
                         self._events.put(AttemptMessage(ident, message))
         except RayMrError as error:
             self._events.put(AttemptLost(ident, error))
-        except Exception as error:  # noqa: BLE001 - a thread's error is an event
+        except Exception as error:  # noqa: BLE001 - an error in a thread is an event
             self._events.put(AttemptLost(ident, WorkerLost(f"a map attempt was lost: {error!r}")))
         finally:
             messages.close()
             self._cancelled.pop(ident, None)
 
-    def put(self, data: bytes) -> Ref:
+    def put(self, data: Any) -> Ref:
         """See ``Engine``."""
-        return self._hold(data)
-
-    def _hold(self, data: Any) -> Ref:
         return block_files.BlockFile(
-            block_files.put(self._root / f"block-{next(self._names)}", data)
+            block_files.put(self._root / f"block-{next(self._block_numbers)}", data)
         )
 
     def cancel(self, ident: AttemptId) -> None:
@@ -130,33 +135,32 @@ class LocalEngine:
 
     def make_reducer(self, reducer: int, partitions: Sequence[int]) -> None:
         """See ``Engine``."""
-        made = Reducer(
-            cast(ReduceTask, self._reduce_task), partitions, self._root, f"reducer-{reducer}"
-        )
-        self._reducers[reducer] = _LocalReducer(reducer, made, self._events, self._hold)
+        task = cast(ReduceTask, self._reduce_task)
+        worker = Reducer(task, partitions, self._root, f"reducer-{reducer}")
+        self._reducers[reducer] = _LocalReducer(reducer, worker, self._events, self.put)
 
     def drop_reducer(self, reducer: int) -> None:
         """See ``Engine``."""
-        if made := self._reducers.pop(reducer, None):
-            made.close()
+        if thread := self._reducers.pop(reducer, None):
+            thread.close()
 
     def add(self, reducer: int, meta: BlockMeta, ref: Ref) -> None:
         """See ``Engine``."""
-        if known := self._reducers.get(reducer):
-            known.call(lambda made: self._add(reducer, made, meta, ref))
+        if thread := self._reducers.get(reducer):
+            thread.call(lambda worker: self._add(reducer, worker, meta, ref))
 
-    def _add(self, reducer: int, made: Reducer, meta: BlockMeta, ref: Ref) -> None:
+    def _add(self, reducer: int, worker: Reducer, meta: BlockMeta, ref: Ref) -> None:
         try:
             data = self.read(ref)
         except WorkerLost:
             self._events.put(BlockLost(reducer, meta))
         else:
-            made.add(meta, data)
+            worker.add(meta, data)
 
     def finish(self, reducer: int, due: Mapping[int, PartDue]) -> None:
         """See ``Engine``."""
-        if known := self._reducers.get(reducer):
-            known.finish(due)
+        if thread := self._reducers.get(reducer):
+            thread.finish(due)
 
     def wait(self, timeout_s: float) -> list[EngineEvent]:
         """See ``Engine``."""
@@ -173,23 +177,23 @@ class LocalEngine:
         return block_files.read(ref.location)
 
     def diagnose(self) -> str:
-        """See ``Engine``; here a silence is the program's own."""
+        """See ``Engine``; a silence can only be a program's."""
         return ""
 
     def wait_for_start(self, seconds: float) -> str:  # noqa: ARG002 - part of the contract
-        """See ``Engine``; this process is there."""
+        """See ``Engine``; always ready."""
         return ""
 
     def list_unplaced(self) -> set[int]:
-        """See ``Engine``; a reducer has a thread at once."""
+        """See ``Engine``; a reducer starts at once."""
         return set()
 
     def is_crowded(self) -> bool:
-        """See ``Engine``; nobody else uses these slots."""
+        """See ``Engine``; only this run uses the slots."""
         return False
 
     def keep_logs(self) -> str:
-        """See ``Engine``; this process has none."""
+        """See ``Engine``; no logs."""
         return ""
 
     def close(self) -> None:
@@ -205,27 +209,27 @@ class LocalEngine:
 
 
 class _LocalReducer:
-    """A reducer with a thread of its own, which does what it is told in order."""
+    """A reducer with a thread of its own, which handles calls in order."""
 
     def __init__(
         self,
         number: int,
         reducer: Reducer,
         events: queue.SimpleQueue[EngineEvent],
-        hold: Callable[[Any], Ref],
+        put: Callable[[Any], Ref],
     ) -> None:
-        self._number, self._reducer, self._events, self._hold = number, reducer, events, hold
+        self._number, self._reducer, self._events, self._put = number, reducer, events, put
         self._stop = threading.Event()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="reducer")
 
-    def call(self, act: Callable[[Reducer], None]) -> None:
-        self._pool.submit(self._guarded, act)
+    def call(self, action: Callable[[Reducer], None]) -> None:
+        self._pool.submit(self._run, action)
 
-    def _guarded(self, act: Callable[[Reducer], None]) -> None:
+    def _run(self, action: Callable[[Reducer], None]) -> None:
         if self._stop.is_set():
             return
         try:
-            act(self._reducer)
+            action(self._reducer)
             self._events.put(ReducerAlive(self._number))
         except RayMrError as error:
             self._fail(error)
@@ -242,7 +246,7 @@ class _LocalReducer:
                 if self._stop.is_set():
                     return
                 if isinstance(message, PartText):
-                    ref = self._hold(message.data)
+                    ref = self._put(message.data)
                     self._events.put(ReducerOutput(self._number, message.partition, ref))
                 elif isinstance(message, ReducerEnd):
                     self._events.put(ReducerOutput(self._number, message.partition, message))

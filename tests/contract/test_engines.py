@@ -233,15 +233,15 @@ def test_shares_of_this_machine() -> None:
 
     def big() -> None:
         waiting.set()
-        with slots.taken(64):
+        with slots.acquire(64):
             order.append("big")
 
-    with slots.taken(1):
+    with slots.acquire(1):
         thread = threading.Thread(target=big)
         thread.start()
         assert waiting.wait(30)
         order.append("small")
     thread.join(30)
     assert order == ["small", "big"]
-    with slots.taken(2):
+    with slots.acquire(2):
         order.append("free again")

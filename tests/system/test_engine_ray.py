@@ -58,6 +58,27 @@ def test_killed_worker_is_a_loss(begin: Begin, folder: Path) -> None:
 
 
 @ONLY_RAY
+def test_grandchildren_of_a_killed_worker_are_killed(begin: Begin, folder: Path) -> None:
+    """Programs that a mapper has started are found by their session and their folder."""
+    hold = Hold(folder)
+    spawn = (
+        "    import subprocess\n"
+        "    sleeper = subprocess.Popen(['sleep', '600'])\n"
+        f"    open({str(folder / 'sleeper')!r}, 'w').write(str(sleeper.pid))\n"
+        "    hang()\n"
+    )
+    source = hold.source + MAPPER.replace("    return", spawn + "    return")
+    run = begin(mapper={"script": script(folder, "spawning.py", source)})
+    run.start(run.plan.splits[0])
+    child, worker = hold.who()
+    sleeper = Watched(int((folder / "sleeper").read_text()))
+    worker.kill()
+    run.until(lambda event: isinstance(event, AttemptLost))
+    assert child.ended()
+    assert sleeper.ended()
+
+
+@ONLY_RAY
 def test_cancelled_attempts_do_not_outlive_their_run(begin: Begin, folder: Path) -> None:
     """The marks that end them go with the run's folder: an attempt that missed its own would stay.
 
