@@ -169,7 +169,7 @@ import sys, ray
 from ray_mr.engines.ray import private_session, process_settings, sizing
 session = private_session.Session()
 process_settings.prepare_private(session)
-options = sizing.options(sizing.sizes_here(), session)
+options = sizing.make_options(sizing.measure_sizes(), session)
 ray.init("local", include_dashboard=False, logging_level="ERROR", log_to_driver=False, **options)
 print(flush=True)
 sys.stdin.read()

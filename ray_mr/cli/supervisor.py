@@ -82,7 +82,7 @@ def _wait_for(child: int, journal: Journal) -> None:
     sweep()
     history = RunHistory.read(journal)
     if history.finish_publication():
-        private_session.sweep()
+        private_session.sweep_sessions()
         print_message(
             f"done; the process of this run {describe_exit(code)} when it had published the result"
         )

@@ -198,7 +198,7 @@ class _Run:
         register_temporary(make_run_folder(self._id))
         access.set_mode(anonymous=self._job.anonymous, request_payer=self._job.request_payer)
         sweep()
-        private_session.sweep()
+        private_session.sweep_sessions()
         owned = lock_as_driver(self._id)
         try:
             self._engine.prepare(self._job)

@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 
 def engine_named(name: str) -> Engine:
-    """A new engine.
+    """Return a new engine.
 
     Raises:
-        JobError: There is none of that name.
+        JobError: No engine has that name.
     """
     if name not in ENGINES:
         raise JobError(f"no engine {name!r}: there are {', '.join(ENGINES)}")
@@ -29,7 +29,7 @@ def _local() -> Engine:
 
 
 def _ray() -> Engine:
-    # In a notebook Ray asks for widgets as it is imported; we have no use for them.
+    # In a notebook Ray warns about missing widgets when it is imported; ray_mr uses none.
     logging.getLogger("ray.widgets.util").setLevel(logging.WARNING)
     from ray_mr.engines.ray.engine import RayEngine
 

@@ -75,9 +75,9 @@ def test_full_disk_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
     What makes a disk full is moved instead of filling one.
     """
-    monkeypatch.setattr("ray_mr.engines.ray.cluster.FULL_SHARE", 0.0)
+    monkeypatch.setattr("ray_mr.engines.ray.cluster.MIN_FREE_SHARE", 0.0)
     assert engine_named("ray").diagnose() == ""
-    monkeypatch.setattr("ray_mr.engines.ray.cluster.FULL_SHARE", 1.0)
+    monkeypatch.setattr("ray_mr.engines.ray.cluster.MIN_FREE_SHARE", 1.0)
     found = r"node [0-9.]+: the disk of /\S+ is full \(\S+ \w+ of \S+ \w+ free\)"
     assert re.fullmatch(f"{found}(; {found})*", engine_named("ray").diagnose())
 

@@ -1,8 +1,10 @@
-"""The token of a private Ray: a secret that its processes share, in files of mode 0600.
+"""The authentication token of a private Ray: a secret of its processes, in files of mode 0600.
 
-Its processes find it in the session's folder (``RAY_AUTH_TOKEN_PATH``).  Ray's commands look into
-``~/.ray/auth_token``: ``show`` puts a copy there while the session lives, so that ``ray status``
-works.  A file of the user's is never changed; without this one Ray would make its own, mode 0644.
+1. ``write_token`` makes it in the session's folder, where Ray's processes read it
+   (``RAY_AUTH_TOKEN_PATH``).  Without it Ray would write its own to ``~/.ray``, with mode 0644.
+2. ``publish_token`` copies it to ``~/.ray/auth_token`` while the session lives, because Ray's
+   commands, such as ``ray status``, look only there.  A file of the user's is never changed.
+3. ``withdraw_token`` removes the copy.
 """
 
 from __future__ import annotations
@@ -14,7 +16,8 @@ from pathlib import Path
 
 from ray_mr.system.scratch import translate_disk_errors
 
-GCS = "gcs_server"
+GCS_PROGRAM = "gcs_server"
+"""Name of the process of which each Ray has one."""
 
 
 def write_token(path: Path) -> None:
@@ -27,24 +30,28 @@ def write_token(path: Path) -> None:
         _write(path, secrets.token_hex(32))
 
 
-def show(path: Path) -> None:
-    """Copy the token to where Ray's commands look, if no token is there and there is room."""
+def publish_token(path: Path) -> None:
+    """Copy the token to where Ray's commands look, if no token is there and the disk has room."""
     with contextlib.suppress(OSError):
-        if home := _home():
+        if home := _find_home_token():
             home.parent.mkdir(mode=0o700, exist_ok=True)
             _write(home, path.read_text())
 
 
-def hide(path: Path) -> None:
-    """Remove the copy of this token, unless a Ray of the user's has begun to use it."""
+def withdraw_token(path: Path) -> None:
+    """Remove the copy of this token, unless a Ray of the user's reads it by now."""
     with contextlib.suppress(OSError):
-        home = _home()
-        if home and home.read_text() == path.read_text() and not _is_used(os.environ["HOME"]):
+        home = _find_home_token()
+        if (
+            home
+            and home.read_text() == path.read_text()
+            and not _is_read_by_ray(os.environ["HOME"])
+        ):
             home.unlink()
             home.parent.rmdir()  # refused if the user has more in it
 
 
-def _home() -> Path | None:
+def _find_home_token() -> Path | None:
     folder = os.environ.get("HOME")
     return Path(folder, ".ray", "auth_token") if folder else None
 
@@ -57,13 +64,13 @@ def _write(path: Path, token: str) -> None:
         os.close(descriptor)
 
 
-def _is_used(home: str) -> bool:
-    """Whether a Ray runs that looks for its token below this home folder."""
+def _is_read_by_ray(home: str) -> bool:
+    """Whether a Ray runs that reads its token below this home folder."""
     for process in Path("/proc").iterdir():
         with contextlib.suppress(OSError):
-            if process.name.isdigit() and (process / "comm").read_text().strip() == GCS:
+            if process.name.isdigit() and (process / "comm").read_text().strip() == GCS_PROGRAM:
                 entries = (process / "environ").read_bytes().split(b"\0")
-                given = any(entry.startswith(b"RAY_AUTH_TOKEN") for entry in entries)
-                if not given and os.fsencode(f"HOME={home}") in entries:
+                has_own = any(entry.startswith(b"RAY_AUTH_TOKEN") for entry in entries)
+                if not has_own and os.fsencode(f"HOME={home}") in entries:
                     return True
     return False

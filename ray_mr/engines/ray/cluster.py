@@ -1,7 +1,13 @@
-"""A cluster that is joined: whether it is there, and whether its workers are like this process.
+"""Checks of a cluster that is joined: its address, the versions of its workers, its disks.
 
-Nothing here imports ray.  What a worker is asked are functions that pickle by their names: Ray
-sends others as bytecode, of which the Python of another version dies without a word.
+1. ``check_address`` connects to the cluster's address before Ray does, which would wait minutes.
+2. ``check_python`` and ``check_ray_mr`` compare a worker's versions with this process's.
+3. ``find_full_disks`` runs on each node when attempts are silent; ``describe_problems`` joins the
+   answers.
+4. ``explain_failure`` turns an exception of ``ray.init`` into an ``EngineError``.
+
+Nothing here imports ray.  Workers are asked with functions that pickle by name: others travel as
+bytecode, and a worker with another version of Python dies when it loads that.
 """
 
 from __future__ import annotations
@@ -21,27 +27,28 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 PYTHON = platform.python_version()
-"""Of this process."""
+"""Version of Python in this process."""
 CONNECT_TIMEOUT_S = 10.0
+"""Timeout in seconds for a connection to a cluster's address."""
 VERSION_TIMEOUT_S = 20.0
-"""How long workers may take to say what they are; those that are silent are dealt with later."""
-FULL_SHARE = 0.05
-"""Of a disk of which less than this is free Ray makes no more use, and waits, maybe for ever."""
+"""Timeout in seconds for workers to report their versions."""
+MIN_FREE_SHARE = 0.05
+"""Free fraction of a disk below which Ray stops using it and may wait forever."""
 
 
-def ray_mr_version() -> str:
-    """The version of ray_mr where this is called."""
+def get_ray_mr_version() -> str:
+    """Return the version of ray_mr in the process that calls this."""
     return importlib.metadata.version("ray_mr")
 
 
-def reach(address: str) -> None:
-    """See that somebody answers at a cluster's address: Ray would wait for minutes.
+def check_address(address: str) -> None:
+    """Check that a server listens at a cluster's address.
 
     Args:
         address: ``host:port``; other forms are left to Ray.
 
     Raises:
-        EngineError: Nobody does, or it is an address of Ray Client.
+        EngineError: The connection fails, or it is an address of Ray Client.
     """
     if address.startswith("ray://"):
         raise EngineError(
@@ -55,69 +62,77 @@ def reach(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), CONNECT_TIMEOUT_S).close()
     except (OSError, OverflowError) as error:
         raise EngineError(
-            f"cannot join the Ray cluster at {address}: nobody answers there ({error})",
-            "is it up, and is RAY_ADDRESS right? without RAY_ADDRESS a Ray of our own is started",
+            f"cannot join the Ray cluster at {address}: {error}",
+            "is it up, and is RAY_ADDRESS right? without RAY_ADDRESS, ray_mr starts a private Ray",
         ) from error
 
 
-def not_joined(address: str, error: BaseException) -> EngineError:
-    """Why Ray could not be started, or joined at an address."""
+def explain_failure(address: str, error: BaseException) -> EngineError:
+    """Return why Ray could not be joined at an address, or started where there is none."""
     if isinstance(error, EngineError):
         return error
-    what = f"join the Ray cluster at {address}" if address else "start Ray here"
-    words = str(error).strip()
+    action = f"join the Ray cluster at {address}" if address else "start Ray here"
+    text = str(error).strip()
     hint = ""
-    if words.startswith("Version mismatch"):
-        words = " ".join(words.split())
+    if text.startswith("Version mismatch"):
+        text = " ".join(text.split())
         hint = "use the same versions of Python and Ray on both sides, as with one image for all"
-    return EngineError(f"cannot {what}: {words}", hint)
+    return EngineError(f"cannot {action}: {text}", hint)
 
 
-def check_python(node: str, theirs: str) -> None:
-    """See that a node's workers have our Python; patch levels do not matter.
+def check_python(node: str, version: str) -> None:
+    """Check that a node's workers have this process's Python; patch levels may differ.
 
     Raises:
-        EngineError: They have not.
+        EngineError: They have another.
     """
-    if theirs.split(".")[:2] != PYTHON.split(".")[:2]:
+    if version.split(".")[:2] != PYTHON.split(".")[:2]:
         raise EngineError(
-            f"workers on node {node} have Python {theirs}, and this process has {PYTHON}",
+            f"workers on node {node} have Python {version}, and this process has {PYTHON}",
             "use the same on both sides, as with one image for all; see `runtime_env` too",
         )
 
 
-def check_ray_mr(node: str, theirs: str) -> None:
-    """See that a node's workers have our ray_mr; ``theirs`` is empty where they have none.
+def check_ray_mr(node: str, version: str) -> None:
+    """Check that a node's workers have this process's ray_mr.
+
+    Args:
+        node: Address of the node, for messages.
+        version: Version there; empty if ray_mr is not installed.
 
     Raises:
-        EngineError: They have not.
+        EngineError: They have another, or none.
     """
-    ours = ray_mr_version()
-    if theirs != ours:
-        found = f"ray_mr {theirs}" if theirs else "no ray_mr"
+    own = get_ray_mr_version()
+    if version != own:
+        other = f"ray_mr {version}" if version else "no ray_mr"
         raise EngineError(
-            f"workers on node {node} have {found}, and this process has ray_mr {ours}",
-            f"install it there: pip install ray_mr=={ours}",
+            f"workers on node {node} have {other}, and this process has ray_mr {own}",
+            f"install it there: pip install ray_mr=={own}",
         )
 
 
-def full_disks(places: Iterable[str], share: float) -> list[str]:
-    """Those disks of this machine that hold one of these folders and are as good as full."""
-    told: dict[int, str] = {}
-    for place in places:
+def find_full_disks(folders: Iterable[str], min_free_share: float) -> list[str]:
+    """Describe the disks under these folders with less than a share of their space free."""
+    texts: dict[int, str] = {}  # by device
+    for folder in folders:
         with contextlib.suppress(OSError):
-            device, found = Path(place).stat().st_dev, shutil.disk_usage(place)
-            if found.free <= share * found.total:
-                free, total = format_bytes(found.free), format_bytes(found.total)
-                told.setdefault(device, f"the disk of {place} is full ({free} of {total} free)")
-    return list(told.values())
+            device, usage = Path(folder).stat().st_dev, shutil.disk_usage(folder)
+            if usage.free <= min_free_share * usage.total:
+                free, total = format_bytes(usage.free), format_bytes(usage.total)
+                texts.setdefault(device, f"the disk of {folder} is full ({free} of {total} free)")
+    return list(texts.values())
 
 
 def describe_problems(answers: Iterable[tuple[str, list[str] | None]]) -> str:
-    """What nodes say of their disks, in words; ``None`` of one that did not answer."""
-    told = [
+    """Return a sentence about the nodes that are silent or have full disks.
+
+    Args:
+        answers: Address of each node, and its full disks; ``None`` if it did not answer.
+    """
+    texts = [
         f"node {node}: {text}"
         for node, disks in answers
         for text in (["it does not answer"] if disks is None else disks)
     ]
-    return "; ".join(told)
+    return "; ".join(texts)

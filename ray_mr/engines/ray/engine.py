@@ -354,7 +354,7 @@ class RayEngine:
 
     def _ask_nodes(self) -> str:
         nodes = [node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]]
-        calls = self._call_everywhere(remote.find_full_disks, cluster.FULL_SHARE)
+        calls = self._call_everywhere(remote.find_full_disks, cluster.MIN_FREE_SHARE)
         answered, _ = ray.wait(calls, num_returns=len(calls), timeout=DIAGNOSIS_TIMEOUT_S)
         answers: list[list[str] | None] = [None] * len(calls)
         for ref in answered:

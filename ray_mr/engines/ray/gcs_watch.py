@@ -1,7 +1,8 @@
-"""The processes of a Ray of our own that a run cannot do without, watched while they live.
+"""Detection of the death of a private Ray's GCS.
 
-Ray itself takes a minute to notice that its GCS is gone, and then ends the driver without a word.
-Nothing here knows Ray but the names of its programs.
+Ray takes a minute to notice that its GCS has died, and then ends the driver without a message.
+``GcsWatch.watch`` opens a process descriptor for it; ``check``, which the engine calls at each
+``wait``, reports its end as an ``EngineError``.
 """
 
 from __future__ import annotations
@@ -17,20 +18,20 @@ from ray_mr.errors import EngineError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-PROGRAMS = ("gcs_server",)
-"""Not the raylet: where that is gone Ray ends the driver at its next step, a clean-up too."""
+WATCHED_PROGRAMS = ("gcs_server",)
+"""Names of programs; without the raylet, whose end lets Ray end the driver before any check."""
 
 
 class GcsWatch:
-    """Watches children of this process by their program's name."""
+    """Watches child processes by the name of their program."""
 
     def __init__(self) -> None:
-        self._names: dict[int, str] = {}
+        self._names: dict[int, str] = {}  # by process descriptor
         self._poll = select.poll()
 
-    def watch(self, programs: Sequence[str] = PROGRAMS) -> None:
-        """Watch those children that run these programs; kernels before 5.3 cannot."""
-        for pid, name in _children():
+    def watch(self, programs: Sequence[str] = WATCHED_PROGRAMS) -> None:
+        """Watch the children that run these programs; without effect before Linux 5.3."""
+        for pid, name in _list_children():
             if name in programs:
                 with contextlib.suppress(OSError):
                     descriptor = os.pidfd_open(pid)
@@ -38,10 +39,10 @@ class GcsWatch:
                     self._poll.register(descriptor, select.POLLIN)
 
     def check(self) -> None:
-        """Look whether all live.
+        """Check that all watched processes live.
 
         Raises:
-            EngineError: One has ended.
+            EngineError: One of them has ended.
         """
         for descriptor, _ in self._poll.poll(0):
             raise EngineError(
@@ -50,15 +51,15 @@ class GcsWatch:
             )
 
     def close(self) -> None:
-        """Watch nothing any more."""
+        """Stop watching."""
         for descriptor in self._names:
             self._poll.unregister(descriptor)
             os.close(descriptor)
         self._names.clear()
 
 
-def _children() -> Iterator[tuple[int, str]]:
-    """Processes that this one has started, and their programs' names; proc(5)."""
+def _list_children() -> Iterator[tuple[int, str]]:
+    """Yield the process ids of this process's children and their programs' names; see proc(5)."""
     for path in Path("/proc").iterdir():
         if not path.name.isdigit():
             continue

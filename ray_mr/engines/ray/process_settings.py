@@ -1,11 +1,12 @@
-"""What a Ray runtime changes in a process, and how programs get it as it was before.
+"""Environment and limits that Ray changes in a process, and how programs get the original ones.
 
-On the driver: ``prepare_private`` sets the variables that a private Ray is started with, and
-``Before`` takes them back.  In a worker: ``restore()`` lets programs inherit what the worker was
-started with, less what Ray and ray_mr have added:
+1. In the driver, ``SavedSettings`` saves them around the start and end of a runtime, and
+   ``prepare_private`` or ``prepare_joined`` sets the variables that Ray needs.
+2. In a worker, ``restore_settings`` lets programs inherit what the worker was started with,
+   without what Ray and ray_mr have added:
 
 ======================  ======================================  ==============================
-what                    set by                                  what programs get
+setting                 set by                                  what programs get
 ======================  ======================================  ==============================
 PYTHONBREAKPOINT        Ray, in the driver and in workers       the value from before
 OMP_NUM_THREADS         Ray, in workers                         the value from before
@@ -13,7 +14,7 @@ CUDA_VISIBLE_DEVICES    Ray, in workers, where there are GPUs   the value from b
 SPT_NOENV               the raylet, for its workers             the raylet's value
 RAY_*                   Ray and ray_mr                          nothing, on any engine
 SIGINT                  Ray blocks it in the raylet             not blocked (``child.process``)
-soft limit of files     Ray raises it in the driver             the driver's, before
+soft limit of files     Ray raises it in the driver             the driver's from before
 nice level              the raylet: 15 more                     the driver's
 ======================  ======================================  ==============================
 
@@ -39,23 +40,23 @@ KEEPALIVE = {
     "RAY_grpc_client_keepalive_time_ms": "10000",
     "RAY_grpc_client_keepalive_timeout_ms": "3000",
 }
-"""Without these a task on a node that went silent never comes back."""
-PRIVATE = {
+"""Settings without which a task on a node that fell silent never ends."""
+PRIVATE_RAY = {
     "MIMALLOC_ALLOW_LARGE_OS_PAGES": "1",
     "RAY_worker_niceness": "0",
 }
-"""For the workers of a private Ray.  Large pages are for Arrow's allocator, and have to be set
-before it is there: page faults are a good part of what the kernel does for a sort."""
-AUTH = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
-"""A private Ray has its own token; the user's is for the user's clusters."""
-ADDED = "RAY_MR_ADDED"
-"""Names that were added to the environment of a private Ray's workers."""
-FILES = "RAY_MR_FILES"
-"""The driver's soft limit of open files, before Ray raised it."""
+"""Variables for the workers of a private Ray.  Large pages save Arrow's allocator page faults, and
+must be set before it is loaded."""
+AUTH_VARIABLES = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+"""Variables that a private Ray must not see: they hold the token of the user's clusters."""
+ADDED_VARIABLE = "RAY_MR_ADDED"
+"""Variable with the names that were added to the environment of a private Ray's workers."""
+FILES_VARIABLE = "RAY_MR_FILES"
+"""Variable with the driver's soft limit of open files from before Ray raised it."""
 
 
-class Before:
-    """The environment and limits of this process as they were; on leaving they are so again."""
+class SavedSettings:
+    """The environment and limits of this process; restored on leaving the ``with`` block."""
 
     def __enter__(self) -> Self:
         self._environ = dict(os.environ)
@@ -64,14 +65,17 @@ class Before:
         return self
 
     def settle(self, *, private: bool) -> None:
-        """Take back what only the start of Ray needed; many files are for a cluster's sockets."""
+        """Restore what only the start of Ray changes.
+
+        On a cluster the raised limit of files stays, for sockets.
+        """
         _set("PYTHONBREAKPOINT", self._environ.get("PYTHONBREAKPOINT"))
         if private:
             self._restore_files()
 
     def __exit__(self, *_: object) -> None:
         for name in set(os.environ) | set(self._environ):
-            if name.startswith("RAY_") or name in ("PYTHONBREAKPOINT", *PRIVATE):
+            if name.startswith("RAY_") or name in ("PYTHONBREAKPOINT", *PRIVATE_RAY):
                 _set(name, self._environ.get(name))
         self._restore_files()
         inherited.set_environment(None)
@@ -83,13 +87,13 @@ class Before:
 
 def prepare_private(session: Session) -> None:
     """Set the variables that a private Ray and its workers are started with."""
-    added = [name for name in PRIVATE if name not in os.environ]
-    for name in AUTH:  # without a mode Ray turns tokens on, and its own libraries notice
+    added = [name for name in PRIVATE_RAY if name not in os.environ]
+    for name in AUTH_VARIABLES:  # without a mode Ray turns tokens on
         _set(name, None)
     os.environ["RAY_AUTH_TOKEN_PATH"] = str(session.token)
-    os.environ[ADDED] = ",".join(added)
-    os.environ[FILES] = str(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
-    for name, value in (KEEPALIVE | PRIVATE).items():
+    os.environ[ADDED_VARIABLE] = ",".join(added)
+    os.environ[FILES_VARIABLE] = str(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+    for name, value in (KEEPALIVE | PRIVATE_RAY).items():
         os.environ.setdefault(name, value)
 
 
@@ -99,17 +103,20 @@ def prepare_joined() -> None:
         os.environ.setdefault(name, value)
 
 
-@functools.cache  # once: later the process may be closed to reading
-def restore() -> None:
-    """Let the programs of this worker inherit what it was started with."""
-    own, raylet = _started_with(os.getpid()) or dict(os.environ), _started_with(os.getppid())
-    for name in own.get(ADDED, "").split(","):
+@functools.cache  # once: /proc/self/environ may become unreadable later
+def restore_settings() -> None:
+    """Let the programs of this worker inherit the environment that it was started with."""
+    own, raylet = (
+        _read_environment(os.getpid()) or dict(os.environ),
+        _read_environment(os.getppid()),
+    )
+    for name in own.get(ADDED_VARIABLE, "").split(","):
         own.pop(name, None)
     own.pop("SPT_NOENV", None)
     if "SPT_NOENV" in raylet:
         own["SPT_NOENV"] = raylet["SPT_NOENV"]
     inherited.set_environment(own)
-    if (soft := own.get(FILES, "")).lstrip("-").isdigit():
+    if (soft := own.get(FILES_VARIABLE, "")).lstrip("-").isdigit():
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         with contextlib.suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (int(soft), hard))
@@ -122,7 +129,7 @@ def _set(name: str, value: str | None) -> None:
         os.environ[name] = value
 
 
-def _started_with(pid: int) -> dict[str, str]:
+def _read_environment(pid: int) -> dict[str, str]:
     """Return the environment that a process was started with; empty if it cannot be read."""
     try:
         entries = Path("/proc", str(pid), "environ").read_bytes().split(b"\0")

@@ -164,7 +164,7 @@ def run_attempt(
     """
     if store_bytes is None and has_run_ended(task.run_id):
         return
-    process_settings.restore()
+    process_settings.restore_settings()
     set_memory_pool(task.job.memory)
     with (
         lock_as_worker(task.run_id) as root,
@@ -210,7 +210,7 @@ class _ReducerActor:
     """A reducer, or a process that has imported what a reducer needs and waits to be one."""
 
     def begin(self, task: ReduceTask, partitions: Sequence[int], name: str) -> None:
-        process_settings.restore()
+        process_settings.restore_settings()
         set_memory_pool(task.job.memory)
         self._used = lock_as_worker(task.run_id)  # until the actor ends
         self._root, self._name = self._used.__enter__(), name
@@ -291,4 +291,4 @@ def sweep_node() -> None:
 def find_full_disks(min_free_share: float) -> list[str]:
     """Describe the full disks among those that Ray and the run use on this node."""
     places = [ray.get_runtime_context().get_temp_dir(), tempfile.gettempdir()]
-    return cluster.full_disks(places, min_free_share)
+    return cluster.find_full_disks(places, min_free_share)

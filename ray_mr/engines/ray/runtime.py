@@ -8,8 +8,8 @@ A private Ray is one that a run starts for itself; it ends with the run.  Caller
 
 Inside, the thread of ``start``
 
-1. joins the cluster (``cluster.reach``, ``ray.init``), or makes the folders of a private Ray
-   (``private_session``), sizes it (``sizing``) and starts it at the loopback address;
+1. joins the cluster (``cluster.check_address``, ``ray.init``), or makes the folders of a private
+   Ray (``private_session``), sizes it (``sizing``) and starts it at the loopback address;
 2. calls ``then``, where the engine starts workers before there is work for them;
 3. waits for ``stop``: when the thread that called ``ray.init`` ends, Ray's processes die.
 
@@ -47,7 +47,7 @@ QUIET: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
 
 
 class Runtime:
-    """The Ray of a run; stopped only if it was joined or started here."""
+    """The Ray of a run; ``stop`` leaves alone a Ray that was up before."""
 
     def __init__(self) -> None:
         self.is_private = False
@@ -87,11 +87,11 @@ class Runtime:
                 self._shut_down()
 
     def _init(self, stack: contextlib.ExitStack) -> None:
-        """Join or start Ray; what it needs while it lives is put on the stack."""
+        """Join or start Ray; the stack gets what must be undone when it ends."""
         stack.callback(forget_token)
-        before = stack.enter_context(process_settings.Before())
+        before = stack.enter_context(process_settings.SavedSettings())
         if address := os.environ.get("RAY_ADDRESS"):
-            cluster.reach(address)
+            cluster.check_address(address)
             process_settings.prepare_joined()
             ray.init(**QUIET)
         else:
@@ -100,16 +100,16 @@ class Runtime:
             if self._keeps_logs:
                 session.keep()
             process_settings.prepare_private(session)
-            sizes = sizing.sizes_here()
+            sizes = sizing.measure_sizes()
             self.store_bytes = sizes.store
-            options = sizing.options(sizes, session)
+            options = sizing.make_options(sizes, session)
             with use_loopback():
-                # "local", and not the cluster that somebody has started on this machine.
+                # "local": without it Ray joins a cluster that another user has started here.
                 ray.init("local", include_dashboard=False, **options, **QUIET)
         before.settle(private=self.is_private)
 
     def wait_for_start(self, seconds: float) -> str:
-        """Wait for this time at most; return what is waited for, or nothing once Ray is usable."""
+        """Wait for this time at most; return what is waited for, empty once Ray is usable."""
         self.start()
         if self._thread is None or self._ready.wait(seconds):
             return ""
@@ -128,18 +128,18 @@ class Runtime:
             return
         if self._error is not None:
             address = os.environ.get("RAY_ADDRESS", "")
-            raise cluster.not_joined(address, self._error) from self._error
+            raise cluster.explain_failure(address, self._error) from self._error
         if threading.current_thread() is threading.main_thread():
             # Ray's handler calls ray_mr's, and then aborts the process in the middle of clean-up.
             signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
 
     def keep_logs(self) -> Path | None:
-        """Let a private Ray's logs stay after ``stop``; return their folder, if there is one."""
+        """Keep a private Ray's logs after ``stop``; return their folder, if it has started."""
         self._keeps_logs = True
         return None if self._session is None else self._session.keep()
 
     def stop(self) -> None:
-        """Leave the runtime as it was found."""
+        """Leave a cluster, or end a private Ray."""
         if self._thread is None:
             return
         self._is_abandoned = not self._ready.wait(STOP_TIMEOUT_S)
@@ -166,7 +166,7 @@ def check_workers() -> None:
     """
     get_python, get_ray_mr = (
         ray.remote(num_cpus=0, max_retries=0)(function)
-        for function in (platform.python_version, cluster.ray_mr_version)
+        for function in (platform.python_version, cluster.get_ray_mr_version)
     )
     checks: dict[Any, tuple[Callable[[str, str], None], str]] = {}
     for node in ray.nodes():

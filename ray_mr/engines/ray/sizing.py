@@ -1,6 +1,7 @@
-"""How a private Ray is cut to this machine or container.
+"""The size of a private Ray on this machine or in this container.
 
-Plain numbers and paths in, the options of ``ray.init`` out; Ray itself is in ``ray.py``.
+``measure_sizes`` reads CPUs and memory and shares them out; ``make_options`` turns the sizes and
+the session's folders into options of ``ray.init``.
 """
 
 from __future__ import annotations
@@ -16,59 +17,60 @@ if TYPE_CHECKING:
     from ray_mr.engines.ray.private_session import Session
 
 SHM = "/dev/shm"  # noqa: S108 - where Ray keeps its store
-SMALL_SHM_BYTES = 100 << 20
-SMALL_STORE_BYTES = 80 << 20
-"""Below 75 MiB Ray refuses to start."""
-STORE_BYTES = 256 << 20
+MIN_SHM_BYTES = 100 << 20
+"""Free bytes of ``/dev/shm`` below which the store is a file in the session's folder."""
+MIN_STORE_BYTES = 80 << 20
+"""Minimum bytes of the object store; Ray refuses to start below 75 MiB."""
+MAX_STORE_BYTES = 256 << 20
 """Maximum bytes of the object store, of which blocks may fill a half (``store_budget``)."""
-OWN_BYTES = 500 << 20
-"""What Ray's processes and the driver use before there is any work."""
+RAY_BYTES = 500 << 20
+"""Bytes that Ray's processes and the driver use before there is any work."""
 TASK_BYTES = 256 << 20
-"""What a map task needs: its worker, a small program of the user, its buffers."""
+"""Bytes that a map task needs: its worker, a small program of the user, its buffers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """What a Ray of our own is given."""
+    """Resources of a private Ray."""
 
     cpus: int
-    """Map tasks at a time."""
+    """Number of map tasks at a time."""
     memory: int
     """Bytes for tasks and actors."""
     store: int
     """Bytes of the object store."""
-    shm: bool
-    """The store is in ``/dev/shm``."""
+    uses_shm: bool
+    """Whether the store is in ``/dev/shm``."""
 
 
-def sizes(cpus: int, memory: int, shm: int) -> Sizes:
-    """Share a machine out.
+def compute_sizes(cpus: int, memory: int, shm: int) -> Sizes:
+    """Share out the resources of a machine.
 
     Args:
-        cpus: That may be used at a time.
+        cpus: Number of CPUs that may be used.
         memory: Bytes that all processes together may use.
         shm: Free bytes of ``/dev/shm``; what is in it counts as memory.
     """
-    roomy = shm >= SMALL_SHM_BYTES
-    store = min(int(shm * 0.8), memory // 10, STORE_BYTES) if roomy else 0
-    store = max(store, SMALL_STORE_BYTES)
-    left = memory - OWN_BYTES - store
-    return Sizes(min(cpus, max(1, left // TASK_BYTES)), max(left, TASK_BYTES), store, roomy)
+    uses_shm = shm >= MIN_SHM_BYTES
+    store = min(int(shm * 0.8), memory // 10, MAX_STORE_BYTES) if uses_shm else 0
+    store = max(store, MIN_STORE_BYTES)
+    rest = memory - RAY_BYTES - store
+    return Sizes(min(cpus, max(1, rest // TASK_BYTES)), max(rest, TASK_BYTES), store, uses_shm)
 
 
-def sizes_here() -> Sizes:
-    """What this machine or container has."""
+def measure_sizes() -> Sizes:
+    """Return the sizes for this machine or container."""
     shm = shutil.disk_usage(SHM).free if os.access(SHM, os.W_OK) else 0
-    return sizes(host.count_cpus(), host.read_memory_limit(), shm)
+    return compute_sizes(host.count_cpus(), host.read_memory_limit(), shm)
 
 
-def options(found: Sizes, session: Session) -> dict[str, Any]:
-    """Options of ``ray.init`` for a private Ray."""
-    chosen: dict[str, Any] = {
-        "num_cpus": found.cpus,
-        "_memory": found.memory,
-        "object_store_memory": found.store,
+def make_options(sizes: Sizes, session: Session) -> dict[str, Any]:
+    """Return options of ``ray.init`` for a private Ray."""
+    options: dict[str, Any] = {
+        "num_cpus": sizes.cpus,
+        "_memory": sizes.memory,
+        "object_store_memory": sizes.store,
         "_temp_dir": str(session.ray),
         "object_spilling_directory": str(session.data),
     }
-    return chosen if found.shm else chosen | {"_plasma_directory": str(session.data)}
+    return options if sizes.uses_shm else options | {"_plasma_directory": str(session.data)}

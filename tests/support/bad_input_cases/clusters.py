@@ -84,7 +84,7 @@ def without_ray_mr(user: User) -> None:
     user.monkeypatch.syspath_prepend(user.folder)
     user.monkeypatch.setattr(sys, "dont_write_bytecode", True)
     here_alone = importlib.import_module("here_alone")
-    user.monkeypatch.setattr(cluster, "ray_mr_version", here_alone.ray_mr_version)
+    user.monkeypatch.setattr(cluster, "get_ray_mr_version", here_alone.ray_mr_version)
     source.unlink()
 
 
@@ -172,7 +172,7 @@ CASES = [
     on_cluster(
         "A cluster that is not there",
         7,
-        "cannot join the Ray cluster at 10.0.0.1:6379: nobody answers there",
+        "cannot join the Ray cluster at 10.0.0.1:6379: [Errno 111] Connection refused",
         "is RAY_ADDRESS right?",
         before=nobody,
     ),

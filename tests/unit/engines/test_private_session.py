@@ -17,7 +17,7 @@ import pytest
 from private_run import NOBODY
 from ray_mr.engines.ray import auth_token
 from ray_mr.engines.ray import private_session as module
-from ray_mr.engines.ray.private_session import Session, keep_session_of, sweep
+from ray_mr.engines.ray.private_session import Session, keep_session_of, sweep_sessions
 from ray_mr.errors import EngineError
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="rms-", dir="/tmp") as folder:
         monkeypatch.setattr(tempfile, "tempdir", folder)
         monkeypatch.delenv("RAY_TMPDIR", raising=False)
-        monkeypatch.setattr(module, "PLACES", ())
+        monkeypatch.setattr(module, "FALLBACK_PLACES", ())
         monkeypatch.setenv("TMPDIR", folder)
         monkeypatch.setenv("HOME", f"{folder}/home")
         Path(folder, "home").mkdir()
@@ -55,7 +55,7 @@ def killed(place: Path) -> tuple[Path, int]:
     assert driver.stdout is not None
     folder = Path(driver.stdout.readline().strip())
     assert folder.parent == place
-    sweep()
+    sweep_sessions()
     assert (folder / "r" / "log").exists(), "the session of a living driver stays"
     driver.send_signal(signal.SIGKILL)
     driver.communicate()
@@ -84,13 +84,13 @@ def test_session_that_is_kept_has_logs_alone(place: Path) -> None:
         session.close()
     assert names(place) == {"home", second.folder.name}
     assert names(second.folder) == {".driver", "failed", "r"}
-    sweep()
+    sweep_sessions()
     assert (second.ray / "log").exists()
 
 
 def test_session_of_a_killed_driver_is_swept(place: Path, killed: tuple[Path, int]) -> None:
     assert names(killed[0]) == {".driver", "token", "data", "r"}
-    sweep()
+    sweep_sessions()
     assert names(place) == {"home"}
     assert names(place / "home") == set(), "the copy of its token goes too"
 
@@ -108,7 +108,7 @@ def test_processes_of_a_killed_driver_are_ended(killed: tuple[Path, int], *, kee
         if keep:
             keep_session_of(pid)
         else:
-            sweep()
+            sweep_sessions()
         assert agent.wait(60) == -signal.SIGKILL
         assert stranger.poll() is None
         stranger.kill()
@@ -118,7 +118,7 @@ def test_session_of_a_driver_that_died_can_be_kept(killed: tuple[Path, int]) -> 
     folder, pid = killed
     assert keep_session_of(pid + 1) is None
     assert keep_session_of(pid) == folder
-    sweep()
+    sweep_sessions()
     assert names(folder) == {".driver", "failed", "r"}
 
 
@@ -126,10 +126,10 @@ def test_sweep_of_unmarked_folders_waits_an_hour(place: Path) -> None:
     """A folder without a mark may be one that is just being made."""
     folder = place / "ray_mr-rabcdefgh"
     folder.mkdir()
-    sweep()
+    sweep_sessions()
     assert folder.exists()
     os.utime(folder, (0, 0))
-    sweep()
+    sweep_sessions()
     assert not folder.exists()
 
 
@@ -146,7 +146,7 @@ def test_sweep_leaves_what_is_not_of_this_user(place: Path) -> None:
     if os.getuid() == 0:
         os.chown(foreign, NOBODY, NOBODY)
         os.utime(foreign, (0, 0))
-    sweep()
+    sweep_sessions()
     assert (outside / "file").exists()
     assert foreign.exists()
 
@@ -159,14 +159,14 @@ def test_session_place_is_where_sockets_fit_and_nobody_interferes(
     open_to_all.mkdir()
     open_to_all.chmod(0o777)
     monkeypatch.setattr(tempfile, "tempdir", str(open_to_all))
-    monkeypatch.setattr(module, "PLACES", (str(place),))
+    monkeypatch.setattr(module, "FALLBACK_PLACES", (str(place),))
     session = Session()
     assert session.folder.parent == place
     assert session.data.parent == open_to_all, "data are where there is room"
     session.close()
     assert names(place) == {"home", "open"}
     assert names(open_to_all) == set()
-    monkeypatch.setattr(module, "PLACES", ())
+    monkeypatch.setattr(module, "FALLBACK_PLACES", ())
     session = Session()
     assert session.folder.parent == open_to_all
     session.close()
@@ -208,7 +208,7 @@ def test_token_that_another_ray_has_found_stays(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A Ray that the user has started meanwhile reads it again for each new worker."""
-    monkeypatch.setattr(auth_token, "GCS", "gcs_of_a_test")
+    monkeypatch.setattr(auth_token, "GCS_PROGRAM", "gcs_of_a_test")
     program = place / "gcs_of_a_test"
     shutil.copy(shutil.which("sleep") or "", program)
     session = Session()

@@ -106,10 +106,10 @@ def test_no_limits(tmp_path: Path) -> None:
 )
 def test_store_fits_the_machine(shm: int, memory: int, store: int) -> None:
     """The store is sized to ``/dev/shm`` and memory, never below what Ray can start with."""
-    found = sizing.sizes(4, memory, shm)
+    found = sizing.compute_sizes(4, memory, shm)
     assert found.store == store
     assert found.store >= 75 * MIB
-    assert found.shm == (shm >= 100 * MIB)
+    assert found.uses_shm == (shm >= 100 * MIB)
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_store_fits_the_machine(shm: int, memory: int, store: int) -> None:
 )
 def test_little_memory_means_fewer_tasks_at_a_time(memory: int, cpus: int) -> None:
     """Map tasks at a time are as many as memory allows, and never none."""
-    found = sizing.sizes(8, memory, 64 * MIB)
+    found = sizing.compute_sizes(8, memory, 64 * MIB)
     assert found.cpus == cpus
     assert found.memory > 0
 
