@@ -30,7 +30,8 @@ from ray_mr.errors import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_LONGEST_TEXT = 300
+_MAX_TEXT_CHARS = 300
+"""Maximum length of a server's or library's text within a message."""
 
 _CREDENTIAL_CODES = {
     "SignatureDoesNotMatch": "the secret key is wrong",
@@ -103,67 +104,73 @@ _CHECKSUM_CODES = {
     "MalformedTrailerError",
     "UnsupportedTransferEncoding",
 }
-"""Answers of servers that do not know a checksum after the body of a request."""
+"""Answers of servers that do not support a checksum after the body of a request."""
 _CHECKSUMS_HINT = (
-    "a server that knows no checksums after a body is written to with "
-    "AWS_REQUEST_CHECKSUM_CALCULATION=when_required"
+    "for a server that does not support checksums after a body, "
+    "set AWS_REQUEST_CHECKSUM_CALCULATION=when_required"
 )
-_SSE = "Server Side Encryption"
-"""What AWS says of an object that is encrypted with a key of the reader's."""
+_CUSTOMER_KEY_TEXT = "Server Side Encryption"
+"""Words in AWS's answer for an object that is encrypted with the customer's own key."""
 _DENIED_HINT = (
     "the credentials in use have no permission for it; see their policy and the bucket's; "
-    "a bucket whose reader pays is read with `request_payer: true` (--request-payer), "
-    "a public one with `anonymous: true`"
+    "for a bucket whose reader pays, set `request_payer: true` (--request-payer); "
+    "for a public one, `anonymous: true` (--anonymous)"
 )
 _SETTINGS_HINT = "see AWS_ENDPOINT_URL, AWS_DEFAULT_REGION and the AWS configuration file"
 
 
 @contextlib.contextmanager
 def translate_errors(uri: str, endpoint: str = "", *, listed: bool = False) -> Iterator[None]:
-    """Exceptions of boto3 as ours, naming the URI and, where it is at fault, the endpoint.
+    """Translate boto3's exceptions; a message names the URI and, if at fault, the endpoint.
 
     Args:
-        uri: What the requests are about.
-        endpoint: Of the client, if there is one.
-        listed: The object was there a while ago: that it is missing means that it changed.
+        uri: Object or prefix of the requests.
+        endpoint: URL of the client's endpoint, if there is a client.
+        listed: The object was listed before; if it is missing now, it has changed.
 
     Raises:
-        ObjectChanged: It was ``listed`` and is missing, or a precondition failed.
-        CredentialsError: There are none, or they were refused as such.
-        StoreUnavailable: No connection, no proper answer, or the store is busy.
-        StoreError: Anything else.
+        ObjectChanged: The object was ``listed`` and is missing, or a precondition failed.
+        CredentialsError: There are no credentials, or the server refused them.
+        StoreUnavailable: No connection, no valid answer, or the store is busy.
+        StoreError: Any other failure.
     """
     try:
         yield
     except boto.ClientError as error:
-        raise _of_answer(uri, error, get_origin(endpoint), listed=listed) from None
+        raise _translate_answer(uri, error, get_origin(endpoint), listed=listed) from None
     except ResponseParserError:
         where = get_origin(endpoint) or "the store"
         raise StoreUnavailable(
-            f"{uri}: no proper answer from {where}: it is not one of S3's", _SETTINGS_HINT
+            f"{uri}: no proper answer from {where}: it is not an answer of S3", _SETTINGS_HINT
         ) from None
     except (boto.BotoCoreError, boto.UndefinedModelAttributeError, OSError, ValueError) as error:
-        raise _of_failure(uri, error, get_origin(endpoint)) from None
+        raise _translate_failure(uri, error, get_origin(endpoint)) from None
 
 
 def get_origin(endpoint: str) -> str:
-    """Scheme, host and port of an endpoint's URL, without user and password."""
+    """Return scheme, host and port of an endpoint's URL, without user and password."""
     parts = urlsplit(endpoint)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}" if parts.netloc else ""
 
 
 def get_code_and_status(error: boto.ClientError) -> tuple[str, int]:
-    """The error code of an answer (a number after ``HEAD``) and its HTTP status (0: unknown)."""
+    """Return the error code and the HTTP status of an answer.
+
+    Returns:
+        A code like ``NoSuchKey``, or a number after ``HEAD``; and the status, 0 if unknown.
+    """
     code = str(error.response.get("Error", {}).get("Code", ""))
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
     return code, int(status or (code if code.isdecimal() else 0))
 
 
-def _of_answer(uri: str, error: boto.ClientError, endpoint: str, *, listed: bool) -> RayMrError:
+def _translate_answer(
+    uri: str, error: boto.ClientError, endpoint: str, *, listed: bool
+) -> RayMrError:
     code, status = get_code_and_status(error)
-    said = str(error.response.get("Error", {}).get("Message", ""))[:_LONGEST_TEXT]
+    text = str(error.response.get("Error", {}).get("Message", ""))[:_MAX_TEXT_CHARS]
     where = endpoint or "the store"
-    advice = _CHECKSUMS_HINT if _over_checksums(error, code, status) else ""
+    advice = _CHECKSUMS_HINT if _is_over_checksums(error, code, status) else ""
     if code in _CREDENTIAL_CODES:
         kind = CredentialsExpired if code in _EXPIRED_CODES else CredentialsError
         hint = "\n  ".join(filter(None, (_CREDENTIAL_CODES[code], advice)))
@@ -176,14 +183,14 @@ def _of_answer(uri: str, error: boto.ClientError, endpoint: str, *, listed: bool
     if status == 412 or (status == 404 and listed):
         return make_change_error(uri)
     if code in _BUSY_CODES or status == 429 or (status >= 500 and status != 501):
-        text = f"{uri}: {where} does not answer properly ({code or status})"
-        return StoreUnavailable(text, "\n  ".join(filter(None, (said, advice))))
-    if status == 403 or (listed and (code.startswith("KMS.") or _SSE in said)):
-        return _denied(uri, code, said, listed=listed)
+        message = f"{uri}: {where} does not answer properly ({code or status})"
+        return StoreUnavailable(message, "\n  ".join(filter(None, (text, advice))))
+    if status == 403 or (listed and (code.startswith("KMS.") or _CUSTOMER_KEY_TEXT in text)):
+        return _make_denied_error(uri, code, text, listed=listed)
     if status == 404:
-        said = "it does not exist"
+        text = "it does not exist"
     hint = advice or (_SETTINGS_HINT if status in (301, 307, 400) else "")
-    return StoreError(f"{uri}: {where} refused ({code or status}): {said}", hint)
+    return StoreError(f"{uri}: {where} refused ({code or status}): {text}", hint)
 
 
 def make_change_error(uri: str) -> ObjectChanged:
@@ -191,33 +198,33 @@ def make_change_error(uri: str) -> ObjectChanged:
     return ObjectChanged(f"{uri} changed (or was deleted) since it was listed", CHANGING_INPUT_HINT)
 
 
-def _over_checksums(error: boto.ClientError, code: str, status: int) -> bool:
-    """Whether a server may have refused a body for the checksum that follows it."""
+def _is_over_checksums(error: boto.ClientError, code: str, status: int) -> bool:
+    """Return whether a server may have refused a body because of the checksum after it."""
     sending = error.operation_name in ("PutObject", "UploadPart")
     return sending and (code in _CHECKSUM_CODES or status in (411, 501))
 
 
-def _denied(uri: str, code: str, said: str, *, listed: bool) -> RayMrError:
+def _make_denied_error(uri: str, code: str, text: str, *, listed: bool) -> RayMrError:
     kind: type[RayMrError] = ObjectDenied if listed else StoreError
     if code == "InvalidObjectState":
         return make_archived_error(uri) if listed else StoreError(*make_archived_error(uri).args)
     if code not in ("AccessDenied", "403", "AllAccessDisabled"):
-        return kind(f"{uri}: access denied ({code}): {said}", _DENIED_HINT)
+        return kind(f"{uri}: access denied ({code}): {text}", _DENIED_HINT)
     return kind(f"{uri}: access denied ({code})", _DENIED_HINT)
 
 
 def make_archived_error(uri: str) -> ObjectArchived:
-    """The error of an object that has to be restored before it can be read."""
+    """Return the error of an object that must be restored before it can be read."""
     return ObjectArchived(f"{uri} is archived (Glacier) and cannot be read as it is", RESTORE_HINT)
 
 
-def _of_failure(uri: str, error: Exception, endpoint: str) -> RayMrError:
+def _translate_failure(uri: str, error: Exception, endpoint: str) -> RayMrError:
     name = type(error).__name__
     if isinstance(error, _CREDENTIAL_ERRORS):
         return CredentialsError(
             f"{uri}: no usable AWS credentials ({name})",
             "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile or a role; "
-            "a public bucket is read without with `anonymous: true` (--anonymous)",
+            "a public bucket is read without them by `anonymous: true` (--anonymous)",
         )
     where = endpoint or get_origin(str(getattr(error, "kwargs", {}).get("endpoint_url", "")))
     if isinstance(error, boto.SSLError):
@@ -230,5 +237,5 @@ def _of_failure(uri: str, error: Exception, endpoint: str) -> RayMrError:
             f"{uri}: no proper answer from {where or 'the store'} ({name})",
             "is the endpoint right, and can it be reached from here?",
         )
-    said = "" if isinstance(error, ValueError) else f": {str(error)[:_LONGEST_TEXT]}"
-    return StoreError(f"{uri}: a request cannot be made ({name}){said}", _SETTINGS_HINT)
+    text = "" if isinstance(error, ValueError) else f": {str(error)[:_MAX_TEXT_CHARS]}"
+    return StoreError(f"{uri}: a request cannot be made ({name}){text}", _SETTINGS_HINT)

@@ -1,6 +1,6 @@
-"""Sessions of boto3 for opened credentials, and where new ones come from when they end.
+"""Sessions of boto3 for opened credentials, and sources of new credentials.
 
-Credentials stay in the memory of the process; they are in no environment and no file.
+Credentials stay in the memory of the process; they are written to no environment and no file.
 """
 
 from __future__ import annotations
@@ -19,38 +19,38 @@ from ray_mr.errors import CredentialsError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-LOOK_AGAIN = dt.timedelta(hours=1)
-"""Credentials without an expiry are asked for again after this time."""
+REFRESH_INTERVAL = dt.timedelta(hours=1)
+"""Time after which credentials without an expiry are refreshed."""
 
 
 def make_session(credentials: Credentials, refresh: Callable[[], Credentials] | None = None) -> Any:
-    """A session that uses these credentials, and gets new ones shortly before they expire.
+    """Return a session that uses these credentials, and refreshes them before they expire.
 
     Args:
-        credentials: Opened ones.
-        refresh: Gives new ones; without it they are used to their end.
+        credentials: Opened credentials.
+        refresh: Returns new ones; ``None`` to use these until they expire.
     """
-    made = botocore.session.Session()
+    session = botocore.session.Session()
     if credentials.region:
-        made.set_config_variable("region", credentials.region)
-    held: Any
+        session.set_config_variable("region", credentials.region)
+    source: Any
     if refresh is None or credentials.expiry is None:
-        held = botocore.credentials.Credentials(
+        source = botocore.credentials.Credentials(
             credentials.access_key_id,
             credentials.secret_access_key,
             credentials.session_token or None,
             method="sealed",
         )
     else:
-        held = botocore.credentials.RefreshableCredentials.create_from_metadata(
-            _metadata(credentials), lambda: _metadata(refresh()), "sealed"
+        source = botocore.credentials.RefreshableCredentials.create_from_make_metadata(
+            _make_metadata(credentials), lambda: _make_metadata(refresh()), "sealed"
         )
-    made._credentials = held  # noqa: SLF001 - botocore has no other way to be given refreshable ones
-    return boto3.session.Session(botocore_session=made)
+    session._credentials = source  # noqa: SLF001 - botocore has no public way for refreshable ones
+    return boto3.session.Session(botocore_session=session)
 
 
-def _metadata(credentials: Credentials) -> dict[str, Any]:
-    expiry = credentials.expiry or dt.datetime.now(dt.UTC) + LOOK_AGAIN
+def _make_metadata(credentials: Credentials) -> dict[str, Any]:
+    expiry = credentials.expiry or dt.datetime.now(dt.UTC) + REFRESH_INTERVAL
     return {
         "access_key": credentials.access_key_id,
         "secret_key": credentials.secret_access_key,
@@ -60,38 +60,38 @@ def _metadata(credentials: Credentials) -> dict[str, Any]:
 
 
 def load_from_chain() -> Credentials:
-    """What boto3's own chain finds now.
+    """Return the credentials that boto3's own chain finds now.
 
     Raises:
-        CredentialsError: Nothing.
+        CredentialsError: It finds none.
     """
     session = boto3.session.Session()
-    return _taken("the AWS credential chain", session.get_credentials, session.region_name or "")
+    return _load("the AWS credential chain", session.get_credentials, session.region_name or "")
 
 
 def load_from_command(command: str) -> Credentials:
-    """What a command prints, in the form of AWS' ``credential_process``.
+    """Return the credentials that a command prints, as AWS's ``credential_process`` does.
 
     Raises:
-        CredentialsError: It fails, or prints something else; its output is not repeated.
+        CredentialsError: The command fails, or prints something else; its output is not repeated.
     """
     profiles = {"profiles": {"x": {"credential_process": command}}}
     provider = botocore.credentials.ProcessProvider("x", lambda: profiles)
-    return _taken("the command that renews credentials", provider.load, "")
+    return _load("the command that renews credentials", provider.load, "")
 
 
-def _taken(what: str, load: Callable[[], Any], region: str) -> Credentials:
+def _load(source: str, load: Callable[[], Any], region: str) -> Credentials:
     try:
-        with translate_errors(what):
-            found = load()
-            frozen = None if found is None else found.get_frozen_credentials()
+        with translate_errors(source):
+            credentials = load()
+            frozen = None if credentials is None else credentials.get_frozen_credentials()
     except CredentialsError:
         raise
-    except Exception as error:  # noqa: BLE001 - output of a command can raise anything: not repeated
-        raise CredentialsError(f"{what}: it failed ({type(error).__name__})") from None
+    except Exception as error:  # noqa: BLE001 - a command's output can raise anything
+        raise CredentialsError(f"{source}: it failed ({type(error).__name__})") from None
     if frozen is None:
-        raise CredentialsError(f"{what}: it has no credentials")
-    expiry = getattr(found, "_expiry_time", None)
+        raise CredentialsError(f"{source}: it has no credentials")
+    expiry = getattr(credentials, "_expiry_time", None)
     return Credentials(
         frozen.access_key,
         frozen.secret_key,

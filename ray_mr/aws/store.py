@@ -1,7 +1,10 @@
-"""S3 as a store: listing, verified downloads, uploads that stay invisible until completed.
+"""S3 as a store: listings, checked downloads, uploads that are invisible until they are complete.
 
-One client for a process, from boto3's own chain of settings (``AWS_ENDPOINT_URL`` and so on).
-Keys are taken letter by letter: nothing in them is decoded, encoded or normalised here.
+One client for a process, with settings from boto3's own chain (``AWS_ENDPOINT_URL`` and so on).
+Keys are used letter by letter: nothing in them is decoded, encoded or normalised here.
+
+How it works inside: ``listing`` pages through a bucket, ``download`` receives and checks bodies,
+``upload`` writes parts, and ``client`` holds the connection that all of them use.
 """
 
 from __future__ import annotations
@@ -39,9 +42,9 @@ class S3Store:
     """See ``WritableStore``.
 
     Args:
-        session: Where credentials and settings come from; boto3's default chain without one.
-        anonymous: Requests are not signed: what is public needs no credentials.
-        request_payer: The reader pays, where the bucket's owner wants that.
+        session: Source of credentials and settings; ``None`` for boto3's default chain.
+        anonymous: Requests are not signed: public objects need no credentials.
+        request_payer: The reader agrees to pay, where the bucket's owner asks for that.
     """
 
     def __init__(
@@ -58,43 +61,45 @@ class S3Store:
             yield self.stat(name, version=version)
             return
         selection = Selection(key, lambda other: self.exists(f"s3://{bucket}/{other}"))
-        found = (
-            self._listed(bucket, item, remark)
+        objects = (
+            self._make_listed(bucket, item, remark)
             for item in self._list(pattern, bucket, get_literal_prefix(key), stop)
             if (remark := selection.remark(item["Key"])) is not None
         )
-        yield from self._ordered(pattern, found)
+        yield from self._sort(pattern, objects)
 
-    def _listed(self, bucket: str, item: dict[str, Any], remark: str) -> StoredObject:
-        """An item of a listing; what it does not say is asked for."""
+    def _make_listed(self, bucket: str, item: dict[str, Any], remark: str) -> StoredObject:
+        """Return the object of a listing's item; a missing size is requested."""
         key, size = item["Key"], item.get("Size")
         uri = f"s3://{bucket}/{key}"
         if size is None:
             return replace(self.stat(uri), remark=remark)
         if not remark and item.get("StorageClass") in _ARCHIVES and self.client.is_aws(uri):
-            restored = (item.get("RestoreStatus") or {}).get("RestoreExpiryDate")
-            remark = "" if restored else ARCHIVED
+            expiry = (item.get("RestoreStatus") or {}).get("RestoreExpiryDate")
+            remark = "" if expiry else ARCHIVED
         return StoredObject(uri, key, size, get_tag(item), remark=remark)
 
-    def _ordered(self, pattern: str, found: Iterator[StoredObject]) -> Iterator[StoredObject]:
-        """Objects sorted by the bytes of their keys, which AWS's listings are (but see below).
+    def _sort(self, pattern: str, objects: Iterator[StoredObject]) -> Iterator[StoredObject]:
+        """Sort objects by the bytes of their keys.
+
+        Listings of AWS are sorted already and pass through.  Directory buckets (``--x-s3``) are
+        not sorted, and other servers do not guarantee an order.
 
         Raises:
-            StoreError: AWS has broken its word.
+            StoreError: A listing of AWS is not sorted.
         """
-        # Directory buckets (--x-s3) are in no order, nor can other servers be relied on for one.
         if self.client.is_aws(pattern) and not split_uri(pattern)[0].endswith("--x-s3"):
-            last = b""
-            for obj in found:
+            previous = b""
+            for obj in objects:
                 name = encode_name(obj.key)
-                if name <= last:
+                if name <= previous:
                     raise StoreError(f"{pattern}: the listing is not in order at {obj.key!r}")
-                last = name
+                previous = name
                 yield obj
             return
         rows = (
             (encode_name(obj.key), obj.uri, obj.key, obj.size_bytes, obj.etag, obj.remark)
-            for obj in found
+            for obj in objects
         )
         for _, uri, key, size_bytes, etag, remark in sort_rows(rows):
             yield StoredObject(uri, key, size_bytes, etag, remark=remark)
@@ -110,28 +115,28 @@ class S3Store:
         """See ``WritableStore``."""
         head = self.client.head(uri, version=version)
         if head is not None:
-            return make_object(uri, self._size(uri, head), get_tag(head), version)
+            return make_object(uri, self._get_size(uri, head), get_tag(head), version)
         if version:
             raise StoreError(f"{uri} has no version {version}")
         bucket, key = split_uri(uri)
         with self.client.use(uri) as client:
-            below = client.list_objects_v2(Bucket=bucket, Prefix=f"{key}/", MaxKeys=1)
+            answer = client.list_objects_v2(Bucket=bucket, Prefix=f"{key}/", MaxKeys=1)
         hint = "a '/' or '/**' at its end means all below it"
-        if not below.get("Contents"):
+        if not answer.get("Contents"):
             hint = "is the key right, capitals too? wildcards are * and **"
         raise StoreError(f"{uri} does not exist", hint)
 
-    def _size(self, uri: str, head: dict[str, Any]) -> int:
-        """The length that a server says, in its listing where an answer to HEAD does not."""
+    def _get_size(self, uri: str, head: dict[str, Any]) -> int:
+        """Return the length in an answer to HEAD, else the one in a listing."""
         if "ContentLength" in head:
             return int(head["ContentLength"])
         bucket, key = split_uri(uri)
         with self.client.use(uri) as client:
-            found = client.list_objects_v2(Bucket=bucket, Prefix=key, MaxKeys=1)
-        for item in found.get("Contents") or ():
+            answer = client.list_objects_v2(Bucket=bucket, Prefix=key, MaxKeys=1)
+        for item in answer.get("Contents") or ():
             if item.get("Key") == key and "Size" in item:
                 return int(item["Size"])
-        raise StoreError(f"{uri}: the server does not say how long it is")
+        raise StoreError(f"{uri}: the server does not return its length")
 
     def resolve_entry(self, entry: ManifestEntry) -> StoredObject | None:
         """See ``WritableStore``."""
@@ -144,14 +149,14 @@ class S3Store:
         obj: StoredObject,
         path: Path,
         *,
-        private: bool,  # noqa: ARG002 - it always is
+        private: bool,  # noqa: ARG002 - a download is always a copy
         stop: threading.Event | None = None,
     ) -> str:
-        """See ``WritableStore``; a body that breaks off or arrives damaged is asked for again."""
+        """See ``WritableStore``; a body that is cut or damaged is requested again."""
         return self._downloader.download(obj, path, stop or threading.Event())
 
     def detect_change(self, obj: StoredObject) -> None:
-        """See ``WritableStore``: a copy of one version stays what it is."""
+        """See ``WritableStore``; a copy of one version does not change."""
 
     def open(self, uri: str) -> BinaryIO:
         """See ``WritableStore``; a body that breaks off is resumed, a few times."""
@@ -162,31 +167,31 @@ class S3Store:
         return self.client.head(uri) is not None
 
     def require_writable(self, uri: str) -> None:
-        """See ``WritableStore``: an upload is begun and forgotten."""
+        """See ``WritableStore``; begins an upload and aborts it."""
         bucket, key = split_uri(uri)
         with self.client.use(uri) as client:
-            begin_upload = client.create_multipart_upload
-            made = get_upload_id(uri, begin_upload(Bucket=bucket, Key=key))
-            abort_upload(client, Bucket=bucket, Key=key, UploadId=made)
+            answer = client.create_multipart_upload(Bucket=bucket, Key=key)
+            upload_id = get_upload_id(uri, answer)
+            abort_upload(client, Bucket=bucket, Key=key, UploadId=upload_id)
 
     def stage(self, uri: str) -> Upload:
-        """See ``WritableStore``; a multipart upload once it is larger than its first part."""
+        """See ``WritableStore``; an object above the size of one part is a multipart upload."""
         return Upload(self.client, uri)
 
     def get_progress(self, uri: str, prepared: Mapping[str, Any]) -> Progress:
         """See ``WritableStore``."""
-        return Upload.prepared(self.client, uri, prepared).get_progress()
+        return Upload.restore(self.client, uri, prepared).get_progress()
 
     def commit(self, uri: str, prepared: Mapping[str, Any]) -> None:
         """See ``WritableStore``."""
-        Upload.prepared(self.client, uri, prepared).complete()
+        Upload.restore(self.client, uri, prepared).complete()
 
     def list_siblings(self, start: str) -> list[str]:
         """See ``WritableStore``."""
         bucket, prefix = split_uri(start)
         folder = prefix.rfind("/") + 1
-        found = (item["Key"] for item in self._list(start[: start.rfind("/") + 1], bucket, prefix))
-        return [f"s3://{bucket}/{key}" for key in sorted(found) if "/" not in key[folder:]]
+        keys = (item["Key"] for item in self._list(start[: start.rfind("/") + 1], bucket, prefix))
+        return [f"s3://{bucket}/{key}" for key in sorted(keys) if "/" not in key[folder:]]
 
     def is_empty(self, uri: str) -> bool:
         """See ``WritableStore``."""
@@ -195,8 +200,8 @@ class S3Store:
             answer = client.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1)
         return not answer.get("Contents")
 
-    def get_kind(self, uri: str) -> str:  # noqa: ARG002 - as Store has it
-        """See ``WritableStore``; there are only objects."""
+    def get_kind(self, uri: str) -> str:  # noqa: ARG002 - see WritableStore
+        """See ``WritableStore``; S3 has only plain objects."""
         return ""
 
     def delete(self, uri: str) -> None:
@@ -208,40 +213,40 @@ class S3Store:
     def clear(self, uri: str, *, last: str = "") -> None:
         """See ``WritableStore``."""
         bucket, prefix = split_uri(uri)
-        late: list[str] = []
+        deferred: list[str] = []
         with self.client.use(uri) as client:
             for page in read_pages(client, uri, bucket, prefix):
                 keys = [item["Key"] for item in page]
-                late += [key for key in keys if last and key == prefix + last]
-                _delete(client, bucket, [key for key in keys if key not in late])
-            _delete(client, bucket, late)
+                deferred += [key for key in keys if last and key == prefix + last]
+                _delete(client, bucket, [key for key in keys if key not in deferred])
+            _delete(client, bucket, deferred)
         self.remove_staged(uri)
 
     def remove_staged(self, uri: str) -> int:
-        """See ``WritableStore``; staged means an upload that was not completed."""
+        """See ``WritableStore``; a staged object is an upload that was not completed."""
         bucket, key = split_uri(uri)
         folder = uri.endswith("/") or not key
         with self.client.use(uri) as client:
             listing = client.get_paginator("list_multipart_uploads")
-            left = [
+            uploads = [
                 upload
                 for page in listing.paginate(Bucket=bucket, Prefix=key)
                 for upload in page.get("Uploads") or ()
                 if upload.get("Key", "").startswith(key) and "UploadId" in upload
                 if upload["Key"] == key or (folder and "/" not in upload["Key"].removeprefix(key))
             ]
-            for upload in left:
+            for upload in uploads:
                 abort_upload(client, Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"])
-        return len(left)
+        return len(uploads)
 
 
 def _delete(client: Any, bucket: str, keys: list[str]) -> None:
-    """Delete objects, at most 1,000, in one request where the server can do that."""
-    left = keys
+    """Delete at most 1,000 objects, in one request if the server supports that."""
+    remaining = keys
     if len(keys) > 1:
-        which = {"Objects": [{"Key": key} for key in keys], "Quiet": True}
-        with contextlib.suppress(boto.ClientError):  # not all servers can, nor for every key
-            answer = client.delete_objects(Bucket=bucket, Delete=which)
-            left = [error["Key"] for error in answer.get("Errors", ())]
-    for key in left:
+        request = {"Objects": [{"Key": key} for key in keys], "Quiet": True}
+        with contextlib.suppress(boto.ClientError):  # not all servers support it
+            answer = client.delete_objects(Bucket=bucket, Delete=request)
+            remaining = [error["Key"] for error in answer.get("Errors", ())]
+    for key in remaining:
         client.delete_object(Bucket=bucket, Key=key)

@@ -1,6 +1,11 @@
 """Writing an S3 object that nobody sees before it is complete.
 
-What is stored are parts of a multipart upload; a small object is put whole at the end.
+How it works inside:
+
+1. ``Upload.write`` gathers bytes; each full part is sent, and the first one begins a multipart
+   upload (``_begin``).
+2. ``Upload.seal`` sends the rest as the last part.  An object of at most 64 KiB stays in memory.
+3. ``Upload.complete`` completes the multipart upload, or puts the small object as a whole.
 """
 
 from __future__ import annotations
@@ -22,9 +27,11 @@ if TYPE_CHECKING:
     from ray_mr.storage.contract import Progress, WritableStore
 
 _PART_BYTES = 8 << 20
-_KEPT_BYTES = 64 << 10
-_PARTS_OF_A_SIZE = 1000
-"""The part size doubles after this many: 10,000 parts (the limit) hold more than 5 TiB."""
+"""Size of the first parts in bytes."""
+_MAX_KEPT_BYTES = 64 << 10
+"""Maximum bytes of an object that stays in memory until it is put as a whole."""
+_PARTS_PER_SIZE = 1000
+"""Parts after which their size doubles; S3's maximum of 10,000 parts then holds over 5 TiB."""
 
 
 class Upload:
@@ -39,7 +46,7 @@ class Upload:
         if not key or key.endswith("/"):
             raise StoreError(f"{uri} cannot be written: it names no object")
         self._client, self._uri = client, uri
-        self._at = {"Bucket": bucket, "Key": key}
+        self._target = {"Bucket": bucket, "Key": key}
         self._buffer = bytearray()
         self._upload = upload
         self._parts: list[dict[str, Any]] = []
@@ -50,7 +57,7 @@ class Upload:
     def write(self, data: bytes | memoryview) -> None:
         """See ``StagedObject``."""
         self._require_open()
-        with memoryview(data) as given, given.cast("B") as view:
+        with memoryview(data) as source, source.cast("B") as view:
             done = 0
             while done < len(view):
                 room = get_part_bytes(len(self._parts)) - len(self._buffer)
@@ -64,55 +71,56 @@ class Upload:
                 self._buffer += view[done : done + room]
                 done += room
 
-    def _begun(self) -> dict[str, str]:
+    def _begin(self) -> dict[str, str]:
+        """Return the upload, begun if it is not yet: ``Bucket``, ``Key`` and ``UploadId``."""
         if self._upload is None:
             with self._client.use(self._uri) as client:
-                made = client.create_multipart_upload(**self._at, **_checksums(client))
-            self._upload = {**self._at, "UploadId": get_upload_id(self._uri, made)}
+                answer = client.create_multipart_upload(**self._target, **_make_options(client))
+            self._upload = {**self._target, "UploadId": get_upload_id(self._uri, answer)}
         return self._upload
 
     def _send(self) -> None:
-        upload, number = self._begun(), len(self._parts) + 1
+        upload, number = self._begin(), len(self._parts) + 1
         with self._client.use(self._uri) as client:
-            sent = client.upload_part(
-                **upload, PartNumber=number, Body=self._buffer, **_checksums(client)
+            answer = client.upload_part(
+                **upload, PartNumber=number, Body=self._buffer, **_make_options(client)
             )
-        checks = {name: sent[name] for name in ("ETag", "ChecksumCRC32") if name in sent}
+        checks = {name: answer[name] for name in ("ETag", "ChecksumCRC32") if name in answer}
         self._parts.append({"PartNumber": number, **checks})
         self._size_bytes += len(self._buffer)
         self._buffer = bytearray()
 
     def seal(self) -> tuple[list[dict[str, Any]], int, bytes]:
-        """See ``StagedObject``: what is left becomes the last part, unless it is next to nothing.
+        """See ``StagedObject``; the rest becomes the last part.
 
         Returns:
-            The parts, their bytes, and the object itself where it has no parts.
+            The parts, their total bytes, and the whole object if it has no parts.
         """
         if not self._sealed:
             self._require_open()
-            if self._parts or len(self._buffer) > _KEPT_BYTES:
+            if self._parts or len(self._buffer) > _MAX_KEPT_BYTES:
                 self._send()
             self._sealed = True
         return self._parts, self._size_bytes, bytes(self._buffer)
 
     def make_target(self, *, joined: bool) -> UploadTarget | None:
         """See ``StagedObject``; begins the upload here, so that ``abort`` always knows it."""
-        return None if joined else UploadTarget(self._uri, self._begun())
+        return None if joined else UploadTarget(self._uri, self._begin())
 
     def adopt(self, sealed: tuple[list[dict[str, Any]], int, bytes]) -> None:
         """See ``StagedObject``."""
-        self._parts, self._size_bytes, left = sealed
-        if not self._parts:  # the upload was begun for nothing
-            self._forget()
-        self._buffer = bytearray(left)
+        self._parts, self._size_bytes, data = sealed
+        if not self._parts:  # no part was sent: the object is put as a whole
+            self._abort_upload()
+        self._buffer = bytearray(data)
         self._sealed = True
 
     def append(self, other: Any) -> None:
-        """See ``StagedObject``; parts of an upload cannot be small."""
-        raise StoreError(f"{self._uri} cannot be joined of {other}")
+        """See ``StagedObject``; not supported, as all parts but the last have a minimum size."""
+        raise StoreError(f"{self._uri}: {other} cannot be appended to an upload")
 
     def read(self, start: int, size: int) -> Iterator[bytes]:
-        """See ``StagedObject``."""
+        """See ``StagedObject``; not supported."""
         raise StoreError(f"{self._uri} cannot be read yet, {size} bytes from {start}")
 
     def get_unsent(self) -> bytes | None:
@@ -120,22 +128,24 @@ class Upload:
         return None if self._parts else bytes(self._buffer)
 
     def close(self) -> None:
-        """See ``Writer``; the upload stays."""
+        """See ``Writer``; the upload itself remains."""
         self._buffer = bytearray()
 
     @classmethod
-    def prepared(cls, client: S3Client, uri: str, facts: Mapping[str, Any]) -> Self:
-        """An upload as ``prepare`` has left it, perhaps in another process."""
-        made = cls(client, uri)
-        made._upload = {**made._at, "UploadId": facts["upload"]} if facts["upload"] else None
-        made._parts = list(facts["parts"])
-        made._size_bytes = int(facts["size_bytes"])
-        made._buffer = bytearray(base64.b64decode(facts["data"]))
-        made._sealed = True
-        return made
+    def restore(cls, client: S3Client, uri: str, record: Mapping[str, Any]) -> Self:
+        """Return the upload of a record that ``prepare`` returned, perhaps in another process."""
+        upload = cls(client, uri)
+        upload._upload = (
+            {**upload._target, "UploadId": record["upload"]} if record["upload"] else None
+        )
+        upload._parts = list(record["parts"])
+        upload._size_bytes = int(record["size_bytes"])
+        upload._buffer = bytearray(base64.b64decode(record["data"]))
+        upload._sealed = True
+        return upload
 
     def prepare(self, inline_bytes: int) -> dict[str, Any]:
-        """See ``StagedObject``; an object without parts is in the answer itself, at most 64 KiB."""
+        """See ``StagedObject``; an object without parts is in the record itself."""
         self.seal()
         if not self._parts and len(self._buffer) > inline_bytes:
             self._send()
@@ -148,16 +158,16 @@ class Upload:
         }
 
     def get_progress(self) -> Progress:
-        """See ``WritableStore``; what is small can be put as often as one likes."""
+        """See ``WritableStore``; an object without parts can always be put again."""
         if not self._parts:
             return "prepared"
         with self._client.use(self._uri) as client:
             try:
-                client.list_parts(**self._begun(), MaxParts=1)
+                client.list_parts(**self._begin(), MaxParts=1)
             except boto.ClientError as error:
                 if get_code_and_status(error)[0] != "NoSuchUpload":
                     raise
-                return "committed" if self._is_there() else "lost"
+                return "committed" if self._is_completed() else "lost"
         return "prepared"
 
     def release(self) -> None:
@@ -171,10 +181,10 @@ class Upload:
             self._require_open()
         if not self._parts:
             with self._client.use(self._uri) as client:
-                client.put_object(**self._at, Body=self._buffer)
+                client.put_object(**self._target, Body=self._buffer)
         else:
             self.seal()
-            self._finish(self._begun())
+            self._finish(self._begin())
         self._open = False
         self._buffer = bytearray()
 
@@ -185,29 +195,32 @@ class Upload:
             except boto.ClientError as error:
                 if get_code_and_status(error)[0] != "NoSuchUpload":
                     raise
-                if not self._is_there():
+                if not self._is_completed():
                     raise StagedLost(
                         f"{self._uri} cannot be published: its upload is no longer there"
                     ) from None
 
-    def _is_there(self) -> bool:
-        """Whether a first request to complete, whose answer was lost, has done it."""
+    def _is_completed(self) -> bool:
+        """Return whether the object has this upload's length and number of parts.
+
+        Then an earlier request to complete it has succeeded, and its answer was lost.
+        """
         head = self._client.head(self._uri)
-        parts = f'-{len(self._parts)}"'
+        suffix = f'-{len(self._parts)}"'
         return (
             head is not None
             and head.get("ContentLength") == self._size_bytes
-            and str(head.get("ETag", "")).endswith(parts)
+            and str(head.get("ETag", "")).endswith(suffix)
         )
 
     def abort(self) -> None:
         """See ``StagedObject``."""
         if self._open:
-            self._forget()
+            self._abort_upload()
         self._open = False
         self._buffer = bytearray()
 
-    def _forget(self) -> None:
+    def _abort_upload(self) -> None:
         upload, self._upload = self._upload, None
         if upload is not None:
             with self._client.use(self._uri) as client:
@@ -226,7 +239,7 @@ class _ClientOwner(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class UploadTarget:
-    """See ``WriteTarget``: an upload that was begun."""
+    """See ``WriteTarget``; an upload that was begun."""
 
     uri: str
     upload: dict[str, str]
@@ -235,7 +248,7 @@ class UploadTarget:
     """See ``WriteTarget``."""
 
     def open(self, store_for: Callable[[str], WritableStore], /) -> Upload | None:
-        """See ``WriteTarget``; that this process may write there is seen when it does."""
+        """See ``WriteTarget``; a missing permission shows only when a part is sent."""
         try:
             store = cast("_ClientOwner", store_for(self.uri))
             return Upload(store.client, self.uri, dict(self.upload))
@@ -244,33 +257,33 @@ class UploadTarget:
 
 
 def get_upload_id(uri: str, answer: dict[str, Any]) -> str:
-    """Return the id of an upload that was begun.
+    """Return the ID of an upload that was begun.
 
     Raises:
-        StoreError: The server has given none.
+        StoreError: The answer has none.
     """
-    if not (found := answer.get("UploadId")):
-        raise StoreError(f"{uri}: the server begins no multipart upload: it gives no UploadId")
-    return str(found)
+    if not (upload_id := answer.get("UploadId")):
+        raise StoreError(f"{uri}: the server began no multipart upload: it returned no UploadId")
+    return str(upload_id)
 
 
-def _checksums(client: Any) -> dict[str, str]:
-    """What asks for a checksum of a part, where the user's AWS settings do not say otherwise.
+def _make_options(client: Any) -> dict[str, str]:
+    """Return the option for a checksum of each part, unless the user's AWS settings forbid it.
 
     Old S3 servers refuse requests with a checksum after their body; the setting for those is
     ``AWS_REQUEST_CHECKSUM_CALCULATION=when_required``.
     """
-    when = getattr(client.meta.config, "request_checksum_calculation", None)
-    return {} if when == "when_required" else {"ChecksumAlgorithm": "CRC32"}
+    setting = getattr(client.meta.config, "request_checksum_calculation", None)
+    return {} if setting == "when_required" else {"ChecksumAlgorithm": "CRC32"}
 
 
 def get_part_bytes(index: int) -> int:
-    """Size of the part with this index, from 0."""
-    return _PART_BYTES << index // _PARTS_OF_A_SIZE
+    """Return the size in bytes of the part with this index, from 0."""
+    return _PART_BYTES << index // _PARTS_PER_SIZE
 
 
 def abort_upload(client: Any, **upload: str) -> None:
-    """Forget an upload (``Bucket``, ``Key``, ``UploadId``); no error if it is gone."""
+    """Abort an upload (``Bucket``, ``Key``, ``UploadId``); no error if it does not exist."""
     try:
         client.abort_multipart_upload(**upload)
     except boto.ClientError as error:

@@ -618,7 +618,7 @@ def test_s3_completed_twice(s3: S3Server) -> None:
     assert staged._upload is not None
     staged._finish(staged._upload)
     writable_store_for(uri).delete(uri)
-    assert not staged._is_there()
+    assert not staged._is_completed()
     with pytest.raises(StoreError, match="its upload is no longer there"):
         staged._finish(staged._upload)
 

@@ -18,7 +18,7 @@ from click.testing import CliRunner
 from jobs import MAPPER, make_pings, run_told, script
 from ray_mr import credentials as sealed
 from ray_mr.aws.session import make_session
-from ray_mr.aws.sts import MAX_POLICY, federate, make_policy
+from ray_mr.aws.sts import MAX_POLICY_CHARS, federate, make_policy
 from ray_mr.cli.main import main
 from ray_mr.credentials import Credentials
 from ray_mr.driver.run import plan
@@ -131,7 +131,7 @@ class TestFederate:
     def test_long_policy(self) -> None:
         """Many prefixes become the one they share, so that STS takes the policy."""
         policy = make_policy(f"s3://b/2014/{day:03d}/**" for day in range(300))
-        assert len(json.dumps(policy)) < MAX_POLICY
+        assert len(json.dumps(policy)) < MAX_POLICY_CHARS
         assert policy["Statement"][0]["Resource"] == ["arn:aws:s3:::b/2014/*"]
 
     @pytest.mark.parametrize("seconds", [899, 129_601])
