@@ -64,7 +64,7 @@ class S3Store:
         objects = (
             self._make_listed(bucket, item, remark)
             for item in self._list(pattern, bucket, get_literal_prefix(key), stop)
-            if (remark := selection.remark(item["Key"])) is not None
+            if (remark := selection.get_remark(item["Key"])) is not None
         )
         yield from self._sort(pattern, objects)
 

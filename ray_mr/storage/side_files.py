@@ -1,12 +1,14 @@
-"""What a listing reads of the names that it finds: data, neither hidden names nor side files.
+"""Side files of results: files of earlier runs that a listing passes over as inputs.
 
-A run writes more than its result: beside ``os.txt`` stand ``os.txt.report.json`` and maybe
-``os.txt.dead-letters/`` and ``os.txt.failed-attempts/``; beside the parts in a folder with
-``_SUCCESS`` stand ``manifest.json``, ``report.json`` and the same two folders.
+A run writes more than its result.  Beside ``os.txt`` it writes ``os.txt.report.json`` and maybe
+``os.txt.dead-letters/`` and ``os.txt.failed-attempts/``.  Beside the parts in a folder with
+``_SUCCESS`` it writes ``manifest.json``, ``report.json`` and the same two folders.
 
-A listing passes over such a side file where its result exists, unless the pattern itself has the
-side file's word (``out/*.report.json``).  ``Selection.remark`` decides; ``there`` is asked only
-about names that look like side files.
+How callers use it: ``Selection(pattern, exists).get_remark(name)`` for each listed name.
+
+How it works inside: a listing passes over a side file if its result exists, unless the pattern
+itself contains the side file's word (``out/*.report.json``).  ``list_results`` lists the results
+that a name can belong to; ``exists`` is called only for names that look like side files.
 """
 
 from __future__ import annotations
@@ -22,45 +24,45 @@ if TYPE_CHECKING:
 
 SUCCESS, MANIFEST, REPORT = "_SUCCESS", "manifest.json", "report.json"
 FOLDERS = ("dead-letters", "failed-attempts")
-USUAL = ("result.txt", "result-00000.txt")
+DEFAULT_RESULTS = ("result.txt", "result-00000.txt")
 """Results whose report is ``report.json``."""
 FIRST_PART = "00000"
 MAX_DASHES = 4
-"""Maximum places at which the number of a part is looked for in a name."""
-REMEMBERED = 64
-"""Answers of ``there`` that are kept: below one folder, many objects ask for the same result."""
+"""Maximum positions in a name at which the number of a part is looked for."""
+MAX_CACHED_ANSWERS = 64
+"""Maximum answers of ``exists`` that are cached; objects of one folder share a result."""
 
 
 class Selection:
-    """A pattern, and what it reads.
+    """The objects that a pattern selects for reading.
 
     Args:
         pattern: See ``Pattern``.
-        there: Returns whether an object has this very name, in the form that the pattern has.
+        exists: Returns whether an object has exactly this name, in the form of the pattern.
     """
 
-    def __init__(self, pattern: str, there: Callable[[str], bool]) -> None:
+    def __init__(self, pattern: str, exists: Callable[[str], bool]) -> None:
         self.pattern = Pattern(pattern)
         self._words = [word for word in (MANIFEST, REPORT, *FOLDERS) if word not in pattern]
-        self._there = functools.lru_cache(REMEMBERED)(there)
+        self._exists = functools.lru_cache(MAX_CACHED_ANSWERS)(exists)
 
-    def remark(self, name: str) -> str | None:
+    def get_remark(self, name: str) -> str | None:
         """Return "" for a name to read, ``None`` for no match, else why it is passed over."""
-        verdict = self.pattern.verdict(name)
-        if verdict == "" and any(word in name for word in self._words) and self._is_side(name):
+        verdict = self.pattern.match(name)
+        if verdict == "" and any(word in name for word in self._words) and self._is_side_file(name):
             return SIDE_FILE
         return verdict
 
-    def _is_side(self, name: str) -> bool:
+    def _is_side_file(self, name: str) -> bool:
         for word in self._words:
             for results in list_results(name, word):
-                listed = (result for result in results if not _is_mark(result))
-                if all(map(self._matches, listed)) and all(map(self._there, results)):
+                visible = (result for result in results if not _is_mark(result))
+                if all(map(self._matches, visible)) and all(map(self._exists, results)):
                     return True
         return False
 
     def _matches(self, name: str) -> bool:
-        return self.pattern.verdict(name) == ""
+        return self.pattern.match(name) == ""
 
 
 def _is_mark(name: str) -> bool:
@@ -68,32 +70,36 @@ def _is_mark(name: str) -> bool:
 
 
 def list_results(name: str, word: str) -> Iterator[tuple[str, ...]]:
-    """Names that make a name the side file of a result, where all of one tuple exist.
+    """Yield the results that a name can be a side file of.
 
     Args:
-        name: With its folders.
+        name: Full name, folders included.
         word: ``manifest.json``, ``report.json``, or one of ``FOLDERS``.
+
+    Yields:
+        Tuples of names; the name is a side file if all names of one tuple exist.
     """
     if word in FOLDERS:
-        head, found, _ = name.partition(f"{word}/")
+        head, separator, _ = name.partition(f"{word}/")
+        matches = bool(separator)
     else:
-        head, found = name.removesuffix(word), name if name.endswith(word) else ""
+        head, matches = name.removesuffix(word), name.endswith(word)
     folder, base = head[: head.rfind("/") + 1], head[head.rfind("/") + 1 :]
-    if not found or (base and not base.endswith(".")):
+    if not matches or (base and not base.endswith(".")):
         return
     if base:
         if word == MANIFEST:
             return
-        yield from _files(folder, base.removesuffix("."))
+        yield from _list_files(folder, base.removesuffix("."))
     elif word == REPORT:
         yield folder + SUCCESS, folder + MANIFEST
-        yield from ((folder + result,) for result in USUAL)
+        yield from ((folder + result,) for result in DEFAULT_RESULTS)
     else:
         yield (folder + SUCCESS,)
 
 
-def _files(folder: str, base: str) -> Iterator[tuple[str]]:
-    """A result of one file, or the first of its numbered parts."""
+def _list_files(folder: str, base: str) -> Iterator[tuple[str]]:
+    """Yield the names of a result of one file, or of the first of its numbered parts."""
     yield (folder + base,)
     if "*" in base:
         yield (folder + base.replace("*", FIRST_PART),)

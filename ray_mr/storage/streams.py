@@ -1,4 +1,4 @@
-"""The body of an answer as a file, whatever library it comes from."""
+"""Bodies of answers as file objects, independent of the HTTP library."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ CHUNK_BYTES = 1 << 20
 
 
 def make_stream(read: Callable[[int], bytes], close: Callable[[], None]) -> BinaryIO:
-    """A buffered file.
+    """Return a buffered file object.
 
     Args:
-        read: Gives so many bytes or fewer, none at the end; raises errors of ours alone.
-        close: Lets go of the answer.
+        read: Returns at most the requested number of bytes, none at the end; raises only
+            ``RayMrError``.
+        close: Closes the answer.
     """
     return io.BufferedReader(_StreamBody(read, close), CHUNK_BYTES)
 

@@ -75,7 +75,7 @@ class LocalStore:
         for _, name, passed_over in sort_rows(rows):
             if passed_over:
                 yield StoredObject(name, name[1:], 0, "", remark=passed_over)
-            elif (remark := selection.remark(name)) is not None:
+            elif (remark := selection.get_remark(name)) is not None:
                 yield _listed(name, remark)
 
     def stat(self, uri: str, *, version: str = "") -> StoredObject:

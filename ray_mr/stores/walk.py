@@ -11,7 +11,7 @@ How it works inside:
    one folder do not double its files.  Folders under their own names come first.  Then come the
    links to folders, in the order of their names, and what they lead to; so the same tree gives the
    same names at each walk.
-3. ``Pattern.folder`` says which folders can hold a match; others are not read.
+3. ``Pattern.match_folder`` says which folders can hold a match; others are not read.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class Walk:
                 if not entry.is_dir():
                     if not STAGED.fullmatch(entry.name):
                         yield path, ""
-                elif (remark := self._pattern.folder(path)) == "":
+                elif (remark := self._pattern.match_folder(path)) == "":
                     (self._links if entry.is_symlink() else folders).append(path)
                 elif remark is not None:
                     yield f"{path}/", remark

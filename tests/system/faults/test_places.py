@@ -170,7 +170,7 @@ def test_another_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     sink = begun(f"{tmp_path}/result.txt", 1)
     place = sink.make_targets([0])[0]
     with monkeypatch.context() as patch:
-        patch.setattr(host, "boot", lambda: "another")
+        patch.setattr(host, "read_boot_id", lambda: "another")
         assert written(place, PARTS[0]) == (PARTS[0], None)
     assert written(place, PARTS[0])[1] is not None
     other = Path(f"{tmp_path}/other")

@@ -121,7 +121,7 @@ def test_pattern_any_small_one_means_what_a_search_finds(pattern: str, name: str
         expected = ""
     elif found_by_search(pattern, name, visible=False):
         expected = HIDDEN
-    assert Pattern(pattern).verdict(name) == expected
+    assert Pattern(pattern).match(name) == expected
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_pattern_any_small_one_means_what_a_search_finds(pattern: str, name: str
 def test_pattern_hidden_name_is_matched_by_a_literal_alone(
     pattern: str, name: str, verdict: str | None
 ) -> None:
-    assert Pattern(pattern).verdict(name) == verdict
+    assert Pattern(pattern).match(name) == verdict
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ def test_pattern_hidden_name_is_matched_by_a_literal_alone(
 def test_pattern_folder_is_entered_where_names_below_can_match(
     pattern: str, folder: str, verdict: str | None
 ) -> None:
-    assert Pattern(pattern).folder(folder) == verdict
+    assert Pattern(pattern).match_folder(folder) == verdict
 
 
 HOSTILE: list[tuple[str, str]] = [
@@ -198,7 +198,7 @@ def test_pattern_hostile_name_is_refused_at_once(pattern: str, name: str) -> Non
     """In a process of its own, for nothing could end a matcher that holds the interpreter."""
     program = (
         "import sys; from ray_mr.storage.patterns import Pattern\n"
-        "assert Pattern(sys.argv[1]).verdict(sys.argv[2]) is None"
+        "assert Pattern(sys.argv[1]).match(sys.argv[2]) is None"
     )
     subprocess.run([sys.executable, "-c", program, pattern, name], check=True, timeout=60)
 
