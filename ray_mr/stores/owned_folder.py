@@ -1,7 +1,8 @@
-"""Folders that a run clears: only those that ray_mr has made, known by a mark inside.
+"""Folders that ray_mr owns, and that a run may therefore delete.
 
-Dead letters, failed attempts and the state for ``--resume`` have folders beside an output.  A new
-run clears them, so their name alone is not enough: the mark is written first and removed last.
+Dead letters, failed attempts and the state for ``--resume`` have folders beside an output, which
+the next run deletes.  A user's folder may have the same name, so each of ray_mr's contains a mark:
+an object that is written first (``claim``) and deleted last (``clear``).
 """
 
 from __future__ import annotations
@@ -18,22 +19,22 @@ def claim(uri: str) -> None:
     """Mark a folder as ray_mr's, before anything else is written there.
 
     Args:
-        uri: Ends in ``/``.
+        uri: Prefix that ends in ``/``.
     """
     if not writable_store_for(uri).exists(uri + MARK):
         write_object(uri + MARK, TEXT)
 
 
 def check(uri: str, mark: str = MARK) -> None:
-    """Refuse a folder of this name that ray_mr has not made.
+    """Check that a folder is ray_mr's or does not exist.
 
     Args:
-        uri: Ends in ``/``; there may be no such folder.
-        mark: Name of the object that is in every folder of this kind.
+        uri: Prefix that ends in ``/``.
+        mark: Name of the object that every folder of this kind contains.
 
     Raises:
-        JobError: Something is there, and not the mark.
-        StoreError: The store cannot say.
+        JobError: The folder contains objects, but not the mark.
+        StoreError: The store cannot list it.
     """
     store = writable_store_for(uri)
     if not (store.is_empty(uri) or store.exists(uri + mark)):
@@ -45,7 +46,7 @@ def check(uri: str, mark: str = MARK) -> None:
 
 
 def clear(uri: str, mark: str = MARK) -> None:
-    """Remove a folder, the mark last.
+    """Delete a folder, its mark last.
 
     Raises:
         JobError: It is not ray_mr's.

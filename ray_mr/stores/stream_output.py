@@ -1,8 +1,9 @@
-"""Outputs that are no files: a pipe, a device such as ``/dev/null``, or ``/dev/stdout``.
+"""Outputs that are streams: a pipe, a device such as ``/dev/null``, or ``/dev/stdout``.
 
-They are never replaced.  The run publishes into its own temporary folder, and the whole result is
-then written to the stream.  Nothing can stand beside a stream, so there is no report file, no dead
-letter and no state for ``--resume``.
+How callers use it: ``find_stream(output)``; if it returns an ``OutputStream``, the run publishes
+into its own temporary folder, and then copies the whole result by ``OutputStream.write``.
+
+A stream has no folder, so there is no report file, no dead letter and no state for ``--resume``.
 """
 
 from __future__ import annotations
@@ -25,78 +26,78 @@ if TYPE_CHECKING:
 
 _DESCRIPTOR = re.compile(r"/dev/(stdout|stderr)|/(?:dev|proc/self)/fd/([0-9]{1,9})")
 _NUMBERS = {"stdout": 1, "stderr": 2}
-PIECE_BYTES = select.PIPE_BUF
-"""A pipe that is ready takes at least this much at once."""
-ASK_AGAIN_S = 0.05
-"""Pause between two looks whether somebody reads a pipe."""
+CHUNK_BYTES = select.PIPE_BUF
+"""Bytes that a pipe which is ready accepts without blocking."""
+POLL_INTERVAL_S = 0.05
+"""Pause between two attempts to open a pipe that has no reader yet."""
 
 
 @dataclass(frozen=True, slots=True)
 class OutputStream:
-    """Where a result is written to as it is."""
+    """A stream to which a result is copied."""
 
     path: str
     kind: str
-    """Such as ``a pipe``."""
+    """Word for messages, such as ``a pipe``."""
     descriptor: int | None = None
-    """Of this process, if the path only names it."""
+    """File descriptor of this process, if the path names one."""
 
     def write(self, source: BinaryIO, timeout_s: float) -> None:
         """Write everything.
 
         Args:
-            source: The result.
-            timeout_s: Longest time to wait for the reader, each time.
+            source: Stream of the result.
+            timeout_s: Maximum seconds of each wait for the reader.
 
         Raises:
-            StoreError: Nobody reads, or the device refuses.
+            StoreError: The pipe has no reader, or the device refuses.
         """
-        target = self._opened(timeout_s)
+        target = self._open(timeout_s)
         ready = select.poll()
         ready.register(target, select.POLLOUT)
         try:
             with translate_disk_errors(self.path):
-                while data := source.read(PIECE_BYTES):
+                while data := source.read(CHUNK_BYTES):
                     while data:
                         if not ready.poll(timeout_s * 1000):
-                            raise self._unread(timeout_s)
+                            raise self._make_timeout_error(timeout_s)
                         data = data[os.write(target, data) :]
         finally:
             os.close(target)
 
-    def _opened(self, timeout_s: float) -> int:
+    def _open(self, timeout_s: float) -> int:
         with translate_disk_errors(self.path):
             if self.descriptor is not None:
                 return os.dup(self.descriptor)
-            end = time.monotonic() + timeout_s
+            deadline = time.monotonic() + timeout_s
             while True:
                 try:
                     target = os.open(self.path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
                 except OSError as error:
                     if error.errno != errno.ENXIO:
                         raise
-                    if time.monotonic() > end:
-                        raise self._unread(timeout_s) from None
-                    time.sleep(ASK_AGAIN_S)
+                    if time.monotonic() > deadline:
+                        raise self._make_timeout_error(timeout_s) from None
+                    time.sleep(POLL_INTERVAL_S)
                 else:
                     os.set_blocking(target, True)
                     return target
 
-    def _unread(self, timeout_s: float) -> StoreError:
+    def _make_timeout_error(self, timeout_s: float) -> StoreError:
         return StoreError(
-            f"{self.path}: nobody has read from this pipe for {timeout_s:g} s",
-            "start its reader, or write to a file; stall_timeout is the limit",
+            f"{self.path}: no process has read from this pipe for {timeout_s:g} s",
+            "start its reader, or write to a file; the limit is stall_timeout",
         )
 
 
 def find_stream(output: str) -> OutputStream | None:
-    """The stream that an output is; ``None`` if it is a place for objects.
+    """Return the stream that an output is; ``None`` for an output in a store.
 
     Args:
         output: An absolute path or a URI.
 
     Raises:
-        JobError: It is something that nobody should write a result to.
+        JobError: It is a socket or a block device.
     """
     if "://" in output:
         return None

@@ -1,17 +1,16 @@
-"""A walk through a folder of this machine: the files that a pattern may match.
+"""Walk through a local folder: the files that a pattern may match.
 
-How callers use it: iterate a ``Walk``.  It gives paths in no order, each with a remark: "" for a
-file, else why a folder (its path ends in ``/``) was passed over.
+How callers use it: iterate a ``Walk``.  It yields paths in no order, each with a remark: "" for a
+file, else the reason why a folder (its path ends in ``/``) was passed over.
 
 How it works inside:
 
-1. ``_enter`` keeps a list of folders still to be read; there is no recursion, so depth has no limit
-   but that of a path.
-2. Each folder is read once, known by its device and inode: a loop of links ends, and two links to
-   one folder do not double its files.  Folders under their own names come first.  Then come the
-   links to folders, in the order of their names, and what they lead to; so the same tree gives the
-   same names at each walk.
-3. ``Pattern.match_folder`` says which folders can hold a match; others are not read.
+1. ``_enter`` keeps a list of folders to be read.  It does not recurse, so any depth that a path
+   allows is possible.
+2. Each folder is read once, identified by device and inode: a loop of links ends, and two links to
+   one folder do not double its files.  Folders under their own names come first, then links to
+   folders in the order of their names.  So the same tree gives the same names in every walk.
+3. ``Pattern.match_folder`` decides which folders can contain a match; others are not read.
 """
 
 from __future__ import annotations
@@ -38,45 +37,45 @@ class Walk:
     """Files below a folder, and folders that are passed over.
 
     Args:
-        pattern: Says which folders are entered.
+        pattern: Decides which folders are entered.
         base: Folder to begin in; it need not exist.
-        stop: Ends the walk soon once it is set.
+        stop: Ends the walk soon once set.
     """
 
     def __init__(self, pattern: Pattern, base: str, stop: threading.Event | None = None) -> None:
         self._pattern, self._base, self._stop = pattern, base, stop
-        self._seen: set[tuple[int, int]] = set()
+        self._idents: set[tuple[int, int]] = set()
         self._links: list[str] = []
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
-        yield from self._enter(self._base, given=True)
+        yield from self._enter(self._base, is_base=True)
         while self._links:
             links, self._links = self._links, []
             for link in sorted(links, key=encode_name):
                 yield from self._enter(link)
 
-    def _enter(self, top: str, *, given: bool = False) -> Iterator[tuple[str, str]]:
-        """Read a folder and those below it, but for links to folders."""
+    def _enter(self, top: str, *, is_base: bool = False) -> Iterator[tuple[str, str]]:
+        """Read a folder and all folders below it; links to folders are gathered for later."""
         folders = [top]
         while folders:
             folder = folders.pop()
             with translate_disk_errors(folder):
                 try:
-                    found = Path(folder).stat()
-                    if not stat.S_ISDIR(found.st_mode):
+                    status = Path(folder).stat()
+                    if not stat.S_ISDIR(status.st_mode):
                         continue
-                    ident = found.st_dev, found.st_ino
-                    if ident in self._seen:
-                        if not given:
+                    ident = status.st_dev, status.st_ino
+                    if ident in self._idents:
+                        if not is_base:
                             yield f"{folder}/", ALREADY_LISTED
                         continue
-                    self._seen.add(ident)
+                    self._idents.add(ident)
                     yield from self._read(folder, folders)
                 except (FileNotFoundError, NotADirectoryError):
                     continue
 
     def _read(self, folder: str, folders: list[str]) -> Iterator[tuple[str, str]]:
-        """Read one folder; folders in it are added to the list."""
+        """Read one folder; the folders in it are appended to ``folders``."""
         head = folder.rstrip("/")
         with os.scandir(folder) as entries:
             for entry in entries:

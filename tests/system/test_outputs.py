@@ -109,7 +109,7 @@ def test_pipe_gets_the_result_and_stays_a_pipe(folder: Path) -> None:
 def test_pipe_that_nobody_reads_ends_the_run(folder: Path) -> None:
     """The run waits for a reader as long as ``stall_timeout`` says, then fails."""
     os.mkfifo(folder / "pipe")
-    with pytest.raises(StoreError, match=r"nobody has read from this pipe for 0\.5 s"):
+    with pytest.raises(StoreError, match=r"no process has read from this pipe for 0\.5 s"):
         run(job(folder, f"{folder}/pipe", stall_timeout=0.5), engine="local")
 
 
@@ -119,7 +119,7 @@ def test_pipe_whose_reader_stops_reading_ends_the_run(folder: Path) -> None:
     os.mkfifo(folder / "pipe")
     reader = os.open(folder / "pipe", os.O_RDONLY | os.O_NONBLOCK)
     try:
-        with pytest.raises(StoreError, match="nobody has read from this pipe"):
+        with pytest.raises(StoreError, match="no process has read from this pipe"):
             run(job(folder, f"{folder}/pipe", stall_timeout=0.5), engine="local")
     finally:
         os.close(reader)
