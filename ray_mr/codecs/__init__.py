@@ -1,1 +1,1 @@
-"""Compressed formats: detection, decoding, refusal."""
+"""Compressed formats: detection, decoding, and refusal of files that are not text."""

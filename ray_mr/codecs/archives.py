@@ -1,4 +1,4 @@
-"""Archives hold many files and are refused as inputs: the ends of their names, and tar headers.
+"""Archives, which hold many files and are refused as inputs: suffixes of names, and tar headers.
 
 The first bytes of other archives are in ``codecs/formats.py``.
 """
@@ -34,22 +34,24 @@ ARCHIVE_HINT = (
     "as it is"
 )
 TAR_BYTES = 512
-"""What tells a tar archive: its first header."""
-_SUM = slice(148, 156)
+"""Bytes of a tar archive's first header."""
+_CHECKSUM = slice(148, 156)
+"""Field of a tar header with the sum of its bytes, in octal digits."""
 
 
 def match_archive_suffix(key: str) -> str:
-    """The end of a key that says that it is an archive, or nothing."""
+    """Return the suffix of a key that names an archive; empty if there is none."""
     name = key.lower()
-    return next((end for end in ARCHIVE_SUFFIXES if name.endswith(end)), "")
+    return next((suffix for suffix in ARCHIVE_SUFFIXES if name.endswith(suffix)), "")
 
 
 def is_tar(head: bytes) -> bool:
-    """Whether a tar header is there: a name, and the checksum of all its bytes."""
+    """Return whether a file begins with a tar header: a name, and a correct checksum."""
     if len(head) < TAR_BYTES or not head[0]:
         return False
-    told = head[_SUM].strip(b" \0")
-    if not told or not set(told) <= set(b"01234567"):
+    digits = head[_CHECKSUM].strip(b" \0")
+    if not digits or not set(digits) <= set(b"01234567"):
         return False
-    body = head[: _SUM.start] + b" " * 8 + head[_SUM.stop : TAR_BYTES]
-    return sum(body) == int(told, 8)
+    # The sum is that of the header with blanks in place of the checksum.
+    header = head[: _CHECKSUM.start] + b" " * 8 + head[_CHECKSUM.stop : TAR_BYTES]
+    return sum(header) == int(digits, 8)

@@ -1,4 +1,9 @@
-"""What every decoder shares: how it says that a file is damaged, and how much it holds at once."""
+"""The contract of decoders: their error, and the limits of their memory.
+
+A decoder is a function of an open file that yields its content in chunks of about ``CHUNK_BYTES``.
+It reads the file to its very end, and raises ``DecodeError`` where the content ends early, is
+damaged, or is followed by something else.
+"""
 
 from __future__ import annotations
 
@@ -8,34 +13,34 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
 CHUNK_BYTES = 1 << 20
-"""Decoded content comes in chunks of at most about this."""
+"""Approximate maximum bytes of a decoded chunk."""
 INPUT_BYTES = 1 << 16
-"""Read at once; a member's decompressor copies what it leaves of it."""
+"""Bytes per read of a file; a member's decompressor copies the rest that it does not use."""
 HEAD_BYTES = 32
-"""What tells a format, and the beginning of another member."""
+"""Bytes that identify a compressed format, and the beginning of another member."""
 MAX_MEMORY_BYTES = 1 << 30
-"""For an xz or lzma dictionary (the largest preset, -9, needs 65 MiB), a zstd window (--long=30)
-and a snappy block."""
+"""Maximum bytes of an xz or lzma dictionary (preset -9 needs 65 MiB), of a zstd window (--long=30)
+and of a snappy block."""
 
 
 class DecodeError(Exception):
-    """What is wrong with the content; ``decode`` adds the file's name.
+    """Damaged content; ``decode`` adds the file's name.
 
     Args:
-        message: The cause.
-        advice: What to do, if there is something.
+        message: The cause, as a clause about the file: "it ends early".
+        hint: What the user can do, if anything.
     """
 
-    def __init__(self, message: str, advice: str = "") -> None:
+    def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
-        self.advice = advice
+        self.hint = hint
 
 
 def read_exactly(file: BinaryIO, size: int) -> bytes:
-    """The next bytes of a file.
+    """Read the next ``size`` bytes of a file.
 
     Raises:
-        Damaged: It ends before.
+        DecodeError: The file ends before.
     """
     data = file.read(size)
     if len(data) < size:

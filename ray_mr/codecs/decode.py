@@ -1,17 +1,23 @@
-"""Compressed formats: detecting them, and decoding them to their very end.
+"""Decoding of compressed files to their very end.
 
-1. ``detect`` names a file's codec (``codecs/detection.py``).  Content that will be read as lines
-   and is a recognised binary format is refused by name (``codecs/formats.py`` has the table).
-2. ``decode`` yields the content, ``decode_to`` writes it to a file.  The first decoded bytes are
-   looked at for what is refused.
+How callers use it:
 
-Each decoder takes a file and yields its content in chunks of at most about 1 MiB, whatever the
-file claims to hold.  Members (gzip, bzip2, lzma), streams (xz) and frames (zstd, lz4) one after
-the other are one content.  A file that ends early, is damaged, or goes on with something else is
-an error, always: the readers of the standard library pass over what follows the last member.  So
-is an archive, and a file that expands beyond all measure.
+1. ``detect`` returns the name of a file's codec (``codecs/detection.py``).
+2. ``decode`` yields the content in chunks of about 1 MiB; ``decode_to`` writes it to a file.
 
-A format is one function in a module of this folder and one row of ``codecs/table.py``.
+How it works inside:
+
+1. ``CODECS[name].decoder`` yields the decoded chunks; ``codecs/table.py`` names the function of
+   each format.  A chunk has at most about 1 MiB, whatever the file claims to contain.
+2. ``_check_start`` looks at the first decoded bytes.  It refuses archives and, for lines, other
+   recognised formats (``codecs/formats.py``).
+3. ``_check_expansion`` refuses a file that decodes to far more than is stored (a decompression
+   bomb).
+4. A decoder's ``DecodeError`` becomes a ``CorruptObject`` that names the file.
+
+Concatenated members (gzip, bzip2, lzma), streams (xz) and frames (zstd, lz4) are one content.  It
+is an error if the file ends early, is damaged, or goes on with something else; the readers of the
+standard library ignore what follows the last member.
 """
 
 from __future__ import annotations
@@ -42,35 +48,36 @@ __all__ = [
     "detect",
 ]
 EXPANSION_FLOOR_BYTES = 1 << 30
-"""A file that decodes to no more than this is no bomb, however small it is stored."""
+"""Decoded bytes up to which a file may expand by any factor."""
 
 
 def compute_decoded_limit(stored_bytes: int, max_expansion: int) -> int:
-    """Bytes that a file may decode to."""
+    """Return the maximum decoded bytes of a file."""
     return max(stored_bytes * max_expansion, EXPANSION_FLOOR_BYTES)
 
 
 def decode(
     path: Path, codec: str, *, max_expansion: int = MAX_EXPANSION, as_text: bool = False
 ) -> Iterator[bytes]:
-    """Content of a file, in chunks of at most about 1 MiB; an empty file has none.
+    """Yield the content of a file in chunks of at most about 1 MiB; none for an empty file.
 
     Args:
         path: File to read.
-        codec: Its name in the table.
-        max_expansion: Decoded bytes that a stored byte may become, in a file that decodes to
-            more than ``EXPANSION_FLOOR_BYTES``.
-        as_text: The content will be read as lines: recognised binary formats are refused.
+        codec: Name of the codec in ``CODECS``.
+        max_expansion: Maximum decoded bytes per stored byte, for files that decode to more than
+            ``EXPANSION_FLOOR_BYTES``.
+        as_text: Whether the content will be read as lines; if so, recognised binary formats are
+            refused.
 
     Raises:
-        CorruptObject: It does not decode to its end, or goes on after it.
-        RefusedObject: It holds an archive, or ``as_text`` and another recognised format; it
-            expands too far.
+        CorruptObject: The file is damaged, ends early, or is followed by something else.
+        RefusedObject: The content is an archive or, with ``as_text``, in another recognised
+            format; or it expands too far.
         StoreError: The file cannot be read.
         JobError: There is no such codec.
     """
     if codec not in CODECS:
-        raise JobError(f"there is no codec {codec!r}", f"known are {', '.join(CODECS)}")
+        raise JobError(f"no codec {codec!r}", f"the codecs are {', '.join(CODECS)}")
     with translate_disk_errors(path):
         file = path.open("rb")
     with file:
@@ -78,19 +85,19 @@ def decode(
             with translate_disk_errors(path):
                 chunks: Iterator[bytes] = filter(None, CODECS[codec].decoder(file))
                 if codec != "none":
-                    chunks = _checked(path, chunks, max_expansion, as_text=as_text)
+                    chunks = _check_expansion(path, chunks, max_expansion, as_text=as_text)
                 yield from chunks
         except DecodeError as error:
-            raise CorruptObject(f"{path.name}: {codec}: {error}", error.advice) from None
+            raise CorruptObject(f"{path.name}: {codec}: {error}", error.hint) from None
 
 
-def _checked(
+def _check_expansion(
     path: Path, chunks: Iterator[bytes], max_expansion: int, *, as_text: bool
 ) -> Iterator[bytes]:
-    """Pass chunks on, none of them after a sign of refused content or of a bomb."""
+    """Pass on chunks; raise instead of the chunk that exceeds the limit."""
     stored = path.stat().st_size
     limit, size = compute_decoded_limit(stored, max_expansion), 0
-    for chunk in _inspected(path, chunks, as_text=as_text):
+    for chunk in _check_start(path, chunks, as_text=as_text):
         size += len(chunk)
         if size > limit:
             raise RefusedObject(
@@ -100,8 +107,8 @@ def _checked(
         yield chunk
 
 
-def _inspected(path: Path, chunks: Iterator[bytes], *, as_text: bool) -> Iterator[bytes]:
-    """Pass chunks on once the first bytes of the content have been looked at."""
+def _check_start(path: Path, chunks: Iterator[bytes], *, as_text: bool) -> Iterator[bytes]:
+    """Pass on chunks, the first of them after a look at the beginning of the content."""
     head = b""
     for chunk in chunks:
         head = head + chunk if head else chunk
@@ -110,8 +117,8 @@ def _inspected(path: Path, chunks: Iterator[bytes], *, as_text: bool) -> Iterato
     start = head[: formats.HEAD_BYTES]
     if is_tar(start):
         raise RefusedObject(f"{path.name} is a compressed tar archive", ARCHIVE_HINT)
-    if as_text and (kind := formats.recognize_format(start, decoded=True)):
-        raise RefusedObject(f"{path.name} is compressed and holds {kind.name}", kind.advice)
+    if as_text and (known := formats.recognize_format(start, decoded=True)):
+        raise RefusedObject(f"{path.name} is compressed and holds {known.name}", known.hint)
     if head:
         yield head
     yield from chunks
@@ -126,18 +133,18 @@ def decode_to(
     as_text: bool = False,
     stop: threading.Event | None = None,
 ) -> int:
-    """Decode a file into another, which appears whole or not at all, and may be the source.
+    """Decode a file into another one, which is created atomically and may be the source itself.
 
     Args:
         source: File to read.
-        target: File to make.
+        target: File to write.
         codec: As for ``decode``.
         max_expansion: As for ``decode``.
         as_text: As for ``decode``.
-        stop: Once set, the work ends soon.
+        stop: Event that ends the work within a chunk.
 
     Returns:
-        Decoded bytes.
+        Size of the target in bytes.
 
     Raises:
         CorruptObject: As ``decode``.

@@ -1,16 +1,17 @@
 r"""Table of recognised content that ray_mr does not read as lines.
 
-``recognize_format`` is called with the first ``HEAD_BYTES`` of a file, or of its decoded content:
+Callers use ``recognize_format`` with the first ``HEAD_BYTES`` of a file, or of its decoded content.
+To recognise another format, add one row to ``_ARCHIVES``, ``_COMPRESSED`` or ``_DATA``:
 
-1. ``FORMATS`` has a row for each format: its name and a regular expression for its first bytes.  A
-   format whose magic number is plain letters (``PAR1``, ``ORC``) also needs bytes that text does
-   not have, so that a text that begins with such a word stays a text.
-2. Archives are refused in every feed.  Any other row is refused where lines are read; a program
-   that reads files gets the file.
-3. ``NESTED`` is what a compressed file may hold besides: another compressed file.
+1. A row has the format's name, as messages write it, and a regular expression that matches its
+   first bytes.  Where the magic number is plain letters (``PAR1``, ``ORC``), the expression also
+   requires bytes that text does not have: a text may begin with these letters.
+2. Archives are refused in every feed.  Other formats are refused where lines are read; a program
+   that reads files (``feed: files``) gets them.
+3. ``NESTED`` has the formats that are refused in a compressed file only: other compressed files.
 
-The expressions are sent to the Python harness, which decodes files itself.  They have no group of
-their own: the number of the group that matches is that of the row.
+The expressions are also sent to the Python harness, which decodes files itself.  They contain no
+group: ``_combine`` joins them, and the number of the matching group is that of the row.
 """
 
 from __future__ import annotations
@@ -22,13 +23,15 @@ from dataclasses import dataclass
 from ray_mr.codecs.archives import ARCHIVE_HINT, is_tar
 
 HEAD_BYTES = 512
-"""Bytes at the beginning of a file that decide; a tar header is as long."""
-READ_AS_FILES = "write it as lines of text first; or `feed: files` passes it to a program as it is"
-UNPACK = "decompress it with its own tool first; or `feed: files` passes it to a program as it is"
-AS_UTF8 = "convert it first: iconv -f UTF-16 -t UTF-8"
+"""Bytes at the beginning of a file that are looked at: the length of a tar header."""
+TO_LINES_HINT = "write it as lines of text first; or `feed: files` passes it to a program as it is"
+DECOMPRESS_HINT = (
+    "decompress it with its own tool first; or `feed: files` passes it to a program as it is"
+)
+TO_UTF8_HINT = "convert it first: iconv -f UTF-16 -t UTF-8"
 
 _NUL = rb"(?=.{0,504}\0)"
-"""A NUL byte among the first bytes, which binary formats have and text has not."""
+"""A NUL byte among the first bytes; text has none."""
 _CONTROL = re.compile(rb"[\x00-\x06\x0e-\x1a\x1c-\x1f]")
 
 
@@ -37,12 +40,12 @@ class Format:
     """One recognised format."""
 
     name: str
-    """Noun phrase with its article, as messages say it."""
+    """Noun phrase with its article, as in messages: "a zip archive"."""
     pattern: bytes
     """Regular expression that matches the first bytes."""
-    advice: str = READ_AS_FILES
+    hint: str = TO_LINES_HINT
     archive: bool = False
-    """Whether a program that reads files is refused it too."""
+    """Whether it is refused in every feed, also for programs that read files."""
 
 
 _ARCHIVES = [
@@ -145,21 +148,21 @@ _DATA = [
     ("a web font", rb"wOF[F2](?:\0\x01\0\0|OTTO|true)"),
 ]
 _TEXT = [
-    ("text in UTF-32", rb"(?:\xff\xfe\0\0|\0\0\xfe\xff)", AS_UTF8.replace("16", "32")),
-    ("text in UTF-16", rb"(?:\xff\xfe|\xfe\xff)", AS_UTF8),
+    ("text in UTF-32", rb"(?:\xff\xfe\0\0|\0\0\xfe\xff)", TO_UTF8_HINT.replace("16", "32")),
+    ("text in UTF-16", rb"(?:\xff\xfe|\xfe\xff)", TO_UTF8_HINT),
 ]
 FORMATS = (
     *(Format(name, pattern, ARCHIVE_HINT, archive=True) for name, pattern in _ARCHIVES),
-    *(Format(name, pattern, UNPACK) for name, pattern in _COMPRESSED),
+    *(Format(name, pattern, DECOMPRESS_HINT) for name, pattern in _COMPRESSED),
     *(Format(name, pattern) for name, pattern in _DATA),
     *(Format(*row) for row in _TEXT),
 )
-"""In the order in which they are looked for."""
+"""All recognised formats; the first match counts."""
 NESTED = tuple(
     Format(
         name,
         pattern,
-        "decompress it once before; or `feed: files` passes it to a program, decompressed once",
+        "decompress it once first; or `feed: files` passes it to a program, decompressed once",
     )
     for name, pattern in (
         ("another gzip file", rb"\x1f\x8b\x08[\0-\x1f]"),
@@ -170,7 +173,7 @@ NESTED = tuple(
         ("another snappy file", rb"\xff\x06\0\0sNaPpY"),
     )
 )
-"""What is refused in a compressed file besides ``FORMATS``."""
+"""Formats refused in a compressed file, besides ``FORMATS``."""
 TAR = Format("a tar archive", b"", ARCHIVE_HINT, archive=True)
 COMPRESSED_NAMES = {
     ".lzo": "lzo",
@@ -184,7 +187,7 @@ COMPRESSED_NAMES = {
     ".bz3": "bzip3",
     ".lzfse": "lzfse",
 }
-"""Ends of names of compressed files that no codec decodes, and their format."""
+"""Formats without a codec, by the suffix of their files."""
 BINARY_NAMES = {
     ".parquet": "Parquet",
     ".orc": "ORC",
@@ -199,34 +202,34 @@ BINARY_NAMES = {
     ".bson": "BSON",
     ".msgpack": "MessagePack",
 }
-"""Ends of names of binary files, and their format."""
+"""Binary formats, by the suffix of their files."""
 
 
 def recognize_format(head: bytes, *, decoded: bool = False) -> Format | None:
-    """The format of content that begins so, if it is a recognised one.
+    """Return the format of content, if it is a recognised one.
 
     Args:
-        head: The first ``HEAD_BYTES``, or all there is.
-        decoded: Whether it was in a compressed file.
+        head: The first ``HEAD_BYTES`` of the content, or all of it.
+        decoded: Whether the content was compressed.
     """
     formats = FORMATS + NESTED if decoded else FORMATS
-    match = _combined(decoded).match(head)
+    match = _combine(decoded).match(head)
     if match is not None and match.lastindex is not None:
         return formats[match.lastindex - 1]
     return TAR if is_tar(head) else None
 
 
 @functools.cache
-def _combined(decoded: bool) -> re.Pattern[bytes]:  # noqa: FBT001 - the cache's key
+def _combine(decoded: bool) -> re.Pattern[bytes]:  # noqa: FBT001 - the cache's key
     formats = FORMATS + NESTED if decoded else FORMATS
     return re.compile(b"|".join(b"(%b)" % row.pattern for row in formats), re.DOTALL)
 
 
 def list_refused_formats() -> list[tuple[str, str, str]]:
-    """What a harness that decodes files has to refuse in them: name, pattern in Latin-1, advice."""
-    return [(row.name, row.pattern.decode("latin-1"), row.advice) for row in FORMATS + NESTED]
+    """Return the formats that a harness refuses: name, expression in Latin-1, hint."""
+    return [(row.name, row.pattern.decode("latin-1"), row.hint) for row in FORMATS + NESTED]
 
 
 def is_text(head: bytes) -> bool:
-    """Whether these bytes may be text: they have no control character that text does not use."""
+    """Return whether bytes may be text: they have no control character that text does not use."""
     return _CONTROL.search(head) is None

@@ -1,10 +1,10 @@
-"""Hadoop's block formats, which have no magic: those of its SnappyCodec and its Lz4Codec.
+"""Block formats of Hadoop's SnappyCodec and Lz4Codec, which have no magic number.
 
 A file is a sequence of buffers.  Lengths are four bytes, big-endian:
 
     decoded bytes of the buffer, (stored bytes of a block, the block), (stored bytes, block), ...
 
-A buffer ends when its blocks have decoded to as many bytes as its head says.
+A buffer ends when its blocks have decoded to the number of bytes at its beginning.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ def decode_buffers(file: BinaryIO, decode: Callable[[bytes, int], bytes]) -> Ite
     """Decode a file of buffers.
 
     Args:
-        file: At its beginning.
-        decode: Decodes a block, given the bytes that its buffer has left.
+        file: The file, at its beginning.
+        decode: Decodes a block; its second argument is the rest of the buffer in decoded bytes.
     """
     while head := file.read(4):
         left = int.from_bytes(head + read_exactly(file, 4 - len(head)), "big")
@@ -35,15 +35,15 @@ def decode_buffers(file: BinaryIO, decode: Callable[[bytes, int], bytes]) -> Ite
             size = int.from_bytes(read_exactly(file, 4), "big")
             if size > MAX_MEMORY_BYTES:
                 raise DecodeError("a block is too large")
-            block = decode(_grown(file, size), left)
+            block = decode(_read_block(file, size), left)
             left -= len(block)
             if left < 0 or not block:
-                raise DecodeError("a buffer does not hold what its head says")
+                raise DecodeError("a buffer does not have the size in its head")
             yield from split_block(block)
 
 
-def _grown(file: BinaryIO, size: int) -> bytes:
-    """Read the next bytes of a file; memory is taken as they come, not as the head claims."""
+def _read_block(file: BinaryIO, size: int) -> bytes:
+    """Read the next bytes of a file; memory grows with the bytes read, not with ``size``."""
     data = bytearray()
     while len(data) < size:
         data += read_exactly(file, min(size - len(data), CHUNK_BYTES))
@@ -61,9 +61,9 @@ def decode_lz4(file: BinaryIO) -> Iterator[bytes]:
     from lz4.block import LZ4BlockError, decompress
 
     def decode(block: bytes, left: int) -> bytes:
-        most = min(left, len(block) * _MAX_LZ4_RATIO + _LZ4_SLACK_BYTES, MAX_MEMORY_BYTES)
+        limit = min(left, len(block) * _MAX_LZ4_RATIO + _LZ4_SLACK_BYTES, MAX_MEMORY_BYTES)
         try:
-            return bytes(decompress(block, uncompressed_size=most))
+            return bytes(decompress(block, uncompressed_size=limit))
         except LZ4BlockError as error:
             raise DecodeError(f"it is damaged ({error})") from None
 
@@ -71,9 +71,9 @@ def decode_lz4(file: BinaryIO) -> Iterator[bytes]:
 
 
 def is_lz4(head: bytes) -> bool:
-    """Whether a file with this beginning can be in the format of Hadoop's Lz4Codec.
+    """Return whether a file that begins with these bytes may be in the format of Lz4Codec.
 
-    The first buffer's length and that of its first block have to fit each other.
+    The lengths of the first buffer and of its first block have to be consistent.
     """
     if head in {b"\0", b"\0\0", b"\0\0\0", b"\0\0\0\0"}:
         return True

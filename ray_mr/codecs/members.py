@@ -1,8 +1,15 @@
-"""Formats whose files are members one after the other: gzip, zlib, bzip2, xz, lzma, lz4.
+"""Formats whose files are concatenated members: gzip, zlib, bzip2, xz, lzma, lz4.
 
-Measured on one core with lines of ``uuid TAB json``, MB of content a CPU second, on a busy machine,
-so only the relations count: gz isal 629 (gzip 204, pyarrow 265),
-xz lzma 49, bz2 18 (pyarrow 22).
+``codecs/table.py`` has the ``decode_...`` function of each format, and its ``is_...`` function,
+which recognises the beginning of a member.  All decoders share ``_decode_members``:
+
+1. It makes a decompressor for the first member, and reads the file in pieces of ``INPUT_BYTES``.
+2. It yields the decoded chunks until the decompressor reports the member's end.
+3. It skips padding, where the format allows it.
+4. If more bytes follow, they have to begin another member; then it goes on at 1.
+
+gzip is decoded with isal, which is three times as fast as the standard library.  isal fails on some
+optional parts of a member's head, so ``_replace_gzip_head`` reads the head itself.
 """
 
 from __future__ import annotations
@@ -44,7 +51,7 @@ _DAMAGE: tuple[type[Exception], ...] = (
 
 
 class _Decompressor(Protocol):
-    """What the decompressors of bz2, lzma, isal and lz4 have in common: one member."""
+    """Common interface of the decompressors of bz2, lzma, isal and lz4: one member."""
 
     def decompress(self, data: bytes | memoryview, max_length: int = -1, /) -> bytes: ...
     @property
@@ -55,49 +62,50 @@ class _Decompressor(Protocol):
     def unused_data(self) -> bytes | None: ...
 
 
-def _members(
+def _decode_members(
     file: BinaryIO,
     make: Callable[[], _Decompressor],
     padding: int,
     is_member: Callable[[bytes], bool],
     begin: Callable[[BinaryIO, _Decompressor, bytes], bytes | memoryview] | None = None,
 ) -> Iterator[bytes]:
-    """Members one after the other, with zero bytes after a member in multiples of ``padding``.
+    """Decode concatenated members.
 
     Args:
         file: At the start of the first member.
-        make: A decompressor of one member.
-        padding: 0: none is allowed.
-        is_member: Whether these first bytes begin a member.
-        begin: Called with each fresh decompressor and the member's first bytes; returns what
-            is still to be given to it.
+        make: Returns a decompressor of one member.
+        padding: Zero bytes may follow a member in multiples of this number; 0 allows none.
+        is_member: Returns whether bytes begin a member.
+        begin: Called with the file, each new decompressor and the member's first bytes; returns
+            the bytes that the decompressor is to get next.
     """
     data = file.read(INPUT_BYTES)
     while data:
         member = make()
-        left = begin(file, member, data) if begin is not None else data
+        pending = begin(file, member, data) if begin is not None else data
         while not member.eof:
             try:
-                chunk = member.decompress(left, CHUNK_BYTES)
+                chunk = member.decompress(pending, CHUNK_BYTES)
             except _DAMAGE as error:
                 raise DecodeError(f"it is damaged ({error})") from None
-            left = b""
+            pending = b""
             if chunk:
                 yield chunk
             if member.needs_input and not member.eof:
-                left = file.read(INPUT_BYTES)
-                if not left:
+                pending = file.read(INPUT_BYTES)
+                if not pending:
                     raise DecodeError("it ends early")
         data = member.unused_data or file.read(INPUT_BYTES)
         if padding and data[:1] == b"\0":
-            data = _after_padding(file, data, padding)
+            data = _skip_padding(file, data, padding)
         while data and len(data) < HEAD_BYTES and (more := file.read(INPUT_BYTES)):
             data += more
         if data and not is_member(data[:HEAD_BYTES]):
             raise DecodeError("something else follows its end")
 
 
-def _after_padding(file: BinaryIO, data: bytes, unit: int) -> bytes:
+def _skip_padding(file: BinaryIO, data: bytes, unit: int) -> bytes:
+    """Skip zero bytes and return the bytes after them, as far as they are read."""
     zeros = 0
     while data:
         rest = data.lstrip(b"\0")
@@ -106,25 +114,25 @@ def _after_padding(file: BinaryIO, data: bytes, unit: int) -> bytes:
             break
         data = file.read(INPUT_BYTES)
     if zeros % unit:
-        raise DecodeError(f"the padding after its end is no multiple of {unit} bytes")
+        raise DecodeError(f"the padding after its end is not a multiple of {unit} bytes")
     return data.lstrip(b"\0")
 
 
 def decode_gzip(file: BinaryIO) -> Iterator[bytes]:
-    """Members of gzip (RFC 1952); any number of zero bytes may follow one, as on tapes."""
+    """Decode members of gzip (RFC 1952); zero bytes may follow a member, as on tapes."""
 
     def make() -> _Decompressor:
         return igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)
 
-    return _members(file, make, 1, is_gzip, _after_gzip_head)
+    return _decode_members(file, make, 1, is_gzip, _replace_gzip_head)
 
 
-def _after_gzip_head(file: BinaryIO, member: _Decompressor, data: bytes) -> bytes | memoryview:
-    """Give a decompressor a plain head in place of a member's own, and return what follows that.
+def _replace_gzip_head(file: BinaryIO, member: _Decompressor, data: bytes) -> bytes | memoryview:
+    """Feed a decompressor a plain head in place of the member's, and return the bytes after it.
 
-    isal fails on some heads with several optional parts, by where they end in its input.
+    isal fails on some heads with several optional parts, depending on where its input is cut.
     """
-    while _GZIP_MAGIC.startswith(data[:3]) and not (size := _gzip_head_bytes(data)):
+    while _GZIP_MAGIC.startswith(data[:3]) and not (size := _measure_gzip_head(data)):
         more = file.read(INPUT_BYTES)
         if not more:
             raise DecodeError("it ends early")
@@ -134,9 +142,9 @@ def _after_gzip_head(file: BinaryIO, member: _Decompressor, data: bytes) -> byte
     if not is_gzip(data) or not data[3]:
         return data
     if data[3] & 0xE0:
-        raise DecodeError("its head has flags that the format does not know")
-    checked = data[3] & 2
-    if checked and zlib.crc32(data[: size - 2]) & 0xFFFF != int.from_bytes(
+        raise DecodeError("its head has unknown flags")
+    has_checksum = data[3] & 2
+    if has_checksum and zlib.crc32(data[: size - 2]) & 0xFFFF != int.from_bytes(
         data[size - 2 : size], "little"
     ):
         raise DecodeError("the checksum of its head is wrong")
@@ -144,8 +152,8 @@ def _after_gzip_head(file: BinaryIO, member: _Decompressor, data: bytes) -> byte
     return memoryview(data)[size:]
 
 
-def _gzip_head_bytes(data: bytes) -> int:
-    """Size of a member's head; 0 where data does not have all of it."""
+def _measure_gzip_head(data: bytes) -> int:
+    """Return the size of a member's head in bytes; 0 if it is incomplete."""
     at = 10
     if len(data) < at:
         return 0
@@ -162,47 +170,49 @@ def _gzip_head_bytes(data: bytes) -> int:
 
 
 def decode_zlib(file: BinaryIO) -> Iterator[bytes]:
-    """Streams of zlib (RFC 1950), as Hadoop's DefaultCodec writes them."""
+    """Decode streams of zlib (RFC 1950), as Hadoop's DefaultCodec writes them."""
 
     def make() -> _Decompressor:
         return igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_ZLIB)
 
-    return _members(file, make, 0, is_zlib)
+    return _decode_members(file, make, 0, is_zlib)
 
 
 def decode_bzip2(file: BinaryIO) -> Iterator[bytes]:
-    """Streams of bzip2."""
-    return _members(file, bz2.BZ2Decompressor, 0, is_bzip2)
+    """Decode streams of bzip2."""
+    return _decode_members(file, bz2.BZ2Decompressor, 0, is_bzip2)
 
 
 def decode_xz(file: BinaryIO) -> Iterator[bytes]:
-    """Streams of xz; zero bytes in multiples of four may follow one."""
-    return _members(file, lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, MAX_MEMORY_BYTES), 4, is_xz)
+    """Decode streams of xz; zero bytes in multiples of four may follow a stream."""
+    return _decode_members(
+        file, lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, MAX_MEMORY_BYTES), 4, is_xz
+    )
 
 
 def decode_lzma(file: BinaryIO) -> Iterator[bytes]:
-    """Legacy ``.lzma``, as the files of 2014."""
-    return _members(
+    """Decode legacy ``.lzma``, the format of the files of 2014."""
+    return _decode_members(
         file, lambda: lzma.LZMADecompressor(lzma.FORMAT_ALONE, MAX_MEMORY_BYTES), 0, is_lzma
     )
 
 
 def decode_lz4(file: BinaryIO) -> Iterator[bytes]:
-    """Frames of lz4, and skippable ones."""
+    """Decode frames of lz4; skippable frames have no content."""
     from lz4.frame import LZ4FrameDecompressor
 
-    return _members(
+    return _decode_members(
         file, LZ4FrameDecompressor, 0, lambda head: is_lz4(head) or is_skippable_frame(head)
     )
 
 
 def is_gzip(head: bytes) -> bool:
-    """See ``Codec.is_member``."""
+    """Return what ``Codec.is_member`` asks."""
     return head.startswith(_GZIP_MAGIC)
 
 
 def is_zlib(head: bytes) -> bool:
-    """Whether the two bytes of a zlib head are there, or their first one."""
+    """Return whether these bytes begin with the two bytes of a zlib head, or with the first one."""
     return (
         len(head) > 0
         and head[0] & 15 == 8
@@ -212,9 +222,9 @@ def is_zlib(head: bytes) -> bool:
 
 
 def decodes_as_zlib(head: bytes) -> bool:
-    """Whether a file that begins so is a zlib stream, although nothing names it one.
+    """Return whether a file without a promise of its name or encoding is a zlib stream.
 
-    The two bytes of its head are too few to tell: the rest has to decode.
+    The two bytes of a zlib head are not enough evidence: the bytes after it have to decode.
     """
     if len(head) < 2 or head[0] != 0x78 or not is_zlib(head):
         return False
@@ -227,30 +237,34 @@ def decodes_as_zlib(head: bytes) -> bool:
 
 
 def is_bzip2(head: bytes) -> bool:
-    """See ``Codec.is_member``."""
+    """Return what ``Codec.is_member`` asks."""
     block, empty = b"1AY&SY", b"\x17rE8P\x90"
     digits = len(head) > 3 and head[3] in b"123456789"
-    begun = block.startswith(head[4:10]) or empty.startswith(head[4:10])
-    return head.startswith(b"BZh") and digits and begun
+    begins_block = block.startswith(head[4:10]) or empty.startswith(head[4:10])
+    return head.startswith(b"BZh") and digits and begins_block
 
 
 def is_xz(head: bytes) -> bool:
-    """See ``Codec.is_member``."""
+    """Return what ``Codec.is_member`` asks."""
     return head.startswith(b"\xfd7zXZ\0")
 
 
 def is_lz4(head: bytes) -> bool:
-    """See ``Codec.is_member``."""
+    """Return what ``Codec.is_member`` asks."""
     return head.startswith(_LZ4_MAGIC)
 
 
 def is_skippable_frame(head: bytes) -> bool:
-    """Whether a skippable frame begins, of zstd or lz4: they share it."""
+    """Return whether these bytes begin a skippable frame, which zstd and lz4 share."""
     return head[1:4] == b"\x2a\x4d\x18" and head[0] & 0xF0 == 0x50
 
 
 def is_lzma(head: bytes) -> bool:
-    """Legacy .lzma has no magic: the tests of xz, and the first byte of its range coder (zero)."""
+    """Return whether these bytes begin a legacy .lzma file.
+
+    The format has no magic number.  The checks are those of the xz tools, and that the first byte
+    of the range coder is zero.
+    """
     if len(head) < 14 or head[0] >= 225 or head[13]:
         return False
     dictionary, size = struct.unpack_from("<IQ", head, 1)

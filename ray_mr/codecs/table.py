@@ -1,4 +1,9 @@
-"""Table of the codecs: how a format is detected, and its decoder."""
+"""Table of the codecs: for each format, how it is detected, and its decoder.
+
+To add a format, write its decoder (``codecs/contract.py``) and one row of ``CODECS``.  Its word in
+``Content-Encoding``, if it has one, goes to ``CONTENT_CODINGS``.  For files that the Python harness
+opens itself, ``child/harness/python.py`` needs the decoder, too.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +18,12 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
 
-def _plain(file: BinaryIO) -> Iterator[bytes]:
+def _read_chunks(file: BinaryIO) -> Iterator[bytes]:
     while chunk := file.read(CHUNK_BYTES):
         yield chunk
 
 
-def _never(_: bytes) -> bool:
+def _never_matches(_: bytes) -> bool:
     return False
 
 
@@ -27,19 +32,19 @@ class Codec:
     """A compressed format."""
 
     magic: bytes
-    """First bytes of every file (for lzma: of the usual ones)."""
+    """First bytes of every file (lzma: of usual files); empty if the format has none."""
     head_bytes: int
-    """What ``is_member`` needs to see at least."""
+    """Minimum bytes that ``is_member`` needs."""
     is_member: Callable[[bytes], bool]
-    """Whether these first 32 bytes begin a file, or a member, of the format."""
+    """Returns whether these bytes (``HEAD_BYTES``) begin a file or a member of the format."""
     decoder: Callable[[BinaryIO], Iterator[bytes]]
-    """Content of a file."""
+    """Yields the content of an open file."""
     suffixes: tuple[str, ...]
-    """How names of such files usually end."""
+    """Usual ends of the names of such files."""
 
 
 CODECS = {
-    "none": Codec(b"", 0, _never, _plain, ()),
+    "none": Codec(b"", 0, _never_matches, _read_chunks, ()),
     "gz": Codec(b"\x1f\x8b\x08", 3, members.is_gzip, members.decode_gzip, (".gz", ".gzip")),
     "bz2": Codec(b"BZh", 4, members.is_bzip2, members.decode_bzip2, (".bz2",)),
     "xz": Codec(b"\xfd7zXZ\0", 6, members.is_xz, members.decode_xz, (".xz",)),
@@ -55,13 +60,13 @@ CODECS = {
         b"\xff\x06\0\0sNaPpY", 10, snappy.is_framed, snappy.decode_framed, (".snappy", ".sz")
     ),
     "lzma": Codec(b"\x5d\0\0", 14, members.is_lzma, members.decode_lzma, (".lzma",)),
-    "br": Codec(b"", 0, _never, brotli_stream.decode_brotli, (".br",)),
-    "deflate": Codec(b"", 0, _never, members.decode_zlib, (".deflate", ".zlib", ".zz")),
-    "snappy-raw": Codec(b"", 0, _never, snappy.decode_raw, ()),
-    "snappy-hadoop": Codec(b"", 0, _never, snappy.decode_hadoop, ()),
-    "lz4-hadoop": Codec(b"", 0, _never, hadoop_blocks.decode_lz4, ()),
+    "br": Codec(b"", 0, _never_matches, brotli_stream.decode_brotli, (".br",)),
+    "deflate": Codec(b"", 0, _never_matches, members.decode_zlib, (".deflate", ".zlib", ".zz")),
+    "snappy-raw": Codec(b"", 0, _never_matches, snappy.decode_raw, ()),
+    "snappy-hadoop": Codec(b"", 0, _never_matches, snappy.decode_hadoop, ()),
+    "lz4-hadoop": Codec(b"", 0, _never_matches, hadoop_blocks.decode_lz4, ()),
 }
-"""By name; those without a real magic last."""
+"""Codecs by name; those without a magic number are last."""
 
 CONTENT_CODINGS = {
     "gzip": "gz",
@@ -81,7 +86,7 @@ CONTENT_CODINGS = {
     "lz4": "lz4",
     "x-lz4": "lz4",
 }
-"""Codecs, and formats that have none, by the words of ``Content-Encoding``.
+"""Codecs, and formats without one, by the words of ``Content-Encoding``.
 
-Other words (``identity``, ``aws-chunked``, ``utf-8``) say nothing about the bytes.
+Other words (``identity``, ``aws-chunked``, ``utf-8``) do not name a compressed format.
 """

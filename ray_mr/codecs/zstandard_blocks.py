@@ -1,4 +1,4 @@
-"""Zstandard, block by block (RFC 8878): only so is what comes out at once bounded (128 KiB)."""
+"""Zstandard (RFC 8878), decoded block by block, which limits a decoded chunk to 128 KiB."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ DICTIONARY_FRAME = b"\x5d\x2a\x4d\x18"
 """Magic of the first frame of a ``.warc.zst`` file, a skippable one that holds the dictionary."""
 _DICTIONARY_MAGIC = b"\x37\xa4\x30\xec"
 _MAX_DICTIONARY_BYTES = 64 << 20
-_DECOMPRESS_FIRST = "decompress it first: zstd -d -D DICTIONARY"
+_DICTIONARY_HINT = "decompress it first: zstd -d -D DICTIONARY"
 
 
 def decode_zstd(file: BinaryIO) -> Iterator[bytes]:
-    """Frames, and skippable ones; the first of these may hold the others' dictionary."""
+    """Decode frames; a skippable first frame may contain the dictionary of the others."""
     context = zstandard.ZstdDecompressor(max_window_size=MAX_MEMORY_BYTES)
     number = 0
     start = file.tell()
@@ -31,21 +31,21 @@ def decode_zstd(file: BinaryIO) -> Iterator[bytes]:
             begun = ZSTD_MAGIC.startswith(magic)
             raise DecodeError("it ends early" if begun else "something else follows its end")
         if magic == ZSTD_MAGIC:
-            yield from _frame(file, context.decompressobj(), number)
+            yield from _decode_frame(file, context.decompressobj(), number)
             continue
-        left = int.from_bytes(read_exactly(file, 4), "little")
+        rest = int.from_bytes(read_exactly(file, 4), "little")
         if magic == DICTIONARY_FRAME and file.tell() == start + 8:
-            data = read_exactly(file, left) if left <= _MAX_DICTIONARY_BYTES else b""
-            left -= len(data)
-            if found := _dictionary(data):
-                context = zstandard.ZstdDecompressor(found, max_window_size=MAX_MEMORY_BYTES)
-                number = found.dict_id()
-        while left:
-            left -= len(read_exactly(file, min(left, INPUT_BYTES)))
+            data = read_exactly(file, rest) if rest <= _MAX_DICTIONARY_BYTES else b""
+            rest -= len(data)
+            if dictionary := _read_dictionary(data):
+                context = zstandard.ZstdDecompressor(dictionary, max_window_size=MAX_MEMORY_BYTES)
+                number = dictionary.dict_id()
+        while rest:
+            rest -= len(read_exactly(file, min(rest, INPUT_BYTES)))
 
 
-def _dictionary(data: bytes) -> zstandard.ZstdCompressionDict | None:
-    """Return the dictionary that a skippable frame holds, itself compressed or not, if it does."""
+def _read_dictionary(data: bytes) -> zstandard.ZstdCompressionDict | None:
+    """Return the dictionary in a skippable frame, compressed or not; ``None`` for other data."""
     if data.startswith(ZSTD_MAGIC):
         try:
             data = zstandard.ZstdDecompressor().decompress(data, _MAX_DICTIONARY_BYTES)
@@ -56,16 +56,16 @@ def _dictionary(data: bytes) -> zstandard.ZstdCompressionDict | None:
     return zstandard.ZstdCompressionDict(data, zstandard.DICT_TYPE_FULLDICT)
 
 
-def _frame(
+def _decode_frame(
     file: BinaryIO, frame: zstandard.ZstdDecompressionObj, dictionary: int
 ) -> Iterator[bytes]:
     try:
-        yield from _blocks(file, frame, dictionary)
+        yield from _decode_blocks(file, frame, dictionary)
     except zstandard.ZstdError as error:
         raise DecodeError(f"it is damaged ({error})") from None
 
 
-def _blocks(
+def _decode_blocks(
     file: BinaryIO, frame: zstandard.ZstdDecompressionObj, dictionary: int
 ) -> Iterator[bytes]:
     flags = read_exactly(file, 1)[0]
@@ -76,10 +76,10 @@ def _blocks(
     number = int.from_bytes(rest[1 - single : 1 - single + number_bytes], "little")
     if number not in {0, dictionary}:
         raise DecodeError(
-            f"it needs a dictionary, number {number}, which is missing", _DECOMPRESS_FIRST
+            f"it needs a dictionary, number {number}, which is missing", _DICTIONARY_HINT
         )
     frame.decompress(ZSTD_MAGIC + bytes([flags]) + rest)
-    left = int.from_bytes(rest[len(rest) - size_bytes :], "little") + 256 * (size_bytes == 2)
+    left_bytes = int.from_bytes(rest[len(rest) - size_bytes :], "little") + 256 * (size_bytes == 2)
     last = False
     while not last:
         head = read_exactly(file, 3)
@@ -87,18 +87,18 @@ def _blocks(
         last, kind, size = bool(block & 1), block >> 1 & 3, block >> 3
         if size > zstandard.BLOCKSIZE_MAX:
             raise DecodeError("a block is larger than the format allows")
-        if kind == 2 and not size:  # the library takes it for the end of the frame
+        if kind == 2 and not size:  # to the library it is the end of the frame
             raise DecodeError("a compressed block is empty")
         chunk = frame.decompress(head + read_exactly(file, 1 if kind == 1 else size))
-        left -= len(chunk)
+        left_bytes -= len(chunk)
         yield chunk
     if checksum:
         yield frame.decompress(read_exactly(file, 4))
-    # The library does not look at the size where the last block is an empty one.
-    if not frame.eof or (size_bytes and left):
-        raise DecodeError("a frame does not hold what its head says")
+    # The library does not check the size if the last block is empty.
+    if not frame.eof or (size_bytes and left_bytes):
+        raise DecodeError("a frame does not have the size in its head")
 
 
 def is_zstd(head: bytes) -> bool:
-    """See ``Codec.is_member``."""
+    """Return what ``Codec.is_member`` asks."""
     return head.startswith(ZSTD_MAGIC) or is_skippable_frame(head)

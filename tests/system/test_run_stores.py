@@ -110,6 +110,7 @@ def test_stored_content_encoding_decides_where_first_bytes_do_not(
             failed = {uri.rpartition("/")[2]: text for uri, text in report.failed}
             assert set(failed) == ({"g"} if feed == "files" else {"f", "g"})
             assert feed == "files" or "stored with Content-Encoding: compress" in failed["f"]
+            assert "stored with Content-Encoding: br" in failed["g"]
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ from jobs import job, result, run_told, script
 from ray_mr.codecs import formats
 from ray_mr.codecs.decode import decode, detect
 from ray_mr.codecs.formats import FORMATS, NESTED, recognize_format
-from ray_mr.errors import RefusedObject
+from ray_mr.errors import CorruptObject, RefusedObject
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -493,3 +493,24 @@ def test_content_that_is_not_as_promised_is_refused(
     assert says in caught.value.message
     assert "decompress: none" in caught.value.hint
     assert detect(path, encoding=encoding) == "none"
+
+
+@pytest.mark.parametrize(
+    ("name", "encoding", "source"),
+    [
+        ("x", "br", "it is stored with Content-Encoding: br"),
+        ("x", "gzip, br", "it is stored with Content-Encoding: gzip, br"),
+        ("x.br", "", "its name ends in .br"),
+    ],
+)
+@pytest.mark.parametrize("as_text", [False, True])
+def test_content_that_is_not_the_promised_brotli_is_corrupt(
+    tmp_path: Path, name: str, encoding: str, source: str, *, as_text: bool
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(LINES)
+    with pytest.raises(CorruptObject) as caught:
+        detect(path, encoding=encoding, as_text=as_text)
+    assert caught.value.message.startswith(f"{name}: br: it is damaged")
+    assert caught.value.message.endswith(f"; {source}")
+    assert "decompress: none" in caught.value.hint
