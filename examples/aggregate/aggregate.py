@@ -1,6 +1,6 @@
-"""What Hadoop Streaming's `-reducer aggregate` does, as combiner and reducer.
+"""Hadoop Streaming's `-reducer aggregate`, as combiner and reducer.
 
-A mapper puts out `TYPE:NAME TAB VALUE`; the result is `NAME TAB AGGREGATE`.  Copy this file beside
+A mapper writes `TYPE:NAME TAB VALUE`; the result is `NAME TAB AGGREGATE`.  Copy this file beside
 your job file.
 """
 
@@ -9,7 +9,7 @@ from collections import Counter
 
 
 def counted(values):
-    """How often each value is there; `VALUE TAB NUMBER` is so many of it."""
+    """Count each value; `VALUE TAB NUMBER` counts as NUMBER values."""
     counts = Counter()
     for value in values:
         text, tab, number = value.rpartition("\t")

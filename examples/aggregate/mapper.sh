@@ -1,5 +1,5 @@
 #!/bin/sh
-# For each line of an access log, what is to be aggregated: TYPE:NAME, a TAB, a value.
+# For each line of an access log, writes the values to aggregate: TYPE:NAME, a TAB, a value.
 exec awk -v OFS='\t' '
   { print "LongValueSum:requests with status " $9, 1 }
   { print "UniqValueCount:clients", $1 }

@@ -1,4 +1,4 @@
-"""Yields each word of a line with the name of the file that it stands in."""
+"""Yield each word of a line with the name of its file."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""A line of the index: the word, and its files with the number of lines in each."""
+"""Return a line of the index: the word, and its files with the number of lines in each."""
 
 from collections import Counter
 

@@ -1,4 +1,4 @@
-"""Yields the customer's number, and name or order."""
+"""Yield the customer's number, with a name or an order."""
 
 
 def mapper(file, line):

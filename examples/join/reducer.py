@@ -1,4 +1,4 @@
-"""A line for each customer with orders, and for orders whose customer is not known."""
+"""Return a line for each customer with orders, and for orders whose customer is not known."""
 
 
 def reduce(number, values):

@@ -1,4 +1,4 @@
-"""Called with each ping: its operating system and a 1."""
+"""Return the operating system of a ping and a 1."""
 
 
 def mapper(uuid, file, js):

@@ -1,4 +1,4 @@
-"""Called with each operating system and all its numbers: their sum."""
+"""Return an operating system and the sum of its numbers."""
 
 
 def reduce(key, values):

@@ -1,4 +1,4 @@
-// Is told the names of decompressed logs; writes `page TAB status size` lines.
+// Reads names of decompressed logs from stdin; writes `page TAB status size` lines.
 'use strict';
 const fs = require('fs');
 const readline = require('readline');

@@ -1,4 +1,4 @@
 #!/bin/sh
-# A line for each word, in small letters: a key without a value.
+# Writes a line for each word in lower case: a key without a value.
 exec sed -e 'y/ABCDEFGHIJKLMNOPQRSTUVWXYZ/abcdefghijklmnopqrstuvwxyz/' \
   -e "s/[^a-z']\{1,\}/\n/g" | sed -e "s/^'*//" -e '/^$/d'
