@@ -28,7 +28,7 @@ from ray_mr.driver.ledger import Ledger
 from ray_mr.driver.reducer_pool import ReducerPool
 from ray_mr.driver.run import run
 from ray_mr.driver.scheduler import Scheduler
-from ray_mr.engines.ray import engine
+from ray_mr.engines.ray import engine, remote
 from ray_mr.jobs.job import Job
 from ray_mr.model import AttemptEnd
 from ray_mr.stores import publication
@@ -153,9 +153,9 @@ def sent_to(address: str) -> Iterator[None]:
         )
         wait_until(lambda: _is_known(node))  # till then all would stay here
         there = NodeAffinitySchedulingStrategy(node, soft=True)
-        for what in ("_attempt", "_Actor"):
-            task = getattr(engine, what)
-            patch.setattr(engine, what, task.options(scheduling_strategy=there))
+        for name in ("run_attempt", "ReducerActor"):
+            task = getattr(remote, name)
+            patch.setattr(remote, name, task.options(scheduling_strategy=there))
         return answer
 
     with pytest.MonkeyPatch.context() as patch:

@@ -188,7 +188,7 @@ class Soak:
             now = time.monotonic() - began
             if now >= child_s and self.kill("child", ".ray_mr_harness"):
                 child_s = now + CHILD_EVERY_S
-            if now >= worker_s and self.kill("worker", "ray::_attempt"):
+            if now >= worker_s and self.kill("worker", "ray::run_attempt"):
                 worker_s = now + WORKER_EVERY_S
             if reducers_s and now >= reducers_s[0] and self.kill("reducer", "ray::_ReducerActor"):
                 reducers_s.pop(0)

@@ -180,7 +180,7 @@ def joined(folder: Path, exported: dict[str, str]) -> subprocess.Popen[str]:
 
 def of_runs(state: Path) -> list[str]:
     """What runs of ours have started on the nodes: attempts, reducers, programs, their children."""
-    words = ("ray::_attempt", "ray::_Reducer", ".ray_mr_harness", "sleep 617")
+    words = ("ray::run_attempt", "ray::_Reducer", ".ray_mr_harness", "sleep 617")
     return [each for each in processes_of(state) if any(word in each for word in words)]
 
 

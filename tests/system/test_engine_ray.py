@@ -242,7 +242,7 @@ def _made(kind: type[BaseException]) -> BaseException:
 
 
 @pytest.mark.ray
-def test_every_exception_of_ray_istranslate_errors() -> None:
+def test_every_exception_of_ray_is_translated() -> None:
     """No class of ``ray.exceptions`` gets through, and each becomes an error that says its name."""
     from ray import exceptions as rex
 

@@ -69,6 +69,8 @@ if TYPE_CHECKING:
     from ray_mr.tasks.map_task import MapTask
     from ray_mr.tasks.reduce_task import PartDue, ReduceTask
 
+ATTEMPTS_PER_SLOT = 2
+"""Number of attempts that the driver starts for each slot; see ``driver.scheduler``."""
 LEAVE_TIMEOUT_S = 10.0
 """Timeout in seconds for each step of leaving a shared Ray."""
 DIAGNOSIS_TIMEOUT_S = 10.0
@@ -118,11 +120,13 @@ class RayEngine:
         self._run_id = map_task.run_id
         self._map_task = ray.put(map_task)
         self._reduce_task = ray.put(reduce_task)
+        capacity = self._measure_capacity(map_task.job)
         if (store := self._runtime.store_bytes) is not None:
             locations = get_object_locations([self._map_task, self._reduce_task])
             tasks = sum(each.get("object_size") or 0 for each in locations.values())
-            self._budget = StoreBudget(max(0, store - tasks))
-        return self._measure_capacity(map_task.job)
+            attempts = ATTEMPTS_PER_SLOT * capacity.map_slots
+            self._budget = StoreBudget(max(0, store - tasks), attempts)
+        return capacity
 
     def _measure_capacity(self, job: Job) -> Capacity:
         resources = ray.cluster_resources()

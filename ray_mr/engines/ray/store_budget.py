@@ -48,11 +48,13 @@ class StoreBudget:
 
     Args:
         capacity_bytes: Bytes of the store that are free when a run starts; ``None``: no limit.
+        attempts: Number of attempts that have grants at a time.
     """
 
-    def __init__(self, capacity_bytes: int | None) -> None:
+    def __init__(self, capacity_bytes: int | None, attempts: int = 1) -> None:
         self._is_limited = capacity_bytes is not None
         self._limit = int((capacity_bytes or 0) * BLOCK_SHARE)
+        self._attempts = max(1, attempts)
         self._held = self._granted = 0
         self._released: deque[int] = deque()
         self._input_bytes = self._output_bytes = 0  # of attempts that have ended
@@ -65,11 +67,15 @@ class StoreBudget:
         return max(0, self._limit - self._held - self._granted)
 
     def grant_attempt(self, input_bytes: int) -> Grant:
-        """Reserve room for the expected output of a map attempt."""
-        ratio = 1.0
+        """Reserve room for the expected output of a map attempt.
+
+        Until an attempt has ended, an equal share is expected, and no less than the input: inputs
+        may be compressed.
+        """
         if self._input_bytes:
             ratio = OUTPUT_MARGIN * self._output_bytes / self._input_bytes
-        return self._grant(max(MIN_GRANT_BYTES, int(ratio * input_bytes)))
+            return self._grant(max(MIN_GRANT_BYTES, int(ratio * input_bytes)))
+        return self._grant(max(MIN_GRANT_BYTES, self._limit // self._attempts, input_bytes))
 
     def grant_reducer(self, reducers: int) -> Grant:
         """Reserve a reducer's share of the free room, with this number of reducers in all."""

@@ -92,16 +92,15 @@ def test_killed_raylet(
     """SIGKILL of the raylet of a node on which everything is: the bytes of an undisturbed run."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    from ray_mr.engines.ray import engine
+    from ray_mr.engines.ray import remote
 
     (tmp_path / "out").mkdir()
     world = World(tmp_path, f"{tmp_path}/out/{name}")
     with second_node() as (node, raylet):
         there = NodeAffinitySchedulingStrategy(node, soft=True)
-        for what in ("_attempt", "_Actor"):
-            monkeypatch.setattr(
-                engine, what, getattr(engine, what).options(scheduling_strategy=there)
-            )
+        for task_name in ("run_attempt", "ReducerActor"):
+            task = getattr(remote, task_name)
+            monkeypatch.setattr(remote, task_name, task.options(scheduling_strategy=there))
 
         def act(_start: int | None) -> None:
             end(raylet)

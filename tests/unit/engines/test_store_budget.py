@@ -11,14 +11,16 @@ MIB = 1 << 20
 
 @pytest.fixture
 def budget() -> StoreBudget:
-    """A budget of 100 MiB: half of the store."""
-    return StoreBudget(200 * MIB)
+    """A budget of 100 MiB, half of the store, for 10 attempts at a time."""
+    return StoreBudget(200 * MIB, 10)
 
 
-def test_attempt_is_granted_the_size_of_its_input(budget: StoreBudget) -> None:
+def test_first_attempts_are_granted_a_share_or_the_size_of_their_input(
+    budget: StoreBudget,
+) -> None:
     assert budget.grant_attempt(30 * MIB).limit == 30 * MIB
-    assert budget.grant_attempt(1).limit == MIN_GRANT_BYTES
-    assert budget.free_bytes == 69 * MIB
+    assert budget.grant_attempt(1).limit == 10 * MIB
+    assert budget.free_bytes == 60 * MIB
 
 
 def test_attempt_without_room_is_granted_the_rest(budget: StoreBudget) -> None:
@@ -53,6 +55,7 @@ def test_grant_follows_the_output_of_earlier_attempts(budget: StoreBudget) -> No
     budget.observe(10 * MIB, 5 * MIB)
     budget.observe(10 * MIB, 5 * MIB)
     assert budget.grant_attempt(40 * MIB).limit == int(OUTPUT_MARGIN * 20 * MIB)
+    assert budget.grant_attempt(1).limit == MIN_GRANT_BYTES
 
 
 def test_reducers_share_the_free_room(budget: StoreBudget) -> None:
