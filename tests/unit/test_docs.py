@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from typing import TYPE_CHECKING
 
 import pytest
 
-from paths import TOP
+from paths import DOCS, TOP
+from ray_mr import errors
+from ray_mr.cli.main import main
+from ray_mr.driver.report import Report
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -58,3 +62,38 @@ def test_architecture_page_names_files_that_exist() -> None:
     assert len(names) > 20
     for name in names - {"http/", "combine/", "order/"}:
         assert (TOP / "ray_mr" / name).exists() or (TOP / name).exists(), name
+
+
+def test_readme_names_the_wheel_of_the_present_version() -> None:
+    version = tomllib.loads((TOP / "pyproject.toml").read_text())["project"]["version"]
+    names = set(re.findall(r"ray_mr-[\w.]+-py3-none-any\.whl", (TOP / "README.md").read_text()))
+    assert names == {f"ray_mr-{version}-py3-none-any.whl"}
+
+
+def test_command_line_page_names_every_command_and_option_of_run() -> None:
+    page = (DOCS / "reference" / "command-line.md").read_text()
+    assert set(re.findall(r"^\| `ray-mr ([\w-]+)", page, re.MULTILINE)) == set(main.commands)
+    own = {"--engine", "--force", "--resume", "--only-failed", "--keys-from", "--json", "--quiet"}
+    options = page.split("## Options of `run`\n")[1].split("\n## ")[0]
+    assert set(re.findall(r"`(--[\w-]+)", options)) == own
+    assert own <= {name for option in main.commands["run"].params for name in option.opts}
+
+
+def test_report_page_names_every_key_of_a_report() -> None:
+    page = (DOCS / "reference" / "report.md").read_text()
+    section = page.split("## Keys\n")[1].split("\nA row of `inputs`:")[0]
+    keys = {
+        key
+        for row in re.findall(r"^\| (`.*?) \|", section, re.MULTILINE)
+        for key in re.findall(r"`(\w+)`", row)
+    }
+    assert keys == {*Report("", "").facts(), "inputs"}
+
+
+def test_errors_page_has_every_exit_code() -> None:
+    page = (DOCS / "errors.md").read_text()
+    table = page.split("\n\n")[2]
+    codes = {int(code) for code in re.findall(r"^\| \[?(\d+)\b", table, re.MULTILINE)}
+    kinds = [error for error in vars(errors).values() if isinstance(error, type)]
+    known = {kind.exit_code for kind in kinds if issubclass(kind, errors.RayMrError)}
+    assert codes == {0, *known}
