@@ -1,6 +1,6 @@
 """Layout of a result: the URIs of its parts, its marks and its report.
 
-A result is one of three things, told apart by ``output`` alone:
+A result is one of three things, as ``output`` alone shows:
 
 - a file: ``/out/os.txt``;
 - numbered files, one for each part: ``/out/os-*.txt`` (``is_numbered``);

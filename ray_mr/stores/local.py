@@ -1,6 +1,13 @@
-"""Files of this machine as a store: a URI is an absolute path, or ``file://`` with one.
+"""Local files as a store: a URI is an absolute path, or ``file://`` with one.
 
-``StoredObject.key`` is the path less its leading ``/``; the driver makes it relative to the job.
+``StoredObject.key`` is the path without its leading ``/``; the driver makes it relative to the job.
+
+How it works inside:
+
+1. ``find`` walks a folder (``walk``), sorts the paths, and reads each status (``_make_listed``).
+2. A version of a file is its times, size and inode (``_make_etag``).  ``download`` links to the
+   file, and ``detect_change`` compares the version after the file was read.
+3. ``stage`` writes under a temporary name in the same folder (``staged_file``).
 """
 
 from __future__ import annotations
@@ -64,43 +71,44 @@ class LocalStore:
     """See ``WritableStore``."""
 
     def find(self, pattern: str, *, stop: threading.Event | None = None) -> Iterator[StoredObject]:
-        """See ``WritableStore``; links are followed, staged objects are not there yet."""
-        path = _path(pattern)
+        """See ``WritableStore``; links are followed, staged objects are not listed."""
+        path = _to_path(pattern)
         if not path.endswith("/") and not is_glob(path):
-            yield self._exact(path)
+            yield self._stat(path)
             return
         selection = Selection(path, self.exists)
-        found = Walk(selection.pattern, get_literal_prefix(path).rpartition("/")[0] or "/", stop)
-        rows = ((encode_name(name), name, remark) for name, remark in found)
-        for _, name, passed_over in sort_rows(rows):
-            if passed_over:
-                yield StoredObject(name, name[1:], 0, "", remark=passed_over)
+        base = get_literal_prefix(path).rpartition("/")[0] or "/"
+        walk = Walk(selection.pattern, base, stop)
+        rows = ((encode_name(name), name, remark) for name, remark in walk)
+        for _, name, reason in sort_rows(rows):
+            if reason:
+                yield StoredObject(name, name[1:], 0, "", remark=reason)
             elif (remark := selection.get_remark(name)) is not None:
-                yield _listed(name, remark)
+                yield _make_listed(name, remark)
 
     def stat(self, uri: str, *, version: str = "") -> StoredObject:
         """See ``WritableStore``."""
         if version:
             raise JobError(f"{uri}: files have no versions")
-        return self._exact(_path(uri))
+        return self._stat(_to_path(uri))
 
     def resolve_entry(self, entry: ManifestEntry) -> None:
-        """See ``WritableStore``; a look at the disk costs nothing."""
+        """See ``WritableStore``; ``None``, as reading a file's status is cheap."""
 
-    def _exact(self, path: str) -> StoredObject:
+    def _stat(self, path: str) -> StoredObject:
         with translate_disk_errors(path):
             try:
-                found = Path(path).stat()
+                status = Path(path).stat()
             except (FileNotFoundError, NotADirectoryError):
                 raise StoreError(f"{path}: no such file", PATH_HINT) from None
-        if stat.S_ISDIR(found.st_mode):
+        if stat.S_ISDIR(status.st_mode):
             raise StoreError(f"{path} is a folder", "a '/' or '/**' at its end means all below it")
-        if not stat.S_ISREG(found.st_mode):
+        if not stat.S_ISREG(status.st_mode):
             raise StoreError(
-                f"{path} is not a regular file, but {describe_kind(found.st_mode)}",
+                f"{path} is not a regular file, but {describe_kind(status.st_mode)}",
                 "an input is read more than once: write it to a file first",
             )
-        return StoredObject(path, path[1:], found.st_size, _etag(found))
+        return StoredObject(path, path[1:], status.st_size, _make_etag(status))
 
     def download(
         self,
@@ -110,12 +118,12 @@ class LocalStore:
         private: bool,
         stop: threading.Event | None = None,
     ) -> None:
-        """See ``WritableStore``; links instead of copying unless the file must be private."""
-        with _opened(obj) as source:
+        """See ``WritableStore``; a link to the file, unless the download must be private."""
+        with _open_listed(obj) as source:
             if private:
                 with atomic_write(path) as target:
                     _copy(source, target, stop)
-                    _check(obj, source.fileno())
+                    _check_version(obj, source.fileno())
                 return
         link = path.with_name(f".ray-mr-{secrets.token_hex(6)}.part")
         with translate_disk_errors(path):
@@ -125,18 +133,16 @@ class LocalStore:
     def detect_change(self, obj: StoredObject) -> ObjectChanged | None:
         """See ``WritableStore``."""
         try:
-            what = _what_changed(obj, Path(obj.uri).stat())
+            change = _describe_change(obj, Path(obj.uri).stat())
         except OSError:
-            what = "changed"
-        return (
-            ObjectChanged(f"{obj.uri}: {what} while it was read", CHANGING_INPUT_HINT)
-            if what
-            else None
-        )
+            change = "changed"
+        if not change:
+            return None
+        return ObjectChanged(f"{obj.uri}: {change} while it was read", CHANGING_INPUT_HINT)
 
     def open(self, uri: str) -> BinaryIO:
         """See ``WritableStore``."""
-        path = _path(uri)
+        path = _to_path(uri)
         with translate_disk_errors(path):
             try:
                 return open_regular(path)
@@ -145,7 +151,7 @@ class LocalStore:
 
     def exists(self, uri: str) -> bool:
         """See ``WritableStore``."""
-        path = _path(uri)
+        path = _to_path(uri)
         try:
             return stat.S_ISREG(Path(path).stat().st_mode)
         except OSError as error:
@@ -157,12 +163,12 @@ class LocalStore:
         """See ``WritableStore``; no check is needed, as ``stage`` makes a file."""
 
     def stage(self, uri: str) -> StagedFile:
-        """See ``WritableStore``; makes the folders on the way."""
-        return StagedFile(Path(_path(uri)))
+        """See ``WritableStore``; missing folders are made."""
+        return StagedFile(Path(_to_path(uri)))
 
     def delete(self, uri: str) -> None:
         """See ``WritableStore``."""
-        path = _path(uri)
+        path = _to_path(uri)
         with (
             translate_disk_errors(path),
             contextlib.suppress(FileNotFoundError, NotADirectoryError),
@@ -171,14 +177,14 @@ class LocalStore:
 
     def get_progress(self, uri: str, prepared: Mapping[str, Any]) -> Progress:
         """See ``WritableStore``."""
-        path = Path(_path(uri))
+        path = Path(_to_path(uri))
         if is_prepared_file(locate_prepared(path, prepared), prepared):
             return "prepared"
         return "committed" if is_prepared_file(path, prepared) else "lost"
 
     def commit(self, uri: str, prepared: Mapping[str, Any]) -> None:
         """See ``WritableStore``; a rename keeps the inode, which identifies a done commit."""
-        path = Path(_path(uri))
+        path = Path(_to_path(uri))
         part = locate_prepared(path, prepared)
         with translate_disk_errors(path):
             if is_prepared_file(part, prepared):
@@ -189,18 +195,18 @@ class LocalStore:
 
     def list_siblings(self, start: str) -> list[str]:
         """See ``WritableStore``."""
-        folder, _, name = _path(start).rpartition("/")
+        folder, _, name = _to_path(start).rpartition("/")
         with (
             translate_disk_errors(folder),
             contextlib.suppress(FileNotFoundError, NotADirectoryError),
         ):
-            found = [each for each in os.listdir(folder or "/") if each.startswith(name)]  # noqa: PTH208
-            return [f"{folder}/{each}" for each in sorted(found)]
+            names = [each for each in os.listdir(folder or "/") if each.startswith(name)]  # noqa: PTH208
+            return [f"{folder}/{each}" for each in sorted(names)]
         return []
 
     def is_empty(self, uri: str) -> bool:
         """See ``WritableStore``; a file or a link of this name is not empty."""
-        path = Path(_path(uri).rstrip("/"))
+        path = Path(_to_path(uri).rstrip("/"))
         with (
             translate_disk_errors(path),
             contextlib.suppress(FileNotFoundError, NotADirectoryError),
@@ -212,18 +218,18 @@ class LocalStore:
 
     def get_kind(self, uri: str) -> str:
         """See ``WritableStore``."""
-        path = _path(uri).rstrip("/")
+        path = _to_path(uri).rstrip("/")
         try:
             mode = Path(path).lstat().st_mode
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.ENOTDIR):
                 return ""
             raise StoreError(f"{path}: {error.strerror}") from None
-        return _KINDS.get(stat.S_IFMT(mode), "something else than a file")
+        return _KINDS.get(stat.S_IFMT(mode), "not a file")
 
     def clear(self, uri: str, *, last: str = "") -> None:
         """See ``WritableStore``; a link of this name is not followed."""
-        path = Path(_path(uri).rstrip("/"))
+        path = Path(_to_path(uri).rstrip("/"))
         if path.is_symlink():
             raise StoreError(f"{path} is a link, and is not followed")
         with (
@@ -237,8 +243,8 @@ class LocalStore:
 
     def remove_staged(self, uri: str) -> int:
         """See ``WritableStore``; a staged object is a file with a temporary name."""
-        folder, _, name = _path(uri).rpartition("/")
-        removed = 0
+        folder, _, name = _to_path(uri).rpartition("/")
+        count = 0
         with (
             translate_disk_errors(folder),
             contextlib.suppress(FileNotFoundError, NotADirectoryError),
@@ -247,58 +253,63 @@ class LocalStore:
                 match = STAGED.fullmatch(path.name)
                 if match and (not name or match[1] == shorten_name(name)):
                     path.unlink(missing_ok=True)
-                    removed += 1
-        return removed
+                    count += 1
+        return count
 
 
-def _path(uri: str) -> str:
-    """The path of a URI, without ``.``, ``..`` and doubled slashes; a last slash stays."""
+def _to_path(uri: str) -> str:
+    """Return the path of a URI, without ``.``, ``..`` and doubled slashes; a last slash stays."""
     path = unquote(uri[7:], errors="surrogateescape") if uri.startswith("file://") else uri
     if not path.startswith("/") or "\0" in path:
         raise StoreError(f"{uri!r} is not an absolute path")
-    whole = os.path.normpath("/" + path.lstrip("/"))
-    return f"{whole}/" if path.endswith("/") and whole != "/" else whole
+    normal = os.path.normpath("/" + path.lstrip("/"))
+    return f"{normal}/" if path.endswith("/") and normal != "/" else normal
 
 
-def _etag(found: os.stat_result) -> str:
-    """What identifies a version of a file.
+def _make_etag(status: os.stat_result) -> str:
+    """Return the tag of a version of a file: modification time, size, inode and change time.
 
-    Its change time is part of it: whoever writes to a file can set the modification time back
-    (``cp -p``, ``rsync --times``, tar), and nobody the change time.  A new mode, owner, name or
-    link of the file moves it, too; such a file is refused as well, for nothing here can tell.
+    The modification time alone is not enough: a writer can set it back (``cp -p``,
+    ``rsync --times``, tar).  No writer can set the change time.  A new mode, owner, name or link
+    also changes it; such a file counts as changed, as its status does not show the difference.
     """
-    return f"{found.st_mtime_ns}-{found.st_size}-{found.st_ino}-{found.st_ctime_ns}"
+    return f"{status.st_mtime_ns}-{status.st_size}-{status.st_ino}-{status.st_ctime_ns}"
 
 
-def _what_changed(obj: StoredObject, found: os.stat_result) -> str:
-    """What of a file differs from what was listed; empty for nothing."""
-    now = _etag(found)
-    if now == obj.etag:
+def _describe_change(obj: StoredObject, status: os.stat_result) -> str:
+    """Return how a file differs from the listed version, for a message; ``""`` if it does not."""
+    etag = _make_etag(status)
+    if etag == obj.etag:
         return ""
-    listed = obj.etag.rpartition("-")[0]
-    metadata = listed == now.rpartition("-")[0]
-    return "its content, mode, owner or links changed" if metadata else "changed"
+    only_change_time = obj.etag.rpartition("-")[0] == etag.rpartition("-")[0]
+    return "its content, mode, owner or links changed" if only_change_time else "changed"
 
 
-def _listed(name: str, remark: str) -> StoredObject:
-    """A file that a walk has found, or what is there instead.
+def _make_listed(name: str, remark: str) -> StoredObject:
+    """Return the object of a path that a walk has listed.
 
     Raises:
-        StoreError: It is a link that leads nowhere, or cannot be looked at.
+        StoreError: It is a link without target, or its status cannot be read.
     """
     try:
-        found = Path(name).stat()
+        status = Path(name).stat()
     except OSError as error:
-        if remark:  # hidden files come and go
+        if remark:  # a hidden file may have been deleted meanwhile
             return StoredObject(name, name[1:], 0, "", remark=remark)
         raise StoreError(f"{name}: {error.strerror}", PERMISSION_HINT) from None
-    if not remark and not stat.S_ISREG(found.st_mode):
-        remark = f"{IRREGULAR}: {describe_kind(found.st_mode)}"
-    return StoredObject(name, name[1:], found.st_size, _etag(found), remark=remark)
+    if not remark and not stat.S_ISREG(status.st_mode):
+        remark = f"{IRREGULAR}: {describe_kind(status.st_mode)}"
+    return StoredObject(name, name[1:], status.st_size, _make_etag(status), remark=remark)
 
 
 @contextlib.contextmanager
-def _opened(obj: StoredObject) -> Iterator[BinaryIO]:
+def _open_listed(obj: StoredObject) -> Iterator[BinaryIO]:
+    """Open a listed file.
+
+    Raises:
+        ObjectChanged: The file is not the listed version.
+        StoreError: It cannot be read.
+    """
     try:
         source = open_regular(obj.uri)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
@@ -310,13 +321,13 @@ def _opened(obj: StoredObject) -> Iterator[BinaryIO]:
     except OSError as error:
         raise StoreError(f"{obj.uri} cannot be read: {error.strerror}", PERMISSION_HINT) from None
     with source:
-        _check(obj, source.fileno())
+        _check_version(obj, source.fileno())
         yield source
 
 
-def _check(obj: StoredObject, descriptor: int) -> None:
-    if what := _what_changed(obj, os.fstat(descriptor)):
-        raise ObjectChanged(f"{obj.uri}: {what} since it was listed", CHANGING_INPUT_HINT)
+def _check_version(obj: StoredObject, descriptor: int) -> None:
+    if change := _describe_change(obj, os.fstat(descriptor)):
+        raise ObjectChanged(f"{obj.uri}: {change} since it was listed", CHANGING_INPUT_HINT)
 
 
 def _copy(source: BinaryIO, target: BinaryIO, stop: threading.Event | None) -> None:

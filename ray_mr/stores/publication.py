@@ -1,15 +1,15 @@
-"""Several objects of one output that change together, as far as a store allows that.
+"""Publication: changing several objects of one output together, even if the process is killed.
 
-No store renames many objects at once.  So a publication is carried out from a *record*, a small
-object beside the output:
+No store renames many objects at once.  So a publication writes a *record* first, a small object
+beside the output that lists all changes:
 
 1. ``publish`` prepares every new object: synced files, or uploads that lack only their completion.
 2. It writes the record, which lists all changes in their order.
-3. It makes the changes one by one, and deletes the record.
+3. It applies the changes one by one, and deletes the record.
 
-A process that is killed before step 2 has changed nothing.  After step 2 the new objects are
-whole, and whichever command next looks at the output calls ``finish``, which makes the rest of the
-changes.  Every change may be made twice.
+A process that is killed before step 2 has changed nothing.  After step 2 all new objects are whole,
+and the next command that reads the output calls ``finish``, which applies the remaining changes.
+Every change may be applied twice.
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ if TYPE_CHECKING:
 
 FORMAT = "publication 1"
 MAX_INLINE_BYTES = 8 << 20
-"""Bytes of small objects that a record holds itself."""
+"""Maximum bytes of small objects within a record, in total."""
 MAX_RECORD_BYTES = 1 << 30
+"""Maximum bytes of a record that ``finish`` reads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,25 +40,28 @@ class Change:
     """One change of a publication."""
 
     name: str
-    """What ``finish`` is called with to learn the URI; a record holds no path."""
+    """Name in the record, from which ``finish`` gets the URI; a record contains no path."""
     uri: str
     staged: StagedObject | None = None
-    """The new object; ``None`` if the old one is deleted."""
+    """New object; ``None`` to delete the old one."""
 
 
 def publish(
-    record: str, changes: Sequence[Change], check: Callable[[], None], recorded: Callable[[], None]
+    record: str,
+    changes: Sequence[Change],
+    check: Callable[[], None],
+    on_recorded: Callable[[], None],
 ) -> None:
-    """Make changes in their order, so that ``finish`` can make them where this process is killed.
+    """Apply changes in their order; ``finish`` can complete them if this process is killed.
 
     Args:
         record: URI of the record.
-        changes: All of them.
+        changes: All changes.
         check: Called before each change; may raise.
-        recorded: Called once when there is a record: from here on nothing is withdrawn.
+        on_recorded: Called once the record exists; after that, nothing can be withdrawn.
 
     Raises:
-        StoreError: The store refused; if there is a record by then, ``finish`` goes on from it.
+        StoreError: The store refused; if the record exists by then, ``finish`` can continue.
     """
     rows = _prepare(changes)
     check()
@@ -65,24 +69,24 @@ def publish(
     for change in changes:
         if change.staged is not None:
             change.staged.release()
-    recorded()
+    on_recorded()
     for change, row in zip(changes, rows, strict=True):
         check()
-        _make(change.uri, row["new"])
+        _apply(change.uri, row["new"])
     writable_store_for(record).delete(record)
 
 
 def _prepare(changes: Sequence[Change]) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
-    room = MAX_INLINE_BYTES
+    inline_bytes = MAX_INLINE_BYTES
     for change in changes:
-        new = None if change.staged is None else change.staged.prepare(room)
-        room -= len(new.get("data", "")) if new else 0
+        new = None if change.staged is None else change.staged.prepare(inline_bytes)
+        inline_bytes -= len(new.get("data", "")) if new else 0
         rows.append({"name": change.name, "new": new})
     return rows
 
 
-def _make(uri: str, new: Mapping[str, Any] | None) -> None:
+def _apply(uri: str, new: Mapping[str, Any] | None) -> None:
     store = writable_store_for(uri)
     if new is None:
         store.delete(uri)
@@ -101,64 +105,65 @@ def write_object(uri: str, *chunks: bytes, more: Iterable[bytes] = ()) -> None:
         staged.abort()
 
 
-def finish(record: str, uri_of: Callable[[str], str | None]) -> bool:
-    """Make the changes of a record that a process which was killed has left.
+def finish(record: str, locate: Callable[[str], str | None]) -> bool:
+    """Apply the changes of a record that a killed process has left.
 
     Args:
-        record: URI of the record; there may be none.
-        uri_of: URI of a change's name; ``None`` if no publication at this output has such a name.
+        record: URI of the record, which need not exist.
+        locate: Returns the URI of a change's name; ``None`` if no publication at this output has
+            such a name.
 
     Returns:
         Whether there was a record.
 
     Raises:
-        StagedLost: A new object is no longer there; nothing was changed.
-        StoreError: The store refused, or the record makes no sense; nothing was changed.
+        StagedLost: A prepared object does not exist any more; nothing was changed.
+        StoreError: The store refused, or the record is not valid; nothing was changed.
     """
     store = writable_store_for(record)
     if not store.exists(record):
         return False
-    rows = [(_known(record, uri_of(name)), new) for name, new in _rows(record)]
+    rows: list[tuple[str, dict[str, Any] | None]] = []
+    for name, new in _read_rows(record):
+        if (uri := locate(name)) is None:
+            raise _make_record_error(record)
+        rows.append((uri, new))
     last = dict(rows)  # a report changes twice
     try:
         states = {
             uri: writable_store_for(uri).get_progress(uri, new) for uri, new in last.items() if new
         }
     except (ValueError, KeyError, TypeError):
-        raise _senseless(record) from None
+        raise _make_record_error(record) from None
     for uri, state in states.items():
         if state == "lost":
-            raise StagedLost(f"{uri} cannot be published: what was prepared is no longer there")
+            raise StagedLost(
+                f"{uri} cannot be published: its prepared content does not exist any more"
+            )
     for uri, new in rows:
         if new is last[uri]:
-            _make(uri, new)
-        elif states.get(uri) == "prepared":  # the first of two changes, perhaps made already
+            _apply(uri, new)
+        elif states.get(uri) == "prepared":  # the first of two changes, perhaps applied already
             with suppress(StagedLost):
-                _make(uri, new)
+                _apply(uri, new)
     store.delete(record)
     return True
 
 
-def _known(record: str, uri: str | None) -> str:
-    if uri is None:
-        raise _senseless(record)
-    return uri
-
-
-def _rows(record: str) -> list[tuple[str, dict[str, Any] | None]]:
+def _read_rows(record: str) -> list[tuple[str, dict[str, Any] | None]]:
     with store_for(record).open(record) as stream:
         data = stream.read(MAX_RECORD_BYTES)
     try:
         facts = json.loads(data)
         if facts["ray_mr"] != FORMAT:
-            raise _senseless(record)
+            raise _make_record_error(record)
         return [(str(row["name"]), row["new"] and dict(row["new"])) for row in facts["changes"]]
     except (ValueError, KeyError, TypeError):
-        raise _senseless(record) from None
+        raise _make_record_error(record) from None
 
 
-def _senseless(record: str) -> StoreError:
+def _make_record_error(record: str) -> StoreError:
     return StoreError(
         f"{record} is not the record of a publication that this version of ray_mr can finish",
-        "use the version that wrote it, or look at the file and remove it",
+        "use the version that wrote it, or inspect the file and remove it",
     )

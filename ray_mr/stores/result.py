@@ -45,18 +45,18 @@ if TYPE_CHECKING:
     from ray_mr.storage.contract import StagedObject, WriteTarget
 
 MAX_TARGET_THREADS = 8
-"""Maximum threads that make targets at once."""
+"""Maximum threads that stage objects for reducers."""
 
 
 def finish_publication(output: str) -> bool:
-    """Complete a publication that a process which was killed had begun; see ``publication``.
+    """Complete a publication that a killed process had begun; see ``publication``.
 
     Returns:
-        Whether there was one; then the result is whole, and its report says so.
+        Whether there was one; then the result and its report are whole.
 
     Raises:
-        StagedLost: It can no longer be completed; what there is of a result is cut off.
-        StoreError: The store cannot say, or refuses.
+        StagedLost: It can no longer be completed, and the result is cut off.
+        StoreError: The store refused.
     """
     store = writable_store_for(output)
     try:
@@ -69,7 +69,7 @@ def finish_publication(output: str) -> bool:
 
 
 def forget_publication(output: str) -> None:
-    """Forget a publication that cannot be completed."""
+    """Delete the record of a publication that cannot be completed."""
     writable_store_for(output).delete(locate_record(output))
 
 
@@ -100,26 +100,26 @@ class Sink:
         self._lent: dict[int, StagedObject] = {}
         self._unsealed: StagedObject | None = None
         self._single = not (is_prefix(output) or is_numbered(output))
-        self._joins = self._single and parts > 1
+        self._appends_parts = self._single and parts > 1
         self._hasher = ThreadPoolExecutor(1, thread_name_prefix="digest")
-        self._hashed: list[Future[None]] = []
+        self._digest_tasks: list[Future[None]] = []
         self.sizes = [0] * parts
         self._size_bytes = 0
         self._digests = [hashlib.sha256() for _ in range(1 if self._single else parts)]
-        self._told: dict[int, str] = {}
+        self._receipt_digests: dict[int, str] = {}
         self._lines = [0] * len(self._digests)
-        self._old = self._there()
+        self._old = self._find_existing()
         self.recorded = False
-        """Whether there is a record of the publication: it can no longer be withdrawn."""
+        """Whether the record of the publication exists, after which nothing can be withdrawn."""
         if output.endswith(tuple(mark + name for mark in "/." for name in REPORTS)):
             raise JobError(f"{output} is the name of the report", "choose another --output")
-        missing = self._missing()
+        missing = self._find_missing()
         if self._old and not force and not (missing and cut_off):
             what = f"a result that was cut off, without {missing}," if missing else "a result"
             raise JobError(f"{output}: there is {what} already", "replace it with --force")
 
-    def _missing(self) -> str:
-        """What a result that is there lacks to be whole."""
+    def _find_missing(self) -> str:
+        """Return what the existing result lacks to be whole, as a word for messages; or ``""``."""
         if is_prefix(self._output):
             return "" if self._output + SUCCESS in self._old else SUCCESS
         if is_numbered(self._output):
@@ -128,110 +128,113 @@ class Sink:
             return f"part {part}" if (part := next(missing, None)) is not None else ""
         return ""
 
-    def _there(self) -> list[str]:
-        """What of a result is there; the mark that makes it one comes first."""
-        marks = [self._output + name for name in (SUCCESS, MANIFEST)] if self._has_mark else []
+    def _find_existing(self) -> list[str]:
+        """Return the URIs of the existing result's objects, ``_SUCCESS`` first."""
+        marks = [self._output + name for name in (SUCCESS, MANIFEST)] if self._has_success else []
         return [uri for uri in marks if self._store.exists(uri)] + find_parts(self._output)
 
     @property
-    def _has_mark(self) -> bool:
+    def _has_success(self) -> bool:
         return is_prefix(self._output)
 
-    def _name_of(self, part: int) -> str:
-        """What is written for a part."""
+    def _locate_file(self, part: int) -> str:
+        """Return the URI to write for a part."""
         return resolve_link(self._output) if self._single else locate_part(self._output, part)
 
     def open(self) -> None:
-        """Remove a killed run's leftovers, and begin; an older result and its report stay.
+        """Delete what killed runs have staged, and begin; an older result and its report stay.
 
         Raises:
-            StoreError: It cannot be written there.
+            StoreError: The output cannot be written.
             JobError: Another run has published meanwhile, and no ``force``.
         """
         self._store.require_writable(locate_part(self._output, 0))
         finish_publication(self._output)
-        there = self._there()
-        if not (self._force or set(there) <= set(self._old)):
+        existing = self._find_existing()
+        if not (self._force or set(existing) <= set(self._old)):
             raise JobError(
                 f"{self._output}: another run has published meanwhile", "replace it with --force"
             )
         reports = [locate_report(self._output), locate_failed_report(self._output)]
-        if not there:  # they speak of no result that is there
+        if not existing:  # the reports describe a result that does not exist any more
             for uri in reports:
                 self._store.delete(uri)
         parts = range(self._parts) if is_numbered(self._output) else ()
         names = [locate_part(self._output, part) for part in parts] or [resolve_link(self._output)]
         for uri in [*names, *reports, locate_record(self._output)]:
             self._store.remove_staged(uri)
-        # The first part is opened here, so that a folder that cannot be written is told at once.
-        self._file(0)
+        # The first part is opened here, so that an unwritable folder is an error at once.
+        self._open_file(0)
 
-    def _file(self, part: int) -> StagedObject:
-        """What the part belongs to; at most one is open."""
+    def _open_file(self, part: int) -> StagedObject:
+        """Return the staged object that a part belongs to; at most one is open."""
         number = 0 if self._single else part
         if number not in self._staged:
             if self._unsealed is not None:
                 self._unsealed.seal()
-            self._unsealed = self._store.stage(self._name_of(number))
+            self._unsealed = self._store.stage(self._locate_file(number))
             self._staged[number] = self._unsealed
         return self._staged[number]
 
     def write(self, part: int, data: bytes | memoryview) -> None:
-        """Append to a part; parts come in order."""
-        self._file(part).write(data)
+        """Append to a part; parts must be written in order."""
+        self._open_file(part).write(data)
         self.sizes[part] += len(data)
         self._size_bytes += len(data)
         file = 0 if self._single else part
-        self._hash(file, [data]).result()
+        self._start_digest(file, [data]).result()
         self._lines[file] += bytes(data).count(b"\n")
 
-    def _hash(self, file: int, pieces: Iterable[bytes | memoryview]) -> Future[None]:
+    def _start_digest(self, file: int, chunks: Iterable[bytes | memoryview]) -> Future[None]:
         def update() -> None:
-            for piece in pieces:
-                self._digests[file].update(piece)
+            for chunk in chunks:
+                self._digests[file].update(chunk)
 
         return self._hasher.submit(update)
 
     def make_targets(self, parts: Sequence[int]) -> dict[int, WriteTarget]:
-        """Where reducers may write these parts themselves, of which nothing is written yet.
+        """Make targets to which reducers write these parts themselves.
+
+        Args:
+            parts: Numbers of parts of which nothing is written yet.
 
         Returns:
-            A place by part; parts without one are to be written here.
+            Targets by part; a part without a target must be written by ``write``.
 
         Raises:
-            StoreError: The store cannot begin one.
+            StoreError: The store cannot stage one.
         """
         if not parts:
             return {}
         self.withdraw(parts)
         with ThreadPoolExecutor(min(MAX_TARGET_THREADS, len(parts))) as pool:
-            made = dict(zip(parts, pool.map(self._place, parts), strict=True))
-        return {part: place for part, place in made.items() if place is not None}
+            targets = dict(zip(parts, pool.map(self._make_target, parts), strict=True))
+        return {part: target for part, target in targets.items() if target is not None}
 
-    def _place(self, part: int) -> WriteTarget | None:
+    def _make_target(self, part: int) -> WriteTarget | None:
         staged = self._lent[part] = self._store.stage(locate_part(self._output, part))
-        place = staged.make_target(joined=self._joins)
-        if place is None:
+        target = staged.make_target(joined=self._appends_parts)
+        if target is None:
             self.withdraw([part])
-        return place
+        return target
 
     def withdraw(self, parts: Iterable[int]) -> None:
-        """What was written to the places of these parts is void."""
+        """Void the targets of these parts, and delete what was written to them."""
         for part in parts:
             if (staged := self._lent.pop(part, None)) is not None:
                 staged.abort()
 
     def accept(self, part: int, receipt: PartReceipt) -> None:
-        """Take for a part what its reducer has written; parts come in order.
+        """Take the content that a reducer wrote to a part's target; parts come in order.
 
         Raises:
-            StoreError: It is not there as it was told.
+            StoreError: The content is not there as the receipt describes it.
         """
         staged = self._lent[part]
         staged.adopt(receipt.sealed)
         file = 0 if self._single else part
-        if part and self._joins:
-            self._file(part).append(staged)
+        if part and self._appends_parts:
+            self._open_file(part).append(staged)
             self.withdraw([part])
         else:
             if self._unsealed is not None and self._unsealed is self._staged.get(file):
@@ -239,111 +242,117 @@ class Sink:
             if (empty := self._staged.pop(file, None)) is not None:
                 empty.abort()
             self._staged[file] = self._lent.pop(part)
-            self._told[file] = receipt.sha256
-        if self._joins:
-            data = self._file(part).read(self._size_bytes, receipt.size_bytes)
-            self._hashed.append(self._hash(0, data))
+            self._receipt_digests[file] = receipt.sha256
+        if self._appends_parts:
+            data = self._open_file(part).read(self._size_bytes, receipt.size_bytes)
+            self._digest_tasks.append(self._start_digest(0, data))
         self.sizes[part] = receipt.size_bytes
         self._size_bytes += receipt.size_bytes
         self._lines[file] += receipt.lines
 
-    def end(self) -> None:
-        """Nothing more is written: wait for what is still being looked at.
+    def _wait_for_digests(self) -> None:
+        """Wait until all digests are computed.
 
         Raises:
-            StoreError: It cannot be read.
+            StoreError: Staged content cannot be read.
         """
-        while self._hashed:
-            self._hashed.pop().result()
+        while self._digest_tasks:
+            self._digest_tasks.pop().result()
 
     def list_files(self) -> list[dict[str, Any]]:
-        """What is written, a row for each file: for whoever takes it from here, to check."""
-        self.end()
+        """Return a row for each written file, by which a reader can verify it.
+
+        Returns:
+            Rows like ``{"name": "os.txt", "size_bytes": 12, "sha256": "2c26...", "records": 3}``.
+        """
+        self._wait_for_digests()
         sizes = [self._size_bytes] if self._single else self.sizes
         return [
             {
                 "name": locate_part(self._output, part).rpartition("/")[2],
                 "size_bytes": size,
-                "sha256": self._told.get(part) or self._digests[part].hexdigest(),
+                "sha256": self._receipt_digests.get(part) or self._digests[part].hexdigest(),
                 "records": self._lines[part],
             }
             for part, size in enumerate(sizes)
         ]
 
     def exists(self) -> bool:
-        """Whether there is a result, or a part of one."""
-        return bool(self._there())
+        """Return whether there is a result, or a part of one."""
+        return bool(self._find_existing())
 
     def publish(
         self, check: Callable[[], None] = lambda: None, reports: Sequence[StagedObject] = ()
     ) -> None:
-        """Change what is there for the new result; the last act of a good run.
+        """Replace the existing result by the new one, as the last step of a successful run.
 
         Args:
             check: Called before each change, and at the end; may raise.
-            reports: The report that is right meanwhile, and the one that is right at the end.
+            reports: The report that is valid during the publication, and the one that is valid at
+                its end; or none.
 
         Raises:
             StoreError: The store refused.  If ``recorded`` is true, ``finish_publication`` can
                 complete the publication.
         """
-        self.end()
+        self._wait_for_digests()
         self.withdraw(list(self._lent))
         for part in range(self._parts):
-            self._file(part)
+            self._open_file(part)
         check()
         with ExitStack() as stack:
-            changes = list(self._changes(reports, stack))
-            publication.publish(locate_record(self._output), changes, check, self._record)
+            changes = list(self._list_changes(reports, stack))
+            publication.publish(locate_record(self._output), changes, check, self._set_recorded)
         check()
 
-    def _record(self) -> None:
+    def _set_recorded(self) -> None:
         self.recorded = True
 
-    def _changes(self, reports: Sequence[StagedObject], stack: ExitStack) -> Iterator[Change]:
-        """All changes, in an order in which no report speaks of a result that is not there.
+    def _list_changes(self, reports: Sequence[StagedObject], stack: ExitStack) -> Iterator[Change]:
+        """Yield all changes, in an order in which no report describes a missing result.
 
-        Whoever sees ``_SUCCESS`` sees a whole result and its report: it goes first and comes last.
+        ``_SUCCESS`` is deleted first and written last, so a reader that sees it sees a whole result
+        and its report.
         """
-        there = self._there()
+        existing = self._find_existing()
         report = locate_report(self._output)
-        if self._output + SUCCESS in there:
-            yield self._change(self._output + SUCCESS)
+        if self._output + SUCCESS in existing:
+            yield self._make_change(self._output + SUCCESS)
         if reports:
-            yield self._change(report, reports[0])
-        parts = {self._name_of(part): each for part, each in sorted(self._staged.items())}
+            yield self._make_change(report, reports[0])
+        parts = {self._locate_file(part): each for part, each in sorted(self._staged.items())}
         for uri, staged in parts.items():
-            yield self._change(uri, staged)
+            yield self._make_change(uri, staged)
         others = (self._output + name for name in ("", SUCCESS, MANIFEST))
-        yield from map(self._change, sorted({*there} - {*parts, *others}))
-        if self._has_mark:
-            yield self._small(MANIFEST, self._manifest(), stack)
+        yield from map(self._make_change, sorted({*existing} - {*parts, *others}))
+        if self._has_success:
+            yield self._stage_small(MANIFEST, self._format_manifest(), stack)
         if reports:
-            yield self._change(report, reports[1])
+            yield self._make_change(report, reports[1])
         if self._store.exists(locate_failed_report(self._output)):
-            yield self._change(locate_failed_report(self._output))
-        if self._has_mark:
-            yield self._small(SUCCESS, b"", stack)
+            yield self._make_change(locate_failed_report(self._output))
+        if self._has_success:
+            yield self._stage_small(SUCCESS, b"", stack)
 
-    def _change(self, uri: str, staged: StagedObject | None = None) -> Change:
+    def _make_change(self, uri: str, staged: StagedObject | None = None) -> Change:
         name = self._output if uri == resolve_link(self._output) else uri
         return Change(name.rpartition("/")[2], uri, staged)
 
-    def _small(self, name: str, data: bytes, stack: ExitStack) -> Change:
+    def _stage_small(self, name: str, data: bytes, stack: ExitStack) -> Change:
         staged = self._store.stage(self._output + name)
         stack.callback(staged.abort)
         staged.write(data)
-        return self._change(self._output + name, staged)
+        return self._make_change(self._output + name, staged)
 
-    def _manifest(self) -> bytes:
+    def _format_manifest(self) -> bytes:
         rows = [
             {"name": format_part_name(i), "size_bytes": size} for i, size in enumerate(self.sizes)
         ]
         return json.dumps({"parts": rows}, indent=1).encode()
 
     def abort(self) -> None:
-        """Leave nothing behind; no effect once a publication is recorded."""
+        """Delete all staged objects; no effect once a publication is recorded."""
         self._hasher.shutdown(cancel_futures=True)
-        with ExitStack() as stack:  # each whatever becomes of the others
+        with ExitStack() as stack:  # each is aborted even if another raises
             for staged in [*self._staged.values(), *self._lent.values()]:
                 stack.callback(staged.abort)

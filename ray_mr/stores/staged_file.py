@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 
 CHUNK_BYTES = 1 << 20
 _MAX_STEM_BYTES = 220
-"""Bytes of a name that its temporary name repeats, of the 255 a file system allows."""
+"""Maximum bytes of a name within its temporary name; file systems allow 255 in total."""
 STAGED = re.compile(r"\.(.*)\.ray-mr-[0-9a-f]{12}\.part", re.DOTALL)
-"""Names of staged files, which do not exist yet for readers; group 1 is the shortened name."""
+"""Names of staged files, which readers do not see; group 1 is the shortened name."""
 
 
 class StagedFile:
-    """See ``StagedObject``: a temporary name in the same folder, synced and renamed."""
+    """A staged local file; see ``StagedObject``."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -60,10 +60,10 @@ class StagedFile:
     def write(self, data: bytes | memoryview) -> None:
         """See ``StagedObject``."""
         with translate_disk_errors(self._path):
-            self._writable().write(data)
+            self._get_file().write(data)
 
-    def _writable(self) -> BinaryIO:
-        """The open file, at its end."""
+    def _get_file(self) -> BinaryIO:
+        """Return the open file, positioned at its end."""
         if self._sealed or not self._open:
             raise StoreError(f"{self._path} is not being written any more")
         if self._file.closed:  # another process wrote to it
@@ -75,38 +75,38 @@ class StagedFile:
         """See ``StagedObject``."""
         if self._sealed:
             return
-        with translate_disk_errors(self._path), self._writable() as file:
+        with translate_disk_errors(self._path), self._get_file() as file:
             file.flush()
             os.fsync(file.fileno())
         self._sealed = True
 
     def make_target(self, *, joined: bool) -> FileTarget | None:
         """See ``StagedObject``."""
-        here = host.read_boot_id()
-        if not here:
+        boot_id = host.read_boot_id()
+        if not boot_id:
             return None
         with translate_disk_errors(self._path):
-            found = os.fstat(self._file.fileno())
+            status = os.fstat(self._file.fileno())
             self._file.close()
-        ident = (found.st_dev, found.st_ino)
-        return FileTarget(str(self._path), str(self._part), here, ident, joined)
+        ident = (status.st_dev, status.st_ino)
+        return FileTarget(str(self._path), str(self._part), boot_id, ident, joined)
 
     def adopt(self, sealed: tuple[int, bool]) -> None:
         """See ``StagedObject``."""
         size, self._sealed = sealed
         with translate_disk_errors(self._path):
-            found = self._part.stat().st_size
-        if found != size:
-            raise StoreError(f"{self._path}: {size} bytes were written, {found} are there")
+            actual_size = self._part.stat().st_size
+        if actual_size != size:
+            raise StoreError(f"{self._path}: {size} bytes were written, {actual_size} are there")
 
     def append(self, other: StagedFile) -> None:
-        """See ``StagedObject``; the kernel copies."""
+        """See ``StagedObject``; the bytes are copied within the kernel."""
         with translate_disk_errors(self._path), other._part.open("rb") as source:
-            target = self._writable()
+            target = self._get_file()
             target.flush()
-            left = os.fstat(source.fileno()).st_size
-            while left:
-                left -= _copy_some(source.fileno(), target.fileno(), left)
+            remaining = os.fstat(source.fileno()).st_size
+            while remaining:
+                remaining -= _copy_some(source.fileno(), target.fileno(), remaining)
             target.seek(0, os.SEEK_END)
 
     def read(self, start: int, size: int) -> Iterator[bytes]:
@@ -117,13 +117,13 @@ class StagedFile:
                 yield data
                 size -= len(data)
 
-    def prepare(self, inline_bytes: int) -> dict[str, Any]:  # noqa: ARG002 - as Staged has it
-        """See ``StagedObject``; from here on the file may outlive this process."""
+    def prepare(self, inline_bytes: int) -> dict[str, Any]:  # noqa: ARG002 - see StagedObject
+        """See ``StagedObject``; the file is no longer deleted when this process ends."""
         self.seal()
         with translate_disk_errors(self._path):
-            found = self._part.stat()
+            status = self._part.stat()
         forget_temporary(self._part)
-        return {"part": self._part.name, "inode": found.st_ino, "size_bytes": found.st_size}
+        return {"part": self._part.name, "inode": status.st_ino, "size_bytes": status.st_size}
 
     def release(self) -> None:
         """See ``StagedObject``."""
@@ -145,7 +145,7 @@ class StagedFile:
         if not self._open:
             return
         self._open = False
-        with contextlib.suppress(OSError):  # what is buffered may not fit the disk
+        with contextlib.suppress(OSError):  # buffered bytes may not fit the disk
             self._file.close()
         with translate_disk_errors(self._path):
             self._part.unlink(missing_ok=True)
@@ -154,33 +154,33 @@ class StagedFile:
 
 @dataclass(frozen=True, slots=True)
 class FileTarget:
-    """See ``WriteTarget``: a staged file, for whoever sees the very file on the same machine.
+    """See ``WriteTarget``; a staged file that a process of the same machine can write.
 
-    It is opened, never made: once the file is removed, a straggler can leave nothing behind.
+    The file is opened and never created, so a late process cannot bring back a deleted file.
     """
 
     name: str
-    """What it is going to be."""
+    """Path after the renaming, for messages."""
     part: str
-    """Its temporary name."""
-    machine: str
-    """Whose file it is; another machine may see one of this name too."""
+    """Path of the staged file."""
+    boot_id: str
+    """Boot ID of the machine; another machine may have a file of the same path."""
     ident: tuple[int, int]
-    """Device and inode."""
+    """Device and inode of the staged file."""
     joined: bool
     """See ``WriteTarget``."""
 
     def open(self, _store_for: Callable[[str], WritableStore], /) -> FileWriter | None:
         """See ``WriteTarget``."""
-        if host.read_boot_id() != self.machine:
+        if host.read_boot_id() != self.boot_id:
             return None
         try:
             descriptor = os.open(self.part, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError:
             return None
         file = os.fdopen(descriptor, "wb")
-        found = os.fstat(descriptor)
-        if (found.st_dev, found.st_ino) != self.ident:
+        status = os.fstat(descriptor)
+        if (status.st_dev, status.st_ino) != self.ident:
             file.close()
             return None
         return FileWriter(self.name, file, sync=not self.joined)
@@ -190,9 +190,9 @@ class FileWriter:
     """See ``Writer``.
 
     Args:
-        name: What messages call it.
-        file: To write to.
-        sync: What is sealed has to be on the disk.
+        name: Path in messages.
+        file: Open staged file.
+        sync: Whether ``seal`` writes the file to the disk.
     """
 
     def __init__(self, name: str, file: BinaryIO, *, sync: bool) -> None:
@@ -205,7 +205,7 @@ class FileWriter:
             self._size += self._file.write(data)
 
     def seal(self) -> tuple[int, bool]:
-        """See ``Writer``: the length, and whether it is on the disk."""
+        """See ``Writer``; returns the length, and whether the file is on the disk."""
         with translate_disk_errors(self._name), self._file as file:
             file.flush()
             if self._sync:
@@ -213,11 +213,11 @@ class FileWriter:
         return self._size, self._sync
 
     def get_unsent(self) -> None:
-        """See ``Writer``; a disk that is full is full for all."""
+        """See ``Writer``; ``None``, as the driver could not write to the same disk either."""
 
     def close(self) -> None:
         """See ``Writer``."""
-        with contextlib.suppress(OSError):  # what is buffered may not fit the disk
+        with contextlib.suppress(OSError):  # buffered bytes may not fit the disk
             self._file.close()
 
 
@@ -231,16 +231,16 @@ def sync_folder(path: Path) -> None:
 
 
 def _copy_some(source: int, target: int, size: int) -> int:
-    """Copy from where a file is to where another is, within the kernel."""
+    """Copy bytes between the positions of two files, within the kernel; return their number."""
     try:
-        done = os.copy_file_range(source, target, size)
+        count = os.copy_file_range(source, target, size)
     except OSError as error:
         if error.errno not in (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
             raise
-        done = os.sendfile(target, source, None, size)
-    if not done:
+        count = os.sendfile(target, source, None, size)
+    if not count:
         raise OSError(errno.EIO, "a file became shorter while it was copied")
-    return done
+    return count
 
 
 def shorten_name(name: str) -> str:
@@ -265,8 +265,8 @@ def is_prepared_file(path: Path, prepared: Mapping[str, Any]) -> bool:
     """Return whether a path is the file that a record describes by inode and size."""
     with translate_disk_errors(path):
         try:
-            found = path.lstat()
+            status = path.lstat()
         except (FileNotFoundError, NotADirectoryError):
             return False
-    known = (prepared["inode"], prepared["size_bytes"])
-    return stat.S_ISREG(found.st_mode) and (found.st_ino, found.st_size) == known
+    ident = (prepared["inode"], prepared["size_bytes"])
+    return stat.S_ISREG(status.st_mode) and (status.st_ino, status.st_size) == ident

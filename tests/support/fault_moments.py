@@ -54,8 +54,8 @@ STEPS: dict[str, tuple[Any, str, bool]] = {
     "a piece reduced": (ReducerPool, "_add_output", False),
     "a piece written": (Sink, "write", False),
     "before publishing": (Sink, "publish", True),
-    FIRST_PART: (publication, "_make", False),
-    "_SUCCESS": (publication, "_make", True),
+    FIRST_PART: (publication, "_apply", False),
+    "_SUCCESS": (publication, "_apply", True),
     "after publishing": (Sink, "publish", False),
 }
 """Moments by name: before or after (false) the first call of a function.

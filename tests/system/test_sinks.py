@@ -249,7 +249,7 @@ def killed_after_the_record(place: Place, *parts: bytes) -> None:
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sink, "_record", die)
+        patch.setattr(sink, "_set_recorded", die)
         with pytest.raises(KeyboardInterrupt):
             sink.publish()
 

@@ -287,7 +287,7 @@ def test_interrupted_publication_is_completed_at_once(
 ) -> None:
     """Ctrl-C between two changes: the run makes the rest of them before it ends."""
     made: list[str] = []
-    make = publication._make
+    make = publication._apply
 
     def stop(uri: str, new: Any) -> None:
         if len(made) == 2:
@@ -296,7 +296,7 @@ def test_interrupted_publication_is_completed_at_once(
         made.append(uri)
         make(uri, new)
 
-    monkeypatch.setattr(publication, "_make", stop)
+    monkeypatch.setattr(publication, "_apply", stop)
     with pytest.raises(Interrupted, match="it is whole"):
         run(place.job, engine="local")
     place.check_whole("sum")
@@ -312,7 +312,7 @@ def test_run_after_a_publication_that_cannot_be_completed_says_what_to_do(
         raise SystemExit
 
     with monkeypatch.context() as patch:
-        patch.setattr(publication, "_make", die)
+        patch.setattr(publication, "_apply", die)
         with pytest.raises(SystemExit):
             run(place.job, engine="local")
     store = registry.writable_store_for(place.output)
@@ -337,7 +337,7 @@ def test_command_s_other_process_completes_a_publication(
         raise SystemExit
 
     with monkeypatch.context() as patch:
-        patch.setattr(publication, "_make", die)
+        patch.setattr(publication, "_apply", die)
         with pytest.raises(SystemExit):
             run(place.job, engine="local", journal=journal)
     assert not place.parts()
