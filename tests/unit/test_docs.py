@@ -1,4 +1,4 @@
-"""The prose: every link leads somewhere, and no page is an orphan."""
+"""The documents: links lead somewhere, no page is an orphan, and tables agree with the code."""
 
 from __future__ import annotations
 
@@ -35,8 +35,7 @@ def _anchors(page: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(TOP).as_posix())
-def test_links(page: Path) -> None:
-    """A link to a file of ours leads to one, and one to a heading to that heading."""
+def test_link_of_a_page_leads_to_a_file_or_a_heading(page: Path) -> None:
     for link in _links(page):
         name, _, anchor = link.partition("#")
         target = (page.parent / name).resolve() if name else page
@@ -45,7 +44,7 @@ def test_links(page: Path) -> None:
 
 
 def test_every_page_is_linked() -> None:
-    """Each page of docs/ can be reached from the README, in a few steps."""
+
     seen, todo = set(), [TOP / "README.md"]
     while todo:
         page = todo.pop()
