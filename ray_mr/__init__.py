@@ -1,16 +1,21 @@
-"""ray_mr: map/reduce over files in S3 with any mapper and reducer, every input accounted for.
+"""Map/reduce over files in S3 with any mapper and reducer, and with every input accounted for.
 
-import ray_mr
+Example::
 
-report = ray_mr.run(ray_mr.Job(
-    inputs=["s3://pings/saved_session/**"],
-    records="uuid-json",
-    mapper=lambda uuid, file, ping: (ping["info"]["OS"], 1),
-    combiner="sum",
-    reducer="sum",
-    output="platforms.txt",
-))
-report.to_pandas()
+    import ray_mr
+
+    report = ray_mr.run(ray_mr.Job(
+        inputs=["s3://pings/saved_session/**"],
+        records="uuid-json",
+        mapper=lambda uuid, file, ping: (ping["info"]["OS"], 1),
+        combiner="sum",
+        reducer="sum",
+        output="platforms.txt",
+    ))
+    report.to_pandas()
+
+``run`` runs a job, ``plan`` shows what a run would do.  The program ``ray-mr`` does both for job
+files.
 """
 
 from __future__ import annotations
@@ -35,7 +40,7 @@ __all__ = ["Job", "Plan", "RayMrError", "Report", "Script", "plan", "run"]
 
 
 def __getattr__(name: str) -> Any:
-    # It brings Arrow with it, which a command that only tells its help does without.
+    # Report imports Arrow, which `ray-mr --help` does not need.
     if name == "Report":
         from ray_mr.driver.report import Report
 
@@ -44,16 +49,16 @@ def __getattr__(name: str) -> Any:
 
 
 def plan(job: Job) -> Plan:
-    """List a job's inputs and cut them into splits, and do nothing else.
+    """List a job's inputs and cut them into splits, without running anything.
 
     Raises:
-        RayMrError: The job is wrong, or an input cannot be listed.
+        RayMrError: The job is invalid, or an input cannot be listed.
     """
-    from ray_mr.driver.run import plan as make
+    from ray_mr.driver.run import plan as make_plan
     from ray_mr.views.streams import fill_standard_streams
 
     fill_standard_streams()
-    return make(job)
+    return make_plan(job)
 
 
 def run(
@@ -66,51 +71,51 @@ def run(
     progress: bool | None = None,
     on_event: Callable[[Event], None] | None = None,
 ) -> Report:
-    """Run a job; there is a result if, and only if, this returns.
+    """Run a job and publish its result; if this raises, no result is published.
 
     Args:
-        job: What to do; a relative output is relative to the working directory.
-        engine: ``ray`` or ``local``.  A Ray that is initialised is used and left up; with
-            ``RAY_ADDRESS`` set that cluster is joined; else a runtime is started for the run.
-        force: Replace a result that is there.
-        resume: Go on where an earlier run with this output stopped: what it finished counts.
-        only_failed: The same, and of the inputs run only those that failed.
-        progress: Show how it goes: in the cell of a notebook, else on stderr.  By default in
-            notebooks alone.
-        on_event: Called with what happens, from this thread.
+        job: The job; a relative output is relative to the working directory.
+        engine: ``ray`` or ``local``.  With ``ray``, an initialised Ray is used and left running; if
+            ``RAY_ADDRESS`` is set, the run joins that cluster; otherwise it starts a private Ray.
+        force: Replace an existing result.
+        resume: Continue an earlier run with this output, and reuse the work that it finished.
+        only_failed: Like ``resume``, but run only the inputs that failed.
+        progress: Show progress: in the cell of a notebook, or else on stderr.  By default, only
+            notebooks show it.
+        on_event: Called with each event of the run, from this thread.
 
     Raises:
-        RayMrError: Nothing was published; the report beside the output has the ledger.
-        Interrupted: The notebook's stop button, or Ctrl-C; another job can be run at once.
+        RayMrError: No result was published; the report beside the output has the ledger.
+        Interrupted: Ctrl-C, or the notebook's stop button; another job can be run at once.
     """
-    from ray_mr.driver.run import run as make
+    from ray_mr.driver.run import run as run_job
     from ray_mr.views.streams import fill_standard_streams
 
     fill_standard_streams()
-    shown = _watcher(progress)
+    view = _make_view(progress)
 
-    def tell(event: Event) -> None:
-        if shown is not None:
-            shown.show(event)
+    def notify(event: Event) -> None:
+        if view is not None:
+            view.show(event)
         if on_event is not None:
             on_event(event)
 
     try:
-        report = make(
-            job, engine=engine, force=force, resume=resume, only_failed=only_failed, on_event=tell
+        report = run_job(
+            job, engine=engine, force=force, resume=resume, only_failed=only_failed, on_event=notify
         )
     except KeyboardInterrupt:
         raise Interrupted(
-            "interrupted again while the run was being ended", "the report says how far it came"
+            "interrupted again while the run was being stopped", "the report says how far it came"
         ) from None
     finally:
-        if shown is not None:
-            shown.close()
+        if view is not None:
+            view.close()
     report.raise_if_failed()
     return report
 
 
-def _watcher(progress: bool | None) -> ProgressView | None:  # noqa: FBT001 - as `run` takes it
+def _make_view(progress: bool | None) -> ProgressView | None:  # noqa: FBT001 - as `run` takes it
     if progress is False:
         return None
     from ray_mr.views import notebook

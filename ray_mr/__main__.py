@@ -1,4 +1,4 @@
-"""``python -m ray_mr`` is ``ray-mr``."""
+"""``python -m ray_mr`` runs ``ray-mr``."""
 
 from __future__ import annotations
 

@@ -1,37 +1,38 @@
-"""Every error ray_mr raises, in one tree, with the exit code each ends a command with.
+"""Errors that ray_mr raises, and the exit code that each ends a command with.
 
-    RayMrError                      1  a defect of ours
-      JobError                      2  the job is wrong: file, option, script, inputs
-      CredentialsError              3
-        CredentialsExpired          3  they were good once: worth a look for newer ones
-      StoreError                    4  S3, disk: permission, missing bucket, endpoint down
-        StoreUnavailable            4  the same, but worth another try
-        StagedLost                  4  an object that was being written is no longer there
-      DataError                     5  an input object is at fault
+    RayMrError                      1  a bug in ray_mr
+      JobError                      2  the job: file, option, script, inputs
+      CredentialsError              3  missing, unreadable or refused credentials
+        CredentialsExpired          3  expired: newer ones may exist
+      StoreError                    4  S3 or disk: permission, missing bucket, full disk
+        StoreUnavailable            4  a temporary failure: retried
+        StagedLost                  4  an upload in progress has disappeared
+      DataError                     5  a single input
         ObjectChanged               5  not the object that was listed
         CorruptObject               5  does not decode to its end
-        RefusedObject               5  an archive, a format that is not read, or a bomb
+        RefusedObject               5  an archive, an unsupported format, or expands too far
         UnsafeKey                   5  its key cannot be a path
-        ObjectDenied                4  the store refuses this object, not the others
+        ObjectDenied                4  the store refuses this object, but not others
           ObjectArchived            4  it has to be restored first
-        TooManyBadRecords           5
-      ChildError                    6  the user's program is at fault
-        ChildNotStarted             6  no interpreter, script does not load
+        TooManyBadRecords           5  more unreadable records than the job allows
+      ChildError                    6  the user's program
+        ChildNotStarted             6  no interpreter, or the script does not load
         ChildRaised                 6  its function raised an exception
-        ChildCrashed                6  signal or exit code
-          ChildKilled               6  SIGKILL, which is often the kernel, out of memory
-        ChildTimeout                6  ran, or was silent, for too long
-        ChildProtocol               6  did not speak the harness's protocol
+        ChildCrashed                6  a signal, or a non-zero exit code: retried
+          ChildKilled               6  SIGKILL, often because the machine is out of memory
+        ChildTimeout                6  took too long, or made no progress for too long
+        ChildProtocol               6  its output violates the harness's protocol
       EngineError                   7  Ray
-        WorkerLost                  7  a worker, node or block is gone: worth another try
-          OutOfMemory               7  ended for it: worth another try with more
-        NoCapacity                  7  the run cannot be placed
-      LedgerError                   8  counts do not balance
-      Interrupted                 130
-        DeadlinePassed            130
+        WorkerLost                  7  a worker, node or block is lost: retried
+          OutOfMemory               7  Ray ended a worker to free memory: retried with more
+        NoCapacity                  7  the run needs more than the cluster has
+      LedgerError                   8  the counts of the ledger do not balance
+      Interrupted                 130  Ctrl-C, SIGTERM, SIGHUP
+        DeadlinePassed            130  the job's deadline has passed
 
-Nothing but exception classes and words of theirs lives here.  They cross processes: each is rebuilt
-from its ``args`` alone, and its message never holds a secret or a whole record.
+An error has a message, which names the input, file or option, and a hint, which says what to do.
+Errors are sent between processes: each is rebuilt from its ``args``.  A message never contains a
+secret or a whole record.
 """
 
 from __future__ import annotations
@@ -41,10 +42,10 @@ from typing import ClassVar
 
 
 class RayMrError(Exception):
-    """Base of all errors of ray_mr.
+    """Base class of all errors that ray_mr raises.
 
     Args:
-        message: What went wrong, naming the input, file or option.
+        message: What happened to which input, file or option.
         hint: What the user can do about it.
     """
 
@@ -60,32 +61,32 @@ class RayMrError(Exception):
         return f"{self.message}\n  {self.hint}" if self.hint else self.message
 
     def _render_traceback_(self) -> list[str]:
-        """What IPython shows: our words; for a defect of ours, the way to it too."""
+        """Return the lines that IPython shows: the message, and for a bug the traceback, too."""
         if type(self) is RayMrError:
             return traceback.format_exception(self)
         return [f"{type(self).__name__}: {self}"]
 
 
 PATH_HINT = "a job file's paths are relative to its folder, a command's to where it is given"
-"""Advice on a path at which nothing is."""
+"""Hint for a path that does not exist."""
 PERMISSION_HINT = "see its permissions and those of its folder"
-"""Advice on a path that the system refuses."""
+"""Hint for a path without permission."""
 RESTORE_HINT = "restore it first (aws s3api restore-object), or leave it out of the inputs"
-"""Advice on an object that is archived."""
-CHANGING_INPUT_HINT = "run again when nobody writes to it"
-"""Advice on an input that changes."""
-STDERR_TAIL_MARK = "; its last words:"
-"""Ends the first line of a message whose other lines are the end of a program's stderr."""
+"""Hint for an archived object."""
+CHANGING_INPUT_HINT = "run again when no other program writes to it"
+"""Hint for an input that changes during the run."""
+STDERR_TAIL_MARK = "; the end of its stderr:"
+"""End of the first line of a message whose other lines are the last of a program's stderr."""
 
 
 def summarize_message(message: str) -> str:
-    """A message in one line: its first, with a program's very last line on stderr."""
+    """Return the first line of a message, and the last line of a program's stderr after it."""
     first, *rest = message.splitlines() or [""]
     return f"{first} {rest[-1].strip()}" if rest and first.endswith(STDERR_TAIL_MARK) else first
 
 
 class JobError(RayMrError):
-    """The job cannot be run as it is written."""
+    """The job is invalid, or cannot be run."""
 
     exit_code = 2
 
@@ -97,33 +98,33 @@ class CredentialsError(RayMrError):
 
 
 class CredentialsExpired(CredentialsError):
-    """The store says that the credentials were good once."""
+    """The store reports that the credentials have expired."""
 
 
 class StoreError(RayMrError):
-    """A store refused, or is not there."""
+    """A store refused a request, or cannot be reached."""
 
     exit_code = 4
 
 
 class StoreUnavailable(StoreError):
-    """A store did not answer properly; the same request may succeed later."""
+    """A store failed temporarily; the same request may succeed later."""
 
     retryable = True
 
 
 class StagedLost(StoreError):
-    """What was prepared for an object is no longer there, and the object is not there either."""
+    """An upload in progress has disappeared, and its object does not exist either."""
 
 
 class DataError(RayMrError):
-    """An input object is at fault; other inputs are not affected."""
+    """A single input is bad; other inputs are not affected."""
 
     exit_code = 5
 
 
 class ObjectChanged(DataError):
-    """The object is not, or no longer, the one that was listed."""
+    """The object is not the one that was listed."""
 
 
 class CorruptObject(DataError):
@@ -131,7 +132,7 @@ class CorruptObject(DataError):
 
 
 class RefusedObject(DataError):
-    """The object is in a format that is not read, or expands beyond what the job allows."""
+    """The object has an unsupported format, or expands further than the job allows."""
 
 
 class UnsafeKey(DataError):
@@ -139,17 +140,17 @@ class UnsafeKey(DataError):
 
 
 class ObjectDenied(DataError):
-    """The store refuses this very object; others may be readable."""
+    """The store refuses this object; others may be readable."""
 
     exit_code = 4
 
 
 class ObjectArchived(ObjectDenied):
-    """The object is in an archive, and has to be restored before it can be read."""
+    """The object is archived, and has to be restored before it can be read."""
 
 
 class TooManyBadRecords(DataError):
-    """More records were set aside than the job allows."""
+    """More records were set aside as unreadable than the job allows."""
 
 
 class ChildError(RayMrError):
@@ -159,7 +160,7 @@ class ChildError(RayMrError):
 
 
 class ChildNotStarted(ChildError):
-    """The program could not be started, or its script does not load."""
+    """The program cannot be started, or its script does not load."""
 
 
 class ChildRaised(ChildError):
@@ -167,23 +168,23 @@ class ChildRaised(ChildError):
 
 
 class ChildCrashed(ChildError):
-    """The program ended by a signal or with a non-zero exit code."""
+    """The program ended with a signal or a non-zero exit code."""
 
     retryable = True
 
 
 class ChildKilled(ChildCrashed):
-    """The program was ended by SIGKILL: by the kernel, for its memory, or by somebody."""
+    """The program ended with SIGKILL, often sent by the kernel when memory runs out."""
 
 
 class ChildTimeout(ChildError):
-    """The program ran, or made no progress, for longer than the job allows."""
+    """The program took longer, or made no progress for longer, than the job allows."""
 
     retryable = True
 
 
 class ChildProtocol(ChildError):
-    """What came from a harness is not a frame of the child protocol."""
+    """The output of a harness violates the child protocol."""
 
 
 class EngineError(RayMrError):
@@ -193,35 +194,35 @@ class EngineError(RayMrError):
 
 
 class WorkerLost(EngineError):
-    """A worker, a node or a block is gone; the work can be done again."""
+    """A worker, a node or a block is lost; the attempt can be repeated."""
 
     retryable = True
 
 
 class OutOfMemory(WorkerLost):
-    """A worker was ended because its machine had no more memory."""
+    """A worker was ended because its machine was out of memory."""
 
 
 class NoCapacity(EngineError):
-    """The run asks for more than the engine will ever have."""
+    """The run needs more than the engine can ever provide."""
 
 
 class LedgerError(RayMrError):
-    """What went in does not equal what came out."""
+    """The ledger does not balance: inputs and results do not add up."""
 
     exit_code = 8
 
 
 class Interrupted(RayMrError):
-    """The user or the system asked the run to stop."""
+    """The user or the system stopped the run."""
 
     exit_code = 130
 
 
 class DeadlinePassed(Interrupted):
-    """The run took longer than the job allows."""
+    """The run took longer than the job's deadline."""
 
 
 def escape_newlines(name: str) -> str:
-    """A name, such as a key, as it can stand in a line."""
+    """Escape the newlines of a name, such as a key, for a message of one line."""
     return name.replace("\r", "\\r").replace("\n", "\\n")

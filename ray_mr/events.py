@@ -1,4 +1,4 @@
-"""What a run tells those who watch it, as values; who shows them is a matter of the faces."""
+"""Events of a run: values that the driver passes to ``on_event`` and the views show."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class MapProgress:
-    """More input was worked on."""
+    """Progress of the map stage, in stored bytes of input."""
 
     done_bytes: int
-    """Stored bytes of input that committed or running attempts have read."""
+    """Stored bytes of input read by committed and running attempts."""
     total_bytes: int
     status: str = ""
     """Last ``reporter:status:`` of a child."""
     running: int = 0
-    """Attempts at work."""
+    """Running attempts."""
     failed: int = 0
     """Inputs that have failed for good."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReduceProgress:
-    """Reducers are at work; told again and again while they are."""
+    """Progress of the reduce stage, sent repeatedly while reducers run."""
 
     done: int
     """Parts of the result that are reduced."""
@@ -40,7 +40,7 @@ class ReduceProgress:
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """Something the user should read: a retry, a failed input."""
+    """A message for the user, such as a retry or a failed input."""
 
     text: str
 

@@ -1,6 +1,8 @@
-"""The words of ray_mr as frozen values: what is fed, what an attempt says, how an input ends.
+"""Values that the driver, the engines and the tasks exchange: inputs, splits, ends of attempts.
 
-Only data lives here: no I/O, no policy.  Everything here crosses processes.
+A split goes from the driver to an attempt, which returns ``BlockMeta``, ``Progress`` and at last an
+``AttemptEnd``; a reducer returns a ``ReducerEnd``.  All values are frozen and are sent between
+processes.  They have no I/O and no policy.
 """
 
 from __future__ import annotations
@@ -16,19 +18,19 @@ if TYPE_CHECKING:
     from ray_mr.errors import RayMrError
 
 ROW_BITS = 36
-"""A row's place in the plan's order is ``split.start << ROW_BITS | place in the split``."""
+"""Bits for a row's number in its split: its order is ``split.start << ROW_BITS | number``."""
 
 
 HIDDEN = "hidden: its name begins with _ or ."
-"""Remark on an object that matches a pattern only where a wildcard stands for ``_`` or ``.``."""
+"""Remark on an object that matches a pattern only if a wildcard stands for ``_`` or ``.``."""
 SIDE_FILE = "side file of a result"
 """Remark on a report or manifest that is listed together with its result."""
 IRREGULAR = "not a regular file"
-"""Remark on a pipe, socket or device; what it is follows."""
+"""Remark on a pipe, socket or device; its kind is appended."""
 ALREADY_LISTED = "folder listed under another name"
-"""Remark on a link to a folder that the same listing has walked."""
+"""Remark on a link to a folder that is in the same listing."""
 ARCHIVED = "archived"
-"""Remark on an object that its store has to restore before it can be read."""
+"""Remark on an object that its store has to restore first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,15 +40,15 @@ class StoredObject:
     uri: str
     """``s3://bucket/key``, or an absolute path."""
     key: str
-    """Path below ``s3/`` under which the child sees it; never trusted as a path."""
+    """Path below ``s3/`` at which the child finds it; not trusted as a path."""
     size_bytes: int
-    """Stored size."""
+    """Stored size in bytes."""
     etag: str
-    """What identifies this version of the content; another one means it changed."""
+    """Identifier of this version of the content: another etag means another content."""
     locator: str = field(default="", repr=False)
-    """What its store needs besides to fetch this very object, such as a version; never shown."""
+    """Data that the store needs to fetch this object, such as a version; not shown to users."""
     remark: str = ""
-    """Why its listing says that it is not read: a word of those above; empty: it is."""
+    """Reason why the object is not read, one of the remarks above; empty if it is read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,35 +56,35 @@ class ManifestEntry:
     """An object that a manifest names."""
 
     uri: str
-    """With its scheme, or an absolute path; a ``/`` at its end means all below it."""
+    """URI with a scheme, or an absolute path; with a ``/`` at its end, all objects below it."""
     size_bytes: int | None = None
     etag: str = ""
     version: str = ""
-    """The version id, where the store has versions."""
+    """Version id, if the store has versions."""
 
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """An object with its place in the plan."""
+    """An object with its position in the plan."""
 
     position: int
-    """Index in the plan's order, from 0, over all splits."""
+    """Index of the input among all inputs of the plan, from 0."""
     object: StoredObject
 
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Inputs that one map task works on; also a part of one, after a failure."""
+    """Inputs of one map task; after a failure, also a part of these inputs."""
 
     index: int
-    """Number of the split in the plan, kept by its parts."""
+    """Number of the split in the plan; its parts keep it."""
     inputs: Sequence[Input]
-    """In the plan's order; never empty.  Large ones become values when they are looked at."""
+    """Inputs in the plan's order, at least one; large sequences make their items on access."""
 
     @property
     def start(self) -> int:
-        """Position of the first input: where the split's rows stand in the order of all."""
-        positions = getattr(self.inputs, "positions", None)  # quicker than making a value
+        """Position of the first input, and so of the split's rows among all rows."""
+        positions = getattr(self.inputs, "positions", None)  # faster than making an Input
         return positions[0] if positions else self.inputs[0].position
 
     @property
@@ -93,21 +95,21 @@ class Split:
 
     @property
     def size_bytes(self) -> int:
-        """Stored size of all inputs."""
+        """Stored size of all inputs in bytes."""
         return sum(size for _, size in self.sizes())
 
     def sizes(self) -> Iterator[tuple[int, int]]:
-        """Position and stored size of each input."""
-        packed = getattr(self.inputs, "sizes", None)  # quicker than making values
+        """Yield position and stored size in bytes of each input."""
+        packed = getattr(self.inputs, "sizes", None)  # faster than making Inputs
         return packed() if packed else ((i.position, i.object.size_bytes) for i in self.inputs)
 
     def exclude(self, positions: Collection[int]) -> Split | None:
-        """The split less some inputs; ``None`` if nothing is left."""
+        """Return the split without the inputs at some positions; ``None`` if no input remains."""
         rest = tuple(item for item in self.inputs if item.position not in positions)
         return replace(self, inputs=rest) if rest else None
 
     def cut(self, *bounds: int) -> tuple[Split, ...]:
-        """Contiguous parts that begin at these indexes into ``inputs`` (0 is implied)."""
+        """Cut the split into contiguous parts that begin at these indexes (and at 0)."""
         edges = sorted({0, *bounds, len(self.inputs)})
         return tuple(
             replace(self, inputs=self.inputs[low:high]) for low, high in itertools.pairwise(edges)
@@ -116,14 +118,14 @@ class Split:
 
 @dataclass(frozen=True, slots=True)
 class AttemptId:
-    """One try of a split."""
+    """Identity of one attempt at a split."""
 
     split: int
     """``Split.index``."""
     start: int
     """``Split.start``."""
     attempt: int
-    """Counts from 1 over the whole run, so that no two attempts share a number."""
+    """Number of the attempt, from 1, unique within the run."""
 
     def __str__(self) -> str:
         return f"split-{self.start:06d}-attempt-{self.attempt}"
@@ -144,7 +146,7 @@ FIRST_OPTIONS = AttemptOptions()
 
 
 class Fate(enum.StrEnum):
-    """How an input ends in the ledger."""
+    """Final state of an input in the ledger."""
 
     OK = "ok"
     SKIPPED = "skipped"
@@ -153,33 +155,33 @@ class Fate(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class FileCounts:
-    """What was read of one input that ended well."""
+    """Counts of one input that was read without an error."""
 
     position: int
     """``Input.position``."""
     records: int = 0
-    """Records read, good and bad; 0 where the file is the unit (feed ``files``)."""
+    """Records read, good and bad; 0 if the program reads files (feed ``files``)."""
     mapped: int = 0
     """Records that the mapper was called with."""
     bad: int = 0
     """Records set aside because they could not be parsed."""
     decoded_bytes: int = 0
-    """Size after decompression."""
+    """Size in bytes after decompression."""
     sample: str = ""
-    """Where the first bad record stands, never its content."""
+    """Location of the first bad record, without its content."""
 
 
 @dataclass(frozen=True, slots=True)
 class FetchRetries:
-    """What it took to bring an input, where that was more than one try."""
+    """Retries of the download of one input."""
 
     position: int
     """``Input.position``."""
     tries: int
     waited_s: float
-    """Pauses between the tries."""
+    """Seconds of pauses between the tries."""
     cause: str
-    """Why the last of the failed tries failed."""
+    """Message of the last failed try."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,115 +191,114 @@ class PoisonRecord:
     position: int
     """``Input.position``."""
     line: int
-    """From 1."""
+    """Line number, from 1."""
     data: bytes
     """The record, without its newline."""
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Sign of life of an attempt, at most a few a second."""
+    """Progress report of an attempt, sent at most a few times a second."""
 
     stored_bytes: int
-    """Stored bytes of the inputs that are done, and of the current one so far."""
+    """Stored bytes of inputs read so far."""
     status: str = ""
     """Last ``reporter:status:`` of the child."""
 
 
 @dataclass(frozen=True, slots=True)
 class BlockMeta:
-    """What the driver knows of a block without fetching it: rows of one attempt."""
+    """Metadata of a block, which has rows of one attempt, sorted by partition."""
 
     id: AttemptId
     sequence: int
-    """From 0 within the attempt."""
+    """Number of the block within the attempt, from 0."""
     place: int
-    """Where its first row stands among the attempt's; equal rows that are kept as one are one."""
+    """Index of its first row within the attempt; equal rows that were folded count as one."""
     rows: tuple[int, ...]
-    """Rows of each partition; equal ones that are kept as one are as many as they were."""
+    """Rows of each partition; equal rows that were folded count as before folding."""
     offsets: tuple[int, ...]
-    """``len(rows) + 1`` byte offsets of the partitions in the block."""
+    """Byte offsets of the partitions in the block, ``len(rows) + 1`` of them."""
     checksums: tuple[int, ...]
-    """XXH3-64 of each partition's bytes: who reads one need not read the others."""
+    """XXH3-64 of each partition's bytes, so that a reader checks only the partition it reads."""
 
     @property
     def size_bytes(self) -> int:
-        """Length of the block."""
+        """Size of the block in bytes."""
         return self.offsets[-1]
 
 
 @dataclass(frozen=True, slots=True)
 class AttemptEnd:
-    """Last word of an attempt that could speak; nothing before it counts."""
+    """Result of an attempt; its blocks count only once this has arrived."""
 
     id: AttemptId
     files: tuple[FileCounts, ...] = ()
-    """One for each input, when all is well."""
+    """Counts of each input of a successful attempt."""
     failed: Mapping[int, RayMrError] = field(default_factory=dict)
-    """Cause by position for each input found bad: the split runs again without them."""
+    """Errors of bad inputs, by position: the split is run again without these inputs."""
     error: RayMrError | None = None
-    """Why the attempt as a whole failed; ``None`` when it may be committed."""
+    """Error of the whole attempt; ``None`` if it may be committed."""
     suspect: int | None = None
-    """Position of the input that was being worked on when the child died, where known."""
+    """Position of the input that the child was reading when it died, if known."""
     counters: Mapping[str, int] = field(default_factory=dict)
-    """The child's counters, ``group,name``."""
+    """Counters of the child by ``group,name``."""
     rows: int = 0
-    """Rows in all blocks, after combining."""
+    """Rows in all blocks, after the combiner."""
     mapped_rows: int = 0
-    """Rows that the mapper put out, before combining."""
+    """Rows of the mapper's output, before the combiner."""
     bad_values: int = 0
-    """Rows set aside by a combiner because their value is no number."""
+    """Rows that a combiner set aside because their value is not a number."""
     blocks: int = 0
-    """How many blocks were sent."""
+    """Number of blocks sent."""
     seconds: Mapping[str, float] = field(default_factory=dict)
-    """Time of the attempt by stage."""
+    """Seconds by stage of the attempt."""
     fetch_retries: tuple[FetchRetries, ...] = ()
-    """Inputs that were not brought at once, however the attempt ended."""
+    """Inputs whose download was retried, also in a failed attempt."""
     usage: Mapping[str, int] = field(default_factory=dict)
-    """What its children took: ``cpu_ms``; ``max_rss_bytes`` is the most any of the worker's had."""
+    """Use by its children: ``cpu_ms`` in all, ``max_rss_bytes`` of the worker's largest child."""
     poison: PoisonRecord | None = None
-    """The record at which the child died, of an attempt with ``isolate_record``."""
+    """Record at which the child died; only of an attempt that isolates records."""
     bad_value: str = ""
-    """One of the rows set aside, key and value; for messages."""
+    """Example of the rows set aside, key and value, for messages."""
 
 
 @dataclass(frozen=True, slots=True)
 class PartReceipt:
-    """Output of a part that a reducer has written itself, to where the driver told it to."""
+    """Receipt for a part that a reducer wrote itself."""
 
     size_bytes: int
     sha256: str
-    """Of all bytes, in hex digits; empty where the part is joined with others."""
+    """SHA-256 of the part in hexadecimal; empty if the part is joined with others."""
     lines: int
-    """How many newlines are in it."""
+    """Number of newlines in the part."""
     sealed: Any
-    """What its store needs to complete it."""
+    """Data with which the store completes the write."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReducerEnd:
-    """Last word of a reducer for one partition."""
+    """Result of a reducer for one partition."""
 
     partition: int
     rows: int
     """Rows received in blocks."""
     fed: int
-    """Rows that were reduced, each one that was folded into another counts; equal to ``rows`` or
-    the ledger fails."""
+    """Rows reduced, including rows folded into others; the ledger requires ``rows``."""
     keys: int
-    """Distinct keys; 0 where the child is fed files."""
+    """Distinct keys; 0 if the program reads files."""
     counters: Mapping[str, int] = field(default_factory=dict)
     bad_values: int = 0
-    """Rows set aside because their value is no number."""
+    """Rows set aside because their value is not a number."""
     output_bytes: int = 0
-    """Length of all output; what is written must be as long."""
+    """Bytes of the whole output, which the written result has to have."""
     receipt: PartReceipt | None = None
-    """Of output that went straight to its place; ``None``: it came in pieces."""
+    """Receipt for output that the reducer wrote itself; ``None`` if it was sent to the driver."""
     input_bytes: int = 0
-    """Length of its rows in blocks."""
+    """Bytes of its rows in blocks."""
     seconds: float = 0.0
-    """From the first row that was reduced to the last piece of output."""
+    """Seconds from the first reduced row to the end of the output."""
     hot_keys: tuple[tuple[bytes, int], ...] = ()
-    """The keys with the most rows, as they were received; see ``shuffle/heavy_hitters.py``."""
+    """Keys with the most received rows, and their rows; see ``shuffle/heavy_hitters.py``."""
     bad_value: str = ""
-    """One of the rows set aside, key and value; for messages."""
+    """Example of the rows set aside, key and value, for messages."""

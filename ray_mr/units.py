@@ -1,4 +1,4 @@
-"""Sizes and times as people write them (``128MiB``, ``90s``), to numbers and back."""
+"""Parsing and formatting of sizes and times as people write them (``128MiB``, ``90s``)."""
 
 from __future__ import annotations
 
@@ -21,43 +21,46 @@ _SIZES = {
     "tib": 2**40,
 }
 _TIMES = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
-_LARGEST = 2.0**62
-"""No size or time is larger: what fits an int64, and no float's infinity."""
+_MAX_QUANTITY = 2.0**62
+"""Maximum size or time: fits an int64, and is below a float's infinity."""
 _QUANTITY = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*")
 
 
 def _parse(text: str | float, units: dict[str, float], example: str) -> float:
-    if isinstance(text, int) and abs(text) > _LARGEST:  # before Python refuses to write it
+    """Parse a number with a unit; ``example`` is for the message of an error."""
+    if (
+        isinstance(text, int) and abs(text) > _MAX_QUANTITY
+    ):  # Python refuses to convert it to a text
         raise ValueError("is far too large")
     match = _QUANTITY.fullmatch(str(text))
     if match is None or match[2].lower() not in units:
         raise ValueError(f"{text!r:.100} is not a quantity like {example}")
     quantity = float(match[1]) * units[match[2].lower()]
-    if quantity > _LARGEST:
+    if quantity > _MAX_QUANTITY:
         raise ValueError("is far too large")
     return quantity
 
 
 def parse_bytes(text: str | float) -> int:
-    """Bytes of ``128MiB``, ``1.5 GB`` or ``4096``.
+    """Return the bytes of ``128MiB``, ``1.5 GB`` or ``4096``.
 
     Raises:
-        ValueError: The text is no size.
+        ValueError: The text is not a size.
     """
     return int(_parse(text, {name: float(size) for name, size in _SIZES.items()}, "128MiB"))
 
 
 def parse_seconds(text: str | float) -> float:
-    """Seconds of ``90s``, ``1.5h`` or ``90``.
+    """Return the seconds of ``90s``, ``1.5h`` or ``90``.
 
     Raises:
-        ValueError: The text is no time.
+        ValueError: The text is not a time.
     """
     return _parse(text, _TIMES, "90s")
 
 
 def format_bytes(size: float) -> str:
-    """Like ``1.5 GiB``; whole bytes below 1 KiB."""
+    """Return a text like ``1.5 GiB``; below 1 KiB like ``512 bytes``."""
     if size < 2**10:
         return f"{int(size)} bytes"
     for unit in ("KiB", "MiB", "GiB", "TiB"):
@@ -68,7 +71,7 @@ def format_bytes(size: float) -> str:
 
 
 def format_seconds(seconds: float) -> str:
-    """Like ``0.4 s``, ``3 min 05 s`` or ``2 h 10 min``."""
+    """Return a text like ``0.4 s``, ``3 min 05 s`` or ``2 h 10 min``."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -78,5 +81,5 @@ def format_seconds(seconds: float) -> str:
 
 
 def format_count(number: int, noun: str) -> str:
-    """Like ``1 input`` or ``1,204 inputs``."""
+    """Return a text like ``1 input`` or ``1,204 inputs``."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"

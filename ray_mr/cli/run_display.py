@@ -1,6 +1,6 @@
-"""Running a job before the user's eyes: progress, failed inputs, the last line, the exit code.
+"""Running a job for a user: progress, failed inputs, the summary, and the exit code.
 
-All goes to stderr but the JSON that is asked for.  The driver is imported when a command runs.
+All of it is printed on stderr; only the report that ``--json`` asks for is written to stdout.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ if TYPE_CHECKING:
     from ray_mr.jobs.job import Job
 
 MAX_FAILED_SHOWN = 20
-"""Failed inputs named on screen; the report has them all."""
+"""Maximum failed inputs printed; the report names all."""
 
 
-def run_and_show(job: Job, how: RunOptions) -> None:
-    """Run a job, show it on stderr, and exit with its code.
+def run_and_show(job: Job, options: RunOptions) -> None:
+    """Run a job, show its progress and end on stderr, and exit with its code.
 
     Raises:
-        click.exceptions.Exit: With the report's code, if it is not 0.
-        RayMrError: What ended the run before there was a report.
+        click.exceptions.Exit: With the report's exit code, if it is not 0.
+        RayMrError: The run ended before it had a report.
     """
-    on_ray = how.engine == "ray"
-    report = run_supervised(functools.partial(_run, job, how)) if on_ray else _run(job, how)
-    if how.as_json:
+    on_ray = options.engine == "ray"
+    report = run_supervised(functools.partial(_run, job, options)) if on_ray else _run(job, options)
+    if options.as_json:
         write_result(strict_json.dumps(report.facts(), indent=1))
     for uri, message in report.failed[:MAX_FAILED_SHOWN]:
         print_message(
@@ -48,15 +48,17 @@ def run_and_show(job: Job, how: RunOptions) -> None:
         print_message(f"failed: {len(more):,} more, all in the report")
     if not report.ok:
         print_message(f"ray-mr: error: {report.summary()}")
-        if not how.quiet and (kept := _kept(report)):
-            print_message(f"  ray-mr replay runs a failed attempt again here: they are in {kept}")
+        if not options.quiet and (folder := _find_capsules(report)):
+            print_message(
+                f"  `ray-mr replay` runs a failed attempt again; capsules are in {folder}"
+            )
         raise click.exceptions.Exit(report.exit_code)
-    if not how.quiet:
+    if not options.quiet:
         print_message(report.summary())
 
 
-def _kept(report: Report) -> str:
-    """Where the attempts stand in which a program failed, if there are any."""
+def _find_capsules(report: Report) -> str:
+    """Return the folder with the capsules of failed attempts; empty if there is none."""
     from ray_mr.postmortem.replay import folder_uri
 
     if not report.failed or not isinstance(report.error, ChildError):
@@ -67,22 +69,22 @@ def _kept(report: Report) -> str:
     return os.path.relpath(folder) + "/" if Path(folder).is_dir() else ""
 
 
-def _run(job: Job, how: RunOptions, journal: Journal | None = None) -> Report:
+def _run(job: Job, options: RunOptions, journal: Journal | None = None) -> Report:
     from ray_mr.driver.run import run as run_job
 
     run = functools.partial(
         run_job,
         job,
-        engine=how.engine,
-        force=how.force,
-        resume=how.resume,
-        only_failed=how.only_failed,
+        engine=options.engine,
+        force=options.force,
+        resume=options.resume,
+        only_failed=options.only_failed,
         journal=journal,
     )
-    if how.quiet:
+    if options.quiet:
         return run()
-    shown = make_view(sys.stderr, os.environ)
+    view = make_view(sys.stderr, os.environ)
     try:
-        return run(on_event=shown.show)
+        return run(on_event=view.show)
     finally:
-        shown.close()
+        view.close()

@@ -1,8 +1,14 @@
-"""Ctrl-C, SIGTERM, and a terminal that is closed: how a command is stopped, once and twice; Ctrl-Z.
+"""How signals stop a command: Ctrl-C, SIGTERM, a closed terminal; and Ctrl-Z.
 
-The first signal raises KeyboardInterrupt, and the command cleans up behind itself.  Later ones do
-not disturb that.  Where it takes longer than it may (a store that does not answer, a Ray that
-hangs), the process ends at once, and takes with it what it has started and made.
+``handle_signals`` is the context in which ``cli/main.py`` runs every command:
+
+1. The first SIGINT, SIGTERM or SIGHUP raises ``KeyboardInterrupt``, and the command cleans up in
+   its ``finally`` clauses.  Further signals have no effect.
+2. A timer starts with the first signal.  If cleaning up takes longer (a store that does not answer,
+   a Ray that hangs), ``end_everything`` kills the processes that this one started, removes its
+   temporary folders, and ends the process.
+3. At the end of the context, temporary folders that the interrupted command left are removed.
+4. Ctrl-Z (SIGTSTP) pauses the user's programs, too, which have sessions of their own.
 """
 
 from __future__ import annotations
@@ -25,19 +31,19 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import FrameType
 
-CLEAN_UP_S = 3.0
-"""Longest time to clean up in after a signal."""
-CLEAN_UP_CLUSTER_S = 30.0
-"""The same where attempts on other machines are to be ended."""
-LAST_S = 0.5
-"""For the last words, where the process has to be ended."""
+CLEAN_UP_TIMEOUT_S = 3.0
+"""Maximum seconds for cleaning up after a signal."""
+CLEAN_UP_CLUSTER_TIMEOUT_S = 30.0
+"""Maximum seconds for cleaning up where attempts on other machines have to be ended."""
+EXIT_TIMEOUT_S = 0.5
+"""Seconds in which Python may exit by itself before the process is ended."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _SHOW_CURSOR = "\x1b[?25h"
 
 
 @contextlib.contextmanager
 def handle_signals() -> Iterator[None]:
-    """Let signals stop what is done in here, where this is the main thread."""
+    """Stop the code in this context when a signal comes; only the main thread can do so."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -47,35 +53,37 @@ def handle_signals() -> Iterator[None]:
     def stop(_signal: int, _frame: FrameType | None) -> None:
         if timers:
             return
-        cluster = bool(os.environ.get("RAY_ADDRESS"))
-        timers.append(_timer(CLEAN_UP_CLUSTER_S if cluster else CLEAN_UP_S, end_everything))
+        on_cluster = bool(os.environ.get("RAY_ADDRESS"))
+        timeout_s = CLEAN_UP_CLUSTER_TIMEOUT_S if on_cluster else CLEAN_UP_TIMEOUT_S
+        timers.append(_start_timer(timeout_s, end_everything))
         raise KeyboardInterrupt
 
     def pause(_signal: int, _frame: FrameType | None) -> None:
-        # Ctrl-Z reaches the terminal's processes alone: programs have sessions of their own.
+        # Ctrl-Z reaches only the processes of the terminal's session; programs have their own.
         with pause_programs():
             os.kill(os.getpid(), signal.SIGSTOP)
 
-    # What is ignored (nohup, a shell's background) stays ignored.
+    # Signals that are ignored (by nohup, or in a shell's background) stay ignored.
     usual = (signal.SIG_DFL, signal.default_int_handler)
     before = {number: signal.getsignal(number) for number in SIGNALS}
-    ours = {number: old for number, old in before.items() if old in usual}
-    for number in ours:
+    replaced = {number: old for number, old in before.items() if old in usual}
+    for number in replaced:
         signal.signal(number, stop)
     if signal.getsignal(signal.SIGTSTP) == signal.SIG_DFL:
         signal.signal(signal.SIGTSTP, pause)
     try:
         yield
     finally:
-        # After a stop the process is at its end.  Python restores at its own what is not ignored.
-        for number, old in ours.items():
+        # After a stop the process is about to exit.  Python's exit restores signal handlers, but
+        # leaves ignored signals ignored.
+        for number, old in replaced.items():
             signal.signal(number, signal.SIG_IGN if timers else old)
         if timers:
             timers[0].cancel()
-            _clean_up()  # the signal may have come in the middle of it
+            _clean_up()  # the signal may have interrupted the command's own cleaning up
             if not all(new.daemon for new in set(threading.enumerate()) - threads):
-                # Python waits at its end for threads, and these wait for a store that is silent.
-                _timer(LAST_S, exit_now)
+                # Python's exit waits for threads, which may wait for a store that does not answer.
+                _start_timer(EXIT_TIMEOUT_S, exit_now)
 
 
 def _clean_up() -> None:
@@ -84,15 +92,15 @@ def _clean_up() -> None:
     remove_temporary()
 
 
-def _timer(seconds: float, do: Callable[[], None]) -> threading.Timer:
-    timer = threading.Timer(seconds, do)
+def _start_timer(seconds: float, action: Callable[[], None]) -> threading.Timer:
+    timer = threading.Timer(seconds, action)
     timer.daemon = True
     timer.start()
     return timer
 
 
 def end_everything() -> None:
-    """End this process, all that it has started, and all that it has made for a time."""
+    """Kill the processes that this one started, remove its temporary folders, and exit."""
     try:
         kill_descendants()
         _clean_up()
@@ -105,5 +113,5 @@ def end_everything() -> None:
 
 
 def exit_now() -> None:
-    """End this process as it is."""
+    """Exit without any cleaning up."""
     os._exit(Interrupted.exit_code)

@@ -1,9 +1,18 @@
-"""A parent for the process of a run on Ray: it tells what happened where that process cannot.
+"""The supervisor of a run on Ray: a parent process that outlives the driver and reports its end.
 
-Ray ends its driver by ``_exit`` at the first touch of a store whose raylet is dead, and a minute
-after its GCS is gone.  So the command forks before Ray is there: the child runs the job, the parent
-waits, hands signals on, and ends with the child's exit code; or, where the child ended without a
-word, writes the report and says what there is to do.
+Ray ends a driver process by ``_exit`` as soon as it uses an object store whose raylet is dead, and
+a minute after its GCS is lost.  Such a process cannot report anything.  Therefore
+``run_supervised`` forks before Ray is imported:
+
+1. The child runs the job and writes a journal of the run's events.  ``_die_with`` has the kernel
+   kill it when the parent ends.
+2. The parent forwards signals to the child and waits (``_wait_for``).  If the child reached the
+   journal's end mark, the parent ends with the child's exit code.
+3. Otherwise the child died.  The parent reads the journal (``RunHistory``), removes the child's
+   processes and Ray session, writes the run's report, and raises the error.
+
+A process that runs something else besides the command (a test, a notebook) is not forked; ``main``
+marks the others by ``OWN_PROCESS``.
 """
 
 from __future__ import annotations
@@ -28,24 +37,24 @@ if TYPE_CHECKING:
     from ray_mr.driver.report import Report
 
 OWN_PROCESS = "own process"
-"""``obj`` of click's outermost context where this process is there for the command alone."""
+"""``obj`` of click's outermost context in a process that runs nothing but the command."""
 
 
 def run_supervised(run: Callable[[Journal | None], Report]) -> Report:
     """Run a job in a child of this process, if the process is the command's own.
 
     Returns:
-        The report: in the child, which then is the process that goes on.
+        The report.  Of the two processes, only the child returns.
 
     Raises:
-        click.exceptions.Exit: In the parent, with the child's exit code.
-        RayMrError: In the parent, what a child has ended with that could not say so itself.
+        click.exceptions.Exit: In the parent: the child ended with this exit code.
+        RayMrError: In the parent: the error of a child that could not report it.
     """
     if click.get_current_context().find_root().obj != OWN_PROCESS:
         return run(None)
     try:
         journal, parent = Journal(), os.getpid()
-    except OSError:  # where there is no room at all, the run itself says it best
+    except OSError:  # no disk space for a journal: the run itself reports that
         return run(None)
     memory_shield.hide_memory()
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
@@ -65,7 +74,7 @@ def run_supervised(run: Callable[[Journal | None], Report]) -> Report:
 
 
 def _die_with(parent: int) -> None:
-    """Have the kernel end this process with its parent: who kills the command kills the run."""
+    """Have the kernel kill this process with its parent: killing the command kills the run."""
     memory_shield.die_with_parent(signal.SIGKILL)
     if os.getppid() != parent:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -74,7 +83,7 @@ def _die_with(parent: int) -> None:
 def _wait_for(child: int, journal: Journal) -> None:
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if journal.has_ended() or code == Interrupted.exit_code:
-        # Of a signal at the very end, 128 and its number, as shells have it.
+        # After a signal at the very end: 128 and its number, as in shells.
         raise click.exceptions.Exit(code if code >= 0 else 128 - code)
     from ray_mr.driver.crash_report import RunHistory
     from ray_mr.engines.ray import private_session
@@ -84,10 +93,10 @@ def _wait_for(child: int, journal: Journal) -> None:
     if history.finish_publication():
         private_session.sweep_sessions()
         print_message(
-            f"done; the process of this run {describe_exit(code)} when it had published the result"
+            f"done; the run's process {describe_exit(code)} after it had published the result"
         )
         raise click.exceptions.Exit(0)
     if folder := private_session.keep_session_of(child):
-        history.notices.append(f"the logs of Ray are in {folder}")
+        history.notices.append(f"Ray's logs are in {folder}")
         print_message(history.notices[-1])
     raise history.error or history.report_death(describe_exit(code))

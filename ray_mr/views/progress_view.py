@@ -1,6 +1,8 @@
-"""How a run shows: a bar on a terminal, an output that is redrawn in a notebook, else plain lines.
+"""The contract of progress views, and the choice of one.
 
-Texts in events can come from the user's program: they are shown, never interpreted.
+``make_view`` returns a bar on a terminal (``TerminalProgress``) or lines in a log (``PlainLines``);
+a notebook has ``NotebookProgress``.  Texts in events may come from the user's program: views show
+them, but never interpret them as markup or as control characters.
 """
 
 from __future__ import annotations
@@ -15,8 +17,8 @@ if TYPE_CHECKING:
 
     from ray_mr.events import Event
 
-PLAIN_UNDER = ("TASK_ID", "CI", "NO_COLOR")
-"""TaskCluster gives a tty whose output goes to a log; CI systems do alike."""
+PLAIN_VARIABLES = ("TASK_ID", "CI", "NO_COLOR")
+"""Environment variables that ask for plain lines; TaskCluster and CI systems log a terminal."""
 
 
 class ProgressView(Protocol):
@@ -26,13 +28,13 @@ class ProgressView(Protocol):
         """Show one event."""
 
     def close(self) -> None:
-        """Leave the terminal as it was."""
+        """Restore the terminal."""
 
 
 def make_view(stream: TextIO | None, environ: Mapping[str, str]) -> ProgressView:
-    """The way to show a run on this stream."""
-    dumb = environ.get("TERM") == "dumb"
-    plain = dumb or any(environ.get(name) for name in PLAIN_UNDER)
+    """Return the view for a stream."""
+    is_dumb = environ.get("TERM") == "dumb"
+    plain = is_dumb or any(environ.get(name) for name in PLAIN_VARIABLES)
     if stream is None or plain or not is_terminal(stream):
         return PlainLines(stream)
     from ray_mr.views.terminal import TerminalProgress

@@ -1,4 +1,4 @@
-"""A run on a terminal: a bar in bytes, with pace and time left; notices scroll above it."""
+"""Progress on a terminal: a bar with throughput and time left; notices scroll above it."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 BAR_WIDTH = 24
-"""Columns at most; on a narrow terminal a fifth of them, for the words say more."""
+"""Maximum columns of the bar; on a narrow terminal it has a fifth of the columns."""
 CTRL_C_COLUMNS = 3
+"""Columns at the end of the line for ``^C``, which terminals write themselves."""
 
 
-class _Narrow(progress.Progress):
-    """Leaves room at the end of the line for the ``^C`` that a terminal writes there itself."""
+class _NarrowProgress(progress.Progress):
+    """A rich progress display that leaves ``CTRL_C_COLUMNS`` free."""
 
     def __init__(self, *columns: progress.ProgressColumn, terminal: Console) -> None:
         self._terminal = terminal
@@ -33,13 +34,13 @@ class _Narrow(progress.Progress):
 
 
 class TerminalProgress:
-    """Shows the events of one run; a ``Watcher``."""
+    """Shows the events of one run on a terminal; a ``ProgressView``."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._console = Console(file=stream)
         ascii_only = self._console.options.ascii_only
-        self._progress = _Narrow(
+        self._progress = _NarrowProgress(
             progress.SpinnerColumn("line" if ascii_only else "dots"),
             progress.TextColumn("{task.description}", markup=False),
             progress.BarColumn(bar_width=min(BAR_WIDTH, self._console.width // 5)),
@@ -74,11 +75,11 @@ class TerminalProgress:
                 self._update(event.done, event.total, format_parts(event))
 
     def close(self) -> None:
-        """Take the bar away and give the cursor back."""
+        """Remove the bar and show the cursor."""
         self._progress.stop()
 
     def _update(self, done: int, total: int, text: str) -> None:
-        # Without a first step the bar moves to and fro: something is at work, nobody knows how far.
+        # Without a total the bar pulses: work has started, but nothing has been read yet.
         self._progress.update(self._task, completed=done, total=total if done else None, text=text)
 
     def _print(self, text: str) -> None:

@@ -258,7 +258,7 @@ CASES = [
         "cat >/dev/null\necho 'no such table' >&2\nexit 3",
         6,
         *BOTH_FAILED,
-        "ended with exit code 3; its last words",
+        "ended with exit code 3; the end of its stderr",
         "no such table",
     ),
     shell("A program that is killed", "kill -9 $$", 6, "was killed by SIGKILL"),

@@ -53,7 +53,7 @@ CASES = [
         "A program fed lines that exits 3",
         6,
         "1 input failed, 0 allowed",
-        "/in/1.txt: mapper.sh ended with exit code 3; its last words",
+        "/in/1.txt: mapper.sh ended with exit code 3; the end of its stderr",
         "no such table",
         mapper="cat >/dev/null; echo 'no such table' >&2; exit 3",
     ),
@@ -81,7 +81,7 @@ CASES = [
     lines(
         "A reducer fed lines that exits 3",
         6,
-        "reducer.sh ended with exit code 3; its last words",
+        "reducer.sh ended with exit code 3; the end of its stderr",
         "too many",
         reducer="cat >/dev/null; echo 'too many' >&2; exit 3",
     ),

@@ -59,7 +59,7 @@ def test_an_entry_that_is_not_up_to_date(monkeypatch: pytest.MonkeyPatch) -> Non
     [
         ("", ""),
         ("x raised KeyError: 'y'\nTraceback:\n  z", "x raised KeyError: 'y'"),
-        ("x died; its last words:\na\nb", "x died; its last words: b"),
+        ("x died; the end of its stderr:\na\nb", "x died; its last words: b"),
     ],
 )
 def test_headline(message: str, line: str) -> None:

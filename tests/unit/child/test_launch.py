@@ -320,7 +320,8 @@ class TestSetup:
         plan = house.plan(mapper, setup="echo what is wrong; (exit 3)\necho never")
         _, end = house.attempt(plan)
         assert isinstance(end.error, ChildNotStarted)
-        assert "`setup` ended with exit code 3; its last words:\nwhat is wrong" in str(end.error)
+        message = "`setup` ended with exit code 3; the end of its stderr:\nwhat is wrong"
+        assert message in str(end.error)
         assert "never" not in str(end.error)
         assert not end.error.retryable
 

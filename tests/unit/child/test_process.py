@@ -89,7 +89,7 @@ class TestEnds:
         with pytest.raises(ChildCrashed) as caught:
             output(py(tmp_path, source + "\nsys.stderr.write('bye \\udcff')\nsys.exit(1)"))
         text = caught.value.message
-        assert "exit code 1; its last words:\n" in text
+        assert "exit code 1; the end of its stderr:\n" in text
         assert text.rstrip().endswith("bye \\udcff")
         assert "line 98 " in text
         assert "line 58 " not in text
@@ -413,7 +413,7 @@ class TestLimits:
             child.finish()
 
     def test_stall(self, tmp_path: Path) -> None:
-        """A child that sleeps is killed with its tree; its last words are told."""
+        """A child that sleeps is killed with its tree; the end of its stderr are told."""
         said = tmp_path / "said"
 
         def feed() -> Iterator[bytes]:
