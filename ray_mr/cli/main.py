@@ -35,7 +35,7 @@ from ray_mr.cli.screen import print_message
 from ray_mr.cli.signals import handle_signals
 from ray_mr.cli.supervisor import OWN_PROCESS
 from ray_mr.errors import Interrupted, RayMrError
-from ray_mr.jobs.jobfile import nearest
+from ray_mr.jobs.jobfile import suggest_nearest
 from ray_mr.views.streams import fill_standard_streams
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class _CommandGroup(click.Group):
         word = args[0]
         if self.get_command(ctx, word) is None and not word.startswith("-"):
             names = ", ".join(self.list_commands(ctx))
-            near = nearest(word, self.commands) or f"; there are {names}"
+            near = suggest_nearest(word, self.commands) or f"; there are {names}"
             ctx.fail(f"no command {word!r}{near}")
         return super().resolve_command(ctx, args)
 

@@ -67,7 +67,7 @@ def plan(job: Job) -> Plan:
         JobError: There is no input, or a script is missing.
         StoreError: An input is missing or cannot be listed.
     """
-    job = job.placed()
+    job = job.resolve_inputs()
     sources = make_sources(job)
     with closing(list_objects(job, sources)) as objects:
         return make_plan(job, objects, sources)
@@ -208,7 +208,7 @@ class _Run:
                 check_names(self._job.output)
                 if (done := self._finish_earlier()) is not None:
                     return done
-                check_patterns(self._job.placed())
+                check_patterns(self._job.resolve_inputs())
                 sink = self._sink = Sink(
                     self._job.output,
                     self._job.reducers,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 Files = tuple[ProgramFile, ...]
 
-MAX_EXTRA_BYTES = 256 * 2**20
+MAX_FILES_BYTES = 256 * 2**20
 """They are written out for every child: data belongs into the inputs."""
 MAX_DEPTH = 100
 """Folders within folders: a name in a program's folder must not get longer than a path can be."""
@@ -25,7 +25,7 @@ RESERVED = frozenset({"s3", "mapperOutput", "result.txt"})
 _RENAME = "give it another name there: path#name"
 
 
-def pack_extras(paths: Iterable[str]) -> Files:
+def pack_attached_files(paths: Iterable[str]) -> Files:
     """Read files, and folders with all that is in them; each stands under its own name.
 
     Args:
@@ -37,31 +37,31 @@ def pack_extras(paths: Iterable[str]) -> Files:
     found: dict[str, Path] = {}
     size = 0
     for text in paths:
-        top, title = _named(text)
+        top, title = _split_name(text)
         if not path_exists(str(top)):
             raise JobError(f"files: {text}: no such file or folder", PATH_HINT)
-        if _reserved(title):
+        if _is_reserved(title):
             raise JobError(
                 f"files: {text}: the name {title!r} is taken in a program's folder", _RENAME
             )
-        for path in _below(top) if top.is_dir() else (_checked(top),):
+        for path in _walk(top) if top.is_dir() else (_check_regular(top),):
             is_folder = path.is_dir()
             name = str(Path(title, path.relative_to(top))) + "/" * is_folder
             if found.setdefault(name, path) != path:
                 raise JobError(f"files: {found[name]} and {path} have the same name", _RENAME)
             size += 0 if is_folder else path.stat().st_size
-            if size > MAX_EXTRA_BYTES:
+            if size > MAX_FILES_BYTES:
                 raise JobError(
-                    f"files: {text}: they have more than {format_bytes(MAX_EXTRA_BYTES)} in all",
+                    f"files: {text}: they have more than {format_bytes(MAX_FILES_BYTES)} in all",
                     "they travel with every task: make data an input, or put it on the machines",
                 )
-    clash = _file_and_folder(found)
+    clash = _find_clash(found)
     if clash:
         raise JobError(f"files: {clash} is the name of a file and of a folder", _RENAME)
     return tuple(_read(name, path) for name, path in sorted(found.items()))
 
 
-def _file_and_folder(names: Iterable[str]) -> str:
+def _find_clash(names: Iterable[str]) -> str:
     """A name that is that of a file and of a folder with something in it; empty: none is."""
     files = {name for name in names if not name.endswith("/")}
     folders = {str(above) for name in names for above in Path(name.rstrip("/")).parents}
@@ -69,7 +69,7 @@ def _file_and_folder(names: Iterable[str]) -> str:
     return min(files & folders, default="")
 
 
-def _checked(path: Path) -> Path:
+def _check_regular(path: Path) -> Path:
     """The path of a regular file, or of a link to one.
 
     Raises:
@@ -83,7 +83,7 @@ def _checked(path: Path) -> Path:
     return path
 
 
-def _named(text: str) -> tuple[Path, str]:
+def _split_name(text: str) -> tuple[Path, str]:
     """A path, and the name that it gets.
 
     Raises:
@@ -97,7 +97,7 @@ def _named(text: str) -> tuple[Path, str]:
     return Path(path), name or Path(path).name
 
 
-def joined(title: str, own: Files, extras: Files) -> Files:
+def merge_files(title: str, own: Files, extras: Files) -> Files:
     """A program's own files and the job's.
 
     Raises:
@@ -109,16 +109,16 @@ def joined(title: str, own: Files, extras: Files) -> Files:
             raise JobError(
                 f"files: {file.name} is also a file of {title}, with other content", _RENAME
             )
-    if clash := _file_and_folder(names):
+    if clash := _find_clash(names):
         raise JobError(f"files: {clash} is a folder here and a file of {title}", _RENAME)
     return tuple(names.values())
 
 
-def _reserved(name: str) -> bool:
+def _is_reserved(name: str) -> bool:
     return name in RESERVED or name.startswith(".ray_mr") or name in {"", ".stdout", ".combiner"}
 
 
-def _below(folder: Path) -> Iterator[Path]:
+def _walk(folder: Path) -> Iterator[Path]:
     """Files below a folder, and folders that are empty; no folder is gone through in recursion.
 
     Raises:
@@ -150,7 +150,7 @@ def _below(folder: Path) -> Iterator[Path]:
                     "name that folder in `files` itself: path#name",
                 )
             else:
-                yield _checked(path)
+                yield _check_regular(path)
 
 
 def _read(name: str, path: Path) -> ProgramFile:

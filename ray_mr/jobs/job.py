@@ -1,7 +1,24 @@
-"""The job: what the user asks for, as one frozen value, and its programs as bytes.
+"""The job: everything that a user asks for, as one frozen value.
 
-A job option is one field of ``Job``; the YAML key, the command-line flag, the JSON Schema and
-the reference table follow from it.  Nothing here does I/O but reading the job file and scripts.
+A job option is one field of ``Job``.  The YAML key, the command-line flag, its help and the JSON
+Schema are made from the field, so a new option needs no other change there.
+
+How callers use it:
+
+1. ``Job.from_file`` reads a job file with command-line flags on top; ``Job(...)`` takes the same
+   fields from Python.  Both raise one ``JobError`` with a line for each fault.
+2. ``resolve_inputs`` makes local inputs absolute before they are listed.
+3. ``without_functions`` drops Python functions, which travel as ``Program``s, so that the job can
+   be pickled.
+
+How ``Job.from_file`` works inside:
+
+1. ``jobfile.read_job_file`` reads YAML into plain values and keeps their lines.
+2. ``normalize`` expands the three-key form of 2014, keeps the map or reduce side for a task of
+   TaskCluster, and makes paths absolute.
+3. Pydantic checks each field by its type (``option_types``), then ``job_checks.check_job`` checks
+   fields that depend on each other.
+4. ``jobfile.explain_faults`` turns pydantic's faults into messages with file, line and field.
 """
 
 from __future__ import annotations
@@ -43,7 +60,7 @@ from ray_mr.jobs.option_types import (
     tag_text,
     wrap_function,
 )
-from ray_mr.jobs.ordering import MAX_FIELDS, Sort, Term, fields_of, sort_of
+from ray_mr.jobs.ordering import MAX_FIELDS, Sort, Term, parse_partition_fields, parse_sort
 from ray_mr.jobs.script import Feed, Manifest, Script
 from ray_mr.jobs.value import Value
 from ray_mr.system.user_text import to_list
@@ -52,20 +69,20 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 MAX_EXPANSION = 1_000
-"""Decoded bytes of a stored byte, by default.  gzip gives 1,032 at most, and more than this only
-where one short pattern fills the file; what xz and zstd make of real logs stays far below."""
+"""Default maximum of decoded bytes per stored byte.  gzip reaches 1,032 at most, and only for a
+file that repeats one short pattern; real logs stay far below in any format."""
 
 MAX_RECORD_BYTES = 64 << 20
-"""Longest record by default, in bytes: above any line that is data, and a few of them fit into the
+"""Default maximum bytes of a record: more than any real line, and a few of them still fit into the
 memory of a small machine."""
 
 
 class Job(Value):
     """Everything that decides what a run does, and every byte of its result."""
 
-    name: str = Field("", description="A name for people, shown in messages and the report.")
+    name: str = Field("", description="Name of the job in messages and the report.")
     bucket: Annotated[str | None, NONE_WORD] = Field(
-        None, description="Bucket of the inputs that are not written s3://bucket/key."
+        None, description="Bucket of inputs that are written without s3://bucket/."
     )
     inputs: tuple[
         Annotated[
@@ -74,29 +91,31 @@ class Job(Value):
         ],
         ...,
     ] = Field(
-        description="Objects, prefixes and ** globs to read: s3://bucket/key, or local paths; "
-        "http(s):// URLs; {manifest: keys.txt}, a list of objects."
+        description="Objects, prefixes and ** globs to read: s3://bucket/key, local paths or "
+        "http(s):// URLs; or {manifest: keys.txt} for a list of objects."
     )
     filter: Annotated[LocalPath | None, NONE_WORD] = Field(
-        None, description="A Filter.json of 2014: which inputs to read, by the parts of their keys."
+        None, description="Filter.json of 2014, which selects inputs by the parts of their keys."
     )
     allow_empty: bool = Field(
         default=False,
-        description="An input pattern may bring nothing; else that is an error.",
+        description="Accept input patterns that match nothing; otherwise that is an error.",
     )
     anonymous: bool = Field(
         default=False,
-        description="S3 is asked without credentials, as public buckets allow; output too.",
+        description="Access S3 without credentials, for public buckets; applies to output too.",
     )
     request_payer: bool = Field(
         default=False,
-        description="You pay for reading buckets whose owner wants that (requester pays).",
+        description="Agree to pay for reading requester-pays buckets.",
     )
     mapper: Annotated[
         Annotated[Literal["identity"], WORD] | Annotated[Script, PROGRAM],
         Discriminator(tag_identity),
         BeforeValidator(wrap_function),
-    ] = Field(description="The program that is fed the inputs; identity: their lines as they are.")
+    ] = Field(
+        description="Program that reads the inputs; identity passes on their lines unchanged."
+    )
     combiner: Annotated[
         Annotated[
             Annotated[Literal["sum", "min", "max"], WORD] | Annotated[Script, PROGRAM],
@@ -106,8 +125,8 @@ class Job(Value):
         STEP,
     ] = Field(
         None,
-        description="Combines values of a key before the shuffle: sum, min, max, "
-        "or a program whose output may be combined again.",
+        description="Combiner of a key's values before the shuffle: sum, min, max, or a program "
+        "whose output may be combined again.",
     )
     reducer: Annotated[
         Annotated[
@@ -118,36 +137,38 @@ class Job(Value):
         STEP,
     ] = Field(
         None,
-        description="Makes each key's values into the result: sum, count, min, max, "
-        "mean, distinct, top (top 20), histogram (histogram 10), a program, "
-        "or none.",
+        description="Reducer of each key's values: sum, count, min, max, mean, distinct, "
+        "top 20 (any number), histogram 10 (any bin width), a program, or none.",
     )
     reducers: int = Field(
-        1, ge=1, le=65536, description="Parts of the result; another number is another job."
+        1,
+        ge=1,
+        le=65536,
+        description="Number of reducers, which is the number of parts of the result.",
     )
     partition: PartitionRule = Field(
         "hash",
-        description="What decides the part of a key: its hash, that of its first two "
-        "fields (-k1,2) and the like, or range: ranges of keys, so that the parts one after the "
-        "other are in order.",
+        description="Rule that assigns keys to parts: hash of the whole key, hash of some of its "
+        "fields (such as -k1,2), or range, which makes the parts in sequence one sorted result.",
     )
     sort: Annotated[str | None, NONE_WORD] = Field(
         None,
-        description="What a reducer's rows are sorted by, as for sort(1): `-k1,1 -k2,2nr`, "
-        "-n, or `key, value -n`; by default the bytes of the key.",
+        description="Order of a reducer's rows, in the syntax of sort(1): `-k1,1 -k2,2nr`, -n, or "
+        "`key, value -n`; by default the bytes of the key.",
     )
     output: Annotated[
         str,
         AfterValidator(expand_home),
         AfterValidator(check_not_empty),
-        AfterValidator(output_names.checked),
+        AfterValidator(output_names.check_output),
     ] = Field(
         "result.txt",
         json_schema_extra={"minLength": 1},
         description="Result file, or s3://bucket/prefix/ for parts.",
     )
     records: Annotated[Literal["uuid-json", "json", "text"] | None, NONE_WORD] = Field(
-        None, description="What one line is, for mappers fed records: uuid-json, json or text."
+        None,
+        description="Format of an input line for mappers fed records: uuid-json, json or text.",
     )
     decompress: Literal[
         "auto",
@@ -164,66 +185,70 @@ class Job(Value):
         "snappy-hadoop",
         "deflate",
         "lz4-hadoop",
-    ] = Field("auto", description="Compression of the inputs; auto looks at their first bytes.")
+    ] = Field(
+        "auto", description="Compression of the inputs; auto detects it from their first bytes."
+    )
     max_expansion: int = Field(
         MAX_EXPANSION,
         ge=1,
-        description="Decoded bytes that a stored byte of an input may become, past 1 GiB.",
+        description="Maximum decoded bytes per stored byte of an input that decodes to over 1 GiB.",
     )
     max_record_bytes: Annotated[Size, Field(le=2**30)] = Field(
         MAX_RECORD_BYTES,
-        description="Longest line or record that is held, decoded, such as 64MiB: a longer one of "
-        "an input is a bad record, one that a program puts out is an error.",
+        description="Maximum decoded size of a line or record, such as 64MiB: a longer input "
+        "record is a bad record, a longer output line is an error.",
     )
     separator: Separator = Field(
         "auto",
-        description="What stands between the fields of map output and ends the key: tab, any other "
-        "character, tab-or-space (if there is no TAB, the last space), or auto: tab for a mapper "
-        "fed lines, identity, or key_fields over 1, else tab-or-space.",
+        description="Separator of the fields of map output, also after the key: tab, any other "
+        "character, tab-or-space (the last space of a line without TAB), or auto: tab for a mapper "
+        "fed lines, identity, or key_fields over 1, otherwise tab-or-space.",
     )
     key_fields: int = Field(
-        1, ge=1, le=MAX_FIELDS, description="How many of the fields of map output are the key."
+        1, ge=1, le=MAX_FIELDS, description="Number of fields of map output that form the key."
     )
-    attempts: int = Field(4, ge=1, description="Tries of a piece of work before it has failed.")
-    downloads: int = Field(8, ge=1, le=256, description="Downloads at once in each map task.")
+    attempts: int = Field(
+        4, ge=1, description="Maximum attempts of a task before it counts as failed."
+    )
+    downloads: int = Field(8, ge=1, le=256, description="Simultaneous downloads of each map task.")
     split_bytes: Size = Field(
-        128 * 2**20, description="Stored bytes of input for one map task, such as 128MiB."
+        128 * 2**20, description="Target input of a map task in stored bytes, such as 128MiB."
     )
     memory: Size = Field(512 * 2**20, description="Memory of a reducer actor, such as 512MiB.")
     timeout: OptionalDuration = Field(
-        None, description="Longest time one run of a program may take, such as 2h; or none."
+        None, description="Maximum time of one run of a program, such as 2h; none for no limit."
     )
     stall_timeout: Duration = Field(
-        600.0, description="Longest time a program may make no progress, such as 90s."
+        600.0, description="Maximum time of a program without progress, such as 90s."
     )
     deadline: OptionalDuration = Field(
-        None, description="Longest time the whole run may take, such as 6h; or none."
+        None, description="Maximum time of the whole run, such as 6h; none for no limit."
     )
     checkpoint: Literal["auto", "all", "none"] = Field(
         "auto",
-        description="What of finished work is kept beside the output for --resume: auto "
-        "(what is small), all or none.",
+        description="Finished work to keep beside the output for --resume: auto (only if it is "
+        "small), all or none.",
     )
     max_failed_inputs: int = Field(
-        0, ge=0, description="Inputs that may fail before nothing is published."
+        0, ge=0, description="Maximum failed inputs with which the result is still published."
     )
     max_bad_records: Annotated[Annotated[int, Field(ge=0)] | None, NONE_WORD] = Field(
-        0, description="Records that may be set aside as unreadable; none for no limit, counted."
+        0, description="Maximum bad records that are set aside and counted; none for no limit."
     )
     python: Annotated[str | None, NONE_WORD] = Field(
         None,
-        description="Python of python programs: a path, a virtual environment's folder, a name.",
+        description="Python for python programs: a path, a virtual environment's folder or a name.",
     )
     node: Annotated[str | None, NONE_WORD] = Field(
-        None, description="Node of javascript programs: a path, a folder with bin/node, a name."
+        None, description="Node for javascript programs: a path, a folder with bin/node or a name."
     )
     files: tuple[LocalPath, ...] = Field(
         (),
-        description="Files and folders that are put into every program's folder; path#name: "
-        "under that name.",
+        description="Files and folders to copy into every program's folder; path#name gives one "
+        "another name.",
     )
     setup: Annotated[str | None, NONE_WORD] = Field(
-        None, description="A shell command to run in every program's folder before it starts."
+        None, description="Shell command that runs in every program's folder before the program."
     )
     env: Environment = Field(
         default_factory=dict, description="Environment variables for the programs."
@@ -240,11 +265,11 @@ class Job(Value):
             return list(Manifest.model_fields)
         if len(loc) > 1:
             return [name for name in Script.model_fields if name != "function"]
-        return [*cls.model_fields, *normalize.THREE]
+        return [*cls.model_fields, *normalize.SHORT_FORM_KEYS]
 
     @field_validator("inputs", mode="before")
     @classmethod
-    def _some_inputs(cls, value: object) -> object:
+    def _read_inputs(cls, value: object) -> object:
         value = to_list(value)
         if isinstance(value, str | bytes | os.PathLike):
             raise ValueError("must be a list, such as [s3://bucket/prefix/**]")  # noqa: TRY004
@@ -254,14 +279,14 @@ class Job(Value):
 
     @field_validator("bucket")
     @classmethod
-    def _bare_bucket(cls, value: str | None) -> str | None:
+    def _check_bucket(cls, value: str | None) -> str | None:
         if value is not None and set(value) & set("/*?["):
             raise ValueError("must be a bucket's name alone, such as pings")
         return value
 
     @field_validator("inputs")
     @classmethod
-    def _whole_inputs(
+    def _complete_inputs(
         cls, value: tuple[str | Manifest, ...], info: ValidationInfo
     ) -> tuple[str | Manifest, ...]:
         if not all(value):
@@ -275,20 +300,20 @@ class Job(Value):
 
     @field_validator("files", mode="before")
     @classmethod
-    def _no_files(cls, value: object) -> object:
+    def _read_files(cls, value: object) -> object:
         return () if value is None else value
 
     @field_validator("python", "node")
     @classmethod
-    def _whole_path(cls, value: str | None) -> str | None:
-        """Absolute, unless it is a name on PATH: programs run in folders of their own."""
+    def _complete_interpreter(cls, value: str | None) -> str | None:
+        """Return an absolute path, or a name on PATH: programs run in folders of their own."""
         if value and (value.startswith("~") or "/" in value):
-            return jobfile.anchored(expand_home(value), str(Path.cwd()))
+            return jobfile.anchor_path(expand_home(value), str(Path.cwd()))
         return value
 
     @field_validator("env")
     @classmethod
-    def _usable_env(cls, value: dict[str, str]) -> dict[str, str]:
+    def _check_env(cls, value: dict[str, str]) -> dict[str, str]:
         for name, text in value.items():
             if not name or "=" in name or "\0" in name + text:
                 raise ValueError(f"{name!r} cannot be an environment variable")
@@ -314,13 +339,17 @@ class Job(Value):
 
     @property
     def order(self) -> Sort | None:
-        """``sort``; ``None``: by the bytes of the key."""
-        return None if self.sort is None else sort_of(self.sort, self.key_fields)
+        """``sort`` as a value; ``None`` for the bytes of the key."""
+        return None if self.sort is None else parse_sort(self.sort, self.key_fields)
 
     @property
     def parts_by(self) -> tuple[Term, ...]:
-        """The fields of the key that ``partition`` names; none for the whole key."""
-        return fields_of(self.partition, self.key_fields) if self.partition[:2] == "-k" else ()
+        """Key fields that ``partition`` names; empty for the whole key."""
+        return (
+            parse_partition_fields(self.partition, self.key_fields)
+            if self.partition[:2] == "-k"
+            else ()
+        )
 
     @property
     def tabs_in_keys(self) -> bool:
@@ -329,7 +358,7 @@ class Job(Value):
 
     @property
     def result_end(self) -> tuple[str, int]:
-        """What ends the key in a line of the result, and how many fields it has."""
+        """Separator after the key in a line of the result, and the number of key fields."""
         if self.reducer is None or self.key_end in SEPARATORS:
             return self.key_end, self.key_fields
         return "tab", 1
@@ -346,45 +375,45 @@ class Job(Value):
         """Read a job file, in the long form or the three-key form of 2014.
 
         Args:
-            path: The file; scripts and inputs named in it are relative to its folder.
-            role: ``map`` leaves reducer and output to ``reduce``: its result is what is mapped and
-                combined, divided into ``reducers`` files.  ``reduce`` takes the lines of such
-                files as they are.
-            inputs: Take the place of the file's; relative to the working directory.
-            overrides: Fields from command-line flags; they win over the file.
+            path: The file; scripts and inputs in it are relative to its folder.
+            role: ``map`` reads the map side: its result is map output after the combiner, in
+                ``reducers`` files.  ``reduce`` reads the reduce side: its inputs are lines of such
+                files.
+            inputs: Inputs instead of the file's; relative to the working directory.
+            overrides: Fields from command-line flags; they override the file's.
 
         Raises:
             JobError: A line for each fault, with file, line, field and the nearest valid word.
         """
-        document = jobfile.read(path)
+        document = jobfile.read_job_file(path)
         flags = {key: value for key, value in (overrides or {}).items() if value is not None}
         options = {*cls.model_fields, *Script.model_fields}
-        data = normalize.for_role(
-            role, normalize.long_form(document, role, options), flags, document
+        data = normalize.select_side(
+            role, normalize.expand_short_form(document, role, options), flags, document
         )
         keys = (flags.get("bucket") or data.get("bucket")) is not None
         if inputs:
-            flags["inputs"] = normalize.whole_inputs(list(inputs), str(Path.cwd()), keys=keys)
+            flags["inputs"] = normalize.anchor_inputs(list(inputs), str(Path.cwd()), keys=keys)
         data = (
             {"inputs": []}
-            | normalize.anchored(data, normalize.base(document.path), keys=keys)
+            | normalize.anchor_paths(data, normalize.base_folder(document.path), keys=keys)
             | flags
         )
         try:
             return cls.model_validate(data, context=role)
         except ValidationError as error:
-            head = _head(document, frozenset(flags))
-            raise jobfile.explain(error, head=head, known=cls.known_keys) from None
+            head = _make_line_head(document, frozenset(flags))
+            raise jobfile.explain_faults(error, head=head, known=cls.known_keys) from None
 
-    def placed(self) -> Self:
-        """The job with local inputs made absolute; relative ones are from the working directory."""
+    def resolve_inputs(self) -> Self:
+        """Return the job with local inputs made absolute, from the working directory."""
         values = [item if isinstance(item, str) else item.model_dump() for item in self.inputs]
-        found = normalize.whole_inputs(values, str(Path.cwd()), keys=bool(self.bucket))
-        inputs = tuple(item if isinstance(item, str) else Manifest(**item) for item in found)
+        items = normalize.anchor_inputs(values, str(Path.cwd()), keys=bool(self.bucket))
+        inputs = tuple(item if isinstance(item, str) else Manifest(**item) for item in items)
         return self.model_copy(update={"inputs": inputs})
 
-    def portable(self) -> Self:
-        """The job without its functions, which travel as programs: it pickles anywhere."""
+    def without_functions(self) -> Self:
+        """Return the job without functions, which travel as programs; it can be pickled."""
         steps = {
             key: step.model_copy(update={"function": None})
             for key in normalize.STEPS
@@ -393,9 +422,11 @@ class Job(Value):
         return self.model_copy(update=steps)
 
 
-def _head(document: jobfile.Document, flags: frozenset[str]) -> Callable[[jobfile.Loc], str]:
-    """How a fault's line begins: the flag, or file, line and field as the file has it."""
-    short = any(key in document.data for key in normalize.THREE)
+def _make_line_head(
+    document: jobfile.Document, flags: frozenset[str]
+) -> Callable[[jobfile.Loc], str]:
+    """Return the function that begins a fault's line: a flag, or file, line and field."""
+    short = any(key in document.data for key in normalize.SHORT_FORM_KEYS)
 
     def head(loc: jobfile.Loc) -> str:
         if loc and loc[0] in flags:
@@ -403,6 +434,6 @@ def _head(document: jobfile.Document, flags: frozenset[str]) -> Callable[[jobfil
         if short and loc and loc[0] == "mapper":
             loc = loc[1:]
         place = document.where(loc)
-        return f"{place}: {jobfile.dotted(loc)}" if loc else place
+        return f"{place}: {jobfile.format_loc(loc)}" if loc else place
 
     return head

@@ -1,7 +1,10 @@
-"""Job files as text: YAML to plain values, and faults in words with their line.
+"""Job files as text: YAML to plain values, and faults as messages with their line.
 
-Here stand the reading of YAML (no type guessing, no repeated keys, line numbers kept) and the
-wording of what is wrong.  What a job *is* stands in ``jobs/job.py``.
+1. ``read_job_file`` reads YAML into a ``Document``: scalars stay text, so no type is guessed; a
+   repeated key is an error; line numbers are kept.
+2. ``explain_faults`` turns the faults that pydantic finds in the values into one ``JobError``.
+
+The fields of a job are defined in ``jobs/job.py``.
 """
 
 from __future__ import annotations
@@ -25,23 +28,23 @@ if TYPE_CHECKING:
     from pydantic import ValidationError
 
 Loc = tuple[str | int, ...]
-"""Where a value stands: keys and indexes from the top, ``("mapper", "arguments", 0)``."""
+"""Location of a value: keys and indexes from the top, ``("mapper", "arguments", 0)``."""
 
 MAX_VALUES = 1_000_000
-"""Values of a job file, those behind a reference counted each time; a manifest holds more."""
+"""Maximum values of a job file, counting a referenced value each time; a manifest may hold more."""
 MAX_BYTES = 128 << 20
-"""Size of a job file; a device may give bytes without an end."""
-_CORE = "tag:yaml.org,2002:"
-_NULL = _CORE + "null"
-_MERGE = _CORE + "merge"
+"""Maximum bytes of a job file; a device may give bytes without an end."""
+_TAG_PREFIX = "tag:yaml.org,2002:"
+_NULL_TAG = _TAG_PREFIX + "null"
+_MERGE_TAG = _TAG_PREFIX + "merge"
 _TAGS = frozenset({"!"}).union(
-    _CORE + kind
+    _TAG_PREFIX + kind
     for kind in "null bool int float str timestamp value merge map seq".split()  # noqa: SIM905
 )
-"""Types that a value may say that it has: those of plain values, which are read as text."""
+"""YAML tags that a value may have: those of plain values, which are read as text."""
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
-_PLAIN = {
+_FAULT_TEXTS = {
     "int_parsing": "must be a whole number, not {input}",
     "int_type": "must be a whole number",
     "int_from_float": "must be a whole number, not {input}",
@@ -60,33 +63,32 @@ _PLAIN = {
     "callable_type": "must be a function",
     "missing": "is missing",
 }
-"""Pydantic's error types in our words; ``input`` is the value as ``quote_value`` writes it,
-the rest the rule's numbers."""
+"""Messages by pydantic's error type; ``input`` is the quoted value, other names are limits."""
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A job file that was read."""
+    """Content of a job file."""
 
     path: str
-    """As the user named it, for messages."""
+    """Path as the user wrote it, for messages."""
     data: dict[str, Any]
     """Scalars are the text of the file (``1.10`` stays ``1.10``), or ``None`` for an empty one."""
     root: yaml.MappingNode
 
     def where(self, loc: Loc) -> str:
-        """``job.yml:7``: the line of a value, or of the nearest thing around it."""
+        """Return ``job.yml:7``: the line of a value, or of the nearest value around it."""
         node: yaml.Node = self.root
         line = node.start_mark.line
         for part in loc:
-            step = _child(node, part)
+            step = _find_child(node, part)
             if step is None:
                 break
             line, node = step
         return f"{self.path}:{line + 1}"
 
 
-def _child(node: yaml.Node, part: str | int) -> tuple[int, yaml.Node] | None:
+def _find_child(node: yaml.Node, part: str | int) -> tuple[int, yaml.Node] | None:
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             if key.value == part:
@@ -97,30 +99,32 @@ def _child(node: yaml.Node, part: str | int) -> tuple[int, yaml.Node] | None:
     return None
 
 
-def read(path: str | os.PathLike[str]) -> Document:
+def read_job_file(path: str | os.PathLike[str]) -> Document:
     """Read a YAML mapping.
 
     Raises:
-        JobError: The file is missing, unreadable, empty, no YAML, no mapping, or has a key twice.
+        JobError: The file is missing, unreadable, empty, not YAML, not a mapping, or repeats a key.
     """
     name = os.fsdecode(path)
-    text = _text_of(name)
+    text = _read_text(name)
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
-        data = {} if root is None else _Plain(name).value(root)
+        data = {} if root is None else _NodeReader(name).value(root)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f":{mark.line + 1}" if mark else ""
-        raise JobError(f"{name}{line}: not valid YAML: {error.problem}", _other(name)) from error
+        raise JobError(
+            f"{name}{line}: not valid YAML: {error.problem}", _suggest_job_file(name)
+        ) from error
     except yaml.reader.ReaderError as error:
         at = text.count("\n", 0, error.position) + 1
-        message = f"{name}:{at}: not valid YAML: the character U+{_code(error):04X}"
+        message = f"{name}:{at}: not valid YAML: the character U+{_get_code_point(error):04X}"
         raise JobError(message, 'write it as an escape in quotes, such as "\\u200b"') from error
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         first = "nested too deeply"
         if not isinstance(error, RecursionError):
             first = (str(error).splitlines() or ["?"])[0]
-        raise JobError(f"{name}: not valid YAML: {first}", _other(name)) from error
+        raise JobError(f"{name}: not valid YAML: {first}", _suggest_job_file(name)) from error
     if root is None:
         raise JobError(f"{name}: the file is empty", "a job has at least `inputs` and a `mapper`")
     if not isinstance(root, yaml.MappingNode):
@@ -129,12 +133,12 @@ def read(path: str | os.PathLike[str]) -> Document:
     return Document(name, data, root)
 
 
-def _code(error: yaml.reader.ReaderError) -> int:
+def _get_code_point(error: yaml.reader.ReaderError) -> int:
     return ord(error.character) if isinstance(error.character, str) else int(error.character)
 
 
-def _text_of(name: str) -> str:
-    """The text of a job file.
+def _read_text(name: str) -> str:
+    """Return the text of a job file.
 
     Raises:
         JobError: It is missing, unreadable, too large, or not UTF-8.
@@ -143,7 +147,9 @@ def _text_of(name: str) -> str:
         with open_stream(expand_tilde(name)) as stream:
             data = stream.read(MAX_BYTES + 1)
         if len(data) > MAX_BYTES:
-            message = f"{name}: larger than {MAX_BYTES >> 20} MiB, which no job file is"
+            message = (
+                f"{name}: larger than {MAX_BYTES >> 20} MiB, which is too large for a job file"
+            )
             raise JobError(message, "put a long list of inputs into a manifest")
         return data.decode("utf-8-sig")
     except FileNotFoundError:
@@ -160,14 +166,14 @@ def _text_of(name: str) -> str:
         raise JobError(f"{name!r}: cannot be the name of a job file: {error}") from error
 
 
-def _other(name: str) -> str:
-    """Advice where what was taken for a job file has a name of another kind, as a script."""
+def _suggest_job_file(name: str) -> str:
+    """Return a hint if the name ends like another kind of file, such as a script."""
     kind = Path(name).suffix
     return f"is it a {kind} file? name the job file" if kind not in {"", ".yml", ".yaml"} else ""
 
 
-class _Plain:
-    """YAML nodes to dicts, lists and text; each node once, however often it is referred to."""
+class _NodeReader:
+    """Reads YAML nodes as dicts, lists and text; each node once, however often it is referenced."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -191,14 +197,14 @@ class _Plain:
         elif isinstance(node, yaml.SequenceNode):
             result = [self.value(item) for item in node.value]
         else:
-            result = None if node.tag == _NULL else join_surrogates(node.value)
+            result = None if node.tag == _NULL_TAG else join_surrogates(node.value)
         self._open.discard(id(node))
         self._done[id(node)] = result
         self._check_size(node)
         return result
 
     def _check_size(self, node: yaml.Node) -> None:
-        """Refuse references to references that stand for more than there is memory for."""
+        """Refuse nested references that expand to more values than memory can hold."""
         inside = []
         if isinstance(node, yaml.MappingNode):
             inside = [value for _, value in node.value]
@@ -215,40 +221,41 @@ class _Plain:
             if not isinstance(key, yaml.ScalarNode):
                 raise self._fault(key, "a key must be plain text")
             key.value = join_surrogates(key.value)
-            if key.tag == _MERGE and not isinstance(value, yaml.ScalarNode):
+            if key.tag == _MERGE_TAG and not isinstance(value, yaml.ScalarNode):
                 raise self._fault(
                     key, "<<: merge keys are not known here: write the keys themselves"
                 )
             if key.value in result:
                 first = next(k for k, _ in node.value if k.value == key.value)
                 word = f"`{truncate(key.value)}`"
-                raise self._fault(key, f"{word} stands here again (first in line {_line(first)})")
+                line = _get_line(first)
+                raise self._fault(key, f"{word} is repeated (first in line {line})")
             result[key.value] = self.value(value)
         return result
 
     def _fault(self, node: yaml.Node, text: str) -> JobError:
-        return JobError(f"{self._name}:{_line(node)}: {text}")
+        return JobError(f"{self._name}:{_get_line(node)}: {text}")
 
 
-def _line(node: yaml.Node) -> int:
+def _get_line(node: yaml.Node) -> int:
     return int(node.start_mark.line) + 1
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """``; did you mean `x`?`` for the most similar known word, or nothing."""
-    found = difflib.get_close_matches(word.lower(), list(known), n=1, cutoff=0.6)
-    return f"; did you mean `{found[0]}`?" if found else ""
+def suggest_nearest(word: str, known: Iterable[str]) -> str:
+    """Return ``; did you mean `x`?`` for the most similar known word, or an empty text."""
+    matches = difflib.get_close_matches(word.lower(), list(known), n=1, cutoff=0.6)
+    return f"; did you mean `{matches[0]}`?" if matches else ""
 
 
-def explain(
+def explain_faults(
     error: ValidationError, *, head: Callable[[Loc], str], known: Callable[[Loc], Iterable[str]]
 ) -> JobError:
-    """Say in plain words, a line for each fault, what pydantic found.
+    """Return an error with a line in plain words for each fault that pydantic found.
 
     Args:
-        error: What pydantic raised.
-        head: The beginning of a line, from where the fault is: file, line and field.
-        known: The valid keys beside the one at this place.
+        error: Pydantic's error.
+        head: Returns the beginning of a line for a fault's location: file, line and field.
+        known: Returns the valid keys at a location.
     """
     lines = []
     for fault in error.errors(include_url=False):
@@ -258,12 +265,12 @@ def explain(
         loc += fault["loc"][own:]
         if "field" in context:
             loc += (context["field"],)
-        lines.append(f"{head(loc)}: {_words(fault, loc, context, known)}")
+        lines.append(f"{head(loc)}: {_describe_fault(fault, loc, context, known)}")
     return JobError("\n".join(dict.fromkeys(lines)))
 
 
-def _place(loc: Loc, known: Callable[[Loc], Iterable[str]]) -> str:
-    """Where a key belongs that is known, but not at this place."""
+def _suggest_place(loc: Loc, known: Callable[[Loc], Iterable[str]]) -> str:
+    """Return the place of a key that is valid, but not here; empty for an unknown key."""
     if len(loc) == 1 and str(loc[0]) in known(("mapper", loc[0])):
         return "; it belongs below `mapper` or `reducer`"
     if len(loc) == 2 and loc[0] != "inputs" and str(loc[1]) in known(loc[1:]):
@@ -271,7 +278,7 @@ def _place(loc: Loc, known: Callable[[Loc], Iterable[str]]) -> str:
     return ""
 
 
-def _words(
+def _describe_fault(
     fault: Any,
     loc: Loc,
     context: dict[str, Any],
@@ -281,29 +288,31 @@ def _words(
     if kind == "model_type" and loc[:1] == ("inputs",):
         kind = "no_input"
     if kind == "extra_forbidden":
-        return f"unknown key{_place(loc, known) or nearest(str(loc[-1]), known(loc))}"
+        hint = _suggest_place(loc, known) or suggest_nearest(str(loc[-1]), known(loc))
+        return f"unknown key{hint}"
     if kind == "literal_error":
         valid = re.findall(r"'([^']*)'", context["expected"])
-        return f"{quote_value(value)} is none of {', '.join(valid)}{nearest(str(value), valid)}"
+        hint = suggest_nearest(str(value), valid)
+        return f"{quote_value(value)} is none of {', '.join(valid)}{hint}"
     if kind == "value_error":
         return str(context["error"])
     if value is None and kind != "missing":
         return "has no value"
-    if kind in _PLAIN:
-        return _PLAIN[kind].format(input=quote_value(value), **context)
+    if kind in _FAULT_TEXTS:
+        return _FAULT_TEXTS[kind].format(input=quote_value(value), **context)
     return str(fault["msg"])
 
 
-def dotted(loc: Loc) -> str:
-    """``mapper.arguments[0]``."""
+def format_loc(loc: Loc) -> str:
+    """Return a location as text: ``mapper.arguments[0]``."""
     words = (f"[{part}]" if isinstance(part, int) else f".{truncate(part)}" for part in loc)
     return "".join(words).removeprefix(".")
 
 
-def anchored(path: str, folder: str) -> str:
-    """A local path made absolute below ``folder``; anything with a scheme stays as it is.
+def anchor_path(path: str, folder: str) -> str:
+    """Return a local path as an absolute one below ``folder``; a URI stays as it is.
 
-    A slash at the end, which says "all below", is kept.  ``expand_tilde`` replaces ``~``; a path
+    A final slash, which means everything below, is kept.  ``expand_tilde`` replaces ``~``; a path
     whose home folder does not exist stays as it is.
     """
     if _SCHEME.match(path):

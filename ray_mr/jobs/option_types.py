@@ -57,7 +57,7 @@ def tag_identity(value: object) -> str:
 
 
 def _read_step(value: object) -> object:
-    return normalize.given(wrap_function(value))
+    return normalize.read_none(wrap_function(value))
 
 
 def _read_bytes(value: object) -> object:
@@ -69,7 +69,7 @@ def _read_seconds(value: object) -> object:
 
 
 def _read_seconds_or_none(value: object) -> object:
-    return _read_seconds(normalize.given(value))
+    return _read_seconds(normalize.read_none(value))
 
 
 def _read_env(value: object) -> object:
@@ -82,7 +82,7 @@ def _check_separator(value: str) -> str:
         return name
     raise ValueError(
         f'must be {", ".join(SEPARATORS)} or one ASCII character, such as ","'
-        + jobfile.nearest(value, SEPARATORS)
+        + jobfile.suggest_nearest(value, SEPARATORS)
     )
 
 
@@ -93,18 +93,18 @@ def _check_reducer(value: str) -> str:
         raise ValueError(f"{value!r} is not a number of values from 1 to 99999, such as top 20")
     if value.startswith("histogram "):
         raise ValueError(f"{value!r} is not a bin width above 0, such as histogram 10 or 0.5")
-    near = jobfile.nearest(value, REDUCERS)
+    near = jobfile.suggest_nearest(value, REDUCERS)
     raise ValueError(f"{value!r} is none of {', '.join(REDUCERS)}{near}")
 
 
 def _check_partition(value: str) -> str:
     if value in PARTITIONS or value.startswith("-k"):
         return value
-    near = jobfile.nearest(value, PARTITIONS)
+    near = jobfile.suggest_nearest(value, PARTITIONS)
     raise ValueError(f"{value!r} is none of hash, range, -k1,2{near}")
 
 
-NONE_WORD = BeforeValidator(normalize.given)
+NONE_WORD = BeforeValidator(normalize.read_none)
 """Reads the word ``none`` as no value."""
 STEP = BeforeValidator(_read_step)
 """Reads a bare function as a program, and the word ``none`` as no program."""

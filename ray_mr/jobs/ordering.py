@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 MAX_FIELDS = 1_000
 """Fields of a line that can be spoken of."""
-_FIELDS = re.compile(r"-k([0-9]+)([nr]*)(?:,([0-9]+)([nr]*))?")
-_OPTIONS = re.compile(r"-([nr]+)")
-_SORTS = "a sort is `-k1,1 -k2,2nr`, `key -n` or `key, value -nr`: fields, n and r"
-_DIVISIONS = "a partition is `hash`, `range`, or fields of the key such as `-k1,2`"
+_FIELDS_PATTERN = re.compile(r"-k([0-9]+)([nr]*)(?:,([0-9]+)([nr]*))?")
+_OPTIONS_PATTERN = re.compile(r"-([nr]+)")
+_SORT_SYNTAX = "a sort is `-k1,1 -k2,2nr`, `key -n` or `key, value -nr`: fields, n and r"
+_PARTITION_SYNTAX = "a partition is `hash`, `range`, or fields of the key such as `-k1,2`"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class Sort:
     """Then rows stay as they came."""
 
 
-def sort_of(text: str, key_fields: int) -> Sort:
+def parse_sort(text: str, key_fields: int) -> Sort:
     """What a job's ``sort`` means.
 
     Args:
@@ -67,37 +67,37 @@ def sort_of(text: str, key_fields: int) -> Sort:
     """
     key: list[Term] = []
     value: list[Term] = []
-    for word, term in _terms(text):
+    for word, term in _parse_terms(text):
         if word == "value" or (word != "key" and term.first > key_fields):
             if word != "value" and not key:
                 raise ValueError(
                     f"{word} is of the value, and the key comes first: `key {word}`; or make it "
                     f"part of the key with key_fields: {term.last or term.first}"
                 )
-            value.append(term if word == "value" else _moved(term, key_fields))
+            value.append(term if word == "value" else _shift_to_value(term, key_fields))
         elif value:
             raise ValueError(f"{word} is of the key, which comes before the value")
         else:
-            key.append(term if word == "key" else _within(word, term, key_fields))
+            key.append(term if word == "key" else _limit_to_key(word, term, key_fields))
     return Sort(tuple(key), tuple(value))
 
 
-def fields_of(text: str, key_fields: int) -> tuple[Term, ...]:
+def parse_partition_fields(text: str, key_fields: int) -> tuple[Term, ...]:
     """The fields of the key that divide rows: ``-k1,2``.
 
     Raises:
         ValueError: They are no fields of the key.
     """
-    found = list(_terms(text, _DIVISIONS))
+    found = list(_parse_terms(text, _PARTITION_SYNTAX))
     for word, term in found:
         if not word.startswith("-k") or term.numeric or term.reverse:
             raise ValueError(f"{word!r} is no field of the key, such as -k1,2")
         if term.first > key_fields:
             raise ValueError(f"{word} is not in the key, which has key_fields: {key_fields}")
-    return tuple(_within(word, term, key_fields) for word, term in found)
+    return tuple(_limit_to_key(word, term, key_fields) for word, term in found)
 
 
-def _terms(text: str, known: str = _SORTS) -> Iterator[tuple[str, Term]]:
+def _parse_terms(text: str, known: str = _SORT_SYNTAX) -> Iterator[tuple[str, Term]]:
     """Each term with its word; options that stand alone are told to those that have none.
 
     ``known`` says what is understood.
@@ -108,13 +108,13 @@ def _terms(text: str, known: str = _SORTS) -> Iterator[tuple[str, Term]]:
         if word in {"key", "value"}:
             found.append((word, Term()))
             of_word = True
-        elif (options := _OPTIONS.fullmatch(word)) and of_word:
+        elif (options := _OPTIONS_PATTERN.fullmatch(word)) and of_word:
             name, term = found.pop()
             found.append((name, term.but(options[1])))
         elif options:
             common += options[1]
-        elif fields := _FIELDS.fullmatch(word):
-            found.append((word, _of_fields(word, fields)))
+        elif fields := _FIELDS_PATTERN.fullmatch(word):
+            found.append((word, _parse_fields(word, fields)))
             of_word = False
         else:
             raise ValueError(f"{word!r:.100} is not understood: {known}")
@@ -125,19 +125,19 @@ def _terms(text: str, known: str = _SORTS) -> Iterator[tuple[str, Term]]:
         yield name, term if own else term.but(common)
 
 
-def _of_fields(word: str, found: re.Match[str]) -> Term:
-    first, last = _field(found[1]), _field(found[3]) if found[3] else None
+def _parse_fields(word: str, found: re.Match[str]) -> Term:
+    first, last = _parse_field(found[1]), _parse_field(found[3]) if found[3] else None
     if not 1 <= first <= MAX_FIELDS or not first <= (last or first) <= MAX_FIELDS or last == 0:
         raise ValueError(f"{word}: fields are 1 to {MAX_FIELDS}, the first before the last")
     return Term(first, last).but(found[2] + (found[4] or ""))
 
 
-def _field(digits: str) -> int:
+def _parse_field(digits: str) -> int:
     """Return a field's number; one of very many digits is past every limit."""
     return int(digits) if len(digits) <= 9 else MAX_FIELDS + 1
 
 
-def _within(word: str, term: Term, key_fields: int) -> Term:
+def _limit_to_key(word: str, term: Term, key_fields: int) -> Term:
     """A term of the key; to the last of its fields is to its end."""
     if term.last is not None and term.last > key_fields:
         raise ValueError(
@@ -147,6 +147,6 @@ def _within(word: str, term: Term, key_fields: int) -> Term:
     return replace(term, last=None) if term.last == key_fields else term
 
 
-def _moved(term: Term, key_fields: int) -> Term:
+def _shift_to_value(term: Term, key_fields: int) -> Term:
     last = None if term.last is None else term.last - key_fields
     return replace(term, first=term.first - key_fields, last=last)

@@ -1,11 +1,11 @@
-"""Names that a result can have: what ``output`` of a job may say.
+"""Names that a result can have: values of a job's ``output``.
 
-Whether something stands there already is not looked at here; see ``driver/output_checks.py``.
+``driver/output_checks.py`` checks whether an object of that name exists.
 """
 
 from __future__ import annotations
 
-COMPRESSED = {
+FORMAT_SUFFIXES = {
     "gz": "gzip",
     "gzip": "gzip",
     "tgz": "tar and gzip",
@@ -37,14 +37,14 @@ COMPRESSED = {
     "npz": "NumPy",
     "pkl": "pickle",
 }
-"""Formats that readers expect behind the ending of a name; a result is plain lines."""
+"""Formats by the suffix of a name that implies them; a result is plain lines."""
 
 
-def checked(output: str) -> str:
-    """The output, if a result can have this name.
+def check_output(output: str) -> str:
+    """Return the output, if a result can have this name.
 
     Raises:
-        ValueError: It cannot; what is wrong, and what to write.
+        ValueError: It cannot; the message says what to write instead.
     """
     if "\0" in output:
         raise ValueError("has a NUL character, which no name can have")
@@ -60,10 +60,11 @@ def checked(output: str) -> str:
             )
     name = output.rpartition("/")[2]
     ending = name.rpartition(".")[2].lower() if "." in name else ""
-    if ending in COMPRESSED:
+    if ending in FORMAT_SUFFIXES:
         stem = name[: -len(ending) - 1] or "result.txt"
+        name = FORMAT_SUFFIXES[ending]
         raise ValueError(
-            f"ends in .{ending}, which means {COMPRESSED[ending]}, and a result is plain lines: "
+            f"ends in .{ending}, which means {name}, and a result is plain lines: "
             f"name it {stem}, and convert it afterwards"
         )
     return output

@@ -82,15 +82,19 @@ class Program:
 
 IDENTITY = Program("", "identity", (), (), "identity", function=False)
 """Hands on lines: the mapper of a job that has none."""
-WHOLE = Program("", "identity", (), (), "whole", function=False)
+WHOLE_FILES = Program("", "identity", (), (), "whole", function=False)
 """Hands on whole inputs, for a reducer that reads files."""
 
 FUNCTION_ENTRY = "function.pkl"
-_SIBLINGS = {"python": (".py",), "javascript": (".js", ".cjs", ".mjs", ".json"), "binary": ()}
+_SIBLING_SUFFIXES = {
+    "python": (".py",),
+    "javascript": (".js", ".cjs", ".mjs", ".json"),
+    "binary": (),
+}
 """What of a script's folder travels with it, by language."""
 
 
-def pack(script: Script) -> Program:
+def pack_program(script: Script) -> Program:
     """Read a script and the files beside it, or pickle a function.
 
     Raises:
@@ -99,7 +103,7 @@ def pack(script: Script) -> Program:
     """
     files: tuple[ProgramFile, ...] = ()
     if script.function is not None:
-        content = _pickled(script.function)
+        content = _pickle_function(script.function)
         files = (ProgramFile(FUNCTION_ENTRY, content, executable=False),)
         entry = FUNCTION_ENTRY
     else:
@@ -114,10 +118,10 @@ def pack(script: Script) -> Program:
                     "a script's is relative to the job file's folder",
                 )
         else:
-            files = _with_siblings(path, script.language)
+            files = _read_with_siblings(path, script.language)
     size = sum(len(file.content) for file in files)
     if size > MAX_PROGRAM_BYTES:
-        raise _too_large(_title(script), size)
+        raise _make_size_error(_name_script(script), size)
     return Program(
         script.language,
         entry,
@@ -130,7 +134,7 @@ def pack(script: Script) -> Program:
     )
 
 
-def _too_large(title: str, size: int) -> JobError:
+def _make_size_error(title: str, size: int) -> JobError:
     limit = format_bytes(MAX_PROGRAM_BYTES)
     return JobError(
         f"{title}: the program and what goes with it have {format_bytes(size)}, over {limit}",
@@ -138,15 +142,15 @@ def _too_large(title: str, size: int) -> JobError:
     )
 
 
-def _title(script: Script) -> str:
-    return script.script or _named(script.function)
+def _name_script(script: Script) -> str:
+    return script.script or _name_function(script.function)
 
 
-def _named(function: object) -> str:
+def _name_function(function: object) -> str:
     return str(getattr(function, "__qualname__", None) or repr(function))
 
 
-def _with_siblings(path: Path, language: str) -> tuple[ProgramFile, ...]:
+def _read_with_siblings(path: Path, language: str) -> tuple[ProgramFile, ...]:
     if not path_exists(str(path)):
         raise JobError(f"{path}: no such script", PATH_HINT)
     if not path.is_file():
@@ -157,12 +161,14 @@ def _with_siblings(path: Path, language: str) -> tuple[ProgramFile, ...]:
         beside = [
             each
             for each in path.parent.iterdir()
-            if each.suffix in _SIBLINGS[language] and each.name != path.name and each.is_file()
+            if each.suffix in _SIBLING_SUFFIXES[language]
+            and each.name != path.name
+            and each.is_file()
         ]
         paths = sorted([path, *beside], key=lambda each: each.name)
         size = sum(each.stat().st_size for each in paths)
         if size > MAX_PROGRAM_BYTES:
-            raise _too_large(str(path), size)
+            raise _make_size_error(str(path), size)
         return tuple(
             ProgramFile(each.name, each.read_bytes(), bool(each.stat().st_mode & 0o111))
             for each in paths
@@ -172,12 +178,12 @@ def _with_siblings(path: Path, language: str) -> tuple[ProgramFile, ...]:
         raise JobError(message, PERMISSION_HINT) from error
 
 
-def _pickled(function: Callable[..., Any]) -> bytes:
+def _pickle_function(function: Callable[..., Any]) -> bytes:
     """The function as bytes that load where its module cannot be imported."""
     module = sys.modules.get(getattr(function, "__module__", None) or "")
     by_value = (
         module is not None
-        and not _importable(module)
+        and not _is_importable(module)
         and module.__name__ not in cloudpickle.list_registry_pickle_by_value()
     )
     if by_value:
@@ -186,7 +192,7 @@ def _pickled(function: Callable[..., Any]) -> bytes:
         return bytes(cloudpickle.dumps(function))
     except Exception as error:  # pickling runs code of the user's objects: anything can come
         raise JobError(
-            f"function {_named(function)} cannot be sent to the workers: "
+            f"function {_name_function(function)} cannot be sent to the workers: "
             f"{type(error).__name__}: {error}",
             "open files, locks and connections inside the function, not around it",
         ) from error
@@ -195,7 +201,7 @@ def _pickled(function: Callable[..., Any]) -> bytes:
             cloudpickle.unregister_pickle_by_value(module)
 
 
-def _importable(module: ModuleType) -> bool:
+def _is_importable(module: ModuleType) -> bool:
     """Whether every worker has the module: ours, the standard library's or an installed one."""
     top = module.__name__.partition(".")[0]
     file = getattr(module, "__file__", None)

@@ -78,7 +78,7 @@ class Script(Value):
     @field_validator("feed", mode="before")
     @classmethod
     def _read_feed(cls, value: object) -> object:
-        return normalize.given(value)
+        return normalize.read_none(value)
 
     @field_validator("arguments", mode="before")
     @classmethod

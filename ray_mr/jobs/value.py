@@ -72,9 +72,9 @@ class Value(BaseModel):
         try:
             super().__init__(**data)
         except ValidationError as error:
-            raise jobfile.explain(
+            raise jobfile.explain_faults(
                 error,
-                head=lambda loc: jobfile.dotted(loc) or type(self).__name__,
+                head=lambda loc: jobfile.format_loc(loc) or type(self).__name__,
                 known=self.known_keys,
             ) from None
 

@@ -15,7 +15,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from ray_mr.errors import JobError
-from ray_mr.jobs.jobfile import anchored, nearest
+from ray_mr.jobs.jobfile import anchor_path, suggest_nearest
 from ray_mr.model import ManifestEntry
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def _facts(where: str, text: bytes) -> dict[str, Any]:
     for word, value in said.items():
         known = _WORDS.get(word.lower().replace("_", ""))
         if known is None and word.lower() not in _PASSED_OVER:
-            raise JobError(f"{where}: unknown word {word!r}{nearest(word, _WORDS)}")
+            raise JobError(f"{where}: unknown word {word!r}{suggest_nearest(word, _WORDS)}")
         if known in facts:
             raise JobError(f"{where}: {known} stands here twice")
         if known is not None and value is not None:
@@ -136,7 +136,7 @@ def located(name: str, bucket: str | None, folder: str) -> str:
         return name
     if bucket is not None:
         return f"s3://{bucket}/{name}"
-    whole = anchored(name, folder)
+    whole = anchor_path(name, folder)
     return f"{folder}/{name}" if whole.startswith("~") else whole
 
 

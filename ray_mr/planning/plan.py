@@ -15,8 +15,8 @@ from ray_mr.errors import (
     JobError,
     escape_newlines,
 )
-from ray_mr.jobs.attached_files import joined, pack_extras
-from ray_mr.jobs.program import IDENTITY, WHOLE, Program, ProgramFile, pack
+from ray_mr.jobs.attached_files import merge_files, pack_attached_files
+from ray_mr.jobs.program import IDENTITY, WHOLE_FILES, Program, ProgramFile, pack_program
 from ray_mr.jobs.script import Script
 from ray_mr.planning.keys import check_one_folder, make_keys_distinct
 from ray_mr.planning.object_list import Skipped
@@ -234,7 +234,7 @@ def make_plan(job: Job, objects: Iterable[StoredObject], sources: Sources | None
     Raises:
         JobError: There is nothing to read, or a script cannot be packed.
     """
-    extras = pack_extras(job.files)
+    extras = pack_attached_files(job.files)
     combiner = _packed(job.combiner, extras) if isinstance(job.combiner, Script) else job.combiner
     reducer: Program | str | None
     reducer = _packed(job.reducer, extras) if isinstance(job.reducer, Script) else job.reducer
@@ -251,10 +251,10 @@ def make_plan(job: Job, objects: Iterable[StoredObject], sources: Sources | None
     readable, refused = refuse_objects(
         make_keys_distinct(chosen), archives=job.decompress != "auto"
     )
-    if mapper == WHOLE:
+    if mapper == WHOLE_FILES:
         check_one_folder(readable)
     return Plan(
-        job.portable(),
+        job.without_functions(),
         mapper,
         combiner,
         reducer,
@@ -266,14 +266,14 @@ def make_plan(job: Job, objects: Iterable[StoredObject], sources: Sources | None
 
 
 def _packed(script: Script, extras: tuple[ProgramFile, ...]) -> Program:
-    program = pack(script)
-    return replace(program, files=joined(program.entry, program.files, extras))
+    program = pack_program(script)
+    return replace(program, files=merge_files(program.entry, program.files, extras))
 
 
 def _hand_on(combiner: Program | str | None, reducer: Program | str | None) -> Program:
     """A reducer that reads files gets the inputs themselves."""
     reads_files = isinstance(reducer, Program) and reducer.feed == "files"
-    return WHOLE if reads_files and combiner is None else IDENTITY
+    return WHOLE_FILES if reads_files and combiner is None else IDENTITY
 
 
 _SHOWN = 5

@@ -15,7 +15,7 @@ from ray_mr.checkpoint.program_environment import MAX_DIGEST_BYTES, digest_envir
 from ray_mr.driver.run import plan, run
 from ray_mr.events import Notice
 from ray_mr.jobs.job import Job
-from ray_mr.jobs.program import pack
+from ray_mr.jobs.program import pack_program
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -173,7 +173,7 @@ def test_function_of_an_installed_module_changes_with_the_module(
     source = "def mapper(file, line):\n    return line + {!r}\n"
     (tmp_path / "installed_somewhere.py").write_text(source.format("1"))
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr("ray_mr.jobs.program._importable", lambda _: True)
+    monkeypatch.setattr("ray_mr.jobs.program._is_importable", lambda _: True)
     module = importlib.import_module("installed_somewhere")
     job = job_of(tmp_path, module.mapper, records="text")
     before = make_fingerprint(plan(job))
@@ -211,6 +211,6 @@ def test_pack_follows_a_link_to_a_script(tmp_path: Path) -> None:
     (tmp_path / "link.sh").symlink_to(tmp_path / "one.sh")
     job = job_of(tmp_path, LINES | {"script": f"{tmp_path}/link.sh"})
     assert not isinstance(job.mapper, str)
-    before = pack(job.mapper).digest
+    before = pack_program(job.mapper).digest
     script(tmp_path, "one.sh", TWO)
-    assert pack(job.mapper).digest != before
+    assert pack_program(job.mapper).digest != before

@@ -44,11 +44,11 @@ def folder(tmp_path: Path) -> Path:
 # ---------------------------------------------------------------- names
 
 
-@pytest.mark.parametrize("ending", sorted(output_names.COMPRESSED))
+@pytest.mark.parametrize("ending", sorted(output_names.FORMAT_SUFFIXES))
 def test_output_with_the_ending_of_another_format_is_refused(ending: str) -> None:
     """A result is plain lines: what goes by the name would not be able to read it."""
     for name in (f"result.txt.{ending}", f"out.{ending.upper()}", f"s3://b/k.{ending}"):
-        with pytest.raises(JobError, match=output_names.COMPRESSED[ending]):
+        with pytest.raises(JobError, match=output_names.FORMAT_SUFFIXES[ending]):
             Job(inputs=["x"], mapper="identity", output=name)
 
 

@@ -16,7 +16,7 @@ from paths import TOP
 from ray_mr.child.process import IGNORED_EXITS
 from ray_mr.cli.main import main
 from ray_mr.errors import ChildCrashed, ChildError, JobError
-from ray_mr.jobs.attached_files import pack_extras
+from ray_mr.jobs.attached_files import pack_attached_files
 from ray_mr.jobs.job import Job
 from ray_mr.jobs.script import Script
 from ray_mr.shuffle.combine import map_side
@@ -265,9 +265,9 @@ class TestNamedFiles:
         """One that is a path, or taken, is named."""
         (tmp_path / "x").write_text("")
         with pytest.raises(JobError, match=words):
-            pack_extras([f"{tmp_path}/x#{name}"])
+            pack_attached_files([f"{tmp_path}/x#{name}"])
         with pytest.raises(JobError, match="no such file"):
-            pack_extras([f"{tmp_path}/y#name"])
+            pack_attached_files([f"{tmp_path}/y#name"])
 
     def test_job_file(self, tmp_path: Path) -> None:
         """In a job file the path is relative to its folder."""
@@ -276,7 +276,7 @@ class TestNamedFiles:
         path.write_text(
             "inputs: [in/]\nmapper: {language: binary, script: cat, feed: lines}\nfiles: ['x#y']\n"
         )
-        (file,) = pack_extras(Job.from_file(path).files)
+        (file,) = pack_attached_files(Job.from_file(path).files)
         assert (file.name, file.content) == ("y", b"text")
 
 

@@ -13,7 +13,7 @@ import click
 
 from ray_mr.cli.screen import write_result
 from ray_mr.jobs.job import Job
-from ray_mr.jobs.normalize import THREE
+from ray_mr.jobs.normalize import SHORT_FORM_KEYS
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 SCALAR = ["string", "number", "boolean"]
@@ -33,7 +33,7 @@ def make_job_schema() -> dict[str, Any]:
     short = {
         "title": "job of 2014",
         "type": "object",
-        "properties": {name: script["properties"][name] for name in THREE},
+        "properties": {name: script["properties"][name] for name in SHORT_FORM_KEYS},
         "required": ["language", "script"],
         "additionalProperties": False,
     }

@@ -142,7 +142,7 @@ def _make_job_digest(job: Job, job_plan: Any) -> str:
         each.digest if hasattr(each, "digest") else str(each)
         for each in (job_plan.mapper, job_plan.combiner, job_plan.reducer)
     ]
-    portable = job.portable()
+    portable = job.without_functions()
     try:
         text = portable.model_dump_json(exclude={"inputs"})
     except ValueError:  # a name that is not UTF-8

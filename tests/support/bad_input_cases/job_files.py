@@ -58,7 +58,7 @@ CASES = [
     ),
     wrong("Tabs in YAML", "mapper:\n\tscript: x\n", "job.yml:2: not valid YAML"),
     wrong("The job file is a list", "- inputs\n", "job.yml:1: must be `key: value` lines"),
-    wrong("A key twice", JOB + "records: json\n", "job.yml:4: `records` stands here again"),
+    wrong("A key twice", JOB + "records: json\n", "job.yml:4: `records` is repeated"),
     wrong("YAML that refers to itself", "inputs: &a [*a]\n", "refers to itself"),
     added(
         "An unknown key",

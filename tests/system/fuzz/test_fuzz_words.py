@@ -15,7 +15,7 @@ from fuzz import mutated, seeds
 from ray_mr.child import wire
 from ray_mr.errors import ChildProtocol, JobError
 from ray_mr.jobs.job import Job
-from ray_mr.jobs.program import pack
+from ray_mr.jobs.program import pack_program
 from ray_mr.jobs.script import Script
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def read(folder: Path, content: bytes) -> int:
             assert len(str(error)) < 100_000
             continue
         well += 1
-        assert job.portable() == job
+        assert job.without_functions() == job
         assert job.inputs
         assert job.fed in {"records", "files", "lines", "identity"}
     return well
@@ -202,9 +202,9 @@ def test_frames() -> None:
 def test_a_script_whose_name_can_be_no_path() -> None:
     """A name of 5,000 letters is no script, and no defect of ours."""
     with pytest.raises(JobError, match="no such script"):
-        pack(Script(language="binary", script="9" * 5000))
+        pack_program(Script(language="binary", script="9" * 5000))
     with pytest.raises(JobError, match="no such script"):
-        pack(Script(script="9" * 5000))
+        pack_program(Script(script="9" * 5000))
 
 
 def test_a_key_that_looks_like_a_tag(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from ray_mr.child.launch import LaunchSpec
 from ray_mr.child.process import Limits
 from ray_mr.errors import ChildError, ChildNotStarted, JobError
 from ray_mr.jobs import attached_files
-from ray_mr.jobs.attached_files import pack_extras
+from ray_mr.jobs.attached_files import pack_attached_files
 from ray_mr.jobs.job import Job
 from ray_mr.model import AttemptId, Progress
 from ray_mr.tasks import attempt_state
@@ -188,7 +188,7 @@ class TestFiles:
             if "bytes" in words:
                 monkeypatch.setattr(attached_files, "MAX_EXTRA_BYTES", 4)
             with pytest.raises(JobError) as caught:
-                pack_extras(str(tmp_path / name) for name in names)
+                pack_attached_files(str(tmp_path / name) for name in names)
             assert words in str(caught.value)
             assert names[-1] in str(caught.value)
 
@@ -226,7 +226,7 @@ class TestFiles:
             path.symlink_to(tmp_path / "nothing")
         named = tmp_path / (where or "x")
         with pytest.raises(JobError, match=r"not a regular file|no such file") as caught:
-            pack_extras([str(named)])
+            pack_attached_files([str(named)])
         assert str(path) in caught.value.message
 
     def test_file_and_folder_of_one_name_are_refused(self, house: House) -> None:
@@ -237,9 +237,9 @@ class TestFiles:
         (house.folder / "word").write_text("x")
         word = str(house.folder / "word")
         with pytest.raises(JobError, match="word is the name of a file and of a folder"):
-            pack_extras([word, f"{folder}#word"])
+            pack_attached_files([word, f"{folder}#word"])
         with pytest.raises(JobError, match="word is the name of a file and of a folder"):
-            pack_extras([word, f"{folder}/below#word"])
+            pack_attached_files([word, f"{folder}/below#word"])
         script = house.script("m", WHICH)
         with pytest.raises(JobError, match=r"is a folder here and a file of"):
             house.plan({"script": script}, files=[f"{folder}#{Path(script).name}"])
@@ -248,11 +248,11 @@ class TestFiles:
         """Whatever its depth, nothing recurses; one at the limit is sent."""
         folder = tmp_path / "d"
         (folder / Path(*["d"] * attached_files.MAX_DEPTH)).mkdir(parents=True)
-        (packed,) = pack_extras([str(folder)])
+        (packed,) = pack_attached_files([str(folder)])
         assert packed.name == "d/" * (attached_files.MAX_DEPTH + 1)
         (folder / Path(*["d"] * (attached_files.MAX_DEPTH + 1))).mkdir()
         with pytest.raises(JobError, match="more than 100 folders"):
-            pack_extras([str(folder)])
+            pack_attached_files([str(folder)])
 
     def test_named_like_the_script(self, house: House) -> None:
         """One that would take the place of the script, or of a file beside it, is refused."""

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from ray_mr.errors import JobError
 from ray_mr.jobs import normalize
 from ray_mr.jobs.job import Job
-from ray_mr.jobs.program import MAX_PROGRAM_BYTES, Program, pack
+from ray_mr.jobs.program import MAX_PROGRAM_BYTES, Program, pack_program
 from ray_mr.jobs.script import Script
 
 if TYPE_CHECKING:
@@ -298,8 +298,8 @@ class TestFaults:
             ("a: 1\nb: [\n", "not valid YAML"),
             ("a: 1\n\tb: 2\n", ":2: not valid YAML"),
             ("a: 1\n---\nb: 2\n", "not valid YAML"),
-            ("a: 1\nb: 2\na: 3\n", ":3: `a` stands here again (first in line 1)"),
-            ("mapper:\n  script: a\n  script: b\n", ":3: `script` stands here again"),
+            ("a: 1\nb: 2\na: 3\n", ":3: `a` is repeated (first in line 1)"),
+            ("mapper:\n  script: a\n  script: b\n", ":3: `script` is repeated"),
             ("? [a]\n: 1\n", ":1: a key must be plain text"),
             ("a: &x [*x]\n", ":1: refers to itself"),
             ("a: *x\n", ":1: not valid YAML: found undefined alias"),
@@ -409,7 +409,7 @@ class TestPython:
         """A portable job pickles although a function of it does not."""
         lock = threading.Lock()
         job = Job(inputs=["a"], mapper=lambda *_: lock, records="json", reducer=min)
-        copy = pickle.loads(pickle.dumps(job.portable()))  # noqa: S301 - ours
+        copy = pickle.loads(pickle.dumps(job.without_functions()))  # noqa: S301 - ours
         assert program(copy).function is None
         assert program(copy).fed == "records"
         assert copy.reducers == 1
@@ -439,7 +439,7 @@ class TestPack:
             (tmp_path / name).write_text(name)
         (tmp_path / "sub").mkdir()
         (tmp_path / "sub" / "x.py").write_text("")
-        program = pack(Script(script=str(tmp_path / "m.py"), arguments=("a",)))
+        program = pack_program(Script(script=str(tmp_path / "m.py"), arguments=("a",)))
         assert [file.name for file in program.files] == ["helper.py", "m.py"]
         assert (program.entry, program.feed, program.arguments) == ("m.py", "records", ("a",))
         assert not program.function
@@ -449,15 +449,15 @@ class TestPack:
         for name in ("m.js", "a.mjs", "b.cjs", "c.json", "tool"):
             (tmp_path / name).write_text(name)
         (tmp_path / "tool").chmod(0o755)
-        script = pack(Script(language="javascript", script=str(tmp_path / "m.js")))
+        script = pack_program(Script(language="javascript", script=str(tmp_path / "m.js")))
         assert [file.name for file in script.files] == ["a.mjs", "b.cjs", "c.json", "m.js"]
-        tool = pack(Script(language="binary", script=str(tmp_path / "tool")))
+        tool = pack_program(Script(language="binary", script=str(tmp_path / "tool")))
         assert [(file.name, file.executable) for file in tool.files] == [("tool", True)]
         assert tool.feed == "files"
 
     def test_program_on_path(self) -> None:
         """A bare name on PATH travels as a name."""
-        program = pack(Script(language="binary", script="cat"))
+        program = pack_program(Script(language="binary", script="cat"))
         assert (program.entry, program.files) == ("cat", ())
 
     def test_refusals(self, tmp_path: Path) -> None:
@@ -473,11 +473,11 @@ class TestPack:
             ("python", "m.py", "over 16.0 MiB"),
         ]:
             with pytest.raises(JobError) as caught:
-                pack(Script(language=language, script=str(tmp_path / script)))
+                pack_program(Script(language=language, script=str(tmp_path / script)))
             assert words in str(caught.value)
             assert str(tmp_path) in str(caught.value)
         with pytest.raises(JobError, match="no such program on PATH"):
-            pack(Script(language="binary", script="no-such-program-anywhere"))
+            pack_program(Script(language="binary", script="no-such-program-anywhere"))
 
     def test_unreadable(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """A file that may not be read is named."""
@@ -488,14 +488,14 @@ class TestPack:
 
         monkeypatch.setattr("pathlib.Path.read_bytes", refuse_to_read)
         with pytest.raises(JobError, match=r"m\.py: cannot be read: Permission denied"):
-            pack(Script(script=str(tmp_path / "m.py")))
+            pack_program(Script(script=str(tmp_path / "m.py")))
 
     def test_function_of_a_script(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """A function loads where its module is not, and the registry is left as it was."""
         (tmp_path / "only_here.py").write_text("N = 41\ndef f(*_):\n    return N + 1\n")
         monkeypatch.syspath_prepend(str(tmp_path))
         module = __import__("only_here")
-        program = pack(Script(function=module.f))
+        program = pack_program(Script(function=module.f))
         monkeypatch.delitem(sys.modules, "only_here")
         (tmp_path / "only_here.py").unlink()
         assert program.function
@@ -504,7 +504,7 @@ class TestPack:
 
     def test_function_of_an_installed_module(self) -> None:
         """What every worker has installed travels by its name."""
-        assert len(pack(Script(function=os.path.join)).files[0].content) < 100
+        assert len(pack_program(Script(function=os.path.join)).files[0].content) < 100
 
     def test_function_that_does_not_pickle(self) -> None:
         """The function and the cause are named."""
@@ -514,7 +514,7 @@ class TestPack:
             return lock
 
         with pytest.raises(JobError, match=r"locked.*lock") as caught:
-            pack(Script(function=locked))
+            pack_program(Script(function=locked))
         assert "inside the function" in caught.value.hint
 
     def test_digest(self, tmp_path: Path) -> None:
@@ -523,7 +523,7 @@ class TestPack:
         path.write_text("a")
 
         def packed(**options: Any) -> Program:
-            return pack(Script(script=str(path), **options))
+            return pack_program(Script(script=str(path), **options))
 
         one = packed(arguments=("x", "y"))
         assert one.digest == packed(arguments=("x", "y")).digest

@@ -17,7 +17,7 @@ import oracle
 from oracle import sort_n as number
 from ray_mr.errors import JobError
 from ray_mr.jobs.job import Job
-from ray_mr.jobs.ordering import Sort, Term, fields_of, sort_of
+from ray_mr.jobs.ordering import Sort, Term, parse_partition_fields, parse_sort
 from ray_mr.shuffle.batches import format_lines, parse_lines
 from ray_mr.shuffle.order import numeric
 from ray_mr.shuffle.order.external_sort import ExternalSorter
@@ -250,7 +250,7 @@ def test_ranges(lines: list[bytes], sort: str, bounds: list[bytes]) -> None:
 )
 def test_words_of_sort(text: str, fields: int, expected: Sort) -> None:
     """Fields, n and r mean what they mean to sort; those after the key's are the value's."""
-    assert sort_of(text, fields) == expected
+    assert parse_sort(text, fields) == expected
 
 
 @pytest.mark.parametrize(
@@ -274,15 +274,15 @@ def test_words_of_sort(text: str, fields: int, expected: Sort) -> None:
 def test_not_a_sort(text: str, says: str) -> None:
     """What makes no sense, or is not there, is told with the word."""
     with pytest.raises(ValueError, match=re.escape(says)):
-        sort_of(text, 1)
+        parse_sort(text, 1)
 
 
 def test_not_fields() -> None:
     """What is no field of the key cannot divide rows."""
-    assert fields_of("-k1,2 -k4", 5) == (Term(1, 2), Term(4))
+    assert parse_partition_fields("-k1,2 -k4", 5) == (Term(1, 2), Term(4))
     for text, says in (("-k1n", "no field"), ("-k3", "not in the key"), ("-kx", "'-kx'")):
         with pytest.raises(ValueError, match=says):
-            fields_of(text, 2)
+            parse_partition_fields(text, 2)
 
 
 def test_faults_of_jobs() -> None:

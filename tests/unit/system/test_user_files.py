@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ray_mr.errors import JobError
-from ray_mr.jobs.attached_files import pack_extras
+from ray_mr.jobs.attached_files import pack_attached_files
 from ray_mr.planning.key_filter import load
 from ray_mr.system import user_files
 from ray_mr.system.user_files import NotAFile, open_regular, open_stream, read_named
@@ -85,4 +85,4 @@ def test_job_parts_in_a_pipe_without_a_writer_are_refused(pipe: str) -> None:
     with pytest.raises(JobError, match="nothing writes"):
         load(pipe)
     with pytest.raises(JobError, match="is not a regular file"):
-        pack_extras([pipe])
+        pack_attached_files([pipe])
