@@ -41,10 +41,10 @@ def web(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[WebServer]:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     monkeypatch.setattr(request, "_BACKOFF_S", 0.001)
-    address._of_netrc.cache_clear()
+    address._read_netrc.cache_clear()
     with web_server() as server:
         yield server
-    address._of_netrc.cache_clear()
+    address._read_netrc.cache_clear()
 
 
 def find(url: str) -> StoredObject:
@@ -90,9 +90,9 @@ class TestFind:
     @pytest.mark.parametrize(
         ("path", "words"),
         [
-            ("/*.gz", "web servers list nothing"),
-            ("/a/**", "web servers list nothing"),
-            ("/folder/", "web servers list nothing"),
+            ("/*.gz", "web servers do not list objects"),
+            ("/a/**", "web servers do not list objects"),
+            ("/folder/", "web servers do not list objects"),
             ("", "names no object"),
             ("/" + "x" * 9000, "too long"),
         ],
@@ -163,7 +163,7 @@ class TestFind:
         """A server that cannot be reached is named; it may be there later."""
         url = f"{web.base}/o"
         web.close()
-        with pytest.raises(StoreUnavailable, match="nobody answers there") as caught:
+        with pytest.raises(StoreUnavailable, match="no connection to the host") as caught:
             find(url)
         assert url in caught.value.message
 
@@ -326,7 +326,7 @@ class TestSecrets:
         netrc.write_text("machine 127.0.0.1 login me password secret\n")
         netrc.chmod(0o600)
         assert fetched(f"{web.base}/o", tmp_path) == DATA
-        address._of_netrc.cache_clear()
+        address._read_netrc.cache_clear()
         netrc.write_text("machine 127.0.0.1 login\n")
         with pytest.raises(CredentialsError, match="netrc"):
             find(f"{web.base}/o")
@@ -409,9 +409,12 @@ def test_every_urllib3_exception_is_ours(kind: type[Exception]) -> None:
     """No exception of urllib3 gets out, and ours holds nothing of its text."""
     error = kind.__new__(kind)
     error.args = ("SECRET",)
-    with pytest.raises((RayMrError, request.Busy)) as caught, request.translated("http://h/o"):
+    with (
+        pytest.raises((RayMrError, request.TransientError)) as caught,
+        request.translate_errors("http://h/o"),
+    ):
         raise error
-    ours = caught.value.ours if isinstance(caught.value, request.Busy) else caught.value
+    ours = caught.value.error if isinstance(caught.value, request.TransientError) else caught.value
     assert "http://h/o" in str(ours)
     assert "SECRET" not in str(ours)
 
@@ -425,7 +428,7 @@ def test_proxies(web: WebServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         assert fetched("http://files.example/o", tmp_path) == DATA
         assert proxy.asked[0].headers["proxy-authorization"].startswith("Basic ")
         monkeypatch.setenv("http_proxy", "http://me:secret@h\u2100x:1")
-        with pytest.raises(StoreError, match=r"proxy .* is no URL") as caught:
+        with pytest.raises(StoreError, match=r"proxy .* is not a URL") as caught:
             find("http://files.example/o")
         assert "secret" not in str(caught.value)
         before = len(proxy.asked)

@@ -1,4 +1,4 @@
-"""A URL in its parts: what is asked for, what people see of it, what gives access."""
+"""A URL in its parts: the URL to request, its redacted form, and the headers that give access."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from ray_mr.system.redact import redact_uri
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_LONGEST_URL = 8192
+_MAX_URL_CHARS = 8192
+"""Maximum length of a URL."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,48 +28,51 @@ class Address:
     """A URL in its parts."""
 
     url: str = field(repr=False)
-    """What is asked for: without user, password and fragment."""
-    given: str = field(repr=False)
-    """As it was given."""
-    shown: str
+    """URL to request: without user, password and fragment."""
+    original: str = field(repr=False)
+    """URL of the caller, without fragment."""
+    redacted: str
+    """URL for messages and reports, without secrets."""
     host: str
     key: str
+    """Decoded path without its leading ``/``."""
     headers: Mapping[str, str] = field(repr=False)
-    """What gives access."""
+    """Headers that give access."""
 
     @classmethod
-    def of(cls, uri: str) -> Address:
-        """Take a URL apart.
+    def parse(cls, uri: str) -> Address:
+        """Parse a URL; access comes from its user and password, or from the netrc file.
 
         Raises:
-            JobError: It is none, or names no object.
+            JobError: It is not a URL, or it names no object.
+            CredentialsError: The netrc file cannot be parsed.
         """
         text = redact_uri(uri)
         try:
             parts = urlsplit(uri)
             host, _ = parts.hostname or "", parts.port
             key = unquote(parts.path, errors="surrogateescape").lstrip("/")
-        except ValueError:  # whose text can hold the password
+        except ValueError:  # its text may contain the password
             raise JobError(
-                f"{text[:_LONGEST_URL]} is no URL", "write http://host:port/path/of/the/object"
+                f"{text[:_MAX_URL_CHARS]} is not a URL", "write http://host:port/path/of/the/object"
             ) from None
-        if len(uri) > _LONGEST_URL:
+        if len(uri) > _MAX_URL_CHARS:
             raise JobError(f"{text[:200]}...: the URL is too long")
         if not host or not key or key.endswith("/"):
             raise JobError(f"{text} names no object", "write http://host/path/of/the/object")
-        place = parts.netloc.rpartition("@")[2]
-        url = urlunsplit((parts.scheme, place, parts.path, parts.query, ""))
-        access = basic(parts.username, parts.password) or _of_netrc(host)
+        location = parts.netloc.rpartition("@")[2]
+        url = urlunsplit((parts.scheme, location, parts.path, parts.query, ""))
+        access = make_basic_auth(parts.username, parts.password) or _read_netrc(host)
         return cls(url, uri.partition("#")[0], text, host, key, access)
 
-    def object(self, size_bytes: int, etag: str) -> StoredObject:
-        """The object that is there."""
-        locator = "" if self.given == self.shown else self.given
-        return StoredObject(self.shown, self.key, size_bytes, etag, locator)
+    def make_object(self, size_bytes: int, etag: str) -> StoredObject:
+        """Return the object of this URL."""
+        locator = "" if self.original == self.redacted else self.original
+        return StoredObject(self.redacted, self.key, size_bytes, etag, locator)
 
 
-def basic(user: str | None, password: str | None) -> dict[str, str]:
-    """The header that gives access with a user and a password of a URL, if there are any."""
+def make_basic_auth(user: str | None, password: str | None) -> dict[str, str]:
+    """Return the header of a URL's user and password; empty without a user."""
     if user is None:
         return {}
     both = f"{unquote(user)}:{unquote(password or '')}".encode("utf-8", "surrogatepass")
@@ -76,12 +80,13 @@ def basic(user: str | None, password: str | None) -> dict[str, str]:
 
 
 @functools.cache
-def _of_netrc(host: str) -> dict[str, str]:
+def _read_netrc(host: str) -> dict[str, str]:
+    """Return the header for a host in ``~/.netrc``, or in the file that ``NETRC`` names."""
     path = Path(os.environ.get("NETRC") or Path("~/.netrc").expanduser())
     try:
-        found = netrc.netrc(path).authenticators(host)
+        login = netrc.netrc(path).authenticators(host)
     except OSError:
         return {}
     except netrc.NetrcParseError as error:
-        raise CredentialsError(f"{path}:{error.lineno or 0} is not as netrc files are") from None
-    return basic(found[0], found[2]) if found else {}
+        raise CredentialsError(f"{path}:{error.lineno or 0} is not valid in a netrc file") from None
+    return make_basic_auth(login[0], login[2]) if login else {}

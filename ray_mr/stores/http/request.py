@@ -1,4 +1,12 @@
-"""One GET: through which proxy, what its answer says, and what it means when it is none."""
+"""One GET request: its proxy, the facts in its answer, and the errors of a failure.
+
+How callers use it:
+
+1. ``with open_answer(address, headers) as answer:`` sends the request.  A failure that another
+   attempt may mend is a ``TransientError``, others are errors of ``ray_mr.errors``.
+2. ``raise_for_status(address, answer)`` raises the error of an answer that brings no object.
+3. ``RetryPause.wait(error)`` waits before the next attempt, or raises if there is none.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +22,7 @@ import urllib3
 from urllib3 import exceptions as broken
 
 from ray_mr.errors import CredentialsError, Interrupted, StoreError, StoreUnavailable
-from ray_mr.stores.http.address import basic
+from ray_mr.stores.http.address import make_basic_auth
 
 if TYPE_CHECKING:
     import threading
@@ -25,16 +33,16 @@ if TYPE_CHECKING:
 
     Answer = urllib3.BaseHTTPResponse
 
-NOT_THERE = "is the URL right, capitals too?"
-"""Advice on a page that is not there."""
-DENIED = "is it open to you? the signature of a signed URL may have expired"
-"""Advice on a page that its server refuses."""
-_TRIES = 4
-"""Tries without a byte between them."""
+MISSING_HINT = "is the URL right, capitals too?"
+"""Advice for an object that does not exist."""
+DENIED_HINT = "is it open to you? the signature of a signed URL may have expired"
+"""Advice for an object that the server refuses."""
+_MAX_ATTEMPTS = 4
+"""Maximum attempts without a byte received between them."""
 _BACKOFF_S = 0.3
-_LONGEST_WAIT_S = 60.0
-_LONGEST_VALIDATOR = 1024
-_BUSY = frozenset({408, 425, 429})
+_MAX_WAIT_S = 60.0
+_MAX_VALIDATOR_CHARS = 1024
+_BUSY_STATUSES = frozenset({408, 425, 429})
 _RANGE = re.compile(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)")
 _PERMANENT = (
     broken.LocationValueError,
@@ -43,61 +51,80 @@ _PERMANENT = (
     broken.ProxySchemeUnsupported,
     broken.UnrewindableBodyError,
 )
-_REACHED = "is the URL right, and can its host be reached from here?"
-_PASSING = (
+_UNREACHABLE_HINT = "is the URL right, and can its host be reached from here?"
+_TRANSIENT = (
     (broken.ProxyError, "the proxy does not answer", "see http_proxy, https_proxy and no_proxy"),
-    (broken.NameResolutionError, "its host has no address", _REACHED),
-    (broken.NewConnectionError, "nobody answers there", _REACHED),
-    (broken.ConnectTimeoutError, "nobody answers there", _REACHED),
+    (broken.NameResolutionError, "its host has no address", _UNREACHABLE_HINT),
+    (broken.NewConnectionError, "no connection to the host", _UNREACHABLE_HINT),
+    (broken.ConnectTimeoutError, "no connection to the host", _UNREACHABLE_HINT),
     (broken.ReadTimeoutError, "the server fell silent", "it may be too busy: try again later"),
     (broken.IncompleteRead, "the answer broke off", "try again later"),
     (broken.ProtocolError, "the connection broke off", "try again later"),
-    (Exception, "no proper answer from the server", _REACHED),
+    (Exception, "no proper answer from the server", _UNREACHABLE_HINT),
 )
-"""What may pass: class, words, advice; the first that fits."""
+"""Transient failures: class, message, advice; the first row that fits counts."""
 
 
-class Busy(Exception):
-    """No proper answer, or not all of it; the same may be asked again.
+class TransientError(Exception):
+    """No proper answer, or not all of it; the request may be repeated.
 
     Args:
-        ours: What is raised when it was asked often enough.
-        wait_s: What the server asks for.
+        error: Raised after the last attempt.
+        wait_s: Seconds that the server asks to wait, or 0.
     """
 
-    def __init__(self, ours: StoreUnavailable, wait_s: float = 0.0) -> None:
-        super().__init__(ours)
-        self.ours, self.wait_s = ours, wait_s
+    def __init__(self, error: StoreUnavailable, wait_s: float = 0.0) -> None:
+        super().__init__(error)
+        self.error, self.wait_s = error, wait_s
 
 
-class Pause:
-    """Waits before another try, or gives up."""
+class RetryPause:
+    """Waits before each further attempt of one download, and limits their number.
+
+    Args:
+        stop: Ends a wait once set.
+    """
 
     def __init__(self, stop: threading.Event) -> None:
-        self._stop, self._tries = stop, 0
+        self._stop, self._failures = stop, 0
 
-    def __call__(self, error: Busy, *, begun: bool = False) -> None:
-        """Wait; ``begun``: it got further than ever since the last time.
+    def wait(self, error: TransientError, *, progressed: bool = False) -> None:
+        """Wait before the next attempt.
+
+        Args:
+            error: Failure of the last attempt.
+            progressed: Whether that attempt received more than all before; the count of attempts
+                then starts again.
 
         Raises:
-            StoreUnavailable: It was asked often enough.
+            StoreUnavailable: The last attempt was the final one.
             Interrupted: The wait was stopped.
         """
-        self._tries = 1 if begun else self._tries + 1
-        if self._tries >= _TRIES:
-            raise error.ours from None
-        wait_s = error.wait_s or _BACKOFF_S * 2**self._tries
-        if self._stop.wait(min(wait_s, _LONGEST_WAIT_S)):
+        self._failures = 1 if progressed else self._failures + 1
+        if self._failures >= _MAX_ATTEMPTS:
+            raise error.error from None
+        wait_s = error.wait_s or _BACKOFF_S * 2**self._failures
+        if self._stop.wait(min(wait_s, _MAX_WAIT_S)):
             raise Interrupted("the download was stopped") from None
 
 
 @contextlib.contextmanager
-def asked(
+def open_answer(
     address: Address, headers: Mapping[str, str], *, leave_open: bool = False
 ) -> Iterator[Answer]:
-    """The answer to a GET, its body not read yet; whatever breaks is ours."""
-    with translated(address.shown):
-        answer = _pool(address).request(
+    """Send a GET; give the answer, whose body is not read yet.
+
+    Args:
+        address: URL to request.
+        headers: Further headers.
+        leave_open: The caller reads the body after the block, and closes the answer.
+
+    Raises:
+        StoreError: The request cannot be made, or there is no secure connection.
+        TransientError: Another attempt may succeed.
+    """
+    with translate_errors(address.redacted):
+        answer = _get_pool(address).request(
             "GET",
             address.url,
             headers={"Accept-Encoding": "identity", **address.headers, **headers},
@@ -112,23 +139,24 @@ def asked(
             raise
         if leave_open:
             return
-        # What was read to its end leaves a connection that can be used again.
+        # A body that was read to its end leaves a connection that can be reused.
         if not answer.closed:
             answer.close()
         answer.release_conn()
 
 
-def _pool(address: Address) -> urllib3.PoolManager:
+def _get_pool(address: Address) -> urllib3.PoolManager:
+    """Return the connections to a host, through the proxy of the environment if there is one."""
     scheme = address.url.partition(":")[0].lower()
     proxies = getproxies()
     proxy = proxies.get(scheme) or proxies.get("all")
     if proxy and not proxy_bypass(address.host):
-        return _through(proxy)
-    return _through("")
+        return _make_pool(proxy)
+    return _make_pool("")
 
 
 @functools.cache
-def _through(proxy: str) -> urllib3.PoolManager:
+def _make_pool(proxy: str) -> urllib3.PoolManager:
     options: dict[str, Any] = {
         "maxsize": 64,
         "timeout": urllib3.Timeout(connect=10, read=60),
@@ -138,35 +166,35 @@ def _through(proxy: str) -> urllib3.PoolManager:
         return urllib3.PoolManager(**options)
     try:
         parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
-    except ValueError:  # whose text can hold the password
+    except ValueError:  # its text may contain the password
         raise StoreError(
-            "the proxy that the environment names is no URL", "see http_proxy and https_proxy"
+            "the proxy in the environment is not a URL", "see http_proxy and https_proxy"
         ) from None
-    login = basic(parts.username, parts.password).get("authorization")
-    access = {"proxy-authorization": login} if login else {}
-    place = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
-    return urllib3.ProxyManager(place, proxy_headers=access, **options)
+    login = make_basic_auth(parts.username, parts.password).get("authorization")
+    headers = {"proxy-authorization": login} if login else {}
+    url = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+    return urllib3.ProxyManager(url, proxy_headers=headers, **options)
 
 
 @contextlib.contextmanager
-def translated(uri: str) -> Iterator[None]:
-    """Exceptions of urllib3 as ours; none of their text is used, as it may hold a URL.
+def translate_errors(uri: str) -> Iterator[None]:
+    """Translate urllib3's exceptions; their text is never used, as it may contain a URL.
 
     Raises:
-        StoreError: The request cannot be made, or no secure connection.
-        Busy: Anything that may pass.
+        StoreError: The request cannot be made, or there is no secure connection.
+        TransientError: Another attempt may succeed.
     """
     try:
         yield
     except broken.HTTPError as error:
         cause = getattr(error, "reason", None)
         cause = cause if isinstance(cause, Exception) else error
-        raise _of_failure(uri, cause) from None
+        raise _translate_failure(uri, cause) from None
     except (UnicodeError, http.client.HTTPException) as error:  # a host or path that cannot be sent
         raise StoreError(f"{uri}: a request cannot be made ({type(error).__name__})") from None
 
 
-def _of_failure(uri: str, error: Exception) -> Exception:
+def _translate_failure(uri: str, error: Exception) -> Exception:
     name = type(error).__name__
     if isinstance(error, broken.SSLError):
         return StoreError(
@@ -179,58 +207,64 @@ def _of_failure(uri: str, error: Exception) -> Exception:
         )
     if isinstance(error, _PERMANENT):
         return StoreError(f"{uri}: a request cannot be made ({name})")
-    words, advice = next(row[1:] for row in _PASSING if isinstance(error, row[0]))
-    return Busy(StoreUnavailable(f"{uri}: {words} ({name})", advice))
+    message, hint = next(row[1:] for row in _TRANSIENT if isinstance(error, row[0]))
+    return TransientError(StoreUnavailable(f"{uri}: {message} ({name})", hint))
 
 
-def refuse(address: Address, answer: Answer) -> NoReturn:
-    """Raise what an answer means that brings no object."""
-    status, uri = answer.status, address.shown
-    if status in _BUSY or status >= 500:
-        said = f"{uri}: the server does not answer properly ({status})"
-        advice = "try again later, or with fewer --downloads"
-        raise Busy(StoreUnavailable(said, advice), _retry_after(answer))
+def raise_for_status(address: Address, answer: Answer) -> NoReturn:
+    """Raise the error of an answer that brings no object.
+
+    Raises:
+        TransientError: The server is busy or fails.
+        CredentialsError: The server requires credentials.
+        StoreError: The object does not exist, or the server refuses it.
+    """
+    status, uri = answer.status, address.redacted
+    if status in _BUSY_STATUSES or status >= 500:
+        message = f"{uri}: the server does not answer properly ({status})"
+        hint = "try again later, or with fewer --downloads"
+        raise TransientError(StoreUnavailable(message, hint), _get_retry_after(answer))
     if status in (401, 407):
         raise CredentialsError(
-            f"{uri}: the server wants credentials ({status})",
+            f"{uri}: the server requires credentials ({status})",
             "put user and password for its host into ~/.netrc, or a file that NETRC names",
         )
     if status == 403:
-        raise StoreError(f"{uri}: access denied (403)", DENIED)
+        raise StoreError(f"{uri}: access denied (403)", DENIED_HINT)
     if status in (404, 410):
-        raise StoreError(f"{uri} does not exist", NOT_THERE)
+        raise StoreError(f"{uri} does not exist", MISSING_HINT)
     raise StoreError(f"{uri}: the server refused ({status})")
 
 
-def _retry_after(answer: Answer) -> float:
-    said = answer.headers.get("Retry-After", "")
-    return float(said) if said.isdecimal() and len(said) < 6 else 0.0
+def _get_retry_after(answer: Answer) -> float:
+    text = answer.headers.get("Retry-After", "")
+    return float(text) if text.isdecimal() and len(text) < 6 else 0.0
 
 
-def whole_size(answer: Answer) -> int | None:
-    """Length of the whole object, if the answer tells."""
+def get_object_size(answer: Answer) -> int | None:
+    """Return the length of the whole object in bytes, if the answer has it."""
     if answer.status in (206, 416):
         match = _RANGE.fullmatch(answer.headers.get("Content-Range", ""))
         return int(match[2]) if match and match[2] != "*" else None
-    said = answer.headers.get("Content-Length", "")
-    return int(said) if said.isdecimal() else None
+    text = answer.headers.get("Content-Length", "")
+    return int(text) if text.isdecimal() else None
 
 
-def range_start(answer: Answer) -> int | None:
-    """Where the part begins that an answer brings."""
+def get_range_start(answer: Answer) -> int | None:
+    """Return the first byte's position of a partial answer, if the answer has it."""
     match = _RANGE.fullmatch(answer.headers.get("Content-Range", ""))
     return int(match[1]) if match and match[1] else None
 
 
-def validator(answer: Answer) -> str:
-    """What identifies this version of the object, as far as the server tells."""
+def get_validator(answer: Answer) -> str:
+    """Return the ETag of the object, else the date of its last change; may be empty."""
     for name in ("ETag", "Last-Modified"):
-        said = answer.headers.get(name, "").strip()
-        if said and len(said) <= _LONGEST_VALIDATOR:
-            return said
+        value = answer.headers.get(name, "").strip()
+        if value and len(value) <= _MAX_VALIDATOR_CHARS:
+            return value
     return ""
 
 
-def bare(said: str) -> str:
-    """A validator without what may differ for the same object."""
-    return said.removeprefix("W/").strip('"')
+def strip_validator(value: str) -> str:
+    """Return a validator without quotes and weakness, which differ between answers."""
+    return value.removeprefix("W/").strip('"')

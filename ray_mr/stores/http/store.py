@@ -1,11 +1,15 @@
-"""Objects of web servers, each by its exact URL; they can be read, and nothing else.
+"""Web servers as a store: objects with exact URLs, which can only be read.
 
-What a server says of an object when it is first asked (its ETag or date, its length) has to be the
-same when the object is read.  A body that breaks off goes on where it broke off, if the server can
-do that and the object is still the same; else it begins anew.
+How it works inside:
 
-User and password of a URL, or those that ``~/.netrc`` (or the file ``NETRC``) has for its host, are
-sent to that host only.  Neither they nor what a query gives access by get into a message.
+1. ``HttpStore.stat`` requests one byte; ETag or date and length of the answer are the object's
+   version.
+2. ``HttpStore.download`` receives the body with ``_Download``, and compares the version.
+3. A body that breaks off is resumed where it broke off, if the server supports that and the object
+   is still the same; otherwise it is received from its beginning.
+
+User and password of a URL, or those for its host in ``~/.netrc`` (or the file that ``NETRC``
+names), are sent to that host only.  No message contains them, or secrets in a query.
 """
 
 from __future__ import annotations
@@ -25,17 +29,17 @@ from ray_mr.errors import (
 from ray_mr.storage.streams import CHUNK_BYTES, make_stream
 from ray_mr.stores.http.address import Address
 from ray_mr.stores.http.request import (
-    DENIED,
-    NOT_THERE,
-    Busy,
-    Pause,
-    asked,
-    bare,
-    range_start,
-    refuse,
-    translated,
-    validator,
-    whole_size,
+    DENIED_HINT,
+    MISSING_HINT,
+    RetryPause,
+    TransientError,
+    get_object_size,
+    get_range_start,
+    get_validator,
+    open_answer,
+    raise_for_status,
+    strip_validator,
+    translate_errors,
 )
 from ray_mr.system.redact import redact_uri
 from ray_mr.system.scratch import atomic_write
@@ -47,9 +51,8 @@ if TYPE_CHECKING:
     from ray_mr.model import ManifestEntry, StoredObject
     from ray_mr.stores.http.request import Answer
 
-UNSIZED = "? "
-"""What stands before the validator of an object whose length the server does not tell."""
-_CHANGED = "changed (or was deleted) since it was listed"
+UNSIZED_MARK = "? "
+"""Prefix of the validator of an object whose length the server does not return."""
 
 
 class HttpStore:
@@ -59,17 +62,18 @@ class HttpStore:
         self,
         pattern: str,
         *,
-        stop: threading.Event | None = None,  # noqa: ARG002 - it asks about one object
+        stop: threading.Event | None = None,  # noqa: ARG002 - there is one request
     ) -> Iterator[StoredObject]:
-        """See ``ReadableStore``; a web server lists nothing.
+        """See ``ReadableStore``; only exact URLs, as web servers do not list objects.
 
         Raises:
-            JobError: The pattern is no exact URL.
+            JobError: The pattern is not an exact URL.
         """
         if "*" in pattern.partition("?")[0] or pattern.endswith("/"):
             raise JobError(
-                f"{redact_uri(pattern)} is no URL of one object, and web servers list nothing",
-                "name each object; a manifest takes many",
+                f"{redact_uri(pattern)} is not the URL of one object, and web servers do not list "
+                "objects",
+                "name each object; a manifest can hold many",
             )
         yield self.stat(pattern)
 
@@ -77,118 +81,119 @@ class HttpStore:
         """See ``ReadableStore``."""
         if version:
             raise JobError(f"{redact_uri(uri)}: web servers have no versions")
-        found = self._look(Address.of(uri))
-        if found is None:
-            raise StoreError(f"{redact_uri(uri)} does not exist", NOT_THERE)
-        return found
+        obj = self._stat(Address.parse(uri))
+        if obj is None:
+            raise StoreError(f"{redact_uri(uri)} does not exist", MISSING_HINT)
+        return obj
 
     def resolve_entry(self, entry: ManifestEntry) -> StoredObject | None:
         """See ``ReadableStore``."""
         if entry.size_bytes is None or not entry.etag or entry.version:
             return None
-        return Address.of(entry.uri).object(entry.size_bytes, entry.etag)
+        return Address.parse(entry.uri).make_object(entry.size_bytes, entry.etag)
 
     def exists(self, uri: str) -> bool:
         """See ``ReadableStore``."""
-        return self._look(Address.of(uri)) is not None
+        return self._stat(Address.parse(uri)) is not None
 
-    def _look(self, address: Address) -> StoredObject | None:
-        """An object as its server has it now; ``None`` if there is none."""
-        # Not HEAD: a signed URL is good for GET alone, and some servers know no other.
-        pause = Pause(threading.Event())
+    def _stat(self, address: Address) -> StoredObject | None:
+        """Return the object that the server has now; ``None`` if there is none."""
+        # Not HEAD: a signed URL is valid for GET only, and some servers support only GET.
+        pause = RetryPause(threading.Event())
         while True:
             try:
-                with asked(address, {"Range": "bytes=0-0"}) as answer:
+                with open_answer(address, {"Range": "bytes=0-0"}) as answer:
                     if answer.status in (404, 410):
                         return None
                     if answer.status not in (200, 206, 416):
-                        refuse(address, answer)
-                    size = whole_size(answer)
+                        raise_for_status(address, answer)
+                    size = get_object_size(answer)
                     if answer.status == 206:
-                        answer.read(2)  # its one byte: the connection can be used again
-                    unsized = UNSIZED if size is None else ""
-                    return address.object(size or 0, unsized + validator(answer))
-            except Busy as error:
-                pause(error)
+                        answer.read(2)  # the whole body, so that the connection can be reused
+                    unsized = UNSIZED_MARK if size is None else ""
+                    return address.make_object(size or 0, unsized + get_validator(answer))
+            except TransientError as error:
+                pause.wait(error)
 
     def download(
         self,
         obj: StoredObject,
         path: Path,
         *,
-        private: bool,  # noqa: ARG002 - it always is
+        private: bool,  # noqa: ARG002 - a download is always a copy
         stop: threading.Event | None = None,
     ) -> str:
         """See ``ReadableStore``."""
         stop = stop or threading.Event()
         with atomic_write(path) as file:
-            body = _Body(obj, file, stop)
-            pause, most = Pause(stop), 0
-            while not body.whole:
+            download = _Download(obj, file, stop)
+            pause, longest = RetryPause(stop), 0
+            while not download.is_complete:
                 try:
-                    body.receive()
-                except Busy as error:
-                    pause(error, begun=body.size > most)
-                    most = max(most, body.size)
-        return body.encoding
+                    download.receive()
+                except TransientError as error:
+                    pause.wait(error, progressed=download.size > longest)
+                    longest = max(longest, download.size)
+        return download.encoding
 
     def detect_change(self, obj: StoredObject) -> ObjectChanged | None:
-        """See ``ReadableStore``: a copy of one version stays what it is."""
+        """See ``ReadableStore``; a copy of one version does not change."""
 
     def open(self, uri: str) -> BinaryIO:
         """See ``ReadableStore``."""
-        address = Address.of(uri)
-        answer = self._opened(address)
+        address = Address.parse(uri)
+        answer = self._open(address)
 
         def read(size: int) -> bytes:
             try:
-                with translated(address.shown):
+                with translate_errors(address.redacted):
                     return answer.read(size, decode_content=False)
-            except Busy as error:
-                raise error.ours from None
+            except TransientError as error:
+                raise error.error from None
 
         return make_stream(read, answer.close)
 
-    def _opened(self, address: Address) -> Answer:
-        pause = Pause(threading.Event())
+    def _open(self, address: Address) -> Answer:
+        pause = RetryPause(threading.Event())
         while True:
             try:
-                with asked(address, {}, leave_open=True) as answer:
+                with open_answer(address, {}, leave_open=True) as answer:
                     if answer.status != 200:
-                        refuse(address, answer)
+                        raise_for_status(address, answer)
                     return answer
-            except Busy as error:
-                pause(error)
+            except TransientError as error:
+                pause.wait(error)
 
 
-class _Body:
-    """What has arrived of an object, over as many answers as it takes."""
+class _Download:
+    """An object that is received in one answer, or in several if answers break off."""
 
     def __init__(self, obj: StoredObject, file: BinaryIO, stop: threading.Event) -> None:
         self._obj, self._file, self._stop = obj, file, stop
-        self._address = Address.of(obj.locator or obj.uri)
-        self._expected = obj.etag.removeprefix(UNSIZED)
-        self._length = None if obj.etag.startswith(UNSIZED) else obj.size_bytes
+        self._address = Address.parse(obj.locator or obj.uri)
+        self._expected = obj.etag.removeprefix(UNSIZED_MARK)
+        self._length = None if obj.etag.startswith(UNSIZED_MARK) else obj.size_bytes
         self.size = 0
-        """Bytes that are in the file."""
-        self.whole = False
-        """Whether that is all."""
+        """Bytes in the file."""
+        self.is_complete = False
         self.encoding = ""
-        """``Content-Encoding`` of the answer; it was asked for as it is stored."""
+        """``Content-Encoding`` of the answer; the body is requested as it is stored."""
 
     def receive(self) -> None:
-        """Take one answer, to the object's end.
+        """Receive one answer, to the object's end.
 
         Raises:
-            Busy: It did not come to the end.
+            TransientError: The answer broke off before the end.
+            ObjectChanged: The server has another version.
+            Interrupted: The download was stopped.
         """
         if self._stop.is_set():
             raise Interrupted(f"{self._obj.uri}: the download was stopped")
-        with asked(self._address, self._headers()) as answer:
+        with open_answer(self._address, self._make_headers()) as answer:
             if answer.status == 416 and self.size:
-                self._begin_anew()
-                raise Busy(StoreUnavailable(f"{self._obj.uri}: the rest was refused"))
-            self._check(answer)
+                self._restart()
+                raise TransientError(StoreUnavailable(f"{self._obj.uri}: the rest was refused"))
+            self._check_answer(answer)
             self.encoding = answer.headers.get("Content-Encoding", "")
             while data := answer.read(CHUNK_BYTES, decode_content=False):
                 if self._stop.is_set():
@@ -196,45 +201,47 @@ class _Body:
                 self._file.write(data)
                 self.size += len(data)
                 if self._length is not None and self.size > self._length:
-                    raise self._changed()
+                    raise self._make_change_error()
         if self._length is not None and self.size < self._length:
-            raise Busy(StoreUnavailable(f"{self._obj.uri}: the download broke off"))
-        self.whole = True
+            raise TransientError(StoreUnavailable(f"{self._obj.uri}: the download broke off"))
+        self.is_complete = True
 
-    def _headers(self) -> dict[str, str]:
+    def _make_headers(self) -> dict[str, str]:
         strong = self._expected and not self._expected.startswith("W/")
         if not self.size:
             quoted = strong and self._expected.startswith('"')
             return {"If-Match": self._expected} if quoted else {}
         if not strong or self._length is None:
-            # Nothing says whether the rest is of the same object, or where it ends.
-            self._begin_anew()
+            # Without a strong validator and a length, the rest may be of another version.
+            self._restart()
             return {}
         return {"Range": f"bytes={self.size}-", "If-Range": self._expected}
 
-    def _begin_anew(self) -> None:
+    def _restart(self) -> None:
         self._file.seek(0)
         self._file.truncate()
         self.size = 0
 
-    def _check(self, answer: Answer) -> None:
-        """See that the answer is of the object that was listed, and begins where we are."""
+    def _check_answer(self, answer: Answer) -> None:
+        """Check that the answer is for the listed version, and continues at the file's end."""
         if answer.status in (404, 410, 412):
-            raise self._changed()
+            raise self._make_change_error()
         if answer.status == 403:
-            raise ObjectDenied(f"{self._obj.uri}: access denied (403)", DENIED)
+            raise ObjectDenied(f"{self._obj.uri}: access denied (403)", DENIED_HINT)
         if answer.status not in (200, 206):
-            refuse(self._address, answer)
-        said = validator(answer)
-        if said and self._expected and bare(said) != bare(self._expected):
-            raise self._changed()
-        if self._length is not None and whole_size(answer) not in (None, self._length):
-            raise self._changed()
+            raise_for_status(self._address, answer)
+        tag = get_validator(answer)
+        if tag and self._expected and strip_validator(tag) != strip_validator(self._expected):
+            raise self._make_change_error()
+        if self._length is not None and get_object_size(answer) not in (None, self._length):
+            raise self._make_change_error()
         if answer.status == 200:
-            self._begin_anew()
-        elif range_start(answer) != self.size or self._length is None:
-            self._begin_anew()
-            raise Busy(StoreUnavailable(f"{self._obj.uri}: another part than asked for came"))
+            self._restart()
+        elif get_range_start(answer) != self.size or self._length is None:
+            self._restart()
+            message = f"{self._obj.uri}: the server returned another range than requested"
+            raise TransientError(StoreUnavailable(message))
 
-    def _changed(self) -> ObjectChanged:
-        return ObjectChanged(f"{self._obj.uri} {_CHANGED}", CHANGING_INPUT_HINT)
+    def _make_change_error(self) -> ObjectChanged:
+        message = f"{self._obj.uri} changed (or was deleted) since it was listed"
+        return ObjectChanged(message, CHANGING_INPUT_HINT)

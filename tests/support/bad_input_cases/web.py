@@ -28,8 +28,8 @@ def quick(user: User) -> None:
         user.monkeypatch.delenv(name, raising=False)
     user.monkeypatch.setenv("NETRC", str(user.folder.parent / "netrc"))
     user.monkeypatch.setattr(request, "_BACKOFF_S", 0.001)
-    address._of_netrc.cache_clear()
-    user.request.addfinalizer(address._of_netrc.cache_clear)
+    address._read_netrc.cache_clear()
+    user.request.addfinalizer(address._read_netrc.cache_clear)
 
 
 def serving(*pages: tuple[str, dict[str, Any]]) -> Callable[[User], None]:
@@ -100,7 +100,7 @@ CASES = [
         "A web server that is not there",
         PAGE,
         4,
-        f"{AT}: nobody answers there",
+        f"{AT}: no connection to the host",
         "is the URL right",
         before=nobody,
     ),
@@ -140,7 +140,7 @@ CASES = [
         "A pattern for a web server",
         "/in/*.txt",
         2,
-        "web servers list nothing",
+        "web servers do not list objects",
         "name each object",
         before=serving(),
     ),

@@ -334,11 +334,11 @@ def test_urls() -> None:
         rest = mutated(random_, random_.choice(URLS), URLS).decode("utf-8", "surrogateescape")
         url = f"https://user:PASSWORD9@{rest}"
         try:
-            address = Address.of(url)
+            address = Address.parse(url)
         except RayMrError as error:
             said = str(error)
         else:
-            said = address.shown + repr(address) + repr(address.object(1, "e"))
+            said = address.redacted + repr(address) + repr(address.make_object(1, "e"))
             assert address.key
             assert not address.key.startswith("/")
         assert "PASSWORD9" not in said + redact_uri(url)
