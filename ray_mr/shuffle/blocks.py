@@ -1,9 +1,35 @@
-"""The block: one buffer that carries rows to every reducer.
+r"""The block: one buffer that carries a map attempt's rows to all reducers.
 
-For each partition that has rows it holds a segment: a head; the lengths of the lines, the lengths
-of the keys and the counts, each in as few bytes as the largest needs, in none if all are equal;
-and the lines.  Arrow's own message would spend 16 bytes on each row; most rows here get by with
-one or two.  Nothing is pickled, and equal rows make equal bytes.
+A map attempt calls ``pack`` with one ``RowBatch`` per partition, and sends the buffer with its
+offsets (n + 1,) for n partitions.  Each reducer checks ``compute_checksum`` of its segment, the
+bytes between its two offsets, and calls ``unpack``.  A partition without rows has an empty segment.
+
+A segment of r rows (all numbers are little-endian)::
+
+    bytes   content
+    8       r
+    3       width of a number in each of the three columns: 0, 1, 2, 4 or 8 bytes
+    5       zeros
+    24      per column: the number that all rows share if its width is 0, else 0
+    w1 * r  column 1: lengths of the lines
+    w2 * r  column 2: lengths of the keys
+    w3 * r  column 3: counts
+    rest    the lines
+
+The rows ``a TAB 12`` and ``bc TAB x`` make this segment of 52 bytes; both lines have 5 bytes, and
+both rows a count of 1::
+
+    02 00 00 00 00 00 00 00   2 rows
+    00 01 00                  widths: lines alike, keys 1 byte, counts alike
+    00 00 00 00 00
+    05 00 00 00 00 00 00 00   length of every line
+    00 00 00 00 00 00 00 00
+    01 00 00 00 00 00 00 00   every count
+    01 02                     lengths of the keys
+    a \t 1 2 \n b c \t x \n   the lines
+
+Most rows need one or two bytes beside their line; Arrow's own format needs 16.  Nothing is
+pickled, and equal rows make equal bytes.
 """
 
 from __future__ import annotations
@@ -16,59 +42,61 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
-from ray_mr.shuffle.rows import RowBatch, wrap_offsets
+from ray_mr.shuffle.arrays import wrap_offsets
+from ray_mr.shuffle.rows import RowBatch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ray_mr.shuffle.arrays import Int64s, UInt8s
+
 _HEAD = struct.Struct("<Q3B5x3Q")
-"""Rows; bytes of a number in each of the three columns; the number that all share, if 0."""
 _WIDTHS = (1, 2, 4, 8)
 
 
 def compute_checksum(data: Any) -> int:
-    """XXH3-64 of the bytes of a buffer."""
+    """Return XXH3-64 of the bytes of a buffer."""
     return xxhash.xxh3_64_intdigest(memoryview(data))
 
 
 def compute_checksums(block: Any, offsets: Sequence[int]) -> tuple[int, ...]:
-    """That of each partition's bytes."""
+    """Return the checksum of each partition's segment."""
     view = memoryview(block)
     return tuple(compute_checksum(view[low:high]) for low, high in itertools.pairwise(offsets))
 
 
 def wrap_bytes(data: bytes) -> pa.Buffer:
-    """Return a buffer over the bytes: the form in which blocks and results are sent."""
+    """Return the bytes as a buffer, the form in which blocks and results are sent."""
     return pa.py_buffer(data)
 
 
-def pack(parts: Sequence[RowBatch]) -> tuple[pa.Buffer, tuple[int, ...]]:
-    """A block of the rows of all partitions, and the byte offsets of each."""
-    segments = [_segment(part) for part in parts]
-    sizes = [sum(len(piece) for piece in segment) for segment in segments]
+def pack(partitions: Sequence[RowBatch]) -> tuple[pa.Buffer, tuple[int, ...]]:
+    """Return a block of the rows of all partitions, and the offsets of their segments."""
+    segments = [_encode_segment(batch) for batch in partitions]
+    sizes = [sum(len(column) for column in segment) for segment in segments]
     offsets = [0, *np.cumsum(sizes, dtype=np.int64).tolist()]
-    whole = np.empty(offsets[-1], np.uint8)
-    at = 0
+    block = np.empty(offsets[-1], np.uint8)
+    end = 0
     for segment in segments:
-        for piece in segment:
-            whole[at : at + len(piece)] = piece
-            at += len(piece)
-    return pa.py_buffer(whole), tuple(offsets)
+        for column in segment:
+            block[end : end + len(column)] = column
+            end += len(column)
+    return pa.py_buffer(block), tuple(offsets)
 
 
-def _segment(rows: RowBatch) -> list[Any]:
-    if not len(rows):
+def _encode_segment(batch: RowBatch) -> list[UInt8s]:
+    """Return the head, the three columns and the lines of a segment; nothing for no rows."""
+    if not len(batch):
         return []
-    edges = rows.offsets
-    columns = [_narrow(each) for each in (np.diff(edges), rows.key_lengths, rows.counts)]
-    widths = [width for width, _, _ in columns]
-    head = _HEAD.pack(len(rows), *widths, *(shared for _, shared, _ in columns))
-    pieces = [np.frombuffer(head, np.uint8), *(column for _, _, column in columns)]
-    return [*pieces, rows.data[int(edges[0]) : int(edges[-1])]]
+    offsets = batch.offsets
+    numbers = (np.diff(offsets), batch.key_lengths, batch.counts)
+    widths, shared, columns = zip(*map(_encode_column, numbers), strict=True)
+    head = np.frombuffer(_HEAD.pack(len(batch), *widths, *shared), np.uint8)
+    return [head, *columns, batch.data[int(offsets[0]) : int(offsets[-1])]]
 
 
-def _narrow(numbers: Any) -> tuple[int, int, Any]:
-    """Bytes of a number, the number that all are if that is 0, and the column."""
+def _encode_column(numbers: Int64s) -> tuple[int, int, UInt8s]:
+    """Return the width of a number, the number that all rows share, and the bytes."""
     low, high = int(numbers.min()), int(numbers.max())
     if low == high:
         return 0, low, np.empty(0, np.uint8)
@@ -77,26 +105,27 @@ def _narrow(numbers: Any) -> tuple[int, int, Any]:
 
 
 def unpack(block: Any, offsets: Sequence[int], partition: int) -> RowBatch | None:
-    """The rows of one partition, ``None`` if it has none.
+    """Return the rows of one partition, ``None`` if it has none.
 
-    They are a copy: a view would pin the whole block in the object store.
+    The rows are a copy: a view would keep the whole block in the object store.
     """
     low, high = offsets[partition], offsets[partition + 1]
     if low == high:
         return None
-    own = np.frombuffer(block, np.uint8, high - low, low).copy()
-    count, *facts = _HEAD.unpack_from(own.data)
-    at = _HEAD.size
+    segment = np.frombuffer(block, np.uint8, high - low, low).copy()
+    count, *head = _HEAD.unpack_from(segment.data)
+    start = _HEAD.size
     columns = []
-    for width, shared in zip(facts[:3], facts[3:], strict=True):
+    for width, shared in zip(head[:3], head[3:], strict=True):
         if width:
-            numbers = np.frombuffer(own, f"<u{width}", count, at).astype(np.int64)
+            numbers = np.frombuffer(segment, f"<u{width}", count, start).astype(np.int64)
         else:
-            numbers = np.broadcast_to(np.int64(shared), count)  # it takes no memory
+            numbers = np.broadcast_to(np.int64(shared), count)  # takes no memory
         columns.append(numbers)
-        at += width * count
-    edges = np.empty(count + 1, np.int64)
-    edges[0] = at
-    np.cumsum(columns[0], out=edges[1:])
-    edges[1:] += at
-    return RowBatch(wrap_offsets(edges, own), columns[1], columns[2])
+        start += width * count
+    lengths, key_lengths, counts = columns
+    lines = np.empty(count + 1, np.int64)  # offsets of the lines
+    lines[0] = start
+    np.cumsum(lengths, out=lines[1:])
+    lines[1:] += start
+    return RowBatch(wrap_offsets(lines, segment), key_lengths, counts)

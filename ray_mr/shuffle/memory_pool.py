@@ -11,7 +11,7 @@ MIN_ARROW_POOL_BYTES = 256 << 20
 def set_memory_pool(memory_bytes: int) -> None:
     """Make Arrow use the system's allocator in this process if the job's ``memory`` is small.
 
-    Arrow's own allocator is a little faster, but keeps about 40 MB of freed memory.  Only a process
+    Arrow's own allocator is a little faster, but keeps freed memory.  Only a process
     that does one job's work and nothing else may call this.
     """
     if memory_bytes < MIN_ARROW_POOL_BYTES:

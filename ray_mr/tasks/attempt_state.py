@@ -29,7 +29,7 @@ from ray_mr.model import (
     Split,
 )
 from ray_mr.shuffle import blocks
-from ray_mr.shuffle.combine.aggregate import BadValues
+from ray_mr.shuffle.combine.bad_values import BadValues
 from ray_mr.stores.registry import store_for
 from ray_mr.tasks.fetch import Fetch
 from ray_mr.tasks.map_task import Block, MapTask

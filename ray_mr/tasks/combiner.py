@@ -14,7 +14,8 @@ from ray_mr.child.messages import ChildOutput, Text
 from ray_mr.child.plain_child import PlainChild, run_lines
 from ray_mr.child.process import Limits
 from ray_mr.counters import Counters
-from ray_mr.shuffle import batches
+from ray_mr.shuffle.lines import format_lines
+from ray_mr.shuffle.pairs import pack_pairs
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -61,7 +62,7 @@ class _ByFunction:
         self.counters = self._child.counters
 
     def combine(self, rows: RowBatch) -> Iterator[ChildOutput]:
-        return self._child.combine(batches.pack_pairs(rows))
+        return self._child.combine(pack_pairs(rows))
 
     def close(self) -> None:
         self._child.close()
@@ -79,7 +80,7 @@ class _ByLines:
     def combine(self, rows: RowBatch) -> Iterator[ChildOutput]:
         child = PlainChild(self._launch)
         self._launch = replace(self._launch, setup="")  # once for the folder
-        self._running = run_lines(child, [batches.format_lines(rows, tabs=self._tabs)])
+        self._running = run_lines(child, [format_lines(rows, tabs=self._tabs)])
         for data in self._running:
             yield Text(data) if data else None
         self.counters.add_all(child.counters)

@@ -10,8 +10,10 @@ from ray_mr.shuffle import batches, blocks, partition
 from ray_mr.shuffle.combine import map_side
 from ray_mr.shuffle.combine.map_side import MapSideCombiner
 from ray_mr.shuffle.combine.reducers import find_built_in
+from ray_mr.shuffle.lines import format_lines, parse_lines
 from ray_mr.shuffle.order import sort_keys
-from ray_mr.shuffle.order.key_prefix import view_keys
+from ray_mr.shuffle.order.row_order import view_keys
+from ray_mr.shuffle.pairs import unpack_pairs
 from ray_mr.tasks.combiner import combiner
 
 if TYPE_CHECKING:
@@ -52,9 +54,7 @@ class TextBlocks:
             if isinstance(item, Text):
                 self._pieces += self._cutter.feed(item.data)
             elif isinstance(item, Pairs):
-                lines = batches.format_lines(
-                    batches.unpack_pairs(item), tabs=self._attempt.task.job.tabs_in_keys
-                )
+                lines = format_lines(unpack_pairs(item), tabs=self._attempt.task.job.tabs_in_keys)
                 self._pieces += self._cutter.feed(lines)
             elif isinstance(item, FileCounts):
                 self._pieces += self._cutter.close()
@@ -107,7 +107,7 @@ class RowBlocks:
 
     def _parse(self, text: bytes) -> RowBatch:
         job = self._task.job
-        return batches.parse_lines(text, job.key_end, job.key_fields, whole=self._task.whole_lines)
+        return parse_lines(text, job.key_end, job.key_fields, whole=self._task.whole_lines)
 
     def _parse_combined(self, text: bytes) -> RowBatch:
         """A program fed lines puts out `key TAB value`, as it was given them."""
@@ -115,7 +115,7 @@ class RowBlocks:
         if getattr(program, "feed", "") != "lines":
             return self._parse(text)
         end, sort_keys = job.result_end
-        return batches.parse_lines(text, "tab" if job.separator == "auto" else end, sort_keys)
+        return parse_lines(text, "tab" if job.separator == "auto" else end, sort_keys)
 
     def take(self, output: Iterator[ChildOutput]) -> Iterator[Message]:
         """Blocks of all that the child puts out."""
@@ -140,9 +140,7 @@ class RowBlocks:
         elif isinstance(item, Pairs):
             if self._task.whole_lines:  # files are text: let pairs be lines of it
                 tabs = self._task.job.tabs_in_keys
-                yield from pieces.add_text(
-                    batches.format_lines(batches.unpack_pairs(item), tabs=tabs)
-                )
+                yield from pieces.add_text(format_lines(unpack_pairs(item), tabs=tabs))
             else:
                 yield from pieces.add_pairs(item)
         elif isinstance(item, FileCounts):

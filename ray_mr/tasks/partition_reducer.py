@@ -24,9 +24,11 @@ from ray_mr.counters import Counters
 from ray_mr.errors import JobError, LedgerError
 from ray_mr.model import Progress, ReducerEnd
 from ray_mr.planning.plan import LINE_COLLECTOR
-from ray_mr.shuffle import batches, blocks
-from ray_mr.shuffle.combine.aggregate import BadValues
+from ray_mr.shuffle import blocks
+from ray_mr.shuffle.combine.bad_values import BadValues
 from ray_mr.shuffle.combine.reducers import BuiltInReducer, find_built_in, fold_for_program
+from ray_mr.shuffle.lines import format_counted_lines
+from ray_mr.shuffle.pairs import pack_pairs, unpack_pairs
 from ray_mr.tasks.part_writer import PartWriter
 from ray_mr.tasks.reduce_inputs import READ_BYTES, SortedInput
 from ray_mr.tasks.reduce_task import PartText, ReduceTask
@@ -153,7 +155,7 @@ class PartitionReducer:
         env = hadoop_env.make_variables(task.job, task.run_id, self._folder, context)
         child = PlainChild(replace(launch, env={**env, **launch.env}))
         lines = itertools.chain.from_iterable(
-            batches.format_counted_lines(batch, tabs=task.job.tabs_in_keys)
+            format_counted_lines(batch, tabs=task.job.tabs_in_keys)
             for batch in self._read_program_rows(rows)
         )
         with contextlib.closing(run_lines(child, lines)) as output:
@@ -174,13 +176,13 @@ class PartitionReducer:
             nonlocal sent
             for batch in self._read_program_rows(rows):
                 sent += batch.total
-                yield from map(batches.pack_pairs, batch.expand())
+                yield from map(pack_pairs, batch.expand())
 
         for item in reduce_records(child, pairs()):
             if isinstance(item, Text):
                 yield item.data
             elif isinstance(item, Pairs):
-                yield self._task.format_lines(batches.unpack_pairs(item))
+                yield self._task.format_lines(unpack_pairs(item))
             elif isinstance(item, FlushCounts):
                 self._keys, taken = item.groups, item.rows
             yield None

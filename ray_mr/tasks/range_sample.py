@@ -120,4 +120,4 @@ def _spread_keys(task: MapTask, rows: RowBatch) -> list[bytes]:
     places = np.arange(KEYS) * rows.total // KEYS
     at = np.searchsorted(ends, places, side="right")
     strings = make_key_order(task.job)(rows.take(at))
-    return list(map(strings.one, range(len(at))))
+    return list(map(strings.get, range(len(at))))

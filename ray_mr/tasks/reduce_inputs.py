@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from ray_mr.shuffle.order.key_prefix import RowOrder
+    from ray_mr.shuffle.order.row_order import RowOrder
     from ray_mr.shuffle.rows import RowBatch
     from ray_mr.tasks.reduce_task import ReduceTask
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ray_mr.errors import JobError
 from ray_mr.planning.plan import LINE_COLLECTOR
-from ray_mr.shuffle import batches
+from ray_mr.shuffle import lines
 from ray_mr.shuffle.combine.reducers import find_built_in
 from ray_mr.shuffle.order.sort_keys import make_row_order
 from ray_mr.stores import access
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ray_mr.jobs.job import Job
     from ray_mr.jobs.program import Program
     from ray_mr.planning.plan import Plan
-    from ray_mr.shuffle.order.key_prefix import RowOrder
+    from ray_mr.shuffle.order.row_order import RowOrder
     from ray_mr.shuffle.rows import RowBatch
     from ray_mr.storage.contract import WriteTarget
 
@@ -93,8 +93,8 @@ class ReduceTask:
         )
 
     def format_lines(self, rows: RowBatch) -> bytes:
-        """Return rows as text; see ``batches.format_lines``."""
-        return batches.format_lines(rows, tabs=self.job.tabs_in_keys)
+        """Return rows as text; see ``lines.format_lines``."""
+        return lines.format_lines(rows, tabs=self.job.tabs_in_keys)
 
     @property
     def fed_files(self) -> bool:

@@ -17,7 +17,7 @@ from ray_mr.child.languages import Language
 from ray_mr.child.messages import FlushCounts, Pairs, Text
 from ray_mr.errors import ChildCrashed, ChildError, ChildNotStarted, ChildProtocol, ChildRaised
 from ray_mr.model import FileCounts
-from ray_mr.shuffle.batches import pack_pairs, unpack_pairs
+from ray_mr.shuffle.pairs import pack_pairs, unpack_pairs
 from samples import SUFFIXES, ident, make_launch, pairs_of, python, rows
 from speaker import Speaker, failures, finished, rows_of, text_of
 from tools import require_tool, skip_loudly

@@ -7,7 +7,7 @@ import pytest
 from ray_mr.child.harness_child import CombinerChild
 from ray_mr.child.messages import FlushCounts, Text
 from ray_mr.errors import ChildError, ChildRaised
-from ray_mr.shuffle.batches import pack_pairs
+from ray_mr.shuffle.pairs import pack_pairs
 from samples import alive, make_launch, rows, wait_until
 from speaker import Speaker, rows_of
 

@@ -16,7 +16,7 @@ from ray_mr.child.messages import FlushCounts, Pairs, Text
 from ray_mr.child.process import Limits
 from ray_mr.errors import ChildCrashed, ChildNotStarted, ChildRaised, ChildTimeout
 from ray_mr.jobs.program import Program, ProgramFile
-from ray_mr.shuffle.batches import pack_pairs, unpack_pairs
+from ray_mr.shuffle.pairs import pack_pairs, unpack_pairs
 from samples import make_launch, pairs_of, python, rows
 
 if TYPE_CHECKING:

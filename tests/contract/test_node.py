@@ -14,7 +14,7 @@ from ray_mr.child.harness_child import HarnessChild, map_records, reduce_records
 from ray_mr.child.messages import FileDelivery, FlushCounts, Text
 from ray_mr.errors import ChildRaised
 from ray_mr.jobs.program import ProgramFile
-from ray_mr.shuffle.batches import pack_pairs
+from ray_mr.shuffle.pairs import pack_pairs
 from samples import COMPRESS, function_of, make_launch, rows
 from speaker import Speaker, failures, finished
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ray_mr.child.harness_child import HarnessChild, map_records, reduce_records
 from ray_mr.child.messages import ChildOutput, FileDelivery
-from ray_mr.shuffle.batches import pack_pairs
+from ray_mr.shuffle.pairs import pack_pairs
 from samples import make_launch, python, rows
 from speaker import failures, finished, text_of
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ray_mr.child.harness_child import HarnessChild, map_records, reduce_records
 from ray_mr.child.messages import ChildFailure, ChildOutput, FileDelivery, Pairs, Text
 from ray_mr.model import FileCounts
-from ray_mr.shuffle.batches import pack_pairs, unpack_pairs
+from ray_mr.shuffle.pairs import pack_pairs, unpack_pairs
 from samples import function_of, make_launch, pairs_of, rows
 
 if TYPE_CHECKING:

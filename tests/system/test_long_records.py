@@ -20,7 +20,8 @@ from jobs import job, result, run_told, script
 from paths import SUPPORT
 from ray_mr.child import wire
 from ray_mr.errors import ChildError, RayMrError, TooManyBadRecords
-from ray_mr.shuffle.batches import OutputBatcher, TextBatcher, pack_pairs
+from ray_mr.shuffle.batches import OutputBatcher, TextBatcher
+from ray_mr.shuffle.pairs import pack_pairs
 from ray_mr.shuffle.rows import encode_pairs
 from ray_mr.tasks.line_limit import LineLimit
 

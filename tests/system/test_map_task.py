@@ -1,4 +1,4 @@
-"""The map task: what it leaves is what reduce tasks need, and no more than one run would make."""
+"""Map tasks write the files that reduce tasks need."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ def mapper(uuid, file, js):
 """
 
 
-def map_(folder: Path, engine: str = "local", source: str = MAPPER, **options: Any) -> Report:
+def run_map_task(
+    folder: Path, engine: str = "local", source: str = MAPPER, **options: Any
+) -> Report:
     """Run a job's map side over four files, as the command does."""
     make_pings(folder / "in", files=4)
     script(folder, "mapper.py", source)
@@ -40,15 +42,17 @@ def lines(folder: Path) -> dict[str, list[str]]:
     return {path.name: path.read_text().splitlines() for path in sorted(folder.glob("out/*.txt"))}
 
 
-def test_one_result(tmp_path: Path, engine: str) -> None:
-    """One reduce task: result.txt has the mapper's lines in the order of files."""
-    assert map_(tmp_path, engine).ok
+def test_map_task_for_one_reduce_task_writes_one_file(tmp_path: Path, engine: str) -> None:
+    """result.txt has the mapper's lines in the order of the inputs."""
+    assert run_map_task(tmp_path, engine).ok
     assert lines(tmp_path) == {"result.txt": [f"{PLATFORMS[number % 4]} 1" for number in range(80)]}
 
 
-def test_a_file_for_each_reduce_task(tmp_path: Path, engine: str) -> None:
-    """Several: each key is in one file, each file has the lines in the order of files."""
-    report = map_(tmp_path, engine, source=PAIRS, reducers=3)
+def test_map_task_for_several_reduce_tasks_writes_a_file_for_each(
+    tmp_path: Path, engine: str
+) -> None:
+    """Each key is in one file, and each file has its lines in the order of the inputs."""
+    report = run_map_task(tmp_path, engine, source=PAIRS, reducers=3)
     found = lines(tmp_path)
     assert sorted(found) == [f"result-{part:05d}.txt" for part in range(3)]
     of_key = [{line.partition("\t")[0] for line in each} for each in found.values()]
@@ -57,19 +61,19 @@ def test_a_file_for_each_reduce_task(tmp_path: Path, engine: str) -> None:
         numbers = [int(line.partition("\t")[2]) for line in each]
         assert numbers == sorted(numbers)
     assert sum(map(len, found.values())) == 80
-    told = json.loads((tmp_path / "out" / "report.json").read_bytes())["results"]
-    for row in told:
+    results = json.loads((tmp_path / "out" / "report.json").read_bytes())["results"]
+    for row in results:
         data = (tmp_path / "out" / row["name"]).read_bytes()
         assert row["sha256"] == hashlib.sha256(data).hexdigest()
         assert (row["size_bytes"], row["records"]) == (len(data), data.count(b"\n"))
-    assert report.results == told
+    assert report.results == results
     whole = b"".join(stream.read() for stream in open_result(report.output))
     assert whole.count(b"\n") == 80
 
 
-def test_combined(tmp_path: Path) -> None:
-    """After a combiner, the result is ``key TAB value``, as far as it could be combined."""
-    assert map_(tmp_path, combiner="sum").ok
+def test_map_task_with_a_combiner_writes_combined_lines(tmp_path: Path) -> None:
+    """Each split is combined by itself."""
+    assert run_map_task(tmp_path, combiner="sum").ok
     rows = lines(tmp_path)["result.txt"]
     assert len(rows) == 16
     assert sorted(set(rows)) == sorted(f"{name}\t5" for name in PLATFORMS)
@@ -77,10 +81,12 @@ def test_combined(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("pair", ["'a\\tb', 1", "'a\\nb', 1", "'a', 'b\\nc'"])
 @pytest.mark.parametrize("reducers", [1, 2])
-def test_pairs_that_are_no_lines(tmp_path: Path, pair: str, reducers: int) -> None:
+def test_map_task_whose_pairs_are_not_lines_fails(tmp_path: Path, pair: str, reducers: int) -> None:
     """A key with a TAB or newline, or a value with a newline, is an error of the data."""
     from ray_mr.errors import DataError
 
     with pytest.raises(DataError, match="cannot be written as a line"):
-        map_(tmp_path, source=f"def mapper(u, f, js):\n    yield {pair}\n", reducers=reducers)
+        run_map_task(
+            tmp_path, source=f"def mapper(u, f, js):\n    yield {pair}\n", reducers=reducers
+        )
     assert not list(tmp_path.glob("out/*.txt"))

@@ -1,4 +1,4 @@
-"""What ranges of keys promise: a sorted result, in parts of about the same size, every time."""
+"""Partitioning by ranges of keys: a sorted result, in parts of about the same size."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def lines_job(folder: Path, **options: Any) -> Job:
-    """Lines through cat and cat."""
+    """Return a job that passes lines through two ``cat``s, with four ranges."""
     (folder / "out").mkdir(exist_ok=True)
     cat = {"language": "binary", "script": "cat", "feed": "lines"}
     settings: dict[str, Any] = {
@@ -36,18 +36,18 @@ def lines_job(folder: Path, **options: Any) -> Job:
 
 
 def key_of(line: bytes) -> bytes:
-    """Up to the TAB."""
+    """Return the line up to its TAB."""
     return line.partition(b"\t")[0]
 
 
 def in_key_order(lines: list[bytes]) -> bytes:
-    """Sorted by key; equal keys stay as they came."""
+    """Return the lines sorted by key; equal keys keep their order."""
     ordered: list[bytes] = sorted(lines, key=key_of)
     return b"".join(ordered)
 
 
 def write(folder: Path, files: int, seed: int = 1) -> list[bytes]:
-    """Files of lines with random keys; all lines."""
+    """Write files of lines with random keys; return all lines."""
     rng = random.Random(seed)
     (folder / "in").mkdir()
     every = []
@@ -58,8 +58,8 @@ def write(folder: Path, files: int, seed: int = 1) -> list[bytes]:
     return every
 
 
-def test_sorted_whole(tmp_path: Path, engine: str) -> None:
-    """The result is that of sort, equal keys in the order of the inputs; parts are alike."""
+def test_result_by_ranges_is_sorted(tmp_path: Path, engine: str) -> None:
+    """Equal keys are in the order of the inputs."""
     every = write(tmp_path, 20)
     report, notices = run_told(lines_job(tmp_path), engine=engine)
     assert report.ok
@@ -68,13 +68,12 @@ def test_sorted_whole(tmp_path: Path, engine: str) -> None:
 
 
 @pytest.mark.parametrize("files", [3, 40])
-def test_parts_are_alike(tmp_path: Path, files: int) -> None:
-    """Each part has about its share, and the bounds are the same every time."""
+def test_ranges_have_about_equal_shares_and_are_repeatable(tmp_path: Path, files: int) -> None:
     every = write(tmp_path, files)
-    made = plan(lines_job(tmp_path, reducers=5))
-    task = MapTask.of(made, "run")
-    bounds = range_sample.bounds_of(made, task, tmp_path)
-    assert bounds == range_sample.bounds_of(made, task, tmp_path)
+    job_plan = plan(lines_job(tmp_path, reducers=5))
+    task = MapTask.of(job_plan, "run")
+    bounds = range_sample.bounds_of(job_plan, task, tmp_path)
+    assert bounds == range_sample.bounds_of(job_plan, task, tmp_path)
     assert len(bounds) == 4
     keys = [key_of(line) for line in every]
     shares = [0] * 5
@@ -84,8 +83,8 @@ def test_parts_are_alike(tmp_path: Path, files: int) -> None:
     assert [path.name for path in tmp_path.iterdir() if path.name not in {"in", "out"}] == []
 
 
-def test_few_keys(tmp_path: Path) -> None:
-    """Fewer keys than parts: some are empty, none is lost."""
+def test_ranges_of_few_keys_leave_parts_empty(tmp_path: Path) -> None:
+    """With fewer keys than parts no row is lost."""
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a").write_bytes(b"b\t1\na\t1\n" * 50)
     report, _ = run_told(lines_job(tmp_path, reducer="sum", reducers=7))
@@ -93,8 +92,8 @@ def test_few_keys(tmp_path: Path) -> None:
     assert result(tmp_path) == b"a\t50\nb\t50\n"
 
 
-def test_bad_and_empty_inputs(tmp_path: Path) -> None:
-    """An input that cannot be read is left to the run, which tells of it; an empty one is one."""
+def test_sample_skips_inputs_that_cannot_be_read(tmp_path: Path) -> None:
+    """The run reports an input that cannot be read; an empty input is an input."""
     every = write(tmp_path, 3)
     (tmp_path / "in" / "bad.gz").write_bytes(b"\x1f\x8b\x08 this is no gzip")
     (tmp_path / "in" / "empty").write_bytes(b"")
@@ -105,50 +104,48 @@ def test_bad_and_empty_inputs(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("end", ["kill -9 $$", "exit 3"])
-def test_bounds_after_a_crash_by_chance_are_the_same(tmp_path: Path, end: str) -> None:
+def test_ranges_after_a_chance_crash_are_the_same(tmp_path: Path, end: str) -> None:
     write(tmp_path, 5)
-    wanted = lines_job(tmp_path, mapper=_crashing(tmp_path, end))
-    made = plan(wanted)
-    task = MapTask.of(made, "run")
+    wanted = lines_job(tmp_path, mapper=make_crashing_mapper(tmp_path, end))
+    job_plan = plan(wanted)
+    task = MapTask.of(job_plan, "run")
     for crash in range(3):
         (tmp_path / f"crash-{crash}").touch()
-    disturbed = range_sample.bounds_of(made, task, tmp_path)
+    disturbed = range_sample.bounds_of(job_plan, task, tmp_path)
     assert not list(tmp_path.glob("crash-*"))
-    assert disturbed == range_sample.bounds_of(made, task, tmp_path)
+    assert disturbed == range_sample.bounds_of(job_plan, task, tmp_path)
     assert len(disturbed) == 3
 
 
-def _crashing(folder: Path, end: str) -> dict[str, Any]:
-    """A mapper that ends so once for each file ``crash-N``."""
+def make_crashing_mapper(folder: Path, end: str) -> dict[str, Any]:
+    """Return a mapper that crashes once for each file ``crash-N``."""
     source = f"#!/bin/sh\nfor n in 0 1 2; do rm {folder}/crash-$n 2>/dev/null && {end}; done\ncat\n"
     return {"language": "binary", "script": script(folder, "map.sh", source), "feed": "lines"}
 
 
-def test_mapper_that_fails(tmp_path: Path) -> None:
-    """A mapper that cannot run is told by the run, as ever."""
+def test_mapper_that_fails_on_the_sample_fails_the_run(tmp_path: Path) -> None:
     write(tmp_path, 2)
     broken = {"language": "binary", "script": "false", "feed": "lines"}
     with pytest.raises(RayMrError):
         run_told(lines_job(tmp_path, mapper=broken, attempts=1))[0].raise_if_failed()
 
 
-def test_not_for_files(tmp_path: Path) -> None:
-    """A reducer fed files gets its input in no order: there are no ranges."""
+def test_ranges_for_a_reducer_fed_files_are_refused(tmp_path: Path) -> None:
+    """A reducer fed files receives its input in no order."""
     files = {"language": "binary", "script": "cat"}
     with pytest.raises(JobError, match="partition"):
         lines_job(tmp_path, reducer=files)
 
 
-def test_report(tmp_path: Path) -> None:
-    """The ledger balances over all parts."""
+def test_report_of_ranges_counts_every_row(tmp_path: Path) -> None:
     every = write(tmp_path, 5)
     run_told(lines_job(tmp_path, reducer="count"))
     facts = json.loads((tmp_path / "out" / "report.json").read_text())
     assert facts["totals"]["mapped_rows"] == facts["totals"]["shuffled_rows"] == len(every)
 
 
-def test_map_tasks_have_no_ranges(tmp_path: Path) -> None:
-    """A map task that divides its output for several reduce tasks cannot know their ranges."""
+def test_ranges_in_a_map_task_are_refused(tmp_path: Path) -> None:
+    """A map task for several reduce tasks cannot know their ranges."""
     wanted = tmp_path / "job.yml"
     wanted.write_text(
         "inputs: [in/]\nmapper: {language: binary, script: cat, feed: lines}\n"

@@ -1,4 +1,4 @@
-"""What `sort` and `partition` promise of a whole job: the order that a plain reading gives."""
+"""Whole jobs with `sort` and `partition` have results in the order of a plain reading."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from jobs import CAT, cat_job, result, run_told, script
 from ray_mr.errors import JobError
 from ray_mr.jobs.job import Job
-from ray_mr.shuffle.batches import format_lines, parse_lines
 from ray_mr.shuffle.combine.map_side import MapSideCombiner
 from ray_mr.shuffle.combine.reducers import BUILT_IN_REDUCERS
-from ray_mr.shuffle.order import external_sort as sorting
+from ray_mr.shuffle.lines import format_lines, parse_lines
+from ray_mr.shuffle.order import placed
 from ray_mr.shuffle.order.external_sort import ExternalSorter
 from ray_mr.shuffle.order.sort_keys import make_row_order
 from ray_mr.shuffle.partition import compute_partition
@@ -30,7 +30,7 @@ SPLITS = st.lists(st.lists(st.tuples(KEYS, VALUES), max_size=12), max_size=4)
 
 
 def write(folder: Path, files: int = 4, mark: bytes = b"\t") -> list[tuple[bytes, bytes, bytes]]:
-    """Files of lines with a name, a number and a text; all of them, in their order."""
+    """Write files of lines with a name, a number and a text; return all lines in order."""
     rng = random.Random(7)
     (folder / "in").mkdir()
     every = []
@@ -46,47 +46,51 @@ def write(folder: Path, files: int = 4, mark: bytes = b"\t") -> list[tuple[bytes
 
 
 def lines_of(every: list[tuple[bytes, bytes, bytes]]) -> bytes:
-    """As a reducer fed lines sees them."""
+    """Return the lines as a reducer fed lines receives them."""
     return b"".join(b"\t".join(fields) + b"\n" for fields in every)
 
 
-def as_number(key: bytes) -> Fraction:
-    """What ``sort -n`` sees in the keys above."""
+def parse_number(key: bytes) -> Fraction:
+    """Return the number that ``sort -n`` reads from one of the keys above."""
     return Fraction(key.decode()) if key not in {b"", b"x"} else Fraction()
 
 
-def reduced(splits: list[list[tuple[bytes, bytes]]], name: str, sort: str | None) -> list[bytes]:
-    """Rows of splits through shape, sort and reducer, in small windows: lines as they come."""
+def reduce_splits(
+    splits: list[list[tuple[bytes, bytes]]], name: str, sort: str | None
+) -> list[bytes]:
+    """Return the lines that a built-in reducer makes of splits, in small batches."""
     built_in = BUILT_IN_REDUCERS[name]
     wanted = Job(inputs=["x"], mapper=CAT, reducer=name, sort=sort)
     lines: list[bytes] = []
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sorting, "MAX_BATCH_ROWS", 2)
+        patch.setattr(placed, "MAX_BATCH_ROWS", 2)
         sorter = ExternalSorter(
             Path(folder), 300, make_row_order(wanted, by_value=built_in.sorts_by_value)
         )
         for number, pairs in enumerate(splits):
-            shaper = MapSideCombiner(lambda text: parse_lines(text, "tab"), built_in=built_in)
-            packs = [*(shaper.add(rows(pairs)) if pairs else ()), *shaper.close()]
-            for place, made in enumerate(packs):
-                sorter.add(made, (number << 36) + 1000 * place)
+            combiner = MapSideCombiner(lambda text: parse_lines(text, "tab"), built_in=built_in)
+            batches = [*(combiner.add(rows(pairs)) if pairs else ()), *combiner.close()]
+            for place, batch in enumerate(batches):
+                sorter.add(batch, (number << 36) + 1000 * place)
         for done, _, _ in built_in.finish(sorter.read_sorted()):
             lines += format_lines(done).splitlines(keepends=True) if len(done) else []
     return lines
 
 
 @given(SPLITS, st.sampled_from(sorted(BUILT_IN_REDUCERS)), st.booleans())
-def test_built_ins(splits: list[list[tuple[bytes, bytes]]], name: str, reverse: bool) -> None:
-    """Each key's result is what it is without a sort; keys come as numbers, alike ones apart."""
-    plain = reduced(splits, name, None)
-    found = reduced(splits, name, "key -nr" if reverse else "-n")
+def test_built_in_reducer_with_sort_changes_only_the_order(
+    splits: list[list[tuple[bytes, bytes]]], name: str, reverse: bool
+) -> None:
+    """Each key's result is the same as without a sort; keys of equal numbers stay apart."""
+    plain = reduce_splits(splits, name, None)
+    result_lines = reduce_splits(splits, name, "key -nr" if reverse else "-n")
     by_key = {key: list(some) for key, some in groupby(plain, lambda line: line.split(b"\t")[0])}
-    keys = sorted(sorted(by_key), key=as_number, reverse=reverse)
-    assert found == [line for key in keys for line in by_key[key]]
+    keys = sorted(sorted(by_key), key=parse_number, reverse=reverse)
+    assert result_lines == [line for key in keys for line in by_key[key]]
 
 
-def test_secondary_sort_of_values(tmp_path: Path, engine: str) -> None:
-    """``reduce`` is called once a key, with its values in the order that the job asks for."""
+def test_reduce_function_receives_values_in_the_order_of_sort(tmp_path: Path, engine: str) -> None:
+    """``reduce`` is called once per key."""
     every = write(tmp_path)
     source = "def reduce(key, values):\n    yield key, ' '.join(v.split()[0] for v in values)\n"
     function = {"script": script(tmp_path, "r.py", source)}
@@ -100,8 +104,10 @@ def test_secondary_sort_of_values(tmp_path: Path, engine: str) -> None:
 
 
 @pytest.mark.parametrize("separator", ["tab", ","])
-def test_as_hadoop_does(tmp_path: Path, separator: str) -> None:
-    """Keys of two fields, divided by the first, sorted by both: each part is as sort gives it."""
+def test_job_partitioned_by_one_field_and_sorted_by_two_is_in_order(
+    tmp_path: Path, separator: str
+) -> None:
+    """Each part is in the order of ``sort``, as with Hadoop's field options."""
     every = write(tmp_path, mark=b"\t" if separator == "tab" else b",")
     wanted = cat_job(
         tmp_path,
@@ -126,8 +132,8 @@ def test_as_hadoop_does(tmp_path: Path, separator: str) -> None:
 
 
 @pytest.mark.parametrize(("sort", "sign"), [("-k2,2n -k1,1", 1), ("-k2,2nr -k1,1", -1)])
-def test_ranges(tmp_path: Path, sort: str, sign: int) -> None:
-    """Parts by ranges are in the job's order, one after the other, and of about the same size."""
+def test_parts_by_ranges_follow_the_order_of_sort(tmp_path: Path, sort: str, sign: int) -> None:
+    """The parts, one after the other, are the whole result in order."""
     every = write(tmp_path)
     wanted = cat_job(
         tmp_path, key_fields=2, partition="range", sort=sort, reducers=4, split_bytes="10KiB"
@@ -138,8 +144,7 @@ def test_ranges(tmp_path: Path, sort: str, sign: int) -> None:
     assert result(tmp_path) == lines_of(every)
 
 
-def test_numbers_on_top(tmp_path: Path) -> None:
-    """A built-in's result in the order of its keys as numbers."""
+def test_built_in_result_is_sorted_by_keys_as_numbers(tmp_path: Path) -> None:
     every = write(tmp_path)
     swapped = "def mapper(file, line):\n    yield line.split('\\t')[1], 1\n"
     mapper = {"script": script(tmp_path, "m.py", swapped)}
@@ -150,8 +155,8 @@ def test_numbers_on_top(tmp_path: Path) -> None:
     assert result(tmp_path) == b"".join(lines)
 
 
-def test_top_20(tmp_path: Path) -> None:
-    """The number of values is part of the reducer's name."""
+def test_top_with_a_number_returns_as_many_values(tmp_path: Path) -> None:
+    """A number that is not one, or too large, is refused."""
     every = write(tmp_path)
     assert run_told(cat_job(tmp_path, reducer="top 20", sort="key -r"))[0].ok
     lines = result(tmp_path).splitlines()
@@ -163,8 +168,8 @@ def test_top_20(tmp_path: Path) -> None:
             cat_job(tmp_path, reducer=word)
 
 
-def test_map_and_reduce_tasks(tmp_path: Path) -> None:
-    """Map tasks divide by the fields, reduce tasks sort: what the whole job gives."""
+def test_map_and_reduce_tasks_return_what_the_whole_job_does(tmp_path: Path) -> None:
+    """Map tasks partition by the fields, and reduce tasks sort."""
     write(tmp_path)
     path = tmp_path / "job.yml"
     path.write_text(
@@ -186,8 +191,7 @@ def test_map_and_reduce_tasks(tmp_path: Path) -> None:
     assert parts == result(tmp_path)
 
 
-def test_on_the_command_line(tmp_path: Path) -> None:
-    """Faults are told at the option."""
+def test_sort_on_the_command_line_is_checked_at_its_option(tmp_path: Path) -> None:
     path = tmp_path / "job.yml"
     path.write_text(
         "inputs: [in/]\nmapper: {language: binary, script: cat, feed: lines}\nreducer: count\n"

@@ -33,11 +33,19 @@ FLOORS = [
 
 INNER_FLOORS = {
     "shuffle": [
-        ["memory_pool", "rows"],
-        ["blocks", "combine.aggregate", "order.key_prefix", "order.numeric"],
-        ["partition", "heavy_hitters", "combine.collapse", "order.external_sort"],
-        ["batches", "combine.histogram", "combine.line_counts"],
-        ["text_table", "combine.reducers", "order.sort_keys"],
+        ["arrays", "json_table", "memory_pool"],
+        ["combine.number_text", "order.key_prefix", "order.numeric", "rows"],
+        ["blocks", "combine.bad_values", "order.row_order", "pairs"],
+        [
+            "batches",
+            "combine.aggregate",
+            "combine.collapse",
+            "heavy_hitters",
+            "order.placed",
+            "partition",
+        ],
+        ["combine.histogram", "combine.line_counts", "lines", "order.merge"],
+        ["combine.reducers", "order.external_sort", "order.sort_keys", "text_table"],
         ["combine.map_side"],
     ],
     "engines": [

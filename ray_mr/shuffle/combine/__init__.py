@@ -1,1 +1,1 @@
-"""Folding rows of equal keys: on the map side and in built-in reducers."""
+"""Folding rows of equal keys: before the shuffle, and in built-in reducers."""

@@ -1,372 +1,279 @@
-"""Sums, minima, maxima and means, exact whatever the order and grouping of their input.
+"""Aggregates: exact sums, minima, maxima and means, in whatever order and groups rows arrive.
 
-Values are decimal text.  Integers of any size are added exactly.  A value with a point or an
-exponent is never pre-summed: it stays a row of its own until the reducer adds all of them exactly
-and rounds once, as ``math.fsum`` does, so that their order does not matter.  A value that is no
-number, or too large for a float, is set aside and counted.
+A ``Fold`` says how the values of a key become one.  Its three users call these functions:
+
+1. The map side calls ``fold_values`` on rows in key order: integers of a key become one.  A float
+   stays a row of its own, since adding floats in different orders gives different sums.
+2. A reducer calls ``fold_values`` again on the rows from all mappers, and ``shrink_key`` on the
+   last key of a batch, which may go on in the next: its floats become a few with exactly the same
+   sum.
+3. At the end of a key the reducer calls ``finish_keys``: the exact sum is rounded once, as
+   ``math.fsum`` does.
+
+``fold_values`` takes the fastest way that the values allow:
+
+1. All values are plain digits: numpy folds them in 64 bits, if no sum can overflow
+   (``_fold_small``).
+2. Otherwise values are classified by regular expressions.  Small integers are folded in numpy,
+   larger ones in Python (``_fold_any``), and floats are passed on (``_pass_floats``).
+3. A value that is not a number, or too large for a float, is set aside and counted.
 """
 
 from __future__ import annotations
 
 import math
-import sys
 from dataclasses import dataclass, replace
-from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ray_mr.shuffle.arrays import make_binary, view_integers, wrap_int64s
+from ray_mr.shuffle.combine.bad_values import BadValues
+from ray_mr.shuffle.combine.number_text import (
+    INTEGER,
+    SMALL_INTEGER,
+    UNIT_BITS,
+    add_numbers,
+    divide,
+    find_numbers,
+    format_integer,
+    match,
+    parse_digits,
+    parse_integers,
+    parse_number,
+    round_units,
+    split_units,
+    to_units,
+)
 from ray_mr.shuffle.rows import (
     RowBatch,
     concat_batches,
     encode_pairs,
     find_groups,
     join_columns,
-    join_values,
-    make_binary,
-    read_bools,
-    view_integers,
-    view_offsets,
-    wrap_int64s,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-_SMALL = r"^[+-]?[0-9]{1,18}$"
-_INTEGER = r"^[+-]?[0-9]+$"
-_NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
-_SMALL_DIGITS = 18
-_INT64_MAX = 2**63 - 1
-_LONG_DIGITS = 4000
-"""From here on, Python's ``int`` and ``str`` refuse to convert; ``Decimal`` does not."""
-MAX_NUMBER_BYTES = 10_000
-"""Longer numbers are set aside: the time to convert one grows with the square of its digits."""
-SUM_ROWS = 5
-"""Rows that a sum of equal floats needs at most: a whole number, and 116 bits in floats of 53."""
-_FLOAT_UNIT_BITS = 1074
-"""Every float is a whole multiple of ``2**-1074``."""
+    from ray_mr.shuffle.arrays import Int64s, Integers
+
+MAX_INT64 = 2**63 - 1
+MAX_SUM_ROWS = 5
+"""Maximum rows for the sum of equal floats: an integer, and 116 bits in floats of 53."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fold:
-    """How the integers of a key become one."""
+    """How the values of a key become one."""
 
     function: str
     """``sum``, ``min`` or ``max``."""
-    times: bool = True
-    """A sum takes each value as often as its count says."""
-    weigh: bool = False
-    """The result has the sum of the counts as its count; else 1."""
+    uses_counts: bool = True
+    """Whether a sum adds each value as often as its count says."""
+    keeps_counts: bool = False
+    """Whether the result's count is the sum of the counts; else it is 1."""
 
 
-MAX_EXAMPLE_BYTES = 60
-"""Bytes of a key and of a value in an example."""
+SUM = Fold("sum")
+MIN = Fold("min", uses_counts=False)
+MAX = Fold("max", uses_counts=False)
+MEAN = Fold("sum", keeps_counts=True)
+"""Values to states of a mean: a sum whose count is the number of values in it."""
+MEAN_STATES = Fold("sum", uses_counts=False, keeps_counts=True)
+"""States of a mean to fewer of them."""
 
 
-class BadValues(int):
-    """The number of rows that were set aside, because their value is not a number."""
-
-    example: str
-    """Key and value of one of them; empty for none."""
-
-    def __new__(cls, count: int = 0, example: str = "") -> Self:
-        """Make one of a count and an example."""
-        made = super().__new__(cls, count)
-        made.example = example
-        return made
-
-    def __add__(self, other: int) -> BadValues:
-        """The sum, with the example of the first that has one."""
-        return BadValues(int(self) + int(other), self.example or getattr(other, "example", ""))
-
-    __radd__ = __add__
-
-    @classmethod
-    def of(cls, rows: RowBatch, marks: Any) -> Self:
-        """Count the rows that are marked; the first of them is the example."""
-        places = np.flatnonzero(marks)
-        if not len(places):
-            return cls()
-        first = rows.take(places[:1])
-        words = (_shown(first.keys()), _shown(first.values()))
-        return cls(int(rows.counts[places].sum()), "value {1} of key {0}".format(*words))
+# ------------------------------------------------------------ many keys
 
 
-def _shown(column: Any) -> str:
-    data = column[0].as_py()
-    text = repr(data[:MAX_EXAMPLE_BYTES].decode("utf-8", "backslashreplace"))
-    return text if len(data) <= MAX_EXAMPLE_BYTES else text + "..."
-
-
-SUM, MIN, MAX = Fold("sum"), Fold("min", times=False), Fold("max", times=False)
-MEAN = Fold("sum", weigh=True)
-"""Values to sums that know of how many values they are: the state of a mean."""
-MEAN_STATES = Fold("sum", times=False, weigh=True)
-"""Such sums to fewer of them."""
-
-
-def parse_number(text: bytes) -> int | float:
-    """The number of a value; the caller has checked that it is one."""
-    if not text.lstrip(b"+-").isdigit():
-        return float(text)
-    return int(text) if len(text) < _LONG_DIGITS else int(Decimal(text.decode()))
-
-
-def format_integer(integer: int) -> bytes:
-    """Decimal text of an integer of any size."""
-    return (str(integer) if integer.bit_length() < _LONG_DIGITS else str(Decimal(integer))).encode()
-
-
-def _units(value: float) -> int:
-    """A float exactly, in multiples of ``2**-1074``."""
-    top, bottom = value.as_integer_ratio()
-    return top << (_FLOAT_UNIT_BITS + 1 - bottom.bit_length())
-
-
-def _nearest(units: int, share: int = 1) -> float:
-    """The float next to a ``share`` of a number of ``_units``; infinite where there is none."""
-    try:
-        return units / (share << _FLOAT_UNIT_BITS)
-    except OverflowError:
-        return math.inf if units > 0 else -math.inf
-
-
-# ------------------------------------------------------------ integers, by the column
-
-
-def _all_small(values: Any) -> Any:
-    """The values as int64, if a look at their bytes says that all are plain small integers."""
-    size = np.diff(view_offsets(values))
-    if int(size.min()) < 1 or int(size.max()) > _SMALL_DIGITS:
-        return None
-    data = np.frombuffer(join_values(values), np.uint8)
-    if int(data.max()) > ord("9") or (data < ord("0")).any():
-        return None
-    return _to_int64(values)
-
-
-def _to_int64(values: Any) -> Any:
-    text = pc.utf8_ltrim(pc.cast(values, pa.large_string()), characters="+")
-    return view_integers(pc.cast(text, pa.int64()))
-
-
-def find_numbers(values: Any) -> Any:
-    """Whether each value is decimal text of a number, of no more than ``MAX_NUMBER_BYTES``."""
-    return _is(values, _NUMBER) & (np.diff(view_offsets(values)) <= MAX_NUMBER_BYTES)
-
-
-def _is(values: Any, pattern: str) -> Any:
-    return read_bools(pc.match_substring_regex(values, pattern))
-
-
-def _fold_small(rows: RowBatch, numbers: Any, fold: Fold) -> RowBatch | None:
-    """One row a key, of rows in key order; ``None`` if a sum may overflow."""
-    heads = find_groups(rows)
-    if fold.function == "sum":
-        largest = max(int(numbers.max()), -int(numbers.min()))
-        if largest * (rows.total if fold.times else len(rows)) > _INT64_MAX:
-            return None
-        results = np.add.reduceat(numbers * rows.counts if fold.times else numbers, heads)
-    else:
-        results = (np.minimum if fold.function == "min" else np.maximum).reduceat(numbers, heads)
-    counts = np.add.reduceat(rows.counts, heads) if fold.weigh else None
-    text = pc.cast(pc.cast(wrap_int64s(results), pa.large_string()), pa.large_binary())
-    return join_columns(rows.keys().take(wrap_int64s(heads)), text, counts)
-
-
-def fold_values(rows: RowBatch, fold: Fold) -> tuple[RowBatch, BadValues]:
-    """Rows, the integers of each key folded into one; and how many were set aside.
+def fold_values(batch: RowBatch, fold: Fold) -> tuple[RowBatch, BadValues]:
+    """Fold the integers of each key into one row, and count the rows that were set aside.
 
     Args:
-        rows: In any order of keys, equal ones side by side; it stays.
+        batch: Rows whose equal keys are neighbours; keys keep their order.
         fold: What to do.
     """
-    if not len(rows):
-        return rows, BadValues()
-    values = rows.values()
-    numbers = _all_small(values)
-    done = None if numbers is None else _fold_small(rows, numbers, fold)
-    if done is not None:
-        return done, BadValues()
-    good = find_numbers(values)
-    bad = BadValues.of(rows, ~good)
-    small, whole = good & _is(values, _SMALL), good & _is(values, _INTEGER)
-    floats, infinite = _finite(rows.take(np.flatnonzero(good & ~whole)), fold)
-    if small.any():
-        some = rows.take(np.flatnonzero(small))
-        done = _fold_small(some, _to_int64(some.values()), fold)
-        if done is None:
-            small[:] = False
-    odd = rows.take(np.flatnonzero(whole & ~small))
-    parts = [part for part in (done, _fold_any(odd, fold)) if part is not None and len(part)]
+    if not len(batch):
+        return batch, BadValues()
+    values = batch.values()
+    numbers = parse_digits(values)
+    folded = None if numbers is None else _fold_small(batch, numbers, fold)
+    if folded is not None:
+        return folded, BadValues()
+    is_number = find_numbers(values)
+    bad = BadValues.count(batch, ~is_number)
+    is_small = is_number & match(values, SMALL_INTEGER)
+    is_integer = is_number & match(values, INTEGER)
+    floats, infinite = _pass_floats(batch.take(np.flatnonzero(is_number & ~is_integer)), fold)
+    if is_small.any():
+        small = batch.take(np.flatnonzero(is_small))
+        folded = _fold_small(small, parse_integers(small.values()), fold)
+        if folded is None:
+            is_small[:] = False
+    large = batch.take(np.flatnonzero(is_integer & ~is_small))
+    parts = [part for part in (folded, _fold_any(large, fold)) if part is not None and len(part)]
     if len(parts) > 1:
-        parts = [_fold_any(concat_batches(parts), replace(fold, times=False))]
-    everything = concat_batches([*parts, floats])
-    return everything.take(_as_they_were(everything, rows)), bad + infinite
+        parts = [_fold_any(concat_batches(parts), replace(fold, uses_counts=False))]
+    result = concat_batches([*parts, floats])
+    return result.take(_argsort_like(result, batch)), bad + infinite
 
 
-def _as_they_were(made: RowBatch, rows: RowBatch) -> Any:
-    """The numbers of the rows that were made, in the order that their keys have in others."""
-    keys = rows.keys().take(wrap_int64s(find_groups(rows)))
-    place = view_integers(pc.index_in(made.keys(), value_set=keys))
-    return np.argsort(place, kind="stable")
+def _argsort_like(result: RowBatch, batch: RowBatch) -> Int64s:
+    """Return the indices that bring the keys of a result into the order they have in a batch."""
+    keys = batch.keys().take(wrap_int64s(find_groups(batch)))
+    places = view_integers(pc.index_in(result.keys(), value_set=keys))
+    return np.argsort(places, kind="stable")
 
 
-def _finite(rows: RowBatch, fold: Fold) -> tuple[RowBatch, BadValues]:
-    """The rows whose number a float can be, as they stay; and how many others there are."""
-    if not len(rows):
-        return rows, BadValues()
-    infinite = np.fromiter((math.isinf(float(v)) for v in rows.values().to_pylist()), bool)
-    kept = rows.take(np.flatnonzero(~infinite))
-    if fold.weigh and fold.times:  # states from here on: each row is the sum of one value
-        kept = _multiplied(kept)
-    elif fold.function != "sum":
-        kept = kept.drop_counts()
-    return kept, BadValues.of(rows, infinite)
+def _fold_small(batch: RowBatch, numbers: Integers, fold: Fold) -> RowBatch | None:
+    """Fold 64-bit integers (n,) to one row per key; return ``None`` if a sum may overflow."""
+    groups = find_groups(batch)
+    if fold.function == "sum":
+        largest = max(int(numbers.max()), -int(numbers.min()))
+        if largest * (batch.total if fold.uses_counts else len(batch)) > MAX_INT64:
+            return None
+        results = np.add.reduceat(numbers * batch.counts if fold.uses_counts else numbers, groups)
+    else:
+        results = (np.minimum if fold.function == "min" else np.maximum).reduceat(numbers, groups)
+    counts = np.add.reduceat(batch.counts, groups) if fold.keeps_counts else None
+    texts = pc.cast(pc.cast(wrap_int64s(results), pa.large_string()), pa.large_binary())
+    return join_columns(batch.keys().take(wrap_int64s(groups)), texts, counts)
 
 
-def _multiplied(rows: RowBatch) -> RowBatch:
-    """Values that are there many times as states: a few rows with exactly their sum."""
-    many = rows.counts > SUM_ROWS
-    few = rows.take(np.flatnonzero(~many))
-    few = few.take(np.repeat(np.arange(len(few)), few.counts)).drop_counts()
-    some = rows.take(np.flatnonzero(many))
-    keys, texts, weights = [], [], []
-    items = zip(
-        some.keys().to_pylist(), some.values().to_pylist(), some.counts.tolist(), strict=True
+def _fold_any(batch: RowBatch, fold: Fold) -> RowBatch:
+    """Fold integers of any size to one row per key; rows may be in any order."""
+    results: dict[bytes, int] = {}
+    weights: dict[bytes, int] = {}
+    rows = zip(
+        batch.keys().to_pylist(), batch.values().to_pylist(), batch.counts.tolist(), strict=True
     )
-    for key, value, count in items:
-        whole, rest = divmod(_units(float(value)) * count, 1 << _FLOAT_UNIT_BITS)
-        parts = [format_integer(whole), *_floats(rest)]
+    for key, value, count in rows:
+        number = int(parse_number(value)) * (count if fold.uses_counts else 1)
+        if key not in results:
+            results[key] = number
+        elif fold.function == "sum":
+            results[key] += number
+        else:
+            results[key] = (min if fold.function == "min" else max)(results[key], number)
+        weights[key] = weights.get(key, 0) + count
+    counts = list(weights.values()) if fold.keeps_counts else None
+    return encode_pairs(list(results), list(map(format_integer, results.values())), counts)
+
+
+def _pass_floats(batch: RowBatch, fold: Fold) -> tuple[RowBatch, BadValues]:
+    """Return rows of floats as they are to be passed on, and count those too large for a float."""
+    if not len(batch):
+        return batch, BadValues()
+    is_infinite = np.fromiter((math.isinf(float(v)) for v in batch.values().to_pylist()), np.bool_)
+    finite = batch.take(np.flatnonzero(~is_infinite))
+    if fold.keeps_counts and fold.uses_counts:  # a state of a mean: each row is one value
+        finite = _multiply(finite)
+    elif fold.function != "sum":
+        finite = finite.reset_counts()
+    return finite, BadValues.count(batch, is_infinite)
+
+
+def _multiply(batch: RowBatch) -> RowBatch:
+    """Return counted floats as states of a mean; many equal ones as a few with the exact sum."""
+    is_many = batch.counts > MAX_SUM_ROWS
+    few = batch.take(np.flatnonzero(~is_many))
+    few = few.take(np.repeat(np.arange(len(few)), few.counts)).reset_counts()
+    many = batch.take(np.flatnonzero(is_many))
+    keys: list[bytes] = []
+    texts: list[bytes] = []
+    weights: list[int] = []
+    rows = zip(
+        many.keys().to_pylist(), many.values().to_pylist(), many.counts.tolist(), strict=True
+    )
+    for key, value, count in rows:
+        whole, rest = divmod(to_units(float(value)) * count, 1 << UNIT_BITS)
+        parts = [format_integer(whole), *split_units(rest)]
         keys += [key] * len(parts)
         texts += parts
         weights += [count - len(parts) + 1] + [1] * (len(parts) - 1)
     return concat_batches([few, encode_pairs(keys, texts, weights)])
 
 
-def _fold_any(rows: RowBatch, fold: Fold) -> RowBatch:
-    """One row a key, of rows in any order whose values are integers of any size."""
-    found: dict[bytes, int] = {}
-    weights: dict[bytes, int] = {}
-    items = zip(
-        rows.keys().to_pylist(), rows.values().to_pylist(), rows.counts.tolist(), strict=True
-    )
-    for key, value, count in items:
-        item = int(parse_number(value)) * (count if fold.times else 1)
-        if key not in found:
-            found[key] = item
-        elif fold.function == "sum":
-            found[key] += item
-        else:
-            found[key] = (min if fold.function == "min" else max)(found[key], item)
-        weights[key] = weights.get(key, 0) + count
-    counts = list(weights.values()) if fold.weigh else None
-    return encode_pairs(list(found), list(map(format_integer, found.values())), counts)
-
-
 # ------------------------------------------------------------ one key
 
 
 def compute_result(values: Sequence[bytes], counts: Sequence[int], fold: Fold) -> bytes:
-    """The final result of one key; its values are numbers, in any order.
+    """Return the final value of one key, of numbers in any order.
 
-    ``min`` and ``max`` give the winning value as it was written, integers in canonical form; a
-    fold with weights gives the mean.
+    ``min`` and ``max`` return the value as it was written, integers without sign and zeros that say
+    nothing; a fold that keeps counts returns the mean.
     """
     numbers = [parse_number(value) for value in values]
-    times = counts if fold.times else [1] * len(counts)
     if fold.function == "sum":
-        wrap_int64s, units = _sums(numbers, times)
-        share = sum(counts) if fold.weigh else 1
-        if fold.weigh and units is None:
-            return repr(_quotient(wrap_int64s, share)).encode()
+        integers, units = add_numbers(numbers, counts if fold.uses_counts else [1] * len(counts))
+        divisor = sum(counts) if fold.keeps_counts else 1
+        if fold.keeps_counts and units is None:
+            return repr(divide(integers, divisor)).encode()
         if units is None:
-            return format_integer(wrap_int64s)
-        return repr(_nearest(units + (wrap_int64s << _FLOAT_UNIT_BITS), share)).encode()
+            return format_integer(integers)
+        return repr(round_units(units + (integers << UNIT_BITS), divisor)).encode()
     texts = [
-        value if isinstance(item, float) else format_integer(item)
-        for value, item in zip(values, numbers, strict=True)
+        value if isinstance(number, float) else format_integer(number)
+        for value, number in zip(values, numbers, strict=True)
     ]
     choose = min if fold.function == "min" else max
     return choose(zip(numbers, texts, strict=True))[1]
 
 
-def _quotient(top: int, bottom: int) -> float:
-    try:
-        return top / bottom
-    except OverflowError:
-        return math.inf if top > 0 else -math.inf
+def shrink_key(batch: RowBatch, fold: Fold) -> RowBatch:
+    """Return fewer rows with the same result, of rows of one key.
 
-
-def _sums(numbers: list[int | float], times: Sequence[int]) -> tuple[int, int | None]:
-    """The sum of the integers, and that of the floats in ``_units``: ``None`` without floats."""
-    wrap_int64s, units, any_float = 0, 0, False
-    for item, count in zip(numbers, times, strict=True):
-        if isinstance(item, float):
-            units += _units(item) * count
-            any_float = True
-        else:
-            wrap_int64s += item * count
-    return wrap_int64s, units if any_float else None
-
-
-def shrink_key(rows: RowBatch, fold: Fold) -> RowBatch:
-    """Rows of one key, as few as have the same result: a key may have more than fit in memory."""
-    if len(rows) < 2:
-        return rows
-    key = rows.keys()[0].as_py()
-    values, counts = rows.values().to_pylist(), rows.counts.tolist()
+    A reducer holds the result: a key may have more rows than fit into memory.
+    """
+    if len(batch) < 2:
+        return batch
+    key = batch.keys()[0].as_py()
+    values, counts = batch.values().to_pylist(), batch.counts.tolist()
     if fold.function != "sum":
         return encode_pairs([key], [compute_result(values, counts, fold)])
-    parts = list(_parts([parse_number(value) for value in values], counts if fold.times else None))
+    numbers = [parse_number(value) for value in values]
+    parts = list(_split_sum(numbers, counts if fold.uses_counts else [1] * len(counts)))
     weights = [1] * len(parts)
-    if fold.weigh:  # the parts may be more than the values, and no count may be 0
+    if fold.keeps_counts:  # there may be more parts than values, and a count is at least 1
         weights[0] = sum(counts) - (len(parts) - 1)
     if weights[0] < 1:
-        return rows
+        return batch
     return encode_pairs([key] * len(parts), parts, weights)
 
 
-def _parts(numbers: list[int | float], times: Sequence[int] | None) -> Iterator[bytes]:
-    """A few values with exactly the sum of all: an integer and floats, the largest first."""
-    wrap_int64s, units = _sums(numbers, times or [1] * len(numbers))
-    yield format_integer(wrap_int64s)
+def _split_sum(numbers: Sequence[int | float], counts: Sequence[int]) -> Iterator[bytes]:
+    """Yield values with exactly the sum of all: an integer, then floats, the largest first."""
+    integers, units = add_numbers(numbers, counts)
+    yield format_integer(integers)
     if units is None:
         return
-    yield b"0.0"  # the result is a float, whatever its parts
-    yield from _floats(units)
+    yield b"0.0"  # makes the result a float
+    yield from split_units(units)
 
 
-def _floats(units: int) -> Iterator[bytes]:
-    """Floats whose sum is exactly this, the largest first."""
-    while units:
-        part = max(-sys.float_info.max, min(_nearest(units), sys.float_info.max))
-        yield repr(part).encode()
-        units -= _units(part)
-
-
-def finish_keys(rows: RowBatch, fold: Fold) -> RowBatch:
-    """The final row of each key, of rows that are ``fold_values``d."""
-    if not len(rows):
-        return rows
-    heads = find_groups(rows)
-    sizes = np.diff(np.concatenate([heads, [len(rows)]]))
-    alone = heads[sizes == 1]
-    done = np.zeros(len(rows), bool)
-    if not fold.weigh:
-        done[alone] = _is(rows.values().take(wrap_int64s(alone)), _INTEGER)
-    rest = heads[~done[heads]]
+def finish_keys(batch: RowBatch, fold: Fold) -> RowBatch:
+    """Return the final row of each key, of rows that ``fold_values`` has returned."""
+    if not len(batch):
+        return batch
+    groups = find_groups(batch)
+    sizes = np.diff(np.concatenate([groups, [len(batch)]]))
+    single = groups[sizes == 1]
+    is_final = np.zeros(len(batch), np.bool_)
+    if not fold.keeps_counts:
+        is_final[single] = match(batch.values().take(wrap_int64s(single)), INTEGER)
+    rest = groups[~is_final[groups]]
     if not len(rest):
-        return rows.drop_counts()
-    keys, values, counts = rows.keys(), rows.values().to_pylist(), rows.counts.tolist()
-    ends = dict(zip(heads.tolist(), (heads + sizes).tolist(), strict=True))
+        return batch.reset_counts()
+    keys, values, counts = batch.keys(), batch.values().to_pylist(), batch.counts.tolist()
+    ends = dict(zip(groups.tolist(), (groups + sizes).tolist(), strict=True))
     texts = [
-        compute_result(values[at : ends[at]], counts[at : ends[at]], fold) for at in rest.tolist()
+        compute_result(values[start : ends[start]], counts[start : ends[start]], fold)
+        for start in rest.tolist()
     ]
     computed = join_columns(keys.take(wrap_int64s(rest)), make_binary(texts))
-    alone = np.flatnonzero(done)
-    result = concat_batches([rows.take(alone).drop_counts(), computed])
-    return result.take(np.argsort(np.concatenate([alone, rest])))
+    final = np.flatnonzero(is_final)
+    result = concat_batches([batch.take(final).reset_counts(), computed])
+    return result.take(np.argsort(np.concatenate([final, rest])))

@@ -1,105 +1,128 @@
-"""Equal rows as one row with a count: most of what a mapper puts out is the same few lines."""
+r"""Collapsing equal rows into one row with a count: mappers often write the same few lines.
+
+The rows ``a TAB 1``, ``b TAB 1``, ``a TAB 1`` become ``a TAB 1`` with the count 2, and
+``b TAB 1``.
+
+``collapse_rows`` works in these steps:
+
+1. Arrow encodes the lines as a dictionary: the distinct lines, and a code for each row.
+2. ``arrange_counted`` sorts the distinct rows by key and adds up their counts.
+3. If the order of a key's values matters, and a key has several values, only equal *neighbours* are
+   collapsed: the codes are sorted by key, stably, and cut where a code changes.
+
+``collapse_neighbours`` collapses equal neighbours, and leaves the order of rows as it is.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow.compute as pc
 
-from ray_mr.shuffle.order.key_prefix import argsort_keys, sort_by_number
-from ray_mr.shuffle.rows import RowBatch, find_groups, read_bools, view_integers
+from ray_mr.shuffle.arrays import view_bools, view_integers
+from ray_mr.shuffle.order.key_prefix import sort_by_number
+from ray_mr.shuffle.order.row_order import argsort_keys
+from ray_mr.shuffle.rows import RowBatch, find_groups
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-GLANCE_BYTES = 8
-"""Of a value with what stands before and after it."""
+    from ray_mr.shuffle.arrays import Int64s, Integers
+
+    Sequence = Callable[[], tuple[Integers, Int64s | None]]
+
+MAX_COMPARED_BYTES = 8
+"""Maximum bytes of values, with separator and newline, that ``has_one_value`` compares."""
 
 
-def collapse(rows: RowBatch, *, in_order: bool) -> RowBatch:
-    """Rows in key order, equal neighbours counted.
+def collapse_rows(batch: RowBatch, *, in_order: bool) -> RowBatch:
+    """Return rows in key order, equal rows as one with the sum of their counts.
 
     Args:
-        rows: In any order, with counts.
-        in_order: The values of a key stay in order; else equal rows become one wherever they are.
+        batch: Rows in any order.
+        in_order: Keep the values of a key in order, and collapse only neighbours; else equal rows
+            become one wherever they are.
     """
-    if not len(rows):
-        return rows
-    coded = rows.lines.dictionary_encode()
+    if not len(batch):
+        return batch
+    coded = batch.lines.dictionary_encode()
     codes = view_integers(coded.indices)
-    first = np.empty(len(coded.dictionary), np.int64)
-    first[codes[::-1]] = np.arange(len(rows) - 1, -1, -1)
-    key_lengths = rows.key_lengths[first]
-    if (key_lengths[codes] != rows.key_lengths).any():  # equal lines, cut in two ways
-        return rows.take(argsort_keys(rows))
+    first = np.empty(len(coded.dictionary), np.int64)  # row in which each line first occurs
+    first[codes[::-1]] = np.arange(len(batch) - 1, -1, -1)
+    key_lengths = batch.key_lengths[first]
+    if (key_lengths[codes] != batch.key_lengths).any():  # equal lines with keys of two lengths
+        return batch.take(argsort_keys(batch))
     distinct = RowBatch(coded.dictionary, key_lengths, np.ones(len(first), np.int64))
-    counts = None if int(rows.counts.max()) == 1 else rows.counts
-    totals = _totals(codes, counts, len(distinct))
+    counts = None if int(batch.counts.max()) == 1 else batch.counts
+    totals = _sum_counts(codes, counts, len(distinct))
     return arrange_counted(distinct, totals, lambda: (codes, counts), in_order=in_order)
 
 
 def arrange_counted(
-    distinct: RowBatch, totals: Any, sequence: Callable[[], tuple[Any, Any]], *, in_order: bool
+    distinct: RowBatch, totals: Int64s, sequence: Sequence, *, in_order: bool
 ) -> RowBatch:
-    """Rows in key order.
+    """Return counted rows in key order.
 
     Args:
-        distinct: Each row once.
-        totals: How often each of these is there.
-        sequence: Which of these each row is, and how often that is there, ``None`` for once;
-            asked for where the order of values matters.
-        in_order: As for ``collapse``.
+        distinct: Each distinct row once (m,).
+        totals: How often each of them occurs (m,).
+        sequence: Function that returns the rows in their original order: which of the distinct rows
+            each is (n,), and how often it occurs there (n,), ``None`` for once.  It is only called
+            if the order of values matters.
+        in_order: As for ``collapse_rows``.
     """
     order = argsort_keys(distinct)
-    single = not in_order or has_one_value(distinct)
+    ignores_order = not in_order or has_one_value(distinct)
     distinct = distinct.take(order)
-    heads = None if single else find_groups(distinct)
-    if heads is None or len(heads) == len(distinct):
+    groups = None if ignores_order else find_groups(distinct)
+    if groups is None or len(groups) == len(distinct):
         return RowBatch(distinct.lines, distinct.key_lengths, totals[order])
-    place = np.empty(len(order), np.int64)
-    place[order] = np.arange(len(order))
-    key = np.zeros(len(order), np.int64)
-    key[heads[1:]] = 1
+    rank = np.empty(len(order), np.int64)
+    rank[order] = np.arange(len(order))
+    is_new_key = np.zeros(len(order), np.int64)
+    is_new_key[groups[1:]] = 1
+    key_number = np.cumsum(is_new_key)
     codes, counts = sequence()
-    found = place[codes]
-    by_key = sort_by_number(np.cumsum(key)[found], np.arange(len(found))).astype(np.int64)
-    found = found[by_key]
-    starts = np.concatenate([[0], np.flatnonzero(found[1:] != found[:-1]) + 1])
-    rows = distinct.take(found[starts])
+    ranks = rank[codes]
+    by_key = sort_by_number(key_number[ranks], np.arange(len(ranks))).astype(np.int64)
+    ranks = ranks[by_key]
+    starts = np.concatenate([[0], np.flatnonzero(ranks[1:] != ranks[:-1]) + 1])
+    rows = distinct.take(ranks[starts])
     if counts is None:
-        sizes = np.diff(np.concatenate([starts, [len(found)]]))
+        sizes = np.diff(np.concatenate([starts, [len(ranks)]]))
     else:
         sizes = np.add.reduceat(counts[by_key], starts)
     return RowBatch(rows.lines, rows.key_lengths, sizes)
 
 
-def has_one_value(rows: RowBatch) -> bool:
-    """Whether all rows are seen at a glance to have the same short value."""
-    if not len(rows):
+def has_one_value(batch: RowBatch) -> bool:
+    """Return whether all rows have the same short value, by a quick comparison of its bytes."""
+    if not len(batch):
         return True
-    ends, data = rows.offsets[1:], rows.data
-    sizes = np.diff(rows.offsets) - rows.key_lengths
+    ends, data = batch.offsets[1:], batch.data
+    sizes = np.diff(batch.offsets) - batch.key_lengths
     size = int(sizes[0])
     return (
-        size <= GLANCE_BYTES
+        size <= MAX_COMPARED_BYTES
         and bool((sizes == size).all())
         and all(bool((data[ends - at] == data[ends[0] - at]).all()) for at in range(2, size))
     )
 
 
-def collapse_neighbours(rows: RowBatch) -> RowBatch:
-    """Equal neighbours as one row, with the sum of their counts."""
-    if len(rows) < 2:
-        return rows
-    other = read_bools(pc.not_equal(rows.lines[1:], rows.lines[:-1]))
-    other = other | (rows.key_lengths[1:] != rows.key_lengths[:-1])
-    starts = np.concatenate([[0], np.flatnonzero(other) + 1])
-    kept = rows.take(starts)
-    return RowBatch(kept.lines, kept.key_lengths, np.add.reduceat(rows.counts, starts))
+def collapse_neighbours(batch: RowBatch) -> RowBatch:
+    """Return rows in their order, equal neighbours as one with the sum of their counts."""
+    if len(batch) < 2:
+        return batch
+    is_new = view_bools(pc.not_equal(batch.lines[1:], batch.lines[:-1]))
+    is_new = is_new | (batch.key_lengths[1:] != batch.key_lengths[:-1])
+    starts = np.concatenate([[0], np.flatnonzero(is_new) + 1])
+    rows = batch.take(starts)
+    return RowBatch(rows.lines, rows.key_lengths, np.add.reduceat(batch.counts, starts))
 
 
-def _totals(codes: Any, counts: Any, size: int) -> Any:
+def _sum_counts(codes: Integers, counts: Int64s | None, size: int) -> Int64s:
+    """Return how often each code occurs (size,)."""
     if counts is None:
         return np.bincount(codes, minlength=size)
     totals = np.zeros(size, np.int64)

@@ -1,7 +1,10 @@
-"""Numbers to the bins of a histogram, exactly: a bin is told by its lower edge, a decimal number.
+"""Histogram with a width: numbers to the bins that they fall into, exactly.
 
-What a number is says ``aggregate``.  Edges are whole multiples of the width, below 0 too, and are
-written with as many decimals as the width: equal edges are equal bytes.
+A bin is named by its lower edge, a decimal number that is a whole multiple of the width.  With the
+width ``0.5``, the value ``-1.2`` falls into the bin ``-1.5``, and ``7`` into the bin ``7.0``.
+Edges have as many decimals as the width, so equal edges are equal bytes.
+
+Distinct values are computed once, with Python's integers; floats are never divided.
 """
 
 from __future__ import annotations
@@ -12,70 +15,77 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ray_mr.shuffle.combine.aggregate import BadValues, find_numbers, format_integer, parse_number
-from ray_mr.shuffle.combine.collapse import collapse
-from ray_mr.shuffle.rows import join_columns, make_binary, view_integers, wrap_int64s
+from ray_mr.shuffle.arrays import make_binary, view_integers, wrap_int64s
+from ray_mr.shuffle.combine.bad_values import BadValues
+from ray_mr.shuffle.combine.collapse import collapse_rows
+from ray_mr.shuffle.combine.number_text import find_numbers, format_integer, parse_number
+from ray_mr.shuffle.rows import join_columns
 
 if TYPE_CHECKING:
     from ray_mr.shuffle.rows import RowBatch
 
 _PLAIN = b"+-.0123456789"
+"""Bytes of numbers without an exponent."""
 NO_BIN = b""
-"""Stands for what is no number: no edge is empty."""
+"""Edge of a value that is not a number."""
 
 
-def bin_values(rows: RowBatch, width: str) -> tuple[RowBatch, BadValues]:
-    """Counted rows in key order with edges for values; and how many rows were set aside.
+def bin_values(batch: RowBatch, width: str) -> tuple[RowBatch, BadValues]:
+    """Return counted rows with bin edges for values, and count the rows that were set aside.
 
     Args:
-        rows: In key order; values are looked at once where they are alike.
-        width: Of a bin: decimal digits, perhaps a point and more of them; above 0.
+        batch: Rows in key order.
+        width: Width of a bin: decimal digits, with or without a point; above 0.
     """
-    if not len(rows):
-        return rows, BadValues()
-    coded = rows.values().dictionary_encode()
-    numeric = find_numbers(coded.dictionary)
+    if not len(batch):
+        return batch, BadValues()
+    coded = batch.values().dictionary_encode()
+    is_number = find_numbers(coded.dictionary)
     edges = [
-        _edge(text, width) if good else NO_BIN
-        for text, good in zip(coded.dictionary.to_pylist(), numeric.tolist(), strict=True)
+        _compute_edge(text, width) if is_valid else NO_BIN
+        for text, is_valid in zip(coded.dictionary.to_pylist(), is_number.tolist(), strict=True)
     ]
-    of_row = view_integers(coded.indices)
-    good = np.fromiter(map(bool, edges), bool, len(edges))[of_row]
-    values = make_binary(edges).take(wrap_int64s(of_row[good]))
-    kept = rows.keys().take(wrap_int64s(np.flatnonzero(good)))
-    made = collapse(join_columns(kept, values, rows.counts[good]), in_order=False)
-    return made, BadValues.of(rows, ~good)
+    codes = view_integers(coded.indices)
+    has_bin = np.fromiter(map(bool, edges), np.bool_, len(edges))[codes]
+    values = make_binary(edges).take(wrap_int64s(codes[has_bin]))
+    keys = batch.keys().take(wrap_int64s(np.flatnonzero(has_bin)))
+    binned = collapse_rows(join_columns(keys, values, batch.counts[has_bin]), in_order=False)
+    return binned, BadValues.count(batch, ~has_bin)
 
 
-def _edge(text: bytes, width: str) -> bytes:
-    """The lower edge of a number's bin; ``NO_BIN`` of what is too large for a float."""
-    exact = _plain(text) if text.strip(_PLAIN) == b"" else _with_exponent(text)
-    if exact is None:
+def _compute_edge(text: bytes, width: str) -> bytes:
+    """Return the lower edge of a number's bin; ``NO_BIN`` for a number too large for a float."""
+    is_plain = text.strip(_PLAIN) == b""
+    fraction = _parse_plain(text) if is_plain else _parse_with_exponent(text)
+    if fraction is None:
         return NO_BIN
-    top, bottom = exact
+    top, bottom = fraction
     before, _, after = width.partition(".")
     unit = int(before + after)
     edge = top * 10 ** len(after) // (bottom * unit) * unit
-    made = format_integer(abs(edge)).rjust(len(after) + 1, b"0")
-    point = len(made) - len(after)
-    return (b"-" if edge < 0 else b"") + made[:point] + (b"." + made[point:] if after else b"")
+    digits = format_integer(abs(edge)).rjust(len(after) + 1, b"0")
+    point = len(digits) - len(after)
+    sign = b"-" if edge < 0 else b""
+    return sign + digits[:point] + (b"." + digits[point:] if after else b"")
 
 
-def _plain(text: bytes) -> tuple[int, int] | None:
-    """Numerator and denominator of a number without exponent."""
+def _parse_plain(text: bytes) -> tuple[int, int] | None:
+    """Return numerator and denominator of a number without exponent."""
     before, point, after = text.partition(b".")
     if point and math.isinf(float(text)):
         return None
     return int(parse_number(before + after)), 10 ** len(after)
 
 
-def _with_exponent(text: bytes) -> tuple[int, int] | None:
+def _parse_with_exponent(text: bytes) -> tuple[int, int] | None:
+    """Return numerator and denominator of a number with an exponent."""
     value = float(text)
     if math.isinf(value):
         return None
     if value:
         return Decimal(text.decode()).as_integer_ratio()
-    # Less than any float: its exponent may be one that no number of digits can follow.
+    # The number is 0, or closer to 0 than any float: then its exact value may have more digits than
+    # memory, and the least float is in the same bin.
     mantissa = text.lower().partition(b"e")[0]
     least = math.ulp(0.0) if mantissa.strip(b"+-0.") else 0.0
     return math.copysign(least, value).as_integer_ratio()

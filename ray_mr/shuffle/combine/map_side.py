@@ -1,7 +1,18 @@
-"""The map side of the shuffle: pieces of a split's output to packs of sorted, condensed rows.
+"""Map-side combining: the output of one split to large sorted batches, with fewer rows.
 
-Whether it pays to make equal rows one, or to fold a key's values, is decided once for a split, by
-its first piece: everything here depends on the bytes alone.
+``MapSideCombiner.add`` takes the batches of an ``OutputBatcher``, and yields batches of about
+``BATCH_BYTES`` that become blocks:
+
+1. The first batch decides for the whole split (``_decide``): equal rows are collapsed, and the
+   values of a key are folded, only where this leaves at most one row of ``MIN_RATIO``.
+2. Where rows are collapsed, ``LineCounts`` counts the lines of text without parsing each of them,
+   and rows of pairs go through ``collapse_rows``.  The results are sorted parts.
+3. Where they are not, rows are gathered until they have the size of a batch and sorted
+   (``_flush_rows``).  Keys with very many rows are folded even then (``_fold_hot_keys``).
+4. A built-in reducer's ``to_state`` folds each part, and its ``merge`` folds several parts into
+   one, as long as that makes room for more (``_add_part``).
+
+Everything depends on the bytes of the split alone, so a repeated attempt makes the same blocks.
 """
 
 from __future__ import annotations
@@ -10,10 +21,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ray_mr.shuffle.combine.aggregate import BadValues
-from ray_mr.shuffle.combine.collapse import collapse
+from ray_mr.shuffle.combine.bad_values import BadValues
+from ray_mr.shuffle.combine.collapse import collapse_rows
 from ray_mr.shuffle.combine.line_counts import LineCounts
-from ray_mr.shuffle.order.key_prefix import argsort_keys
+from ray_mr.shuffle.order.row_order import argsort_keys
 from ray_mr.shuffle.rows import RowBatch, concat_batches, find_groups
 
 if TYPE_CHECKING:
@@ -22,23 +33,22 @@ if TYPE_CHECKING:
     from ray_mr.shuffle.combine.reducers import BuiltInReducer
 
 BATCH_BYTES = 16 << 20
-"""Size of a pack, in memory."""
-PAYS = 2
-"""Rows become one where there are at least so many for each that is left."""
-
-HOT_ROWS = 1024
-"""A key with so many rows in a pack is worth folding, whatever the others are."""
+"""Approximate bytes of memory per batch."""
+MIN_RATIO = 2
+"""Minimum rows per remaining row for which collapsing or folding pays."""
+HOT_KEY_ROWS = 1024
+"""Minimum rows of a key in a batch that is folded even if others are not."""
 
 
 class MapSideCombiner:
-    """Makes packs of the pieces of one split.
+    """Combines the output of one split.
 
     Args:
-        parse: Rows of a text of whole lines.
-        sort: Packs are in key order; else as the rows came, and nothing is condensed.
-        collapse: Equal rows may become one.
-        built_in: Folds the rows of a key; their order does not matter then.
-        batch_bytes: Another size of packs.
+        parse: Function that returns the rows of a text of whole lines.
+        sort: Sort batches by key; else rows stay as they are, and are not collapsed.
+        collapse: Collapse equal rows where it pays.
+        built_in: Reducer that folds the rows of a key; their order does not matter to it.
+        batch_bytes: Approximate bytes per batch; ``BATCH_BYTES`` by default.
     """
 
     def __init__(
@@ -52,133 +62,138 @@ class MapSideCombiner:
     ) -> None:
         self._batch_bytes = BATCH_BYTES if batch_bytes is None else batch_bytes
         self._parse, self._sort, self._built_in = parse, sort, built_in
+        self._is_decided = False
         self._collapses = collapse and sort
         self._folds = built_in is not None
-        self._decided = False
-        in_order = built_in is None
-        self._tally = LineCounts(parse, in_order=in_order, size_bytes=self._batch_bytes)
-        self._raw: list[RowBatch] = []
-        self._raw_bytes = 0
-        self._runs: list[RowBatch] = []
-        self._run_bytes = 0
+        self._in_order = built_in is None  # whether the order of a key's values matters
+        self._lines = LineCounts(parse, in_order=self._in_order, size_bytes=self._batch_bytes)
+        self._rows: list[RowBatch] = []  # as they came
+        self._rows_bytes = 0
+        self._parts: list[RowBatch] = []  # sorted, collapsed or folded
+        self._parts_bytes = 0
         self.rows = 0
-        """Rows so far."""
+        """Number of rows so far."""
         self.bad = BadValues()
-        """Rows set aside because their value is no number."""
+        """Rows set aside because their value is not a number."""
 
-    def add(self, piece: bytes | RowBatch) -> Iterator[RowBatch]:
-        """Packs that are complete with this piece."""
-        first, self._decided = not self._decided, True
-        if first:
-            self._decide(piece)
+    def add(self, batch: bytes | RowBatch) -> Iterator[RowBatch]:
+        """Add text or rows, and yield the batches that are complete with them."""
+        is_first, self._is_decided = not self._is_decided, True
+        if is_first:
+            self._decide(batch)
         if self._collapses:
-            if not (first or isinstance(piece, RowBatch)):
-                self._tally.add(piece)
-            yield from self._add_condensed(piece)
+            if not (is_first or isinstance(batch, RowBatch)):
+                self._lines.add(batch)
+            yield from self._add_collapsed(batch)
             return
-        rows = piece if isinstance(piece, RowBatch) else self._parse(piece)
+        rows = batch if isinstance(batch, RowBatch) else self._parse(batch)
         self.rows += rows.total
-        self._raw.append(rows)
-        self._raw_bytes += rows.size_bytes
-        if self._raw_bytes >= self._batch_bytes:
-            yield from self._end_raw()
+        self._rows.append(rows)
+        self._rows_bytes += rows.size_bytes
+        if self._rows_bytes >= self._batch_bytes:
+            yield from self._flush_rows()
 
     def close(self) -> Iterator[RowBatch]:
-        """The last pack."""
-        yield from self._end_raw()
-        yield from self._end_tally()
-        if self._runs:
-            yield self._merged()
+        """Yield the last batch."""
+        yield from self._flush_rows()
+        yield from self._flush_lines()
+        if self._parts:
+            yield self._merge_parts()
 
-    def _decide(self, piece: bytes | RowBatch) -> None:
-        """Look at the first piece: does it pay?  If it is text, it is in the tally then."""
+    def _decide(self, batch: bytes | RowBatch) -> None:
+        """Decide by the first batch whether to collapse and to fold.
+
+        A text is in ``_lines`` afterwards, if rows are collapsed.
+        """
         if not (self._collapses or self._folds):
             return
-        if isinstance(piece, RowBatch):
-            run = collapse(piece, in_order=self._built_in is None)
-            fewer = len(run) * PAYS <= run.total
+        if isinstance(batch, RowBatch):
+            part = collapse_rows(batch, in_order=self._in_order)
+            pays = len(part) * MIN_RATIO <= part.total
         else:
-            self._tally.add(piece)
-            fewer = len(self._tally) * PAYS <= self._tally.rows
-        self._collapses = self._collapses and fewer
-        if self._built_in is not None and not fewer:  # a state has no more rows than it is made of
-            if not isinstance(piece, RowBatch):
-                run = self._tally.rows_so_far()
-            state, _ = self._built_in.to_state(run)
-            self._folds = len(state) * PAYS <= run.total
+            self._lines.add(batch)
+            pays = len(self._lines) * MIN_RATIO <= self._lines.rows
+        self._collapses = self._collapses and pays
+        # A state never has more rows than it is made of, so it pays where collapsing does.
+        if self._built_in is not None and not pays:
+            if not isinstance(batch, RowBatch):
+                part = self._lines.make_rows()
+            state, _ = self._built_in.to_state(part)
+            self._folds = len(state) * MIN_RATIO <= part.total
         if not self._collapses:
-            self._tally.clear()
+            self._lines.clear()
 
-    def _add_condensed(self, piece: bytes | RowBatch) -> Iterator[RowBatch]:
-        """Add a run of rows, or of the tally, if that is full."""
-        if isinstance(piece, RowBatch):
-            yield from self._end_tally()
-            run = collapse(piece, in_order=self._built_in is None)
-            self.rows += run.total
-            yield from self._add_run(self._state(run))
-        elif self._tally.full:
-            yield from self._end_tally()
+    def _add_collapsed(self, batch: bytes | RowBatch) -> Iterator[RowBatch]:
+        if isinstance(batch, RowBatch):
+            yield from self._flush_lines()
+            part = collapse_rows(batch, in_order=self._in_order)
+            self.rows += part.total
+            yield from self._add_part(self._fold(part))
+        elif self._lines.is_full:
+            yield from self._flush_lines()
 
-    def _end_tally(self) -> Iterator[RowBatch]:
-        if self._tally.rows:
-            self.rows += self._tally.rows
-            yield from self._add_run(self._state(self._tally.take()))
+    def _flush_lines(self) -> Iterator[RowBatch]:
+        if self._lines.rows:
+            self.rows += self._lines.rows
+            yield from self._add_part(self._fold(self._lines.take()))
 
-    def _state(self, run: RowBatch) -> RowBatch:
+    def _flush_rows(self) -> Iterator[RowBatch]:
+        if self._rows:
+            rows = concat_batches(self._rows)
+            self._rows, self._rows_bytes = [], 0
+            part = rows.take(argsort_keys(rows)) if self._sort else rows
+            yield from self._add_part(self._fold(self._fold_hot_keys(part)))
+
+    def _fold(self, part: RowBatch) -> RowBatch:
+        """Return the state of raw rows in key order, or the rows if folding does not pay."""
         if self._built_in is None or (self._built_in.raw_is_state and not self._folds):
-            return run
-        state, bad = self._built_in.to_state(run)
+            return part
+        state, bad = self._built_in.to_state(part)
         self.bad += bad
         return state
 
-    def _end_raw(self) -> Iterator[RowBatch]:
-        if self._raw:
-            rows = concat_batches(self._raw)
-            self._raw, self._raw_bytes = [], 0
-            run = rows.take(argsort_keys(rows)) if self._sort else rows
-            yield from self._add_run(self._state(self._cooled(run)))
+    def _fold_hot_keys(self, part: RowBatch) -> RowBatch:
+        """Fold keys with very many rows: otherwise one reducer would have most of the work.
 
-    def _cooled(self, run: RowBatch) -> RowBatch:
-        """A key of very many rows is folded all the same, or one reducer would have all the work.
-
-        Raw rows and state may be side by side here.
+        The result may mix raw rows and states.
         """
         built_in = self._built_in
         if built_in is None or self._folds or not built_in.raw_is_state:
-            return run
-        some = run.take(np.arange(0, len(run), HOT_ROWS // 2))
-        if len(find_groups(some)) == len(some):
-            return run
-        heads = find_groups(run)
-        sizes = np.diff(np.append(heads, len(run)))
-        hot = np.repeat(sizes >= HOT_ROWS, sizes)
-        state, bad = built_in.to_state(run.take(np.flatnonzero(hot)))
+            return part
+        samples = part.take(np.arange(0, len(part), HOT_KEY_ROWS // 2))
+        if len(find_groups(samples)) == len(samples):
+            return part
+        groups = find_groups(part)
+        sizes = np.diff(np.append(groups, len(part)))
+        is_hot = np.repeat(sizes >= HOT_KEY_ROWS, sizes)
+        state, bad = built_in.to_state(part.take(np.flatnonzero(is_hot)))
         self.bad += bad
-        made = concat_batches([run.take(np.flatnonzero(~hot)), state])
-        return made.take(argsort_keys(made))
+        mixed = concat_batches([part.take(np.flatnonzero(~is_hot)), state])
+        return mixed.take(argsort_keys(mixed))
 
-    def _add_run(self, run: RowBatch) -> Iterator[RowBatch]:
+    def _add_part(self, part: RowBatch) -> Iterator[RowBatch]:
+        """Add a sorted part; yield a batch if the parts, merged, have at least half its size."""
         if not (self._collapses or self._folds):
-            yield run
+            yield part
             return
-        self._runs.append(run)
-        self._run_bytes += run.size_bytes
-        if self._run_bytes >= self._batch_bytes:
-            merged = self._merged()
+        self._parts.append(part)
+        self._parts_bytes += part.size_bytes
+        if self._parts_bytes >= self._batch_bytes:
+            merged = self._merge_parts()
             if merged.size_bytes >= self._batch_bytes // 2:
                 yield merged
-            else:  # there is room for more
-                self._runs, self._run_bytes = [merged], merged.size_bytes
+            else:
+                self._parts, self._parts_bytes = [merged], merged.size_bytes
 
-    def _merged(self) -> RowBatch:
-        """All runs as one; there is none any more."""
-        rows = concat_batches(self._runs)
-        alone = len(self._runs) == 1
-        self._runs, self._run_bytes = [], 0
-        if alone:
+    def _merge_parts(self) -> RowBatch:
+        """Remove all parts, and return them as one."""
+        rows = concat_batches(self._parts)
+        is_single = len(self._parts) == 1
+        self._parts, self._parts_bytes = [], 0
+        if is_single:
             return rows
         if self._built_in is None or (self._built_in.raw_is_state and not self._folds):
-            return collapse(rows, in_order=self._built_in is None)
+            return collapse_rows(rows, in_order=self._in_order)
         merged, bad = self._built_in.merge(rows.take(argsort_keys(rows)))
         self.bad += bad
         return merged

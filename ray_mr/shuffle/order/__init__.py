@@ -1,1 +1,1 @@
-"""Order of rows: key prefixes, sort keys, external merge sort."""
+"""Order of rows: what they are sorted by, prefix sort, external merge sort."""

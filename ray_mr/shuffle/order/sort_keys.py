@@ -1,153 +1,179 @@
-"""Fields of keys and values, of all rows at once, and byte strings in the order of ``sort``."""
+"""Sort keys: a job's row order and partition keys, by fields as ``sort -k`` has them.
+
+``make_row_order`` and ``make_key_order`` return the ``RowOrder`` of a job's ``sort``.  Plain orders
+are functions of ``row_order``; others are a ``FieldOrder``, which makes one byte string per row:
+
+1. ``_Spans.select_fields`` finds the fields of a term, such as fields 2 to 3 of ``-k2,3nr``.
+2. ``FieldOrder._encode`` turns them into byte strings in the order of the term: a number by
+   ``encode_numbers``, text by ``terminate_strings``; for ``r``, every bit is inverted.
+3. If no term is the whole key, the key is appended, so that equal keys are neighbours.
+4. The strings are joined.  Since none is the beginning of another, the first term decides first.
+
+With the separator ``,`` and ``sort: -k2,2n``, the row with the key ``a,7`` is sorted by these
+bytes, the number 7 and then the key with its end mark::
+
+    82 80 | 61 2c 37 00 00
+
+``make_partition_key`` returns the function for the fields of a key that choose its partition.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow.compute as pc
 
 from ray_mr.jobs.ordering import Term
-from ray_mr.shuffle.batches import encode_separator
-from ray_mr.shuffle.order import numeric
-from ray_mr.shuffle.order.key_prefix import (
+from ray_mr.shuffle.arrays import EMPTY, join_values, view_offsets, wrap_offsets
+from ray_mr.shuffle.lines import encode_separator
+from ray_mr.shuffle.order.numeric import encode_numbers
+from ray_mr.shuffle.order.row_order import (
     Strings,
     encode_keys_and_values,
     terminate_strings,
     view_keys,
     view_strings,
 )
-from ray_mr.shuffle.rows import EMPTY, RowBatch, join_values, view_offsets, wrap_offsets
+from ray_mr.shuffle.rows import RowBatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ray_mr.jobs.job import Job
-    from ray_mr.shuffle.order.key_prefix import RowOrder
-
-
-@dataclass(frozen=True, slots=True)
-class _Spans:
-    """A stretch of each row: its key, or its value."""
-
-    rows: RowBatch
-    starts: Any
-    ends: Any
-
-    @classmethod
-    def of(cls, rows: RowBatch, *, value: bool) -> _Spans:
-        edges = rows.offsets
-        at = edges[:-1] + rows.key_lengths
-        return cls(rows, at + 1, edges[1:] - 1) if value else cls(rows, edges[:-1], at)
-
-    def of_term(self, term: Term, separator: int) -> _Spans:
-        """The fields of a term; those that are not there are empty."""
-        if term.first == 1 and term.last is None:
-            return self
-        edges = self.rows.offsets
-        low = int(edges[0])
-        marks = low + np.flatnonzero(self.rows.data[low : int(edges[-1])] == separator)
-        marks = np.append(marks, edges[-1])
-        index, stop = np.searchsorted(marks, self.starts), np.searchsorted(marks, self.ends)
-
-        def mark(number: int) -> tuple[Any, Any]:
-            wanted = index + (number - 1)
-            return marks[np.minimum(wanted, len(marks) - 1)], wanted < stop
-
-        starts, ends = self.starts, self.ends
-        if term.first > 1:
-            before, there = mark(term.first - 1)
-            starts = np.where(there, before + 1, ends)
-        if term.last is not None:
-            after, there = mark(term.last)
-            ends = np.where(there, after, ends)
-        return _Spans(self.rows, starts, ends)
-
-    def array(self) -> Any:
-        """Large binary array of them."""
-        return self.rows.copy_slices(self.starts, self.ends)
-
-
-@dataclass(frozen=True, slots=True)
-class FieldOrder:
-    """The order that a job's ``sort`` asks for; equal keys are neighbours."""
-
-    key: tuple[Term, ...]
-    value: tuple[Term, ...]
-    separator: int
-    """The byte between fields."""
-    by_value: bool = False
-    """Of equal keys, the lesser value comes first."""
-
-    def __call__(self, rows: RowBatch) -> Strings:
-        """Byte strings in this order."""
-        keys, values = (_Spans.of(rows, value=value) for value in (False, True))
-        parts = [self._encoded(keys, term) for term in self.key]
-        if not any(term.whole for term in self.key):
-            parts.append(terminate_strings(keys.array()))
-        parts += [self._encoded(values, term) for term in self.value]
-        if self.by_value:
-            parts.append(values.array())
-        return view_strings(pc.binary_join_element_wise(*parts, EMPTY))
-
-    def _encoded(self, spans: _Spans, term: Term) -> Any:
-        texts = spans.of_term(term, self.separator).array()
-        made = numeric.encode_numbers(texts) if term.numeric else terminate_strings(texts)
-        return _complement(made) if term.reverse else made
-
-
-def _complement(strings: Any) -> Any:
-    """The reverse of strings of which none is the beginning of another: every bit is turned."""
-    edges = view_offsets(strings)
-    return wrap_offsets(edges - edges[0], ~np.frombuffer(join_values(strings), np.uint8))
+    from ray_mr.shuffle.arrays import BinaryArray, Bools, Int64s
+    from ray_mr.shuffle.order.row_order import RowOrder
 
 
 def make_key_order(job: Job) -> RowOrder:
-    """The order of keys alone that a job asks for."""
+    """Return the order of keys alone that a job asks for."""
     terms = () if job.order is None else job.order.key
-    return _arranged(job, terms, ())
+    return _make_order(job, terms, ())
 
 
 def make_row_order(job: Job, *, by_value: bool = False, by_number: bool = False) -> RowOrder:
-    """The order of rows that a job asks for; see ``FieldOrder.by_value``.
+    """Return the order of rows that a job asks for.
 
     Args:
-        job: May ask for one.
-        by_value: Of equal keys, the lesser value comes first.
-        by_number: Of equal keys, the lesser number comes first.
+        job: A job, with or without ``sort``.
+        by_value: Sort rows of equal keys by their values.
+        by_number: Sort rows of equal keys by their values as numbers.
     """
     key, value = ((), ()) if job.order is None else (job.order.key, job.order.value)
     if by_number:
         value = (*value, Term(numeric=True))
-    return _arranged(job, key, value, by_value=by_value)
+    return _make_order(job, key, value, by_value=by_value)
 
 
-def _arranged(
+def _make_order(
     job: Job, key: tuple[Term, ...], value: tuple[Term, ...], *, by_value: bool = False
 ) -> RowOrder:
-    plain = not key or (key[0].whole and not key[0].reverse)
-    if plain and not value:
+    is_plain = not key or (key[0].whole and not key[0].reverse)
+    if is_plain and not value:
         return encode_keys_and_values if by_value else view_keys
     return FieldOrder(key, value, encode_separator(job.key_end), by_value)
 
 
+def make_partition_key(job: Job) -> Callable[[RowBatch], BinaryArray]:
+    """Return the function for the part of each key whose hash chooses the partition."""
+    if not job.parts_by:
+        return RowBatch.keys
+    return _PartitionFields(job.parts_by, encode_separator(job.key_end))
+
+
 @dataclass(frozen=True, slots=True)
-class _Parts:
-    """The fields of the key that divide rows, as one string for each row."""
+class FieldOrder:
+    """The order of a job's ``sort``, as a ``RowOrder``."""
+
+    key: tuple[Term, ...]
+    value: tuple[Term, ...]
+    separator: int
+    """Byte between fields."""
+    by_value: bool = False
+    """Sort rows of equal keys by their values, after all terms."""
+
+    def __call__(self, batch: RowBatch) -> Strings:
+        """Return byte strings in this order."""
+        keys, values = _Spans.of_keys(batch), _Spans.of_values(batch)
+        columns = [self._encode(keys, term) for term in self.key]
+        if not any(term.whole for term in self.key):
+            columns.append(terminate_strings(keys.copy()))
+        columns += [self._encode(values, term) for term in self.value]
+        if self.by_value:
+            columns.append(values.copy())
+        return view_strings(pc.binary_join_element_wise(*columns, EMPTY))
+
+    def _encode(self, spans: _Spans, term: Term) -> BinaryArray:
+        texts = spans.select_fields(term, self.separator).copy()
+        strings = encode_numbers(texts) if term.numeric else terminate_strings(texts)
+        return _invert(strings) if term.reverse else strings
+
+
+def _invert(strings: BinaryArray) -> BinaryArray:
+    """Return strings in reverse order: all bits inverted.  None may be the beginning of another."""
+    offsets = view_offsets(strings)
+    return wrap_offsets(offsets - offsets[0], ~np.frombuffer(join_values(strings), np.uint8))
+
+
+@dataclass(frozen=True, slots=True)
+class _PartitionFields:
+    """The fields of a key that choose the partition, as a function."""
 
     fields: tuple[Term, ...]
     separator: int
 
-    def __call__(self, rows: RowBatch) -> Any:
-        """Large binary array; rows of equal keys have equal strings."""
-        keys = _Spans.of(rows, value=False)
-        found = [keys.of_term(term, self.separator).array() for term in self.fields]
-        if len(found) == 1:
-            return found[0]
-        return pc.binary_join_element_wise(*map(terminate_strings, found), EMPTY)
+    def __call__(self, batch: RowBatch) -> BinaryArray:
+        """Return one string per row (n,); rows of equal keys have equal strings."""
+        keys = _Spans.of_keys(batch)
+        columns = [keys.select_fields(term, self.separator).copy() for term in self.fields]
+        if len(columns) == 1:
+            return columns[0]
+        return pc.binary_join_element_wise(*map(terminate_strings, columns), EMPTY)
 
 
-def make_partition_key(job: Job) -> Callable[[RowBatch], Any]:
-    """What of each key decides its part, by its hash."""
-    return _Parts(job.parts_by, encode_separator(job.key_end)) if job.parts_by else RowBatch.keys
+@dataclass(frozen=True, slots=True)
+class _Spans:
+    """A stretch of each row: its key, its value, or fields of these."""
+
+    batch: RowBatch
+    starts: Int64s  # (n,) offset in batch.data
+    ends: Int64s  # (n,) offset in batch.data
+
+    @classmethod
+    def of_keys(cls, batch: RowBatch) -> _Spans:
+        starts = batch.offsets[:-1]
+        return cls(batch, starts, starts + batch.key_lengths)
+
+    @classmethod
+    def of_values(cls, batch: RowBatch) -> _Spans:
+        offsets = batch.offsets
+        return cls(batch, offsets[:-1] + batch.key_lengths + 1, offsets[1:] - 1)
+
+    def copy(self) -> BinaryArray:
+        """Return the stretches as an array (n,)."""
+        return self.batch.copy_slices(self.starts, self.ends)
+
+    def select_fields(self, term: Term, separator: int) -> _Spans:
+        """Return the fields of a term, without separators at their ends; empty if missing."""
+        if term.first == 1 and term.last is None:
+            return self
+        offsets = self.batch.offsets
+        low = int(offsets[0])
+        marks = low + np.flatnonzero(self.batch.data[low : int(offsets[-1])] == separator)
+        marks = np.append(marks, offsets[-1])
+        first, stop = np.searchsorted(marks, self.starts), np.searchsorted(marks, self.ends)
+
+        def find_separator(number: int) -> tuple[Int64s, Bools]:
+            """Return the offset of each row's ``number``th separator, and whether it has one."""
+            wanted = first + (number - 1)
+            return marks[np.minimum(wanted, len(marks) - 1)], wanted < stop
+
+        starts, ends = self.starts, self.ends
+        if term.first > 1:
+            before, has_field = find_separator(term.first - 1)
+            starts = np.where(has_field, before + 1, ends)
+        if term.last is not None:
+            after, has_field = find_separator(term.last)
+            ends = np.where(has_field, after, ends)
+        return _Spans(self.batch, starts, ends)

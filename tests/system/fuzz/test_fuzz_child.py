@@ -23,7 +23,7 @@ from ray_mr.child.harness_child import CombinerChild
 from ray_mr.child.messages import Pairs
 from ray_mr.errors import RayMrError
 from ray_mr.model import AttemptEnd, AttemptId
-from ray_mr.shuffle.batches import pack_pairs
+from ray_mr.shuffle.pairs import pack_pairs
 from ray_mr.tasks.map_attempt import map_split
 from ray_mr.tasks.map_task import Block, MapTask
 from ray_mr.tasks.reduce_task import PartDue, ReduceTask

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from ray_mr.child import wire
 from ray_mr.child.wire import Decoder, Frame
 from ray_mr.errors import ChildProtocol
-from ray_mr.shuffle.batches import pack_pairs
+from ray_mr.shuffle.pairs import pack_pairs
 from samples import rows
 
 NAMES = st.from_regex(r"[a-z]{1,16}", fullmatch=True)

@@ -1,4 +1,4 @@
-"""What the built-in combiners and reducers promise: exact results, however rows came together."""
+"""Built-in folds are exact, in whatever order and groups rows arrive."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ray_mr.shuffle.combine import aggregate
-from ray_mr.shuffle.combine.aggregate import parse_number
+from ray_mr.shuffle.combine.number_text import parse_number
 from ray_mr.shuffle.combine.reducers import BUILT_IN_REDUCERS, fold_for_program
-from ray_mr.shuffle.order.key_prefix import argsort_keys
-from ray_mr.shuffle.rows import RowBatch, find_groups
+from ray_mr.shuffle.order.row_order import argsort_keys
 from samples import pairs_of, rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+
+    from ray_mr.shuffle.rows import RowBatch
 
 Pair = tuple[bytes, bytes]
 
@@ -71,42 +72,44 @@ KEYS = st.sampled_from([b"", b"a", b"b", b"\xff"])
 
 
 def pairs_with(values: st.SearchStrategy[bytes]) -> st.SearchStrategy[list[Pair]]:
-    """Rows of few keys."""
+    """Return a strategy for rows of few keys."""
     return st.lists(st.tuples(KEYS, values), max_size=20)
 
 
-def combine(made: RowBatch, function: str) -> tuple[RowBatch, int]:
+def combine(batch: RowBatch, function: str) -> tuple[RowBatch, int]:
     """Fold rows in any order."""
-    return BUILT_IN_REDUCERS[function].merge(made.take(argsort_keys(made)))
+    return BUILT_IN_REDUCERS[function].merge(batch.take(argsort_keys(batch)))
 
 
-def total(values: list[bytes], function: str) -> bytes:
-    """The result of one key."""
+def compute_total(values: list[bytes], function: str) -> bytes:
+    """Return the result of one key."""
     fold = {"sum": aggregate.SUM, "min": aggregate.MIN, "max": aggregate.MAX}[function]
     return aggregate.compute_result(values, [1] * len(values), fold)
 
 
 def sort_pairs(pairs: Iterable[Pair]) -> list[Pair]:
-    """In key order, values as they came."""
+    """Sort pairs by key; the values of a key keep their order."""
     return sorted(pairs, key=lambda pair: pair[0])
 
 
-def reduced(pairs: list[Pair], function: str, cuts: Iterable[int] = ()) -> tuple[list[Pair], int]:
-    """The result of rows that come in key order, cut into batches; and the bad ones."""
+def reduce_pairs(
+    pairs: list[Pair], function: str, cuts: Iterable[int] = ()
+) -> tuple[list[Pair], int]:
+    """Return the result of sorted rows in batches, and the number of bad values."""
     ordered = sort_pairs(pairs)
     edges = [0, *sorted(min(cut, len(ordered)) for cut in cuts), len(ordered)]
     batches = [rows(ordered[low:high]) for low, high in itertools.pairwise(edges)]
     result, bad, done = [], 0, 0
-    for made, more, keys in BUILT_IN_REDUCERS[function].finish(iter(batches)):
-        result += pairs_of(made)
+    for batch, more, keys in BUILT_IN_REDUCERS[function].finish(iter(batches)):
+        result += pairs_of(batch)
         bad += more
         done += keys
     assert done == len({key for key, _ in result}), "every key counts once"
     return result, bad
 
 
-def by_key(pairs: list[Pair]) -> dict[bytes, list[bytes]]:
-    """Values of each key."""
+def group_values(pairs: list[Pair]) -> dict[bytes, list[bytes]]:
+    """Return the values of each key."""
     found: dict[bytes, list[bytes]] = {}
     for key, value in sort_pairs(pairs):
         found.setdefault(key, []).append(value)
@@ -114,10 +117,10 @@ def by_key(pairs: list[Pair]) -> dict[bytes, list[bytes]]:
 
 
 class TestExact:
-    """Against Python's own numbers."""
+    """Results are those of Python's own numbers."""
 
     @given(pairs_with(WRITTEN))
-    def test_integers(self, pairs: list[Pair]) -> None:
+    def test_integers_are_folded_exactly(self, pairs: list[Pair]) -> None:
         """Integers of any size, however written, are added and compared exactly."""
         folds: list[tuple[str, Callable[[Iterable[int]], int]]] = [
             ("sum", sum),
@@ -126,16 +129,17 @@ class TestExact:
         ]
         for name, fold in folds:
             expected = [
-                (key, str(fold(map(int, values))).encode()) for key, values in by_key(pairs).items()
+                (key, str(fold(map(int, values))).encode())
+                for key, values in group_values(pairs).items()
             ]
-            assert reduced(pairs, name) == (expected, 0)
+            assert reduce_pairs(pairs, name) == (expected, 0)
             combined, bad = combine(rows(pairs), name)
             assert (pairs_of(combined), bad) == (expected, 0), "one row a key"
 
     @given(st.lists(FLOATS, min_size=1, max_size=30))
-    def test_floats(self, values: list[bytes]) -> None:
-        """Floats are added as math.fsum adds them: exactly, rounded once."""
-        result, bad = reduced([(b"k", value) for value in values], "sum")
+    def test_floats_are_added_exactly(self, values: list[bytes]) -> None:
+        """The result is that of ``math.fsum``."""
+        result, bad = reduce_pairs([(b"k", value) for value in values], "sum")
         try:
             expected = math.fsum(map(float, values))
         except OverflowError:  # on the way: the exact sum may still be a float
@@ -145,42 +149,42 @@ class TestExact:
         assert bad == 0
 
     @given(st.lists(WRITTEN | FLOATS, min_size=1, max_size=30))
-    def test_mixed(self, values: list[bytes]) -> None:
+    def test_integers_and_floats_are_added_exactly(self, values: list[bytes]) -> None:
         """With one float among integers, the exact sum of all is rounded once."""
-        (result,), _ = reduced([(b"k", value) for value in [*values, b"0.5"]], "sum")
+        (result,), _ = reduce_pairs([(b"k", value) for value in [*values, b"0.5"]], "sum")
         exact = sum((Fraction(parse_number(value)) for value in values), Fraction(1, 2))
         assert float(result[1]) == _float(exact)
         assert not result[1].isdigit()
 
-    def test_floats_that_cancel(self) -> None:
-        """What a running sum would lose is there."""
+    def test_floats_that_cancel_leave_nothing(self) -> None:
+        """A running sum would lose the small values."""
         values = [b"1e16", b"1.0", b"-1e16", b"1e-300"]
-        assert total(values, "sum") == b"1.0"
-        assert reduced([(b"k", v) for v in values], "sum", [1, 2, 3])[0] == [(b"k", b"1.0")]
-        assert total([b"0.1"] * 10, "sum") == b"1.0"
+        assert compute_total(values, "sum") == b"1.0"
+        assert reduce_pairs([(b"k", v) for v in values], "sum", [1, 2, 3])[0] == [(b"k", b"1.0")]
+        assert compute_total([b"0.1"] * 10, "sum") == b"1.0"
 
-    def test_overflow(self) -> None:
-        """Sums at the edge of 64 bits, and of floats at the edge of theirs."""
+    def test_sum_beyond_64_bits_is_exact(self) -> None:
+        """So is a sum of floats that is beyond a float on the way."""
         edge = [b"999999999999999999"] * 10
-        assert reduced([(b"k", v) for v in edge], "sum")[0] == [(b"k", b"9999999999999999990")]
+        assert reduce_pairs([(b"k", v) for v in edge], "sum")[0] == [(b"k", b"9999999999999999990")]
         many = [(b"k", b"999999999999999999")] * 20 + [(b"l", b"-999999999999999999")] * 20
         assert combine(rows(many), "sum")[0].values().to_pylist() == [
             b"19999999999999999980",
             b"-19999999999999999980",
         ]
-        assert reduced([(b"k", b"1e308")] * 3 + [(b"k", b"-1e308")] * 2, "sum", [3])[0] == [
+        assert reduce_pairs([(b"k", b"1e308")] * 3 + [(b"k", b"-1e308")] * 2, "sum", [3])[0] == [
             (b"k", b"1e+308")
         ]
-        assert reduced([(b"k", b"1e308")] * 3, "sum", [1, 2])[0] == [(b"k", b"inf")]
+        assert reduce_pairs([(b"k", b"1e308")] * 3, "sum", [1, 2])[0] == [(b"k", b"inf")]
 
-    def test_thousands_of_digits(self) -> None:
-        """Integers longer than Python likes to convert."""
+    def test_integers_of_thousands_of_digits_are_exact(self) -> None:
+        """Python refuses to convert integers of this length."""
         nines = b"9" * 6000
         pairs = [(b"k", nines), (b"k", b"1"), (b"l", b"-" + nines), (b"l", b"+0")]
         expected = [(b"k", b"1" + b"0" * 6000), (b"l", b"-" + nines)]
-        assert reduced(pairs, "sum")[0] == expected
+        assert reduce_pairs(pairs, "sum")[0] == expected
         assert pairs_of(combine(rows(pairs), "sum")[0]) == expected
-        assert reduced(pairs, "max")[0] == [(b"k", nines), (b"l", b"0")]
+        assert reduce_pairs(pairs, "max")[0] == [(b"k", nines), (b"l", b"0")]
 
 
 def _float(exact: Fraction | int) -> float:
@@ -194,19 +198,23 @@ ANY = pairs_with(WRITTEN | FLOATS | BAD)
 
 
 class TestIndependent:
-    """The result depends on which rows there are, and on nothing else."""
+    """The result depends on the rows alone."""
 
     @given(ANY, st.sampled_from(["sum", "min", "max", "count"]), st.data())
-    def test_order_and_cuts(self, pairs: list[Pair], function: str, data: st.DataObject) -> None:
-        """Batch cuts and the order of a key's values change nothing."""
-        expected = reduced(pairs, function)
+    def test_order_and_batches_do_not_change_the_result(
+        self, pairs: list[Pair], function: str, data: st.DataObject
+    ) -> None:
+        """Neither where batches are cut nor the order of a key's values matters."""
+        expected = reduce_pairs(pairs, function)
         cuts = data.draw(st.lists(st.integers(0, len(pairs)), max_size=6))
         shuffled = data.draw(st.permutations(pairs))
-        assert reduced(shuffled, function, cuts) == expected
+        assert reduce_pairs(shuffled, function, cuts) == expected
 
     @given(ANY, st.sampled_from(["sum", "min", "max"]), st.lists(st.integers(0, 20), max_size=4))
-    def test_combined_before(self, pairs: list[Pair], function: str, cuts: list[int]) -> None:
-        """Combining any groups of rows beforehand, even twice, changes nothing but the rows."""
+    def test_combining_before_does_not_change_the_result(
+        self, pairs: list[Pair], function: str, cuts: list[int]
+    ) -> None:
+        """Any groups of rows may be combined beforehand, even twice."""
         edges = [0, *sorted(min(cut, len(pairs)) for cut in cuts), len(pairs)]
         rest, bad = [], 0
         for low, high in itertools.pairwise(edges):
@@ -215,13 +223,13 @@ class TestIndependent:
             assert none == 0
             rest += pairs_of(again)
             bad += more
-        expected, expected_bad = reduced(pairs, function)
-        assert reduced(rest, function) == (expected, 0)
+        expected, expected_bad = reduce_pairs(pairs, function)
+        assert reduce_pairs(rest, function) == (expected, 0)
         assert bad == expected_bad
 
     @given(ANY)
-    def test_combine_keeps_floats(self, pairs: list[Pair]) -> None:
-        """A value with a point or exponent stays as it is written, a row of its own."""
+    def test_merge_passes_floats_on_unchanged(self, pairs: list[Pair]) -> None:
+        """A value with a point or an exponent stays a row of its own."""
         folded = pairs_of(combine(rows(pairs), "sum")[0])
         assert [key for key, _ in folded] == sorted(key for key, _ in folded)
         floats = Counter(pair for pair in pairs if _is_float(pair[1]))
@@ -237,29 +245,31 @@ def _is_float(value: bytes) -> bool:
 
 
 class TestBeforeAProgram:
-    """What a reduce program is given after a combiner of ours."""
+    """Rows for a reduce program after a built-in combiner."""
 
     @given(
         pairs_with(WRITTEN | FLOATS | BAD),
         st.lists(st.integers(0, 20), max_size=5),
         st.sampled_from(["sum", "min", "max"]),
     )
-    def test_one_number_a_key(self, pairs: list[Pair], cuts: list[int], function: str) -> None:
-        """The same as in the result of a built-in reducer, wherever the rows are cut."""
-        made = rows(pairs)
-        made = made.take(argsort_keys(made))
-        edges = [0, *sorted(min(cut, len(made)) for cut in cuts), len(made)]
-        windows = [made.slice(low, high) for low, high in itertools.pairwise(edges)]
+    def test_program_receives_one_number_per_key(
+        self, pairs: list[Pair], cuts: list[int], function: str
+    ) -> None:
+        """It is the number that the built-in reducer would return."""
+        batch = rows(pairs)
+        batch = batch.take(argsort_keys(batch))
+        edges = [0, *sorted(min(cut, len(batch)) for cut in cuts), len(batch)]
+        batches = [batch.slice(low, high) for low, high in itertools.pairwise(edges)]
         got: list[Pair] = []
         bad = 0
-        for done, some in fold_for_program(windows, function):
+        for done, some in fold_for_program(batches, function):
             got += pairs_of(done)
             bad += some
         expected: list[Pair] = []
         for key in sorted({key for key, _ in pairs}):
             values = [value for each, value in pairs if each == key]
             values = [value for value in values if _is_float(value) or _is_integer(value)]
-            expected += [(key, total(values, function))] if values else []
+            expected += [(key, compute_total(values, function))] if values else []
         assert got == expected
         assert bad == sum(not (_is_float(value) or _is_integer(value)) for _, value in pairs)
 
@@ -268,54 +278,54 @@ def _is_integer(value: bytes) -> bool:
     return bool(re.fullmatch(rb"[+-]?[0-9]+", value))
 
 
-class TestBad:
-    """What is no number is set aside and counted."""
+class TestBadRows:
+    """Values that are not numbers are set aside."""
 
     @given(st.lists(BAD, max_size=10), st.lists(WRITTEN, max_size=5))
-    def test_counted(self, bad: list[bytes], good: list[bytes]) -> None:
-        """Every bad value counts once, in combiner and reducer, and spoils no sum."""
+    def test_bad_values_are_counted_and_left_out(self, bad: list[bytes], good: list[bytes]) -> None:
+        """Every bad value counts once, in the combiner and in the reducer."""
         pairs = [(b"k", value) for value in bad + good]
         for function in ("sum", "min", "max"):
             assert combine(rows(pairs), function)[1] == len(bad)
-            result, counted = reduced(pairs, function, [2, 3])
+            result, counted = reduce_pairs(pairs, function, [2, 3])
             assert counted == len(bad)
-            assert result == reduced([(b"k", value) for value in good], function)[0]
+            assert result == reduce_pairs([(b"k", value) for value in good], function)[0]
 
     def test_count_takes_any_value(self) -> None:
-        """`count` counts rows: there is no bad value."""
+        """``count`` counts rows, whatever their values."""
         pairs = [(b"a", b"x"), (b"a", b""), (b"b", b"\xff")]
-        assert reduced(pairs, "count", [1]) == ([(b"a", b"2"), (b"b", b"1")], 0)
+        assert reduce_pairs(pairs, "count", [1]) == ([(b"a", b"2"), (b"b", b"1")], 0)
 
 
 class TestChoice:
-    """min and max."""
+    """``min`` and ``max``."""
 
     @given(st.lists(WRITTEN | FLOATS, min_size=1, max_size=12), st.sampled_from(["min", "max"]))
-    def test_against_python(self, values: list[bytes], function: str) -> None:
-        """The number Python would choose among exact values."""
+    def test_min_and_max_are_those_of_python(self, values: list[bytes], function: str) -> None:
+        """Exact values are compared."""
         choose: Callable[[Iterable[Fraction]], Fraction] = {"min": min, "max": max}[function]
         expected = choose([Fraction(parse_number(value)) for value in values])
-        (result,), _ = reduced([(b"k", value) for value in values], function, [1, 5])
+        (result,), _ = reduce_pairs([(b"k", value) for value in values], function, [1, 5])
         assert Fraction(parse_number(result[1])) == expected
 
-    def test_as_written(self) -> None:
-        """A float is given as it was written, an integer in canonical form."""
-        assert total([b"1.50", b"+07"], "min") == b"1.50"
-        assert total([b"1.50", b"+07"], "max") == b"7"
+    def test_extreme_float_is_returned_as_written(self) -> None:
+        """An integer is returned in canonical form."""
+        assert compute_total([b"1.50", b"+07"], "min") == b"1.50"
+        assert compute_total([b"1.50", b"+07"], "max") == b"7"
 
-    def test_beyond_float(self) -> None:
-        """Integers that no float tells apart, beside a float."""
+    def test_integers_beyond_floats_are_compared_exactly(self) -> None:
+        """These integers are the same float."""
         values = [b"9007199254740993", b"9007199254740992.0"]
-        assert total(values, "max") == b"9007199254740993"
-        assert total(values, "min") == b"9007199254740992.0"
+        assert compute_total(values, "max") == b"9007199254740993"
+        assert compute_total(values, "min") == b"9007199254740992.0"
 
 
 class TestBounded:
-    """A key with more values than fit in memory, in time that grows with them."""
+    """Time and memory for many rows and for many keys."""
 
     @pytest.mark.parametrize("function", ["sum", "max"])
-    def test_hot_key(self, function: str) -> None:
-        """200,000 floats of one key in 100 batches: what is held of them stays small."""
+    def test_key_of_many_rows_is_held_in_few(self, function: str) -> None:
+        """200,000 floats of one key in 100 batches take a few seconds."""
         rng = random.Random(1)
         values = [rng.uniform(-1, 1) * 10 ** rng.randrange(-20, 20) for _ in range(2000)]
         batch = rows([(b"k", repr(value).encode()) for value in values])
@@ -329,17 +339,10 @@ class TestBounded:
         expected = math.fsum(values * 100) if function == "sum" else max(values)
         assert float(result[1]) == expected
 
-    def test_many_keys(self) -> None:
-        """200,000 keys in a few seconds."""
+    def test_many_keys_are_folded_without_a_loop(self) -> None:
+        """200,000 keys take a few seconds."""
         pairs = [(b"%06d" % n, b"1") for n in range(200_000)]
         began = time.process_time()
-        result, _ = reduced(pairs, "sum", range(0, 200_000, 50_000))
+        result, _ = reduce_pairs(pairs, "sum", range(0, 200_000, 50_000))
         assert result == pairs
         assert time.process_time() - began < 10
-
-
-@given(st.lists(KEYS, max_size=10))
-def test_groups(keys: list[bytes]) -> None:
-    """The rows at which a new key begins."""
-    expected = [at for at in range(len(keys)) if not at or keys[at] != keys[at - 1]]
-    assert find_groups(rows([(key, b"") for key in keys])).tolist() == expected

@@ -1,4 +1,4 @@
-"""Values that a built-in reducer cannot take: what the error says of them."""
+"""Errors about values that a built-in reducer cannot take."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import pytest
 
 from jobs import cat_job, result, run_told, script
 from ray_mr.errors import TooManyBadRecords
-from ray_mr.shuffle.combine.aggregate import SUM, BadValues, fold_values
+from ray_mr.shuffle.combine.aggregate import SUM, fold_values
+from ray_mr.shuffle.combine.bad_values import BadValues
 from ray_mr.shuffle.rows import encode_pairs
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 WORDS = ["sum", "min", "max", "mean", "histogram 10"]
 
 
-def refused(folder: Path, data: bytes, engine: str = "local", **options: object) -> str:
+def run_refused(folder: Path, data: bytes, engine: str = "local", **options: object) -> str:
     (folder / "in").mkdir(exist_ok=True)
     (folder / "in" / "a").write_bytes(data)
     settings = {"mapper": "identity", "reducer": "sum"} | options
@@ -29,7 +30,7 @@ def refused(folder: Path, data: bytes, engine: str = "local", **options: object)
 
 @pytest.mark.parametrize("reducer", WORDS)
 def test_error_names_values_not_records_and_shows_one(tmp_path: Path, reducer: str) -> None:
-    said = refused(tmp_path, b"a\t5\r\nb\t6\nc\tx\n", reducer=reducer)
+    said = run_refused(tmp_path, b"a\t5\r\nb\t6\nc\tx\n", reducer=reducer)
     assert said.startswith(f"2 values are not numbers, which `reducer: {reducer}` needs: one is ")
     assert "one is the value '5\\r' of key 'a', " in said
     assert f"from {tmp_path}/in/a" in said or "in part 0" in said
@@ -47,7 +48,7 @@ def test_error_names_values_not_records_and_shows_one(tmp_path: Path, reducer: s
     ],
 )
 def test_error_advises_on_the_kind_of_value(tmp_path: Path, value: bytes, advice: str) -> None:
-    said = refused(tmp_path, b"k\t" + value + b"\n")
+    said = run_refused(tmp_path, b"k\t" + value + b"\n")
     assert said.startswith("1 value is not a number, which `reducer: sum` needs")
     assert advice in said
     assert said.splitlines()[-1].endswith("--max-bad-records")
@@ -56,7 +57,7 @@ def test_error_advises_on_the_kind_of_value(tmp_path: Path, value: bytes, advice
 def test_error_of_a_combiner_names_the_combiner_and_the_input(tmp_path: Path) -> None:
     cat = {"language": "binary", "script": "cat", "feed": "lines"}
     data = b"a\tx\n" + b"a\t1\n" * 1000
-    assert "`combiner: max`" in refused(tmp_path, data, combiner="max", reducer=cat)
+    assert "`combiner: max`" in run_refused(tmp_path, data, combiner="max", reducer=cat)
 
 
 def test_error_counts_records_beside_values(tmp_path: Path) -> None:
@@ -83,8 +84,8 @@ def test_values_that_are_allowed_are_left_out_of_the_result(tmp_path: Path, engi
     assert result(tmp_path) == b"a\t6\n"
 
 
-class TestBad:
-    """The number of rows set aside."""
+class TestBadValues:
+    """The count with an example."""
 
     def test_sum_keeps_the_first_example(self) -> None:
         whole = BadValues() + 0 + BadValues(2, "one") + BadValues(3, "other")

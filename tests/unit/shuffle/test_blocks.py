@@ -1,4 +1,4 @@
-"""What blocks promise: rows survive, and little is spent on them."""
+"""Blocks return the rows that were packed, and add few bytes to them."""
 
 from __future__ import annotations
 
@@ -26,62 +26,64 @@ ROW = st.tuples(
 
 
 @given(st.lists(ROW, max_size=30), st.integers(1, 9), st.integers(0, 30))
-def test_back(items: list[tuple[bytes, bytes, int]], partitions: int, low: int) -> None:
-    """A block gives back the rows of each partition, also of a slice, cut by its offsets."""
+def test_unpack_returns_each_partition(
+    items: list[tuple[bytes, bytes, int]], partitions: int, low: int
+) -> None:
+    """The rows packed may be a slice."""
     every = encode_pairs(
         [key for key, _, _ in items], [value for _, value, _ in items], [n for _, _, n in items]
     )
-    made = every.slice(min(low, len(items)))
-    parts = partition_by_hash(made, partitions)
+    batch = every.slice(min(low, len(items)))
+    parts = partition_by_hash(batch, partitions)
     block, offsets = pack(parts)
     assert len(offsets) == partitions + 1
     assert (offsets[0], offsets[-1]) == (0, block.size)
     for number, part in enumerate(parts):
         for data in (block, bytes(block), memoryview(block)):
-            back = unpack(data, offsets, number)
-            if back is None:
+            unpacked = unpack(data, offsets, number)
+            if unpacked is None:
                 assert len(part) == 0
                 continue
-            assert back.keys().to_pylist() == part.keys().to_pylist()
-            assert back.values().to_pylist() == part.values().to_pylist()
-            assert back.counts.tolist() == part.counts.tolist()
+            assert unpacked.keys().to_pylist() == part.keys().to_pylist()
+            assert unpacked.values().to_pylist() == part.values().to_pylist()
+            assert unpacked.counts.tolist() == part.counts.tolist()
         assert (offsets[number] == offsets[number + 1]) == (len(part) == 0)
 
 
-def test_rows_are_a_copy() -> None:
-    """What a reducer keeps does not keep the block in memory."""
+def test_unpacked_rows_are_a_copy() -> None:
+    """Rows that a reducer holds do not keep the block in memory."""
     block, offsets = pack([rows([(b"a", b"b")])])
     data = bytearray(block)
-    back = unpack(data, offsets, 0)
+    unpacked = unpack(data, offsets, 0)
     data[:] = bytes(len(data))
-    assert back is not None
-    assert pairs_of(back) == [(b"a", b"b")]
+    assert unpacked is not None
+    assert pairs_of(unpacked) == [(b"a", b"b")]
 
 
 @pytest.mark.parametrize("kind", ["records", "words", "any"])
-def test_small(kind: str) -> None:
-    """At 64 partitions a block of a full pack is below 1.1 of its rows' bytes; of words, 1.3."""
+def test_block_is_little_larger_than_its_lines(kind: str) -> None:
+    """With 64 partitions it has at most 1.1 times their bytes, 1.3 times for words."""
     rng = random.Random(1)
     make: Callable[[], tuple[bytes, bytes]] = {
         "records": lambda: (b"%010d" % rng.randrange(10**10), b"v" * 87),
         "words": lambda: (b"w" * rng.randrange(1, 12), b"1"),
         "any": lambda: (b"k%d" % rng.randrange(10**6), b"v" * rng.randrange(60, 200)),
     }[kind]
-    made = rows(make() for _ in range(100_000))
-    block, _ = pack(partition_by_hash(made, 64))
-    own = len(made.join_lines())
+    batch = rows(make() for _ in range(100_000))
+    block, _ = pack(partition_by_hash(batch, 64))
+    own = len(batch.join_lines())
     assert block.size < own * (1.3 if kind == "words" else 1.1)
 
 
-def test_slices_take_nothing_along() -> None:
-    """A row of a large batch is packed alone."""
-    made = rows([(b"k", b"v" * 1000)] * 1000)
-    block, _ = pack([made.slice(500, 501)])
+def test_packed_slice_takes_nothing_along() -> None:
+    """One row of a large batch is packed alone."""
+    batch = rows([(b"k", b"v" * 1000)] * 1000)
+    block, _ = pack([batch.slice(500, 501)])
     assert block.size < 1100
 
 
-def test_checksum() -> None:
-    """Of the bytes alone, in any buffer; one bit changes it."""
+def test_checksum_changes_with_any_byte() -> None:
+    """It does not depend on the kind of buffer."""
     block, _ = pack([rows([(b"a", b"b")])])
     data = bytearray(block)
     assert compute_checksum(block) == compute_checksum(data) == compute_checksum(bytes(data))
@@ -89,8 +91,8 @@ def test_checksum() -> None:
     assert compute_checksum(data) != compute_checksum(block)
 
 
-def test_checksums() -> None:
-    """Each partition has its own, of its bytes alone."""
+def test_checksums_are_per_partition() -> None:
+    """A changed byte changes the checksum of its partition alone."""
     block, offsets = pack(partition_by_hash(rows([(b"%d" % n, b"v") for n in range(50)]), 4))
     sums = compute_checksums(block, offsets)
     assert len(sums) == 4
@@ -101,18 +103,17 @@ def test_checksums() -> None:
         assert [at for at in range(4) if changed[at] != sums[at]] == [number]
 
 
-def test_same_bytes() -> None:
-    """Equal rows make equal blocks: a lost block may be taken from another attempt."""
+def test_equal_rows_make_equal_bytes() -> None:
+    """A lost block may be replaced by that of another attempt."""
     pairs = [(b"%d" % (n % 7), b"%d" % n) for n in range(100)]
     one = pack(partition_by_hash(rows(pairs), 3))
     other = pack(partition_by_hash(rows([(b"0", b""), *pairs]).slice(1), 3))
     assert (bytes(one[0]), one[1]) == (bytes(other[0]), other[1])
 
 
-def test_wide_counts() -> None:
-    """Counts of any size survive."""
-    made = encode_pairs([b"a", b"b", b"c"], [b""] * 3, np.array([1, 2**40, 2**62]))
-    block, offsets = pack([made])
-    back = unpack(block, offsets, 0)
-    assert back is not None
-    assert back.counts.tolist() == [1, 2**40, 2**62]
+def test_counts_of_64_bits_are_kept() -> None:
+    batch = encode_pairs([b"a", b"b", b"c"], [b""] * 3, np.array([1, 2**40, 2**62]))
+    block, offsets = pack([batch])
+    unpacked = unpack(block, offsets, 0)
+    assert unpacked is not None
+    assert unpacked.counts.tolist() == [1, 2**40, 2**62]

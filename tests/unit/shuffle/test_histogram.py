@@ -1,4 +1,4 @@
-"""What a histogram in bins promises: exact edges in order, however values are written."""
+"""Histograms with a width have exact edges in order, however values are written."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ WIDTHS = st.sampled_from(["1", "10", "0.5", "0.25", "3", "0.001", "1000000000000
     st.lists(st.tuples(st.sampled_from([b"a", b"b"]), NUMBERS, st.integers(1, 9)), max_size=20),
     WIDTHS,
 )
-def test_against_fractions(items: list[tuple[bytes, str, int]], width: str) -> None:
-    """Each number is at its edge or less than a width above it, and counted where it is."""
+def test_bin_edges_are_those_of_fractions(items: list[tuple[bytes, str, int]], width: str) -> None:
+    """A number is at the edge of its bin, or less than a width above it."""
     items.sort(key=lambda item: item[0])
-    made, bad = bin_values(
+    binned, bad = bin_values(
         encode_pairs(
             [key for key, _, _ in items],
             [text.encode() for _, text, _ in items],
@@ -48,28 +48,28 @@ def test_against_fractions(items: list[tuple[bytes, str, int]], width: str) -> N
         expected[key, Fraction(Decimal(text)) // Fraction(width) * Fraction(width)] += count
     found: Counter[tuple[bytes, Fraction]] = Counter()
     for key, edge, count in zip(
-        made.keys().to_pylist(), made.values().to_pylist(), made.counts.tolist(), strict=True
+        binned.keys().to_pylist(), binned.values().to_pylist(), binned.counts.tolist(), strict=True
     ):
         assert (edge.partition(b".")[2] == b"") == ("." not in width)
         found[key, Fraction(Decimal(edge.decode()))] += count
     assert (found, bad) == (expected, 0)
-    assert len(made) == len(expected)
+    assert len(binned) == len(expected)
 
 
-def test_numbers_that_are_none() -> None:
-    """Other text, and what is too large for a float, is set aside with its count; tiny is not."""
+def test_values_that_are_not_numbers_are_set_aside() -> None:
+    """So are numbers too large for a float, but not those too small for one."""
     texts = [b"x", b"", b"nan", b"1e999999999", b"-1e999999999", b"1 ", b"--1", b"inf"]
     fine = [b"1e-999999999", b"-1e-999999999", b"0e999999999", b"-0e-5"]
-    made, bad = bin_values(encode_pairs([b"k"] * 12, texts + fine, [2] * 12), "0.5")
+    binned, bad = bin_values(encode_pairs([b"k"] * 12, texts + fine, [2] * 12), "0.5")
     assert bad == 2 * len(texts)
-    assert dict(zip(made.values().to_pylist(), made.counts.tolist(), strict=True)) == {
+    assert dict(zip(binned.values().to_pylist(), binned.counts.tolist(), strict=True)) == {
         b"-0.5": 2,
         b"0.0": 6,
     }
 
 
-def test_bins_of_a_job(tmp_path: Path) -> None:
-    """Bins come in the order of their numbers, negative ones first, from any number of splits."""
+def test_job_with_a_width_writes_its_bins(tmp_path: Path) -> None:
+    """Bins are in numeric order, negative ones first, from any number of splits."""
     (tmp_path / "in").mkdir()
     numbers = [(n * 7919) % 400 - 200 for n in range(3_000)]
     for at in range(3):
@@ -103,8 +103,8 @@ def test_bins_of_a_job(tmp_path: Path) -> None:
         "histogram .5",
     ],
 )
-def test_widths_that_are_none(tmp_path: Path, word: str) -> None:
-    """The message names what is wrong, and a width that is right."""
+def test_width_that_is_not_a_number_is_refused(tmp_path: Path, word: str) -> None:
+    """The message shows a width that is right."""
     (tmp_path / "in").mkdir()
     with pytest.raises(JobError, match=r"reducer: 'histogram.*' is no width .* histogram 10"):
         cat_job(tmp_path, reducer=word)

@@ -1,4 +1,4 @@
-"""What the order promises: sorted(), whatever the strings are made of."""
+"""Prefix sort returns the order of sorted(), whatever the strings are batch of."""
 
 from __future__ import annotations
 
@@ -10,13 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ray_mr.shuffle.order.key_prefix import (
-    MAX_ROUNDS,
-    argsort_keys,
-    encode_keys_and_values,
-    rank_strings,
-    view_keys,
-)
+from ray_mr.shuffle.order.key_prefix import MAX_ROUNDS, rank_strings
+from ray_mr.shuffle.order.row_order import argsort_keys, encode_keys_and_values, view_keys
 from samples import pairs_of, rows
 
 if TYPE_CHECKING:
@@ -30,39 +25,41 @@ PAIRS = st.lists(st.tuples(LONG, SHORT), max_size=40)
 
 
 @given(PAIRS, st.integers(0, 40))
-def test_sorted(pairs: list[tuple[bytes, bytes]], low: int) -> None:
-    """By key as bytes, equal keys as they came; also a part of the rows."""
-    made = rows(pairs).slice(min(low, len(pairs)))
-    assert pairs_of(made.take(argsort_keys(made))) == sorted(pairs[low:], key=lambda pair: pair[0])
+def test_argsort_keys_sorts_like_python(pairs: list[tuple[bytes, bytes]], low: int) -> None:
+    """Equal keys keep their order; the batch may be a slice."""
+    batch = rows(pairs).slice(min(low, len(pairs)))
+    assert pairs_of(batch.take(argsort_keys(batch))) == sorted(
+        pairs[low:], key=lambda pair: pair[0]
+    )
 
 
 @given(PAIRS)
-def test_by_value(pairs: list[tuple[bytes, bytes]]) -> None:
-    """By key, then by value, as bytes."""
-    made = rows(pairs)
-    assert pairs_of(made.take(encode_keys_and_values(made).order())) == sorted(pairs)
+def test_keys_and_values_sort_like_pairs(pairs: list[tuple[bytes, bytes]]) -> None:
+    batch = rows(pairs)
+    assert pairs_of(batch.take(encode_keys_and_values(batch).argsort())) == sorted(pairs)
 
 
 @given(PAIRS, st.randoms(use_true_random=False))
-def test_first(pairs: list[tuple[bytes, bytes]], rng: random.Random) -> None:
-    """Equal keys in an order that is given."""
+def test_equal_keys_keep_a_given_order(
+    pairs: list[tuple[bytes, bytes]], rng: random.Random
+) -> None:
     first = list(range(len(pairs)))
     rng.shuffle(first)
-    order = view_keys(rows(pairs)).order(np.array(first, np.int64))
+    order = view_keys(rows(pairs)).argsort(np.array(first, np.int64))
     assert list(order) == sorted(first, key=lambda number: pairs[number][0])
 
 
 @given(st.lists(SHORT, max_size=30))
-def test_ranks(strings: list[bytes]) -> None:
-    """Each string's place among the distinct ones."""
+def test_rank_strings_ranks_distinct_strings(strings: list[bytes]) -> None:
+    """The distinct strings are returned in order."""
     rank, distinct = rank_strings(rows([(each, b"") for each in strings]).keys())
     assert distinct.to_pylist() == sorted(set(strings))
     assert [sorted(set(strings))[place] for place in rank] == strings
 
 
 @pytest.mark.parametrize("kind", ["numbers", "urls", "deep", "few", "binary"])
-def test_many(kind: str) -> None:
-    """100,000 keys, with ties in the first bytes and without."""
+def test_argsort_of_many_keys_sorts_like_python(kind: str) -> None:
+    """100,000 keys, with equal prefixes and without."""
     rng = random.Random(5)
     make: Callable[[], bytes] = {
         "numbers": lambda: b"%d" % rng.randrange(10**9),

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs import job, result, run_told
-from ray_mr.shuffle.combine.aggregate import MAX_NUMBER_BYTES, find_numbers
+from ray_mr.shuffle.arrays import make_binary
+from ray_mr.shuffle.combine.number_text import MAX_NUMBER_BYTES, find_numbers
 from ray_mr.shuffle.order import numeric
-from ray_mr.shuffle.rows import make_binary
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,24 +22,24 @@ TEXTS = st.text(" \t-.0123456789x", max_size=300).map(str.encode) | st.from_rege
 
 
 @given(st.lists(TEXTS, min_size=1, max_size=8))
-def test_ordered_of_long_texts_is_that_of_short_ones(texts: list[bytes]) -> None:
+def test_long_texts_are_encoded_like_short_ones(texts: list[bytes]) -> None:
     """One by one or together, the byte strings are the same."""
-    together = numeric._any_size(make_binary(texts)).to_pylist()
-    assert [numeric._one(text) for text in texts] == together
-    before, numeric.MIN_LONG_BYTES = numeric.MIN_LONG_BYTES, 20
+    together = numeric._encode_any(make_binary(texts)).to_pylist()
+    assert [numeric._encode_one(text) for text in texts] == together
+    before, numeric.MAX_TEXT_BYTES = numeric.MAX_TEXT_BYTES, 20
     try:
         assert numeric.encode_numbers(make_binary(texts)).to_pylist() == together
     finally:
-        numeric.MIN_LONG_BYTES = before
+        numeric.MAX_TEXT_BYTES = before
 
 
-def test_number_with_more_digits_than_may_be_is_none() -> None:
+def test_text_with_too_many_digits_is_not_a_number() -> None:
     texts = [b"1" * MAX_NUMBER_BYTES, b"1" * (MAX_NUMBER_BYTES + 1), b"1." + b"0" * 10**6]
     assert find_numbers(make_binary(texts)).tolist() == [True, False, False]
 
 
 @pytest.mark.parametrize("reducer", ["sum", "min", "max", "mean", "histogram 10"])
-def test_reducer_given_a_million_digits_sets_them_aside(tmp_path: Path, reducer: str) -> None:
+def test_reducer_sets_a_million_digits_aside(tmp_path: Path, reducer: str) -> None:
     (tmp_path / "in").mkdir()
     lines = [b"k\t7", b"k\t" + b"9" * 10**6, b"k\t-1." + b"0" * 10**6, b"j\t" + b"1" * 10**6]
     (tmp_path / "in" / "x.txt").write_bytes(b"\n".join(lines))

@@ -1,4 +1,4 @@
-"""What the map side promises: the same rows, fewer of them, in order; whatever is condensed."""
+"""The map side yields the same rows, fewer of them, in order."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ray_mr.shuffle.batches import parse_lines
 from ray_mr.shuffle.combine import map_side
-from ray_mr.shuffle.combine.collapse import collapse
+from ray_mr.shuffle.combine.collapse import collapse_rows
 from ray_mr.shuffle.combine.map_side import MapSideCombiner
 from ray_mr.shuffle.combine.reducers import BUILT_IN_REDUCERS
+from ray_mr.shuffle.lines import parse_lines
 from ray_mr.shuffle.rows import EXPAND_BYTES, RowBatch, concat_batches, encode_pairs
 from samples import pairs_of, rows
 
@@ -27,116 +27,125 @@ PAIRS = st.lists(st.tuples(KEY, st.sampled_from([b"1", b"2", b"", b"x y"])), max
 
 
 def parse(text: bytes) -> RowBatch:
-    """Lines as feed lines cuts them."""
+    """Return the rows of lines of ``key TAB value``."""
     return parse_lines(text, "tab")
 
 
 def text_of(pairs: Iterable[Pair]) -> bytes:
-    """Lines of pairs."""
+    """Return the lines of pairs."""
     return b"".join(key + b"\t" + value + b"\n" for key, value in pairs)
 
 
 def in_key_order(pairs: list[Pair]) -> list[Pair]:
-    """As sorted() has it: values stay as they came."""
+    """Sort pairs by key; the values of a key keep their order."""
     return sorted(pairs, key=lambda pair: pair[0])
 
 
-class TestCondense:
+class TestCollapse:
     """Equal rows as one with a count."""
 
     @given(PAIRS)
-    def test_in_order(self, pairs: list[Pair]) -> None:
-        """Written out again, the rows are in key order, the values of a key as they came."""
-        made = collapse(rows(pairs), in_order=True)
-        assert pairs_of(made) == in_key_order(pairs)
-        lines = list(zip(made.keys().to_pylist(), made.values().to_pylist(), strict=True))
+    def test_collapse_in_order_keeps_the_values_of_a_key(self, pairs: list[Pair]) -> None:
+        """Expanded, the rows are in key order."""
+        batch = collapse_rows(rows(pairs), in_order=True)
+        assert pairs_of(batch) == in_key_order(pairs)
+        lines = list(zip(batch.keys().to_pylist(), batch.values().to_pylist(), strict=True))
         assert all(one != other for one, other in itertools.pairwise(lines))
 
     @given(PAIRS)
-    def test_any_order(self, pairs: list[Pair]) -> None:
-        """Each row is there once, with its count."""
-        made = collapse(rows(pairs), in_order=False)
-        keys = made.keys().to_pylist()
+    def test_collapse_in_any_order_keeps_each_row_once(self, pairs: list[Pair]) -> None:
+        """Each row has its count."""
+        batch = collapse_rows(rows(pairs), in_order=False)
+        keys = batch.keys().to_pylist()
         assert keys == sorted(keys)
-        lines = zip(keys, made.values().to_pylist(), strict=True)
-        assert dict(zip(lines, made.counts.tolist(), strict=True)) == Counter(pairs)
-        assert len(made) == len(set(pairs))
+        lines = zip(keys, batch.values().to_pylist(), strict=True)
+        assert dict(zip(lines, batch.counts.tolist(), strict=True)) == Counter(pairs)
+        assert len(batch) == len(set(pairs))
 
     @given(PAIRS, st.integers(0, 30))
-    def test_twice(self, pairs: list[Pair], cut: int) -> None:
-        """Condensed parts are condensed again to the same."""
-        parts = [collapse(rows(part), in_order=True) for part in (pairs[:cut], pairs[cut:])]
-        again = collapse(concat_batches(parts), in_order=True)
+    def test_collapse_of_collapsed_parts_returns_the_same(
+        self, pairs: list[Pair], cut: int
+    ) -> None:
+        """Collapsed parts are collapsed once more."""
+        parts = [collapse_rows(rows(part), in_order=True) for part in (pairs[:cut], pairs[cut:])]
+        again = collapse_rows(concat_batches(parts), in_order=True)
         assert pairs_of(again) == in_key_order(pairs)
         assert again.total == len(pairs)
 
-    def test_same_line_cut_in_two_ways(self) -> None:
+    def test_equal_lines_with_other_keys_stay_apart(self) -> None:
         """Keys that hold a TAB are told apart from those before one."""
         pairs = [(b"a\tb", b"c"), (b"a", b"b\tc")] * 3
-        assert pairs_of(collapse(rows(pairs), in_order=True)) == in_key_order(pairs)
+        assert pairs_of(collapse_rows(rows(pairs), in_order=True)) == in_key_order(pairs)
 
-    def test_hot_key_expands_in_pieces(self) -> None:
+    def test_counted_row_expands_in_batches(self) -> None:
         """A row that stands for a million is written out piece by piece."""
-        made = encode_pairs([b"k", b"l", b"m"], [b"v", b"w", b"x"], [1_000_000, 2, 1])
-        pieces = list(made.expand())
+        batch = encode_pairs([b"k", b"l", b"m"], [b"v", b"w", b"x"], [1_000_000, 2, 1])
+        pieces = list(batch.expand())
         assert max(len(piece.join_lines()) for piece in pieces) <= EXPAND_BYTES
         assert b"".join(piece.join_lines() for piece in pieces) == (
             b"k\tv\n" * 1_000_000 + b"l\tw\n" * 2 + b"m\tx\n"
         )
 
 
-class TestShaper:
-    """Pieces to packs."""
+class TestMapSideCombiner:
+    """The output of a split to sorted batches."""
 
-    def packs(self, shaper: MapSideCombiner, pieces: Iterable[bytes | RowBatch]) -> list[RowBatch]:
-        made = [pack for piece in pieces for pack in shaper.add(piece)]
-        return [*made, *shaper.close()]
+    def combine(
+        self, combiner: MapSideCombiner, output: Iterable[bytes | RowBatch]
+    ) -> list[RowBatch]:
+        batches = [batch for each in output for batch in combiner.add(each)]
+        return [*batches, *combiner.close()]
 
     @given(st.lists(PAIRS, max_size=8), st.sampled_from([1, 200, 10**6]), st.booleans())
-    def test_rows(self, pieces: list[list[Pair]], limit: int, condenses: bool) -> None:
-        """Packs are sorted; together they hold every row, a key's values as they came."""
+    def test_combiner_keeps_every_row_in_order(
+        self, pieces: list[list[Pair]], limit: int, collapses: bool
+    ) -> None:
+        """Together, the batches hold every row, a key's values in order."""
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(map_side, "BATCH_BYTES", limit)
-            shaper = MapSideCombiner(parse, collapse=condenses)
-            packs = self.packs(shaper, [text_of(pairs) for pairs in pieces if pairs])
+            combiner = MapSideCombiner(parse, collapse=collapses)
+            batches = self.combine(combiner, [text_of(pairs) for pairs in pieces if pairs])
         every = [pair for pairs in pieces for pair in pairs]
-        got = [pairs_of(pack) for pack in packs]
+        got = [pairs_of(batch) for batch in batches]
         assert all(pairs == in_key_order(pairs) for pairs in got)
         assert in_key_order([pair for pairs in got for pair in pairs]) == in_key_order(every)
-        assert shaper.rows == len(every)
-        assert all(len(pack) for pack in packs)
+        assert combiner.rows == len(every)
+        assert all(len(batch) for batch in batches)
 
     @given(st.lists(PAIRS, max_size=8), st.sampled_from([1, 200, 10**6]))
-    def test_as_they_came(self, pieces: list[list[Pair]], limit: int) -> None:
-        """Without sorting, nothing is moved."""
+    def test_combiner_without_sort_moves_nothing(
+        self, pieces: list[list[Pair]], limit: int
+    ) -> None:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(map_side, "BATCH_BYTES", limit)
-            packs = self.packs(MapSideCombiner(parse, sort=False), map(rows, filter(None, pieces)))
-        got = [pair for pack in packs for pair in pairs_of(pack)]
+            batches = self.combine(
+                MapSideCombiner(parse, sort=False), map(rows, filter(None, pieces))
+            )
+        got = [pair for batch in batches for pair in pairs_of(batch)]
         assert got == [pair for pairs in pieces for pair in pairs]
 
-    def test_condensed_packs_are_full(self) -> None:
-        """Words by the million are a small pack, not a pack a piece."""
+    def test_collapsed_batches_are_full(self) -> None:
+        """A million words are one small batch."""
         text = text_of([(b"w%d" % (n % 1000), b"1") for n in range(100_000)])
-        shaper = MapSideCombiner(parse)
-        packs = self.packs(shaper, [text] * 20)
-        assert len(packs) == 1
-        assert len(packs[0]) == 1000
-        assert shaper.rows == packs[0].total == 2_000_000
+        combiner = MapSideCombiner(parse)
+        batches = self.combine(combiner, [text] * 20)
+        assert len(batches) == 1
+        assert len(batches[0]) == 1000
+        assert combiner.rows == batches[0].total == 2_000_000
 
-    def test_rows_that_differ_stay(self) -> None:
-        """Where nothing is equal, packs are about as large as they may be."""
+    def test_rows_that_differ_are_not_collapsed(self) -> None:
+        """Where nothing is equal, batches are about as large as they may be."""
         text = text_of([(b"%06d" % n, b"x" * 80) for n in range(50_000)])
-        packs = self.packs(MapSideCombiner(parse), [text] * 8)
-        sizes = [pack.size_bytes for pack in packs]
+        batches = self.combine(MapSideCombiner(parse), [text] * 8)
+        sizes = [batch.size_bytes for batch in batches]
         assert all(map_side.BATCH_BYTES <= size < 2 * map_side.BATCH_BYTES for size in sizes[:-1])
-        assert sum(map(len, packs)) == 400_000
+        assert sum(map(len, batches)) == 400_000
 
     @pytest.mark.parametrize("name", BUILT_IN_REDUCERS)
-    def test_folded(self, name: str) -> None:
-        """What a built-in reducer is sent is few rows."""
-        shaper = MapSideCombiner(parse, built_in=BUILT_IN_REDUCERS[name])
+    def test_built_in_reducer_receives_few_rows(self, name: str) -> None:
+        """Rows are folded before the shuffle."""
+        combiner = MapSideCombiner(parse, built_in=BUILT_IN_REDUCERS[name])
         text = text_of([(b"w%d" % (n % 100), b"%d" % (n % 1000)) for n in range(50_000)])
-        packs = self.packs(shaper, [text, text])
-        assert sum(map(len, packs)) == (1000 if name in {"distinct", "top", "histogram"} else 100)
-        assert (shaper.rows, shaper.bad) == (100_000, 0)
+        batches = self.combine(combiner, [text, text])
+        assert sum(map(len, batches)) == (1000 if name in {"distinct", "top", "histogram"} else 100)
+        assert (combiner.rows, combiner.bad) == (100_000, 0)

@@ -1,4 +1,4 @@
-"""What partitions promise: a key is at home in one place for ever."""
+"""A key has the same partition everywhere and always."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ PAIRS = st.lists(
     ("key", "homes"),
     [(b"", [0, 3, 82]), (b"WINNT", [0, 4, 19]), (b"\xff\x00", [1, 4, 53])],
 )
-def test_for_ever(key: bytes, homes: list[int]) -> None:
-    """A key's partition never changes: results of two versions are alike."""
+def test_partition_of_a_key_never_changes(key: bytes, homes: list[int]) -> None:
+    """Two versions of ray_mr have the same parts."""
     assert [compute_partition(key, number) for number in (2, 5, 97)] == homes
     assert compute_partition(b"", 1 << 64) == 0x2D06800538D394C2, (
         "the vector that XXH3's authors give"
     )
 
 
-def test_not_the_hash_of_this_process() -> None:
-    """Another process, with other hashes, divides alike."""
+def test_partition_is_the_same_in_every_process() -> None:
+    """It does not depend on the hashes of Python's process."""
     code = (
         "from ray_mr.shuffle.partition import compute_partition\n"
         "print([compute_partition(b'%d' % n, 7) for n in range(50)])"
@@ -47,8 +47,10 @@ def test_not_the_hash_of_this_process() -> None:
 
 
 @given(PAIRS, st.integers(1, 9))
-def test_divide(pairs: list[tuple[bytes, bytes]], partitions: int) -> None:
-    """Each row is in its key's partition, in the order it came; there is one part each."""
+def test_partition_by_hash_keeps_rows_in_order(
+    pairs: list[tuple[bytes, bytes]], partitions: int
+) -> None:
+    """Each row is in its key's partition."""
     parts = partition_by_hash(rows(pairs), partitions)
     assert [pairs_of(part) for part in parts] == [
         [pair for pair in pairs if compute_partition(pair[0], partitions) == number]
@@ -56,15 +58,17 @@ def test_divide(pairs: list[tuple[bytes, bytes]], partitions: int) -> None:
     ]
 
 
-def test_evenly() -> None:
-    """Keys that differ little go everywhere."""
+def test_partitions_are_about_equal() -> None:
+    """Keys differ little."""
     homes = [compute_partition(b"key-%d" % n, 8) for n in range(8000)]
     assert min(homes.count(number) for number in range(8)) > 800
 
 
 @given(PAIRS, st.lists(st.binary(max_size=3), max_size=4, unique=True))
-def test_ranges(pairs: list[tuple[bytes, bytes]], bounds: list[bytes]) -> None:
-    """A bound is the least key of its part; parts for which there is no bound are empty."""
+def test_partition_by_range_cuts_at_the_bounds(
+    pairs: list[tuple[bytes, bytes]], bounds: list[bytes]
+) -> None:
+    """Parts without a bound are empty."""
     pairs.sort(key=lambda pair: pair[0])
     bounds.sort()
     parts = partition_sorted_by_range(rows(pairs), 5, bounds)

@@ -1,4 +1,4 @@
-"""What the built-in reducers promise: what a dictionary gives, however rows came together."""
+"""Built-in reducers return what a dictionary gives, however rows are grouped."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ray_mr.shuffle.batches import format_lines, parse_lines
 from ray_mr.shuffle.blocks import pack, unpack
 from ray_mr.shuffle.combine import map_side
 from ray_mr.shuffle.combine.map_side import MapSideCombiner
 from ray_mr.shuffle.combine.reducers import BUILT_IN_REDUCERS, TOP_VALUES, find_built_in
-from ray_mr.shuffle.order import external_sort
+from ray_mr.shuffle.lines import format_lines, parse_lines
+from ray_mr.shuffle.order import placed
 from ray_mr.shuffle.order.external_sort import ExternalSorter
-from ray_mr.shuffle.order.key_prefix import encode_keys_and_values, view_keys
+from ray_mr.shuffle.order.row_order import encode_keys_and_values, view_keys
 from ray_mr.shuffle.partition import partition_by_hash
 from ray_mr.shuffle.rows import RowBatch, encode_pairs
 from samples import rows
@@ -33,10 +33,10 @@ BAD = st.sampled_from([b"", b"x", b"nan", b"1 2"])
 SPLITS = st.lists(st.lists(st.tuples(KEYS, NUMBERS | BAD), max_size=15), max_size=5)
 
 
-def reduced(
+def reduce_splits(
     splits: list[list[Pair]], name: str, partitions: int = 1, memory: int = 1 << 20
 ) -> tuple[list[bytes], int]:
-    """Rows of splits through shape, blocks, sort and reducer: sorted lines, and the bad ones."""
+    """Return sorted result lines and the number of bad values, through the whole shuffle."""
     built_in = find_built_in(name)
     assert built_in is not None
     lines: list[bytes] = []
@@ -48,12 +48,14 @@ def reduced(
             Path(folder, str(number)).mkdir()
             sorters.append(ExternalSorter(Path(folder, str(number)), memory, order))
         for number, pairs in enumerate(splits):
-            shaper = MapSideCombiner(lambda text: parse_lines(text, "tab"), built_in=built_in)
+            combiner = MapSideCombiner(lambda text: parse_lines(text, "tab"), built_in=built_in)
             halves = [rows(half) for half in (pairs[::2], pairs[1::2]) if half]
-            packs = [pack_ for half in halves for pack_ in shaper.add(half)] + [*shaper.close()]
-            bad += shaper.bad
-            for place, made in enumerate(packs):
-                block, offsets = pack(partition_by_hash(made, partitions))
+            batches = [batch for half in halves for batch in combiner.add(half)] + [
+                *combiner.close()
+            ]
+            bad += combiner.bad
+            for place, batch in enumerate(batches):
+                block, offsets = pack(partition_by_hash(batch, partitions))
                 for part, sorter in enumerate(sorters):
                     sorter.add(
                         unpack(block, offsets, part) or rows([]), (number << 36) + 1000 * place
@@ -65,18 +67,20 @@ def reduced(
     return sorted(lines), bad
 
 
-def plain(pairs: list[Pair], name: str) -> tuple[list[bytes], int]:
-    """The same from a dictionary."""
+def reduce_plainly(pairs: list[Pair], name: str) -> tuple[list[bytes], int]:
+    """Return the same from a dictionary."""
     found: dict[bytes, list[bytes]] = {}
     for key, value in pairs:
         found.setdefault(key, []).append(value)
     lines, bad = [], 0
     for key, values in found.items():
         if name == "mean":
-            numbers = [number for value in values if (number := as_number(value)) is not None]
+            numbers = [number for value in values if (number := parse_number(value)) is not None]
             bad += len(values) - len(numbers)
             if numbers:
-                lines.append(b"%s\t%r\n" % (key, as_float(sum(numbers, Fraction()) / len(numbers))))
+                lines.append(
+                    b"%s\t%r\n" % (key, round_number(sum(numbers, Fraction()) / len(numbers)))
+                )
             continue
         if name == "count":
             results = [b"%d" % len(values)]
@@ -91,8 +95,8 @@ def plain(pairs: list[Pair], name: str) -> tuple[list[bytes], int]:
     return sorted(lines), bad
 
 
-def as_number(value: bytes) -> Fraction | None:
-    """A number as it is."""
+def parse_number(value: bytes) -> Fraction | None:
+    """Return the exact number of a value, ``None`` if it is not one."""
     try:
         text = value.decode()
         return Fraction(int(text)) if text.lstrip("+-").isdigit() else Fraction(float(text))
@@ -100,8 +104,8 @@ def as_number(value: bytes) -> Fraction | None:
         return None
 
 
-def as_float(number: Fraction) -> float:
-    """The nearest float."""
+def round_number(number: Fraction) -> float:
+    """Return the nearest float."""
     return number.numerator / number.denominator
 
 
@@ -111,41 +115,41 @@ def as_float(number: Fraction) -> float:
     st.integers(1, 4),
     st.sampled_from([1, 1 << 20]),
 )
-def test_against_a_dictionary(
+def test_result_is_that_of_a_dictionary(
     splits: list[list[Pair]], name: str, partitions: int, memory: int
 ) -> None:
     """Any rows, in any memory, in any number of partitions."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(map_side, "BATCH_BYTES", 300)
-        patch.setattr(external_sort, "MAX_BATCH_ROWS", 2)
-        expected = plain([pair for pairs in splits for pair in pairs], name)
-        assert reduced(splits, name, partitions, memory) == expected
+        patch.setattr(placed, "MAX_BATCH_ROWS", 2)
+        expected = reduce_plainly([pair for pairs in splits for pair in pairs], name)
+        assert reduce_splits(splits, name, partitions, memory) == expected
 
 
 @pytest.mark.parametrize("name", BUILT_IN_REDUCERS)
-def test_cuts_do_not_matter(name: str) -> None:
-    """A key that fills many windows and splits comes out as in one."""
+def test_batches_and_spills_do_not_change_the_result(name: str) -> None:
+    """A key fills many batches and splits."""
     pairs = [(b"k%d" % (n % 3), b"%d" % (n * n % 101)) for n in range(3000)]
-    whole = reduced([pairs], name)
+    whole = reduce_splits([pairs], name)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(external_sort, "MAX_BATCH_ROWS", 7)
+        patch.setattr(placed, "MAX_BATCH_ROWS", 7)
         patch.setattr(map_side, "BATCH_BYTES", 2000)
         splits = [pairs[at : at + 250] for at in range(0, 3000, 250)]
-        assert reduced(splits, name, 2, 1000) == whole
+        assert reduce_splits(splits, name, 2, 1000) == whole
 
 
-def test_top_is_the_most_frequent() -> None:
-    """The ten most frequent, of equally frequent ones those that come first as bytes."""
+def test_top_returns_the_most_frequent_values() -> None:
+    """Of equally frequent values the lesser come first."""
     pairs = [(b"k", b"v%02d" % n) for n in range(20) for _ in range(1 + (n % 4))]
-    lines, _ = reduced([pairs], "top")
+    lines, _ = reduce_splits([pairs], "top")
     four, three = ([b"k\tv%02d\t%d\n" % (n, n % 4 + 1) for n in range(at, 20, 4)] for at in (3, 2))
     assert lines == sorted(four + three)
     assert len(lines) == TOP_VALUES
 
 
 @pytest.mark.parametrize("size", [1, 3, 10, 40])
-def test_top_of_any_size(size: int) -> None:
-    """As many values as are asked for, through windows and splits of any size."""
+def test_top_returns_as_many_values_as_asked(size: int) -> None:
+    """Batches and splits are small."""
     pairs = [(b"k%d" % (n % 3), b"v%02d" % (n * n % 37)) for n in range(2_000)]
     expected = []
     for key in (b"k0", b"k1", b"k2"):
@@ -153,8 +157,8 @@ def test_top_of_any_size(size: int) -> None:
         most = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:size]
         expected += [b"%s\t%s\t%d\n" % (key, *item) for item in most]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(external_sort, "MAX_BATCH_ROWS", 5)
-        assert reduced([pairs[:700], pairs[700:]], f"top {size}", 2)[0] == sorted(expected)
+        patch.setattr(placed, "MAX_BATCH_ROWS", 5)
+        assert reduce_splits([pairs[:700], pairs[700:]], f"top {size}", 2)[0] == sorted(expected)
 
 
 FLOATS = st.floats(allow_nan=False, allow_infinity=False)
@@ -162,28 +166,30 @@ TIMES = st.integers(1, 10) | st.integers(1, 2**58)
 
 
 @given(st.lists(st.tuples(FLOATS, TIMES), min_size=1, max_size=6))
-def test_mean_of_counted_values(values: list[tuple[float, int]]) -> None:
-    """Equal values are multiplied, not repeated: exact, whatever their size, in a few rows."""
+def test_mean_of_counted_values_is_exact(values: list[tuple[float, int]]) -> None:
+    """Equal values are multiplied, not repeated."""
     texts, counts = [repr(value).encode() for value, _ in values], [n for _, n in values]
-    made = encode_pairs([b"k"] * len(values), texts, counts)
-    state, bad = BUILT_IN_REDUCERS["mean"].to_state(made)
+    batch = encode_pairs([b"k"] * len(values), texts, counts)
+    state, bad = BUILT_IN_REDUCERS["mean"].to_state(batch)
     assert (bad, state.total) == (0, sum(counts))
     assert len(state) <= sum(min(n, 5) for n in counts)
     (done,) = [each for each, _, _ in BUILT_IN_REDUCERS["mean"].finish([state]) if len(each)]
     true = sum((Fraction(value) * n for value, n in values), Fraction()) / sum(counts)
-    assert done.values().to_pylist() == [repr(as_float(true)).encode()]
+    assert done.values().to_pylist() == [repr(round_number(true)).encode()]
 
 
-def test_mean_is_exact() -> None:
-    """What sums of floats would lose is there."""
+def test_mean_is_rounded_once() -> None:
+    """Sums of floats would lose the small values."""
     pairs = [(b"k", value) for value in (b"1e16", b"1", b"-1e16", b"2")]
-    assert reduced([pairs[:2], pairs[2:]], "mean") == ([b"k\t0.75\n"], 0)
+    assert reduce_splits([pairs[:2], pairs[2:]], "mean") == ([b"k\t0.75\n"], 0)
     huge = b"1" + b"0" * 400
-    assert reduced([[(b"k", huge), (b"k", b"-" + huge), (b"k", b"3")]], "mean")[0] == [b"k\t1.0\n"]
+    assert reduce_splits([[(b"k", huge), (b"k", b"-" + huge), (b"k", b"3")]], "mean")[0] == [
+        b"k\t1.0\n"
+    ]
 
 
-def test_states_are_rows() -> None:
-    """Whatever was folded is rows of the same kind."""
-    made, bad = BUILT_IN_REDUCERS["mean"].to_state(rows([(b"k", b"1"), (b"k", b"2")]))
-    assert isinstance(made, RowBatch)
-    assert (made.values().to_pylist(), made.counts.tolist(), bad) == ([b"3"], [2], 0)
+def test_state_is_a_batch_of_rows() -> None:
+    """The sum is the value, and the number of values the count."""
+    batch, bad = BUILT_IN_REDUCERS["mean"].to_state(rows([(b"k", b"1"), (b"k", b"2")]))
+    assert isinstance(batch, RowBatch)
+    assert (batch.values().to_pylist(), batch.counts.tolist(), bad) == ([b"3"], [2], 0)

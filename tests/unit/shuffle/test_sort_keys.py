@@ -1,4 +1,4 @@
-"""What sorting and dividing by fields promise: what sorted() gives of a plain reading of them."""
+"""Sorting and partitioning by fields follow a plain reading of the fields."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from oracle import sort_n as number
 from ray_mr.errors import JobError
 from ray_mr.jobs.job import Job
 from ray_mr.jobs.ordering import Sort, Term, parse_partition_fields, parse_sort
-from ray_mr.shuffle.batches import format_lines, parse_lines
+from ray_mr.shuffle.arrays import view_bytes, view_offsets
+from ray_mr.shuffle.lines import format_lines, parse_lines
 from ray_mr.shuffle.order import numeric
 from ray_mr.shuffle.order.external_sort import ExternalSorter
 from ray_mr.shuffle.order.sort_keys import make_key_order, make_partition_key, make_row_order
 from ray_mr.shuffle.partition import compute_partition, partition_by_hash, partition_by_range
-from ray_mr.shuffle.rows import view_bytes, view_offsets
 from samples import pairs_of, rows
 
 if TYPE_CHECKING:
@@ -61,24 +61,24 @@ LINES = st.lists(st.lists(FIELD, min_size=1, max_size=6).map(b",".join), max_siz
 
 
 def part(text: bytes, term: Term) -> Any:
-    """What a term compares of a key or value whose fields a comma ends."""
+    """Return the fields of a term, of a key or value with commas between fields."""
     return oracle.compared(text, term, b",")
 
 
 def in_order(pairs: list[tuple[bytes, bytes]], sort: Sort) -> list[tuple[bytes, bytes]]:
-    """The pairs as they should come."""
+    """Return the pairs in the expected order."""
     return oracle.sorted_pairs(pairs, sort.key, sort.value, b",")
 
 
 def job(**options: Any) -> Job:
-    """A job whose reducer is fed lines."""
+    """Return a job whose reducer is fed lines."""
     cat = {"language": "binary", "script": "cat", "feed": "lines"}
     settings = {"inputs": ["in/"], "mapper": cat, "reducer": cat, "separator": ","}
     return Job(**settings | options)
 
 
 def job_or_none(**options: Any) -> Job | None:
-    """A job, unless its sort begins with the value."""
+    """Return a job, or ``None`` if its sort begins with the value."""
     try:
         return job(**options)
     except JobError as error:
@@ -86,15 +86,15 @@ def job_or_none(**options: Any) -> Job | None:
         return None
 
 
-def parsed(lines: list[bytes], fields: int) -> RowBatch:
-    """The lines as rows; there may be none."""
+def parse(lines: list[bytes], fields: int) -> RowBatch:
+    """Return the rows of lines, of which there may be none."""
     text = b"".join(line + b"\n" for line in lines)
     return parse_lines(text, ",", fields) if text else rows([])
 
 
 @given(st.lists(NUMERIC, max_size=30), st.integers(0, 2))
-def test_numbers(texts: list[bytes], low: int) -> None:
-    """Integers of any size and decimals, blanks, signs and nonsense: compared by their value."""
+def test_numbers_sort_as_sort_n_reads_them(texts: list[bytes], low: int) -> None:
+    """Integers of any size, decimals, blanks, signs and other text."""
     strings = numeric.encode_numbers(pa.array(texts, pa.large_binary()).slice(low)).to_pylist()
     texts = texts[low:]
     for one, first in zip(strings, texts, strict=True):
@@ -107,8 +107,8 @@ WHOLE = st.integers(-(10**17) + 1, 10**18 - 1).map(str) | st.from_regex("-?0{0,9
 
 
 @given(st.lists(WHOLE.map(lambda text: text.strip().encode()), max_size=20), st.integers(0, 2))
-def test_whole_numbers(texts: list[bytes], low: int) -> None:
-    """Whole numbers that fit into 64 bits have the strings that they have beside any others."""
+def test_small_integers_are_encoded_like_any_others(texts: list[bytes], low: int) -> None:
+    """Integers of 64 bits have the same strings as beside other text."""
     array = pa.array(texts, pa.large_binary()).slice(low)
     alone = numeric.encode_numbers(array).to_pylist()
     other = pa.concat_arrays([array, pa.array([b"x"], pa.large_binary())])
@@ -119,44 +119,44 @@ def test_whole_numbers(texts: list[bytes], low: int) -> None:
 
 
 @given(LINES, st.sampled_from(SORTS), st.integers(1, 4))
-def test_sorted(lines: list[bytes], sort: str, fields: int) -> None:
-    """Terms of the key, the key, terms of the value; then as the rows came."""
+def test_rows_sort_by_the_fields_of_a_job(lines: list[bytes], sort: str, fields: int) -> None:
+    """Terms of the key come first, then the key, terms of the value, and the order of rows."""
     wanted = job_or_none(sort=sort, key_fields=fields)
     if wanted is None:
         return
-    made = parsed(lines, fields)
+    batch = parse(lines, fields)
     assert wanted.order is not None
-    found = pairs_of(made.take(make_row_order(wanted)(made).order()))
-    assert found == in_order(pairs_of(made), wanted.order)
+    found = pairs_of(batch.take(make_row_order(wanted)(batch).argsort()))
+    assert found == in_order(pairs_of(batch), wanted.order)
 
 
 @given(LINES, st.sampled_from(SORTS), st.integers(0, 9))
-def test_any_slice(lines: list[bytes], sort: str, start: int) -> None:
-    """Rows in the middle of a buffer are as any, and each alone has the string it has in all."""
+def test_slice_is_encoded_as_its_rows_alone(lines: list[bytes], sort: str, start: int) -> None:
+    """So is each row."""
     wanted = job_or_none(sort=sort, key_fields=2)
     if wanted is None:
         return
-    made = parsed(lines, 2)
-    made = made.slice(min(start, len(made)))
-    strings = make_row_order(wanted)(made)
-    for row in range(len(made)):
-        assert make_row_order(wanted)(made.slice(row, row + 1)).one(0) == strings.one(row)
+    batch = parse(lines, 2)
+    batch = batch.slice(min(start, len(batch)))
+    strings = make_row_order(wanted)(batch)
+    for row in range(len(batch)):
+        assert make_row_order(wanted)(batch.slice(row, row + 1)).get(0) == strings.get(row)
 
 
 @given(LINES, st.sampled_from(["-nr", "-k2,2n -k1,1r", "key -r"]))
-def test_key_then_value(lines: list[bytes], sort: str) -> None:
-    """Reducers that need values in byte order have them so, below the job's order of keys."""
+def test_equal_keys_sort_by_value_after_all_terms(lines: list[bytes], sort: str) -> None:
+    """Some reducers need values in byte order, within the job's order of keys."""
     wanted = job(sort=sort, key_fields=2, reducer="distinct")
-    made = parsed(lines, 2)
-    found = pairs_of(made.take(make_row_order(wanted, by_value=True)(made).order()))
+    batch = parse(lines, 2)
+    found = pairs_of(batch.take(make_row_order(wanted, by_value=True)(batch).argsort()))
     assert wanted.order is not None
-    values_first = sorted(pairs_of(made), key=lambda pair: pair[1])
+    values_first = sorted(pairs_of(batch), key=lambda pair: pair[1])
     assert found == in_order(values_first, wanted.order)
 
 
 @pytest.mark.parametrize("sort", [each for each in SORTS if each.startswith("-k")])
-def test_as_sort_does(tmp_path: Path, sort: str) -> None:
-    """A job whose key is the whole line is sorted as sort(1) sorts it, byte for byte."""
+def test_rows_sort_as_the_sort_command_does(tmp_path: Path, sort: str) -> None:
+    """The key is the whole line, and sort(1) runs with LC_ALL=C."""
     words = [b"", b"a", b"b", b"10", b"9", b"-3", b"2.5", b"02.50", b" 7", b"x1", b"\xff"]
     lines = [
         b",".join(words[(7 * row + 3 * field * field) % 11] for field in range(6))
@@ -168,41 +168,43 @@ def test_as_sort_does(tmp_path: Path, sort: str) -> None:
     env = {**os.environ, "LC_ALL": "C"}
     said = subprocess.run(words_of_sort, env=env, capture_output=True, check=True).stdout
     wanted = job(sort=sort, key_fields=6)
-    made = parsed(lines, 6)
-    sorted_rows = made.take(make_row_order(wanted)(made).order())
+    batch = parse(lines, 6)
+    sorted_rows = batch.take(make_row_order(wanted)(batch).argsort())
     expected = b"".join(line + b"\t\n" for line in said.splitlines())
     assert format_lines(sorted_rows, tabs=True) == expected
 
 
 @given(LINES, st.sampled_from(SORTS), st.integers(1, 3))
-def test_spilled(
+def test_spilled_rows_sort_the_same(
     tmp_path_factory: pytest.TempPathFactory, lines: list[bytes], sort: str, fields: int
 ) -> None:
-    """Sorted runs on disk are merged in the same order, whatever order they arrived in."""
+    """Runs on disk are merged; rows arrive in another order."""
     wanted = job_or_none(sort=sort, key_fields=fields)
     if wanted is None:
         return
-    made = parsed(lines * 3, fields)
+    batch = parse(lines * 3, fields)
     sorter = ExternalSorter(tmp_path_factory.mktemp("runs"), 1, make_row_order(wanted))
-    for start in reversed(range(0, len(made), 10)):
-        sorter.add(made.slice(start, start + 10), start)
+    for start in reversed(range(0, len(batch), 10)):
+        sorter.add(batch.slice(start, start + 10), start)
     found = [pair for window in sorter.read_sorted() for pair in pairs_of(window)]
     assert wanted.order is not None
-    assert found == in_order(pairs_of(made), wanted.order)
+    assert found == in_order(pairs_of(batch), wanted.order)
 
 
 @given(LINES, st.sampled_from(["-k1", "-k1,1", "-k2,2", "-k1,2", "-k2,2 -k1,1"]), st.integers(1, 5))
-def test_divided(lines: list[bytes], partition: str, parts: int) -> None:
-    """Rows that are alike in the fields are in one part, that of their hash, in their order."""
+def test_rows_are_partitioned_by_the_fields_of_a_job(
+    lines: list[bytes], partition: str, parts: int
+) -> None:
+    """Rows with the same fields are in one part, in their order."""
     wanted = job(key_fields=3, partition=partition)
-    made = parsed(lines, 3)
-    found = [pairs_of(each) for each in partition_by_hash(made, parts, make_partition_key(wanted))]
+    batch = parse(lines, 3)
+    found = [pairs_of(each) for each in partition_by_hash(batch, parts, make_partition_key(wanted))]
     if len(wanted.parts_by) == 1:
         (term,) = wanted.parts_by
         for number_of_part, some in enumerate(found):
             assert some == [
                 pair
-                for pair in pairs_of(made)
+                for pair in pairs_of(batch)
                 if compute_partition(part(pair[0], term), parts) == number_of_part
             ]
     homes: dict[Any, int] = {}
@@ -210,25 +212,27 @@ def test_divided(lines: list[bytes], partition: str, parts: int) -> None:
         for pair in some:
             key = tuple(part(pair[0], term) for term in wanted.parts_by)
             assert homes.setdefault(key, home) == home
-    assert sorted(pair for some in found for pair in some) == sorted(pairs_of(made))
+    assert sorted(pair for some in found for pair in some) == sorted(pairs_of(batch))
 
 
 @given(LINES, st.sampled_from(["-n", "-nr", "-k2,2n -k1,1r", "key -r, value -n"]), LINES)
-def test_ranges(lines: list[bytes], sort: str, bounds: list[bytes]) -> None:
-    """Ranges are of the job's order of keys: equal keys are in one part, parts are in order."""
+def test_rows_are_partitioned_by_ranges_of_an_order(
+    lines: list[bytes], sort: str, bounds: list[bytes]
+) -> None:
+    """Equal keys are in one part, and the parts are in order."""
     wanted = job(sort=sort, key_fields=2, partition="range", reducers=4)
-    made = parsed(lines, 2)
+    batch = parse(lines, 2)
     order = make_key_order(wanted)
-    strings = order(parsed(bounds, 2))
-    least = sorted({strings.one(row) for row in range(len(bounds))})[:3]
-    parts = partition_by_range(made, 4, least, order)
+    strings = order(parse(bounds, 2))
+    least = sorted({strings.get(row) for row in range(len(bounds))})[:3]
+    parts = partition_by_range(batch, 4, least, order)
     assert len(parts) == 4
     assert wanted.order is not None
     keys = [[pair[0] for pair in in_order(pairs_of(each), wanted.order)] for each in parts]
-    assert sorted(map(repr, pairs_of(made))) == sorted(
+    assert sorted(map(repr, pairs_of(batch))) == sorted(
         repr(pair) for each in parts for pair in pairs_of(each)
     )
-    whole = [pair[0] for pair in in_order(pairs_of(made), Sort(wanted.order.key))]
+    whole = [pair[0] for pair in in_order(pairs_of(batch), Sort(wanted.order.key))]
     assert [key for some in keys for key in some] == whole
     assert all(not set(one) & set(other) for one, other in itertools.pairwise(keys))
 
@@ -248,8 +252,8 @@ def test_ranges(lines: list[bytes], sort: str, bounds: list[bytes]) -> None:
         ("-k1,1 -k3", 1, Sort((Term(),), (Term(2),))),
     ],
 )
-def test_words_of_sort(text: str, fields: int, expected: Sort) -> None:
-    """Fields, n and r mean what they mean to sort; those after the key's are the value's."""
+def test_options_of_sort_are_read(text: str, fields: int, expected: Sort) -> None:
+    """Fields, n and r are those of sort(1); fields after the key's are the value's."""
     assert parse_sort(text, fields) == expected
 
 
@@ -271,22 +275,22 @@ def test_words_of_sort(text: str, fields: int, expected: Sort) -> None:
         ("-k1,0", "fields are 1 to"),
     ],
 )
-def test_not_a_sort(text: str, says: str) -> None:
-    """What makes no sense, or is not there, is told with the word."""
+def test_other_options_of_sort_are_refused(text: str, says: str) -> None:
+    """The message quotes the option."""
     with pytest.raises(ValueError, match=re.escape(says)):
         parse_sort(text, 1)
 
 
-def test_not_fields() -> None:
-    """What is no field of the key cannot divide rows."""
+def test_other_fields_are_refused() -> None:
+    """Only fields of the key can partition rows."""
     assert parse_partition_fields("-k1,2 -k4", 5) == (Term(1, 2), Term(4))
     for text, says in (("-k1n", "no field"), ("-k3", "not in the key"), ("-kx", "'-kx'")):
         with pytest.raises(ValueError, match=says):
             parse_partition_fields(text, 2)
 
 
-def test_faults_of_jobs() -> None:
-    """A sort or a partition that cannot be is a fault of the job at that field."""
+def test_jobs_that_cannot_be_sorted_are_refused() -> None:
+    """The message names the field of the job."""
     files = {"language": "binary", "script": "cat"}
     for options, says in (
         ({"sort": "-x"}, "sort: '-x' is not understood"),
@@ -301,14 +305,14 @@ def test_faults_of_jobs() -> None:
     assert job(sort=None).order is None
 
 
-def test_fast() -> None:
-    """A million rows have their numbers and fields in some seconds: no loop over rows."""
+def test_fields_of_many_rows_are_encoded_fast() -> None:
+    """There is no loop over rows."""
     text = b"".join(b"k%d,%d,%d.5\n" % (n % 7, n * 7919 % 1_000_003, n) for n in range(100_000))
-    made = parse_lines(text, ",", 2)
-    strings = make_row_order(job(sort="-k1,1 -k2,2nr", key_fields=2))(made)
-    order = strings.order()
-    keys = [made.keys()[int(row)].as_py().split(b",") for row in order[:50]]
+    batch = parse_lines(text, ",", 2)
+    strings = make_row_order(job(sort="-k1,1 -k2,2nr", key_fields=2))(batch)
+    order = strings.argsort()
+    keys = [batch.keys()[int(row)].as_py().split(b",") for row in order[:50]]
     assert {key for key, _ in keys} == {b"k0"}
     found = [int(text) for _, text in keys]
     assert found == sorted(found, reverse=True)
-    assert len(view_bytes(made.lines)) == int(view_offsets(made.lines)[-1])
+    assert len(view_bytes(batch.lines)) == int(view_offsets(batch.lines)[-1])
