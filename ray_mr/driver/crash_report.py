@@ -15,8 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ray_mr.driver.ledger import Ledger
-from ray_mr.driver.publish import read_facts, write_failed_report
-from ray_mr.driver.report import Report
+from ray_mr.driver.publish import make_report, read_facts, write_failed_report
 from ray_mr.errors import EngineError, RayMrError
 from ray_mr.stores.layout import locate_report
 from ray_mr.stores.result import finish_publication
@@ -98,17 +97,8 @@ class RunHistory:
         )
         if self.plan is None or self.ledger is None or self.stream:
             return error
-        report = Report(
-            name=self.plan.job.name,
-            output=output,
-            totals=self.ledger.sum_totals(),
-            counters=self.ledger.sum_counters(),
-            inputs=self.ledger.list_inputs(),
-            patterns=self.ledger.patterns,
-            failed=[(uri, each.message) for uri, each in self.ledger.failures],
-            notices=self.notices,
-            key_end=self.plan.job.result_end,
-            error=error,
+        report = make_report(
+            self.plan.job, self.ledger, output=output, notices=self.notices, error=error
         )
         try:
             write_failed_report(report)

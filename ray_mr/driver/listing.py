@@ -1,6 +1,11 @@
-"""What a job reads: patterns, names and manifests as objects, in the job's order, as a stream.
+"""Listing of a job's inputs: patterns, names and manifests become a stream of objects, in order.
 
-Threads ask ahead, and keep the order; how far ahead is bounded.
+1. ``list_objects`` yields the objects of all patterns, in the order of the job.
+2. ``_make_lookups`` cuts the patterns into *lookups*: a pattern is one lookup, a manifest becomes
+   one for a few of its entries.
+3. ``_run_ahead`` runs up to ``MAX_LOOKUPS`` of them in threads, and yields their objects in order.
+   Each lookup stops when ``MAX_CHUNKS`` chunks of it wait, so that memory does not grow with the
+   number of objects.
 """
 
 from __future__ import annotations
@@ -36,73 +41,74 @@ if TYPE_CHECKING:
     Lookup = Callable[[threading.Event], Iterator[StoredObject]]
 
 MAX_LOOKUPS = 16
-"""Lookups at once."""
+"""Maximum lookups at a time."""
 MAX_LOOKUP_ENTRIES = 100
-"""Objects of a manifest in one lookup."""
+"""Maximum entries of a manifest in one lookup."""
 MAX_LOOKUP_REQUESTS = 4
-"""Of these, those about which a store is asked, one after the other."""
+"""Maximum entries in one lookup that cost a request; their requests follow each other."""
 CHUNK_OBJECTS = 1_000
-"""Objects that a lookup hands on at once."""
+"""Objects that a lookup passes on together."""
 MAX_CHUNKS = 4
+"""Maximum chunks of a lookup that wait to be taken."""
 
 
 def list_objects(job: Job, sources: Sources | None = None) -> Generator[StoredObject]:
-    """The objects of a job's inputs, under the keys that a child sees.
+    """Yield the objects of a job's inputs, under the keys that a child sees.
 
     Args:
-        job: Whose inputs.
-        sources: Counts what each pattern brings.
+        job: The job.
+        sources: Counts the objects of each pattern.
 
     Raises:
-        JobError: A manifest is missing, or has a line that is none; a pattern brings nothing.
+        JobError: A manifest is missing or has a bad line, or a pattern matches nothing.
         StoreError: An input is missing or cannot be listed.
     """
     access.set_mode(anonymous=job.anonymous, request_payer=job.request_payer)
-    counted = make_sources(job) if sources is None else sources
-    with closing(_ahead(_lookups(job))) as found:
-        for index, objects in found:
-            counted.begin(index)
+    sources = make_sources(job) if sources is None else sources
+    with closing(_run_ahead(_make_lookups(job))) as lookups:
+        for index, objects in lookups:
+            sources.begin(index)
             for obj in objects:
-                counted.add(obj)
+                sources.add(obj)
                 yield obj
-    counted.finish()
+    sources.finish()
 
 
 def make_sources(job: Job) -> Sources:
-    """Counts for a job's patterns."""
+    """Return counts for a job's patterns, all zero."""
     return Sources(job.inputs, allow_empty=job.allow_empty)
 
 
-def _lookups(job: Job) -> Iterator[tuple[int, Lookup]]:
-    """What to look up, with the number of the pattern that it belongs to."""
+def _make_lookups(job: Job) -> Iterator[tuple[int, Lookup]]:
+    """Yield each lookup with the index of its pattern."""
     for index, item in enumerate(job.inputs):
         if isinstance(item, Manifest):
-            names = _named(item, job)
+            entries = _read_manifest(item, job)
             base = os.path.abspath(item.folder) + "/"  # noqa: PTH100 - may be "", no link is followed
-            while some := _together(names):
-                yield index, partial(_look_up, some, str(item), base)
+            while batch := _take_batch(entries):
+                yield index, partial(_look_up, batch, str(item), base)
         else:
-            yield index, partial(_listed, item)
+            yield index, partial(_list_pattern, item)
 
 
-def _listed(pattern: str, stop: threading.Event) -> Iterator[StoredObject]:
+def _list_pattern(pattern: str, stop: threading.Event) -> Iterator[StoredObject]:
     objects = store_for(pattern).find(pattern, stop=stop)
     if "://" in pattern:
         return objects
-    base = _literal_folder(pattern)
-    return (_below(obj, base) for obj in objects)
+    base = _find_literal_folder(pattern)
+    return (_make_relative(obj, base) for obj in objects)
 
 
-def _literal_folder(pattern: str) -> str:
-    """The folder of a local pattern below which a child sees names."""
+def _find_literal_folder(pattern: str) -> str:
+    """Return the folder of a local pattern to which the keys of its objects are relative."""
     head = pattern
     for mark in "*?[":
         head = head.partition(mark)[0]
     return head[: head.rfind("/") + 1]
 
 
-def _below(obj: StoredObject, base: str) -> StoredObject:
-    """A local file under its name below a folder, if it is there."""
+def _make_relative(obj: StoredObject, base: str) -> StoredObject:
+    """Return a local file with its key relative to a folder, if it is in that folder."""
     if not obj.uri.startswith(base):
         return obj
     return replace(obj, key=obj.uri[len(base) :].lstrip("/"))
@@ -111,8 +117,8 @@ def _below(obj: StoredObject, base: str) -> StoredObject:
 # ------------------------------------------------------------------ manifests
 
 
-def _named(item: Manifest, job: Job) -> Iterator[ManifestEntry]:
-    with _opened(item.manifest) as file:
+def _read_manifest(item: Manifest, job: Job) -> Iterator[ManifestEntry]:
+    with _open_manifest(item.manifest) as file:
         lines = iter(lambda: file.readline(manifest.MAX_LINE_BYTES + 2), b"")
         folder = str(Path(item.folder).absolute())
         yield from manifest.read(
@@ -120,19 +126,19 @@ def _named(item: Manifest, job: Job) -> Iterator[ManifestEntry]:
         )
 
 
-def _together(names: Iterator[ManifestEntry]) -> list[ManifestEntry]:
-    """Those of one lookup: few, where each costs a request, so that all threads have some."""
-    some: list[ManifestEntry] = []
-    asked = 0
-    for named in names:
-        some.append(named)
-        asked += named.size_bytes is None or not named.etag
-        if len(some) == MAX_LOOKUP_ENTRIES or asked == MAX_LOOKUP_REQUESTS:
+def _take_batch(entries: Iterator[ManifestEntry]) -> list[ManifestEntry]:
+    """Return the entries of one lookup; few if they cost requests, to busy all threads."""
+    batch: list[ManifestEntry] = []
+    requests = 0
+    for entry in entries:
+        batch.append(entry)
+        requests += entry.size_bytes is None or not entry.etag
+        if len(batch) == MAX_LOOKUP_ENTRIES or requests == MAX_LOOKUP_REQUESTS:
             break
-    return some
+    return batch
 
 
-def _opened(name: str) -> BinaryIO:
+def _open_manifest(name: str) -> BinaryIO:
     if name == "-":
         return sys.stdin.buffer
     if "://" in name:
@@ -145,83 +151,87 @@ def _opened(name: str) -> BinaryIO:
 
 
 def _look_up(
-    names: list[ManifestEntry], source: str, base: str, stop: threading.Event
+    entries: list[ManifestEntry], source: str, base: str, stop: threading.Event
 ) -> Iterator[StoredObject]:
-    for named in names:
-        store = store_for(named.uri)
-        if named.uri.endswith("/"):
-            yield from _listed(named.uri, stop)
+    for entry in entries:
+        store = store_for(entry.uri)
+        if entry.uri.endswith("/"):
+            yield from _list_pattern(entry.uri, stop)
             continue
-        if named.size_bytes is not None and named.etag and (known := store.resolve_entry(named)):
-            yield known
+        if entry.size_bytes is not None and entry.etag and (obj := store.resolve_entry(entry)):
+            yield obj
             continue
-        obj = store.stat(named.uri, version=named.version)
-        if named.size_bytes not in (None, obj.size_bytes):
+        obj = store.stat(entry.uri, version=entry.version)
+        if entry.size_bytes not in (None, obj.size_bytes):
             raise JobError(
-                f"{source}: {obj.uri} has {obj.size_bytes:,} bytes, not {named.size_bytes:,}"
+                f"{source}: {obj.uri} has {obj.size_bytes:,} bytes, not {entry.size_bytes:,}"
             )
-        yield _below(replace(obj, etag=named.etag or obj.etag), base)
+        yield _make_relative(replace(obj, etag=entry.etag or obj.etag), base)
 
 
 # ------------------------------------------------------------------ threads
 
 
-def _ahead(
+def _run_ahead(
     lookups: Iterator[tuple[int, Lookup]],
 ) -> Generator[tuple[int, Iterator[StoredObject]]]:
-    """What lookups find, one lookup after the other, while threads work on those that follow."""
+    """Yield the objects of each lookup, in order, while threads run those that follow."""
     stop = threading.Event()
     pool = ThreadPoolExecutor(MAX_LOOKUPS, "listing")
     waiting: deque[tuple[int, _LookupResult]] = deque()
     try:
         while True:
-            while len(waiting) < MAX_LOOKUPS and (following := next(lookups, None)) is not None:
-                index, lookup = following
-                found = _LookupResult(stop)
-                pool.submit(found.fill, lookup)
-                waiting.append((index, found))
+            while len(waiting) < MAX_LOOKUPS and (item := next(lookups, None)) is not None:
+                index, lookup = item
+                result = _LookupResult(stop)
+                pool.submit(result.fill, lookup)
+                waiting.append((index, result))
             if not waiting:
                 return
-            index, found = waiting.popleft()
-            yield index, found.taken()
+            index, result = waiting.popleft()
+            yield index, result.take()
     finally:
         stop.set()
         pool.shutdown(wait=False, cancel_futures=True)
 
 
 class _LookupResult:
-    """What one lookup finds, on its way from its thread."""
+    """Objects of one lookup, on their way from its thread.
+
+    Args:
+        stop: Set when nobody takes objects any more.
+    """
 
     def __init__(self, stop: threading.Event) -> None:
         self._stop = stop
-        self._parts: queue.Queue[list[StoredObject] | BaseException | None] = queue.Queue(
+        self._chunks: queue.Queue[list[StoredObject] | BaseException | None] = queue.Queue(
             MAX_CHUNKS
         )
 
     def fill(self, lookup: Lookup) -> None:
-        """In the thread: look up, to the end or to the first error."""
-        last: BaseException | None = None
+        """Run a lookup, to its end or to its first error; called in the thread."""
+        end: BaseException | None = None
         try:
             objects = lookup(self._stop)
-            while part := list(itertools.islice(objects, CHUNK_OBJECTS)):
-                if not self._put(part):
+            while chunk := list(itertools.islice(objects, CHUNK_OBJECTS)):
+                if not self._put(chunk):
                     return
-        except BaseException as error:  # noqa: BLE001 - raised where it is waited for
-            last = error
-        self._put(last)
+        except BaseException as error:  # noqa: BLE001 - raised by take
+            end = error
+        self._put(end)
 
-    def _put(self, part: list[StoredObject] | BaseException | None) -> bool:
+    def _put(self, chunk: list[StoredObject] | BaseException | None) -> bool:
         while not self._stop.is_set():
             try:
-                self._parts.put(part, timeout=0.2)
+                self._chunks.put(chunk, timeout=0.2)
             except queue.Full:
                 continue
             return True
         return False
 
-    def taken(self) -> Iterator[StoredObject]:
-        """Where they are waited for."""
-        while (part := self._parts.get()) is not None:
-            if isinstance(part, BaseException):
-                raise part
-            yield from part
+    def take(self) -> Iterator[StoredObject]:
+        """Yield the objects, as they come, or raise the error of the lookup."""
+        while (chunk := self._chunks.get()) is not None:
+            if isinstance(chunk, BaseException):
+                raise chunk
+            yield from chunk

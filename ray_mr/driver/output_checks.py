@@ -1,17 +1,20 @@
-"""What a run may write, replace and delete at its output, looked at before anything is touched.
+"""Checks of a run's output, made before anything is touched: a run deletes only its own files.
 
-1. ``check_names``: whatever stands at one of these names is a plain file, a report of ray_mr, or
-   a folder that ray_mr has made.
-2. ``check_inputs``: no input, script or file of the job is among them, under whatever name.
+1. ``check_names``: whatever stands at the names of the result, its reports and its folders was made
+   by ray_mr, or is a plain file in place of a result.
+2. ``check_patterns``, before the listing: no input is plainly a part of the output.
+3. ``check_inputs``, after the listing: no input, script or file of the job is among the files that
+   the run writes, replaces or deletes, under whatever name.
 
-Local files are compared by device and inode, so links and other spellings of a path do not matter;
-objects of a bucket by their keys.
+Local files are compared by device and inode, so links and other spellings of a path do not matter.
+Objects of a bucket are compared by their keys.
 """
 
 from __future__ import annotations
 
 import os
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 from ray_mr.checkpoint.format import RUN, state_uri
 from ray_mr.driver.publish import read_facts
@@ -37,12 +40,24 @@ if TYPE_CHECKING:
 
     from ray_mr.jobs.job import Job
     from ray_mr.model import StoredObject
+    from ray_mr.planning.plan import Plan
 
-Ident = tuple[int, int]
+Inode = tuple[int, int]
+"""Device and inode number of a local file."""
+
+
+def make_absolute(output: str) -> str:
+    """Return an output as an absolute path, or as a URI with its scheme in small letters."""
+    scheme, mark, rest = output.partition("://")
+    if mark and scheme.lower() != "file":
+        return f"{scheme.lower()}://{rest}"
+    path = unquote(rest, errors="surrogateescape") if mark else output
+    # Not Path.resolve: a link stays a link, and a prefix keeps its last slash.
+    return os.path.abspath(path).rstrip("/") + "/" * path.endswith("/")  # noqa: PTH100
 
 
 def list_own_folders(output: str) -> dict[str, str]:
-    """Folders that runs with this output clear, with the mark that is in each."""
+    """Return the folders that runs with this output clear, each with the file that marks it."""
     return {
         state_uri(output): RUN,
         dead_letters.folder_uri(output): owned_folder.MARK,
@@ -50,8 +65,8 @@ def list_own_folders(output: str) -> dict[str, str]:
     }
 
 
-def _names(output: str, parts: list[str]) -> Iterator[str]:
-    """URIs at which runs with this output write, replace and delete, folders aside."""
+def _list_names(output: str, parts: list[str]) -> Iterator[str]:
+    """Yield the URIs that runs with this output write, replace and delete, without folders."""
     yield from parts
     yield from (locate_report(output), locate_failed_report(output), locate_record(output))
     if is_prefix(output):
@@ -61,14 +76,14 @@ def _names(output: str, parts: list[str]) -> Iterator[str]:
 
 
 def check_names(output: str) -> None:
-    """Refuse an output where something stands that ray_mr has not made and would replace.
+    """Refuse an output at which a run would replace something that ray_mr has not made.
 
     Raises:
         JobError: There is such a thing.
-        StoreError: The store cannot say.
+        StoreError: The store cannot be read.
     """
     store = writable_store_for(output)
-    for uri in _names(output, find_parts(output)):
+    for uri in _list_names(output, find_parts(output)):
         kind = store.get_kind(uri)
         if kind not in ("", "a link") and not (uri == output and kind == "a folder"):
             raise JobError(
@@ -86,31 +101,32 @@ def check_names(output: str) -> None:
 
 
 def check_patterns(job: Job) -> None:
-    """Refuse a job of which an input is plainly a part of its own output, before it is listed.
+    """Refuse a job with an input pattern that matches its own output.
 
     Raises:
         JobError: There is such an input.
     """
     parts = find_parts(job.output)
-    names = set(_names(job.output, parts))
+    names = set(_list_names(job.output, parts))
     for pattern in job.inputs:
         if isinstance(pattern, str):
             matches = make_matcher(pattern)
             for uri in [*filter(matches, parts), *({pattern} & names)]:
-                raise _is_input(uri)
+                raise _make_input_error(uri)
 
 
-def check_inputs(job: Job, objects: Iterable[StoredObject]) -> None:
-    """Refuse a run that would write over, or delete, what it reads.
+def check_inputs(job: Job, plan: Plan) -> None:
+    """Refuse a run that would write over, or delete, one of its inputs, scripts or files.
 
     Args:
-        job: Its output is absolute.
-        objects: All inputs.
+        job: Has an absolute output.
+        plan: Has all inputs.
 
     Raises:
         JobError: It would.
-        StoreError: The store cannot say.
+        StoreError: The store cannot be read.
     """
+    objects = (item.object for split in plan.splits for item in split.inputs)
     if "://" in job.output:
         _check_keys(job.output, objects)
     else:
@@ -118,54 +134,54 @@ def check_inputs(job: Job, objects: Iterable[StoredObject]) -> None:
 
 
 def _check_keys(output: str, objects: Iterable[StoredObject]) -> None:
-    names = set(_names(output, find_parts(output)))
+    names = set(_list_names(output, find_parts(output)))
     below = tuple(list_own_folders(output))
     for obj in objects:
         uri = obj.uri.removesuffix(f"?versionId={obj.locator}") if obj.locator else obj.uri
         if uri in names or uri.startswith(below):
-            raise _is_input(obj.uri)
+            raise _make_input_error(obj.uri)
 
 
 def _check_files(job: Job, objects: Iterable[StoredObject]) -> None:
-    own = {ident for path in _files(job.output) if (ident := _ident(path)) is not None}
+    own = {inode for path in _list_files(job.output) if (inode := _find_inode(path)) is not None}
     if not own:
         return
     for obj in objects:
-        if "://" not in obj.uri and _ident(obj.uri) in own:
-            raise _is_input(obj.uri)
+        if "://" not in obj.uri and _find_inode(obj.uri) in own:
+            raise _make_input_error(obj.uri)
     steps = (job.mapper, job.combiner, job.reducer)
     scripts = [step.script for step in steps if isinstance(step, Script) and step.script]
     for path in [*scripts, *job.files]:
-        if _ident(path) in own:
+        if _find_inode(path) in own:
             raise JobError(
                 f"{path} is a file of this job, and this run would write over it",
                 "choose another --output",
             )
 
 
-def _files(output: str) -> Iterator[str]:
-    """Paths of what stands at the output, links followed."""
-    yield from _names(output, find_parts(output))
-    siblings = writable_store_for(output).list_siblings(_start(output))
+def _list_files(output: str) -> Iterator[str]:
+    """Yield the paths of all files at the output; links are followed."""
+    yield from _list_names(output, find_parts(output))
+    siblings = writable_store_for(output).list_siblings(_make_sibling_prefix(output))
     yield from (path for path in siblings if path.endswith(".part"))
     for folder in list_own_folders(output):
         for below, _, names in os.walk(folder):
             yield from (os.path.join(below, name) for name in names)  # noqa: PTH118
 
 
-def _start(output: str) -> str:
+def _make_sibling_prefix(output: str) -> str:
     return output[: output.rfind("/") + 1] + "."
 
 
-def _ident(path: str) -> Ident | None:
+def _find_inode(path: str) -> Inode | None:
     try:
-        found = os.stat(path)  # noqa: PTH116 - there may be millions
+        status = os.stat(path)  # noqa: PTH116 - there may be millions
     except (OSError, ValueError):
         return None
-    return found.st_dev, found.st_ino
+    return status.st_dev, status.st_ino
 
 
-def _is_input(uri: str) -> JobError:
+def _make_input_error(uri: str) -> JobError:
     return JobError(
         f"{uri} is an input, and this run would write over it or delete it",
         "choose another --output",

@@ -1,11 +1,13 @@
-"""The reports of a result: of one that is about to be published, and of a run that failed.
+"""Reports of a run: made, staged with a result, written for a run that failed, and read.
 
-``report.json`` speaks of the result beside it, and of no other:
+``report.json`` is about the result beside it, and about no other:
 
-1. While a result is being published (``sinks``, ``publication``) it says ``publishing``.
-2. When the result is there it says ``published``.
-3. The report of a failed run stands there only if there is no result.  Else its name is
-   ``failed-report.json``, until a result is published.
+1. ``stage_reports`` stages two reports of a result that is about to be published.
+2. While the result is being published (``stores.publication``), ``report.json`` has the state
+   ``publishing``.  When the result is there, it has the state ``published``.
+3. ``write_failed_report`` writes the report of a run that published nothing.  If there is an older
+   result, its name is ``failed-report.json``, which is deleted when a result is published.
+4. ``finish_earlier`` completes a publication at which a run was killed.
 """
 
 from __future__ import annotations
@@ -14,36 +16,80 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from ray_mr.driver.report import INPUTS, READ_BYTES
-from ray_mr.errors import Interrupted
+from ray_mr.driver.report import INPUTS, READ_BYTES, Report
+from ray_mr.driver.skew import Shares
+from ray_mr.errors import Interrupted, JobError, StagedLost
 from ray_mr.stores.layout import SUCCESS, find_parts, is_prefix, locate_failed_report, locate_report
 from ray_mr.stores.publication import write_object
 from ray_mr.stores.registry import store_for, writable_store_for
+from ray_mr.stores.result import finish_publication, forget_publication
 from ray_mr.system import strict_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
-    from ray_mr.driver.report import Report
+    from ray_mr.driver.ledger import Ledger
+    from ray_mr.errors import RayMrError, StoreError
+    from ray_mr.jobs.job import Job
     from ray_mr.storage.contract import StagedObject
 
 MAX_FACTS_BYTES = 64 << 20
-"""Bytes of a report before the rows of its inputs; what has more is not a report."""
+"""Maximum bytes of a report before the rows of its inputs."""
+
+
+def make_report(
+    job: Job,
+    ledger: Ledger | None,
+    *,
+    output: str,
+    error: RayMrError | None,
+    notices: list[str],
+    seconds: dict[str, float] | None = None,
+    results: Sequence[dict[str, Any]] = (),
+) -> Report:
+    """Return the report of a run.
+
+    Args:
+        job: The job.
+        ledger: Counts of the run; ``None`` if it failed before it had a plan.
+        output: Where the result is, or would be.
+        error: Why nothing was published.
+        notices: See ``Report``, as the others.
+        seconds: Time of each stage.
+        results: Files of the result.
+    """
+    built_in = job.reducer if isinstance(job.reducer, str) else ""
+    return Report(
+        name=job.name,
+        output=output,
+        totals=ledger.sum_totals() if ledger else {},
+        counters=ledger.sum_counters() if ledger else {},
+        seconds=seconds or {},
+        inputs=ledger.list_inputs() if ledger else (),
+        patterns=ledger.patterns if ledger else (),
+        results=list(results),
+        failed=[(uri, each.message) for uri, each in ledger.failures] if ledger else [],
+        notices=notices,
+        key_end=job.result_end,
+        reducer=built_in,
+        shares=Shares.of(ledger.reduced.values() if ledger else (), built_in=bool(built_in)),
+        error=error,
+    )
 
 
 @contextmanager
 def stage_reports(report: Report) -> Iterator[tuple[StagedObject, StagedObject]]:
-    """The two reports of a result that is about to be there, staged.
+    """Stage the two reports of a result that is about to be published.
 
     Args:
-        report: The one that is right when the result is there.
+        report: Report of the published result.
 
     Yields:
-        The one that says ``publishing``, and ``report``.
+        The report with the state ``publishing``, and ``report``.
     """
     uri = locate_report(report.output)
     store = writable_store_for(uri)
-    early = replace(report, error=_unfinished(report.output), publishing=True)
+    early = replace(report, error=_make_unfinished(report.output), publishing=True)
     with ExitStack() as stack:
         before = store.stage(uri)
         stack.callback(before.abort)
@@ -58,8 +104,8 @@ def stage_reports(report: Report) -> Iterator[tuple[StagedObject, StagedObject]]
         yield before, after
 
 
-def _unfinished(output: str) -> Interrupted:
-    sign = f"{SUCCESS} is there" if is_prefix(output) else "its bytes are those told in results"
+def _make_unfinished(output: str) -> Interrupted:
+    sign = f"{SUCCESS} is there" if is_prefix(output) else "its bytes are those listed in results"
     return Interrupted(
         f"a run is publishing {output}, or was stopped at it: rely on the result only if {sign}",
         "if no run is at it any more, the next run with this output completes the result",
@@ -67,22 +113,79 @@ def _unfinished(output: str) -> Interrupted:
 
 
 def write_failed_report(report: Report) -> str:
-    """Write the report of a run that published nothing; where it stands."""
+    """Write the report of a run that published nothing, and return its URI."""
     output = report.output
     uri = locate_failed_report(output) if find_parts(output) else locate_report(output)
     write_object(uri, more=report.iter_json())
     return uri
 
 
+def finish_earlier(output: str, *, may_forget: bool) -> dict[str, Any] | None:
+    """Complete what an earlier run was publishing when it was killed.
+
+    Args:
+        output: Of both runs.
+        may_forget: If it can no longer be completed, forget it and go on.
+
+    Returns:
+        The facts of its report; ``None`` if no result was completed.
+
+    Raises:
+        JobError: It can no longer be completed, and ``may_forget`` is false.
+        StoreError: The store refuses.
+    """
+    try:
+        if not finish_publication(output):
+            return None
+    except StagedLost as error:
+        if not may_forget:
+            raise JobError(
+                f"{output}: there is a result that was cut off: {error.message}",
+                "replace it with --force",
+            ) from None
+        forget_publication(output)
+        return None
+    return read_facts(locate_report(output))
+
+
+def explain_break(error: StoreError, output: str) -> StoreError:
+    """Return an error of a publication that had begun, with the state that it leaves."""
+    return type(error)(
+        f"{error.message}; publishing {output} broke off, and all of it is stored",
+        "the next run with this output completes it: give the command again with --resume",
+    )
+
+
+def make_interrupt(output: str, stream: str, *, recorded: bool, published: bool) -> Interrupted:
+    """Return the error of an interrupted run.
+
+    Args:
+        output: Of the run.
+        stream: Path of the pipe or device that the result is written to; empty for none.
+        recorded: The publication has begun, and another run can complete it.
+        published: The result is there.
+    """
+    if published and stream:
+        return Interrupted(f"interrupted while the result was written to {stream}")
+    if published:
+        return Interrupted(f"interrupted when {output} was published: it is whole")
+    if recorded:
+        return Interrupted(
+            f"interrupted while publishing: do not rely on {output}",
+            "the next run with this output completes it",
+        )
+    return Interrupted("interrupted: nothing was published")
+
+
 def read_facts(uri: str) -> dict[str, Any]:
-    """The facts of a report, without the row for each input; none of what is not a report."""
+    """Return a report without the rows of its inputs; empty if the object is not a report."""
     if not store_for(uri).exists(uri):
         return {}
     with store_for(uri).open(uri) as stream:
-        return _facts(stream)
+        return _parse_facts(stream)
 
 
-def _facts(stream: BinaryIO) -> dict[str, Any]:
+def _parse_facts(stream: BinaryIO) -> dict[str, Any]:
     data = b""
     while INPUTS not in data and (more := stream.read(READ_BYTES)):
         data += more

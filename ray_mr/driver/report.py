@@ -1,4 +1,11 @@
-"""What a run leaves behind for its user: the report, and a table of the result."""
+"""Report of a run: what the user gets back, in Python, in a notebook and as ``report.json``.
+
+1. ``driver.run`` makes a ``Report`` when a run has ended (``publish.make_report``).
+2. ``iter_json`` yields the bytes of ``report.json``, with a row for each listed object; ``facts``
+   is the same without these rows, for ``--json``.
+3. ``Report.from_facts`` makes the report of a result that was published before.
+4. ``table`` and ``to_pandas`` read the result.
+"""
 
 from __future__ import annotations
 
@@ -29,12 +36,13 @@ TOTALS_SHOWN = (
     "bad_records",
     "keys",
 )
-"""In a notebook, where they are not 0."""
-FAILED_SHOWN = 10
-"""Failed inputs in a notebook; the report has them all."""
+"""Totals shown in a notebook, if they are not 0."""
+MAX_FAILED_SHOWN = 10
+"""Maximum failed inputs shown in a notebook; the report has all of them."""
 READ_BYTES = 1 << 22
+"""Bytes per read of a report."""
 INPUTS = b',\n "inputs": ['
-"""What follows the facts where a report is kept; no string in JSON has a newline of its own."""
+"""Bytes between the facts and the rows of ``report.json``; no JSON string has a newline."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -43,7 +51,7 @@ class Report:
 
     name: str
     output: str
-    """Where the result is, if ``error`` is ``None``."""
+    """Location of the result, if ``error`` is ``None``."""
     totals: dict[str, int] = field(default_factory=dict)
     """Counts over all inputs."""
     counters: dict[str, int] = field(default_factory=dict)
@@ -53,23 +61,23 @@ class Report:
     inputs: Sequence[dict[str, Any]] = ()
     """A row for each listed object."""
     patterns: Sequence[Source] = ()
-    """What each input pattern has brought."""
+    """Number of objects and bytes that each input pattern found."""
     results: list[dict[str, Any]] = field(default_factory=list)
     """A row for each file of the result: name, size_bytes, sha256, records (its lines)."""
     failed: list[tuple[str, str]] = field(default_factory=list)
-    """Inputs that failed, with the cause."""
+    """URI and cause of each input that failed."""
     notices: list[str] = field(default_factory=list)
-    """What happened on the way: retries, replacements."""
+    """Events worth reading: retries, replacements, failed inputs."""
     key_end: tuple[str, int] = ("tab", 1)
-    """What ends the key in a line of the result, and how many fields it has."""
+    """Separator behind the key in a line of the result, and number of fields of the key."""
     reducer: str = ""
-    """The word of a built-in reducer; empty for a program or none."""
+    """Name of a built-in reducer; empty for a program or none."""
     shares: Shares = field(default_factory=Shares)
-    """What each reducer had to do."""
+    """Work of each reducer."""
     error: RayMrError | None = None
     """Why nothing was published."""
     publishing: bool = False
-    """It is kept before the result is there; see ``driver.publish``."""
+    """Whether the result is still being published; see ``driver.publish``."""
 
     @property
     def state(self) -> str:
@@ -84,46 +92,47 @@ class Report:
 
     @property
     def exit_code(self) -> int:
-        """The exit code of a command that ends with this report."""
+        """Exit code of a command that ends with this report."""
         return 0 if self.error is None else self.error.exit_code
 
     def summary(self) -> str:
-        """The run in a sentence."""
+        """Return the outcome of the run in one sentence."""
         totals = self.totals
-        told = (
+        counts = (
             f"{format_count(totals.get('inputs', 0), 'input')}: {totals.get('ok', 0):,} ok, "
             f"{totals.get('skipped', 0):,} skipped, {totals.get('failed', 0):,} failed"
         )
         if self.error is not None:
-            return f"nothing was published ({told}): {self.error}"
-        what = f"{format_bytes(totals['stored_bytes'])} read"
+            return f"nothing was published ({counts}): {self.error}"
+        work = f"{format_bytes(totals['stored_bytes'])} read"
         if totals["records"]:
             mapped = format_count(totals["mapped"], "record")
-            what = f"{mapped} mapped, {totals['bad_records']:,} set aside"
-        took = format_seconds(self.seconds["total"])
-        done = f"{told}; {what}; the ledger balances; result in {self.output} after {took}"
-        return f"{done}; uneven: {uneven}" if (uneven := self.shares.warning()) else done
+            work = f"{mapped} mapped, {totals['bad_records']:,} set aside"
+        duration = format_seconds(self.seconds["total"])
+        summary = f"{counts}; {work}; the ledger balances; result in {self.output} after {duration}"
+        uneven = self.shares.make_warning()
+        return f"{summary}; uneven: {uneven}" if uneven else summary
 
     def __repr__(self) -> str:
         return f"<Report: {summarize_message(self.summary())}>"
 
     def _repr_html_(self) -> str:
         rows = [("result", self.output if self.ok else f"none: {self.error}")]
-        told = [(name, self.totals[name]) for name in TOTALS_SHOWN if self.totals.get(name)]
-        rows += [(name.replace("_", " "), f"{number:,}") for name, number in told]
+        totals = [(name, self.totals[name]) for name in TOTALS_SHOWN if self.totals.get(name)]
+        rows += [(name.replace("_", " "), f"{number:,}") for name, number in totals]
         rows += [(name, f"{number:,}") for name, number in self.counters.items()]
         if "total" in self.seconds:
             rows.append(("time", format_seconds(self.seconds["total"])))
-        if self.ok and (uneven := self.shares.warning()):
+        if self.ok and (uneven := self.shares.make_warning()):
             rows.append(("uneven", uneven))
-        failed = [f"{uri}: {summarize_message(why)}" for uri, why in self.failed[:FAILED_SHOWN]]
-        if more := self.failed[FAILED_SHOWN:]:
+        failed = [f"{uri}: {summarize_message(why)}" for uri, why in self.failed[:MAX_FAILED_SHOWN]]
+        if more := self.failed[MAX_FAILED_SHOWN:]:
             failed.append(f"and {len(more):,} more in the report")
         title = self.name or ("done" if self.ok else "nothing was published")
         return html.render_heading(title) + html.render_table(rows) + html.render_lines(failed)
 
     def facts(self) -> dict[str, Any]:
-        """The report as plain values, less the row for each input."""
+        """Return the report as plain values, without the rows of its inputs."""
         return {
             "ok": self.ok,
             "state": self.state,
@@ -135,18 +144,18 @@ class Report:
             "totals": self.totals,
             "patterns": [source.facts() for source in self.patterns],
             "counters": self.counters,
-            "seconds": {name: round(took, 3) for name, took in self.seconds.items()},
+            "seconds": {name: round(each, 3) for name, each in self.seconds.items()},
             "notices": self.notices,
-            "parts": self.shares.facts(),
-            "hot_keys": self.shares.hot_keys(),
+            "parts": self.shares.list_parts(),
+            "hot_keys": self.shares.list_hot_keys(),
         }
 
     def to_json(self) -> bytes:
-        """The report as it is kept."""
+        """Return the bytes of ``report.json``."""
         return b"".join(self.iter_json())
 
     def iter_json(self) -> Iterator[bytes]:
-        """The report as it is kept, in pieces: of inputs there may be millions."""
+        """Yield the bytes of ``report.json``, row by row: there may be millions of inputs."""
         head = strict_json.dumps(self.facts(), indent=1)
         yield head.removesuffix("\n}").encode() + INPUTS
         between = "\n  "
@@ -157,17 +166,17 @@ class Report:
 
     @classmethod
     def from_facts(cls, facts: dict[str, Any], key_end: tuple[str, int]) -> Self:
-        """The report of a result that was published, from ``facts``; without a row for each input.
+        """Return the report of a published result, without the rows of its inputs.
 
         Args:
-            facts: As ``report.json`` has them.
+            facts: As in ``report.json``.
             key_end: Of the job.
         """
         names = ("name", "output", "totals", "counters", "seconds", "results", "notices")
         return cls(**{name: facts[name] for name in names}, key_end=key_end)
 
     def raise_if_failed(self) -> None:
-        """Raise what the run ended with, if it published nothing.
+        """Raise the error of the run, if it published nothing.
 
         Raises:
             RayMrError: The run's error.

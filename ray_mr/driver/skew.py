@@ -1,4 +1,4 @@
-"""How rows were shared out: each part's share, the hottest keys, and whether it was uneven."""
+"""Skew of a run: the work of each reducer, the hottest keys, and a warning if work was uneven."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ if TYPE_CHECKING:
     from ray_mr.model import ReducerEnd
 
 MAX_KEY_CHARS = 200
-"""What of a key is shown."""
+"""Maximum characters of a key in the report; a longer one is cut."""
 MIN_ROWS = 10_000
-"""Fewer rows in a part are no work worth a word."""
+"""Rows of a part below which a warning is not worthwhile."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shares:
-    """What each reducer had to do."""
+    """Work of each reducer."""
 
     parts: tuple[ReducerEnd, ...] = ()
-    """By their number."""
+    """Ends of all parts, by number."""
     built_in: bool = False
-    """The reducer is one of ours: what counts is what travelled, not how often a row was there."""
+    """Whether the reducer is built in.  Then bytes count, since rows are combined by mappers."""
 
     @classmethod
     def of(cls, ends: Iterable[ReducerEnd], *, built_in: bool) -> Shares:
-        """Those of all parts."""
+        """Return the shares of these parts."""
         return cls(tuple(sorted(ends, key=lambda end: end.partition)), built_in)
 
-    def facts(self) -> list[dict[str, Any]]:
-        """A row for each part."""
+    def list_parts(self) -> list[dict[str, Any]]:
+        """Return a row of the report for each part."""
         return [
             {
                 "part": end.partition,
@@ -46,36 +46,36 @@ class Shares:
             for end in self.parts
         ]
 
-    def hot_keys(self) -> list[dict[str, Any]]:
-        """The keys with the most rows, the most first."""
-        every = [(end.partition, *each) for end in self.parts for each in end.hot_keys]
-        every.sort(key=lambda each: (-each[2], each[1]))
+    def list_hot_keys(self) -> list[dict[str, Any]]:
+        """Return the keys with the most rows, in descending order."""
+        keys = [(end.partition, *each) for end in self.parts for each in end.hot_keys]
+        keys.sort(key=lambda each: (-each[2], each[1]))
         return [
             {"key": format_key(key), "rows": rows, "part": part}
-            for part, key, rows in every[:MAX_HOT_KEYS]
+            for part, key, rows in keys[:MAX_HOT_KEYS]
         ]
 
-    def warning(self) -> str:
-        """A few words, if one of more than two parts had more than half of the work."""
-        size = [end.input_bytes if self.built_in else end.rows for end in self.parts]
-        if len(size) < 3 or 2 * max(size) <= sum(size):
+    def make_warning(self) -> str:
+        """Return a warning if one of at least three parts had more than half of the work."""
+        sizes = [end.input_bytes if self.built_in else end.rows for end in self.parts]
+        if len(sizes) < 3 or 2 * max(sizes) <= sum(sizes):
             return ""
-        worst = self.parts[size.index(max(size))]
+        worst = self.parts[sizes.index(max(sizes))]
         if worst.rows < MIN_ROWS:
             return ""
-        what, share = "bytes" if self.built_in else "rows", _share(max(size), sum(size))
-        told = f"part {worst.partition} of {len(size)} had {share} of all {what}"
+        unit, share = "bytes" if self.built_in else "rows", _format_share(max(sizes), sum(sizes))
+        warning = f"part {worst.partition} of {len(sizes)} had {share} of all {unit}"
         if worst.hot_keys and not self.built_in:
             key, rows = worst.hot_keys[0]
-            told += f", its key {format_key(key)!r} {_share(rows, sum(size))}"
-        return told
+            warning += f", its key {format_key(key)!r} {_format_share(rows, sum(sizes))}"
+        return warning
 
 
 def format_key(key: bytes) -> str:
-    """A key as text, cut where it is long."""
+    """Return a key as text; a long one is cut."""
     text = key[: 4 * MAX_KEY_CHARS].decode("utf-8", "backslashreplace")
     return text if len(text) <= MAX_KEY_CHARS else text[:MAX_KEY_CHARS] + "..."
 
 
-def _share(some: int, whole: int) -> str:
+def _format_share(some: int, whole: int) -> str:
     return f"{100 * some // max(whole, 1)} %"

@@ -1,4 +1,7 @@
-"""A trial of a job's mapper on one input: one child in this process, nothing published."""
+"""Try of a job's mapper on its first input: one child in this process, and nothing is published.
+
+``ray-mr try`` calls ``try_mapper``.  It yields the mapper's lines and returns a ``TryReport``.
+"""
 
 from __future__ import annotations
 
@@ -31,19 +34,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class TryReport:
-    """How a trial ended."""
+    """Outcome of a try."""
 
     obj: StoredObject
     totals: dict[str, int]
-    """As in a report."""
+    """Totals, as in a report."""
     counters: dict[str, int]
     bad_sample: str
-    """Where the first record stands that was set aside."""
+    """Location of the first record that was set aside."""
     error: RayMrError | None
-    """What a run over this input alone would have ended with."""
+    """Error with which a run over this input alone would have ended."""
 
     def summary(self) -> str:
-        """The trial in a sentence."""
+        """Return the outcome in one sentence."""
         read = f"{self.obj.uri}, {format_bytes(self.totals['stored_bytes'])}"
         lines = format_count(self.totals["mapped_rows"], "line")
         if not self.totals["records"]:
@@ -61,26 +64,26 @@ def try_mapper(
     """Run a job's mapper on the first of its inputs.
 
     Args:
-        job: Only its map side matters.
+        job: The job; only its map side is used.
         on_stderr: Called, from another thread, with each line of the child's stderr.
 
     Yields:
-        What the mapper puts out, whole lines.
+        Output of the mapper, in whole lines.
 
     Returns:
-        How it ended.
+        The outcome.
 
     Raises:
         RayMrError: There is no input, or the job is wrong.
     """
-    alone = job.model_copy(update={"combiner": None, "reducer": None, "reducers": 1})
-    made = make_plan(alone, [find_first_input(job)])
-    for _, error in made.refused:
+    map_job = job.model_copy(update={"combiner": None, "reducer": None, "reducers": 1})
+    plan = make_plan(map_job, [find_first_input(job)])
+    for _, error in plan.refused:
         raise error
-    split = made.splits[0]
-    ledger = Ledger(made)
+    split = plan.splits[0]
+    ledger = Ledger(plan)
     run_id = uuid.uuid4().hex[:12]
-    task = replace(MapTask.of(made, run_id, make_backoff(job, run_id)), on_stderr=on_stderr)
+    task = replace(MapTask.of(plan, run_id, make_backoff(job, run_id)), on_stderr=on_stderr)
     end: AttemptEnd | None = None
     ident = AttemptId(split.index, split.start, 1)
     with (
@@ -93,11 +96,11 @@ def try_mapper(
                 yield memoryview(message.data)
             elif isinstance(message, AttemptEnd):
                 end = message
-    return _ended(split.inputs[0].object, ledger, end)
+    return _make_report(split.inputs[0].object, ledger, end)
 
 
 def find_first_input(job: Job) -> StoredObject:
-    """The first object that a job reads; no more is listed than it takes to find it.
+    """Return the first object that a job reads; nothing behind it is listed.
 
     Raises:
         RayMrError: There is none, or it cannot be listed.
@@ -111,9 +114,9 @@ def find_first_input(job: Job) -> StoredObject:
     raise JobError(f"no input: nothing is in {names}", NOTHING)
 
 
-def _ended(obj: StoredObject, ledger: Ledger, end: AttemptEnd | None) -> TryReport:
+def _make_report(obj: StoredObject, ledger: Ledger, end: AttemptEnd | None) -> TryReport:
     if end is None:
-        raise RayMrError("the trial ended without a last word")
+        raise RayMrError("the mapper did not report its end")
     error = end.error or next(iter(end.failed.values()), None)
     if error is None:
         ledger.commit(end)

@@ -113,10 +113,10 @@ def test_warning_names_the_part_with_most_rows_and_its_key() -> None:
     ends = [end(2, 10_000, (b"b\xff", 9_000)), busy, end(0, 10_000)]
     shares = Shares.of(ends, built_in=False)
     warning = "part 1 of 3 had 80 % of all rows, its key 'WINNT' 75 %"
-    assert shares.warning() == warning
-    assert Shares.of(ends, built_in=True).warning() == "part 1 of 3 had 80 % of all bytes"
-    assert [row["part"] for row in shares.facts()] == [0, 1, 2]
-    assert shares.facts()[1] == {
+    assert shares.make_warning() == warning
+    assert Shares.of(ends, built_in=True).make_warning() == "part 1 of 3 had 80 % of all bytes"
+    assert [row["part"] for row in shares.list_parts()] == [0, 1, 2]
+    assert shares.list_parts()[1] == {
         "part": 1,
         "rows": 80_000,
         "keys": 3,
@@ -124,7 +124,7 @@ def test_warning_names_the_part_with_most_rows_and_its_key() -> None:
         "output_bytes": 0,
         "seconds": 1.235,
     }
-    assert shares.hot_keys() == [
+    assert shares.list_hot_keys() == [
         {"key": "WINNT", "rows": 75_000, "part": 1},
         {"key": "b\\xff", "rows": 9_000, "part": 2},
         {"key": "a", "rows": 1, "part": 1},
@@ -135,7 +135,7 @@ def test_warning_names_the_part_with_most_rows_and_its_key() -> None:
 def test_even_or_small_parts_give_no_warning(sizes: list[int]) -> None:
     """Two parts or fewer, equal parts, and little work."""
     ends = [end(part, size) for part, size in enumerate(sizes)]
-    assert Shares.of(ends, built_in=False).warning() == ""
+    assert Shares.of(ends, built_in=False).make_warning() == ""
 
 
 def test_shown_long_key_is_cut() -> None:
