@@ -61,8 +61,8 @@ def fetched(url: str, folder: Path) -> bytes:
 class TestFind:
     """What is known of an object before it is read."""
 
-    def test_facts(self, web: WebServer) -> None:
-        """Length and ETag are the server's, the key is the path, decoded."""
+    def test_find_url_takes_length_and_etag_of_the_server(self, web: WebServer) -> None:
+        """The key is the decoded path."""
         url = web.put("/a/b%20c.gz", DATA, etag='"x"')
         obj = find(url)
         assert (obj.uri, obj.key) == (url, "a/b c.gz")
@@ -70,20 +70,20 @@ class TestFind:
         assert web.asked[-1].headers["range"] == "bytes=0-0"
 
     @pytest.mark.parametrize("how", [{}, {"ranges": False}, {"etag": None}, {"sized": False}])
-    def test_servers(self, web: WebServer, tmp_path: Path, how: dict[str, Any]) -> None:
-        """Servers without ranges, ETags or lengths will do, for empty objects too."""
+    def test_download_from_a_minimal_server_is_identical(
+        self, web: WebServer, tmp_path: Path, how: dict[str, Any]
+    ) -> None:
+        """Servers without ranges, ETags or lengths, and empty objects."""
         for number, data in enumerate((DATA, b"x", b"")):
             url = web.put(f"/{number}", data, **how)
             assert fetched(url, tmp_path) == data
 
-    def test_one_connection(self, web: WebServer) -> None:
-        """Many objects of a server are asked about on one connection."""
+    def test_find_many_urls_uses_one_connection(self, web: WebServer) -> None:
         urls = [web.put(f"/{number}", DATA) for number in range(9)]
         assert [find(url).size_bytes for url in urls] == [len(DATA)] * 9
         assert len({asked.connection for asked in web.asked}) == 1
 
-    def test_date(self, web: WebServer) -> None:
-        """Without an ETag the date says which version it is."""
+    def test_find_without_etag_uses_the_date(self, web: WebServer) -> None:
         date = "Wed, 21 Oct 2015 07:28:00 GMT"
         assert find(web.put("/o", b"x", etag=None, modified=date)).etag == date
 
@@ -97,8 +97,10 @@ class TestFind:
             ("/" + "x" * 9000, "too long"),
         ],
     )
-    def test_no_object(self, web: WebServer, path: str, words: str) -> None:
-        """A glob, a folder or a bare host is a job error."""
+    def test_find_url_without_object_is_refused(
+        self, web: WebServer, path: str, words: str
+    ) -> None:
+        """A glob, a folder, a bare host, or a URL that is too long."""
         with pytest.raises(JobError, match=words):
             find(web.base + path)
 
@@ -106,15 +108,13 @@ class TestFind:
         "url",
         ["http://", "http://h:x/y", "http://[/y", "http:///y", "http://me:secret@h\u2100x/y"],
     )
-    def test_no_url(self, web: WebServer, url: str) -> None:
-        """What is no URL is a job error, that shows no password."""
+    def test_find_invalid_url_hides_the_password(self, web: WebServer, url: str) -> None:
         assert web.base
         with pytest.raises(JobError) as caught:
             find(url)
         assert "secret" not in str(caught.value)
 
-    def test_missing(self, web: WebServer) -> None:
-        """An object that is not there is named."""
+    def test_find_missing_object_names_it(self, web: WebServer) -> None:
         with pytest.raises(StoreError, match="/none does not exist"):
             find(f"{web.base}/none")
         assert not store_for(web.base).exists(f"{web.base}/none")
@@ -135,8 +135,10 @@ class TestFind:
             (504, StoreUnavailable),
         ],
     )
-    def test_refusals(self, web: WebServer, status: int, kind: type[RayMrError]) -> None:
-        """Each status is an error of its kind; what may pass is asked again a few times."""
+    def test_find_refused_status_has_its_error(
+        self, web: WebServer, status: int, kind: type[RayMrError]
+    ) -> None:
+        """A transient one is requested again a few times."""
         url = web.put("/o", b"x", statuses=[status] * 10)
         with pytest.raises(kind) as caught:
             find(url)
@@ -144,23 +146,22 @@ class TestFind:
         assert caught.value.retryable == (kind is StoreUnavailable)
         assert len(web.asked) == (4 if kind is StoreUnavailable else 1)
 
-    def test_download_that_is_refused_is_a_failed_input(
+    def test_download_refused_object_is_a_failed_input(
         self, web: WebServer, tmp_path: Path
     ) -> None:
-        """One object to which there is no access says nothing of the others."""
+        """One object without access does not concern the others."""
         url = web.put("/o", b"x", statuses=[200, 403])
         obj = find(url)
         with pytest.raises(ObjectDenied, match=r"access denied \(403\)") as caught:
             store_for(url).download(obj, tmp_path / "o", private=True)
         assert caught.value.exit_code == 4
 
-    def test_passing_faults(self, web: WebServer, tmp_path: Path) -> None:
-        """A server that is busy for a moment is waited for, as long as it asks to."""
+    def test_download_from_a_busy_server_waits(self, web: WebServer, tmp_path: Path) -> None:
+        """For the time that the server asks for."""
         url = web.put("/o", DATA, statuses=[503, 429], retry_after="0")
         assert fetched(url, tmp_path) == DATA
 
-    def test_nobody_there(self, web: WebServer) -> None:
-        """A server that cannot be reached is named; it may be there later."""
+    def test_find_unreachable_server_is_retryable(self, web: WebServer) -> None:
         url = f"{web.base}/o"
         web.close()
         with pytest.raises(StoreUnavailable, match="no connection to the host") as caught:
@@ -171,8 +172,8 @@ class TestFind:
 class TestDownload:
     """What is read is what was found."""
 
-    def test_broken_bodies(self, web: WebServer, tmp_path: Path) -> None:
-        """A body that breaks off goes on where it did, however often, if it gets on at all."""
+    def test_download_broken_body_is_resumed(self, web: WebServer, tmp_path: Path) -> None:
+        """Any number of times, if each attempt receives at least a byte."""
         cuts = [1_000_000, 500_000, 1, 70_000, 3, 200_000, 10, 5]
         url = web.put("/o", DATA, cut_at=list(cuts))
         assert fetched(url, tmp_path) == DATA
@@ -192,14 +193,16 @@ class TestDownload:
             {"etag": None, "modified": "Wed, 21 Oct 2015 07:28:00 GMT"},
         ],
     )
-    def test_begun_anew(self, web: WebServer, tmp_path: Path, how: dict[str, Any]) -> None:
-        """Where the rest cannot be asked for, or trusted, all is asked for again."""
+    def test_download_without_safe_ranges_restarts(
+        self, web: WebServer, tmp_path: Path, how: dict[str, Any]
+    ) -> None:
         url = web.put("/o", DATA, cut_at=[1_000_000, 20], **how)
         assert fetched(url, tmp_path) == DATA
 
     @pytest.mark.parametrize("how", [{}, {"ranges": False}, {"sized": False}])
-    def test_parts_unasked(self, web: WebServer, tmp_path: Path, how: dict[str, Any]) -> None:
-        """A server that gives a part where the whole was asked for: all of it, or an error."""
+    def test_download_unrequested_range_is_completed_or_refused(
+        self, web: WebServer, tmp_path: Path, how: dict[str, Any]
+    ) -> None:
         url = web.put("/o", DATA, most=1_000_000, **how)
         if how:
             with pytest.raises(StoreUnavailable):
@@ -208,15 +211,16 @@ class TestDownload:
         else:
             assert fetched(url, tmp_path) == DATA
 
-    def test_no_further(self, web: WebServer, tmp_path: Path) -> None:
-        """A body that begins anew each time, and never gets further, is given up."""
+    def test_download_that_never_gets_further_is_given_up(
+        self, web: WebServer, tmp_path: Path
+    ) -> None:
+        """Each attempt starts at the beginning."""
         url = web.put("/o", DATA, ranges=False, cut_at=[2000, 1000] * 50)
         with pytest.raises(StoreUnavailable):
             fetched(url, tmp_path)
         assert len(web.asked) < 10
 
-    def test_no_progress(self, web: WebServer, tmp_path: Path) -> None:
-        """A body that never comes is given up, and nothing is left."""
+    def test_download_without_progress_leaves_nothing(self, web: WebServer, tmp_path: Path) -> None:
         url = web.put("/o", DATA, cut_at=[1000] + [0] * 50)
         with pytest.raises(StoreUnavailable):
             fetched(url, tmp_path)
@@ -224,8 +228,10 @@ class TestDownload:
         assert len(web.asked) < 10
 
     @pytest.mark.parametrize("precondition", [True, False])
-    def test_changed(self, web: WebServer, tmp_path: Path, precondition: bool) -> None:
-        """Another object under the URL, or none, is never taken for the one that was found."""
+    def test_download_changed_object_is_refused(
+        self, web: WebServer, tmp_path: Path, precondition: bool
+    ) -> None:
+        """The same for a deleted object."""
         for now in (b"other", DATA[::-1]):
             url = web.put("/o", DATA)
             obj = find(url)
@@ -237,8 +243,9 @@ class TestDownload:
             store_for(url).download(obj, tmp_path / "o", private=True)
         assert not list(tmp_path.iterdir())
 
-    def test_changed_between_parts(self, web: WebServer, tmp_path: Path) -> None:
-        """Parts of two versions never meet."""
+    def test_download_changed_between_ranges_is_refused(
+        self, web: WebServer, tmp_path: Path
+    ) -> None:
         url = web.put("/o", DATA, cut_at=[1_000_000])
         obj = find(url)
         old = web.pages["/o"]
@@ -253,8 +260,8 @@ class TestDownload:
         with pytest.raises(ObjectChanged):
             store_for(url).download(obj, tmp_path / "o", private=True)
 
-    def test_longer_than_said(self, web: WebServer, tmp_path: Path) -> None:
-        """Where nothing else tells a version, its length does."""
+    def test_download_of_another_length_is_refused(self, web: WebServer, tmp_path: Path) -> None:
+        """Without ETag and date, only the length shows the version."""
         url = web.put("/o", b"12345", etag=None)
         obj = find(url)
         for now, sized in ((b"123456", True), (b"123456", False)):
@@ -262,8 +269,7 @@ class TestDownload:
             with pytest.raises(ObjectChanged):
                 store_for(url).download(obj, tmp_path / "o", private=True)
 
-    def test_stopped(self, web: WebServer, tmp_path: Path) -> None:
-        """A download that is told to stop does so, and leaves nothing."""
+    def test_download_with_stop_set_leaves_nothing(self, web: WebServer, tmp_path: Path) -> None:
         stop = threading.Event()
         stop.set()
         obj = find(web.put("/o", DATA))
@@ -271,8 +277,8 @@ class TestDownload:
             store_for(obj.uri).download(obj, tmp_path / "o", private=True, stop=stop)
         assert not list(tmp_path.iterdir())
 
-    def test_redirects(self, web: WebServer, tmp_path: Path) -> None:
-        """Redirects are followed; an endless one is an error."""
+    def test_find_redirected_url_is_followed(self, web: WebServer, tmp_path: Path) -> None:
+        """An endless redirect is an error."""
         web.put("/there", DATA)
         url = web.put("/here", b"", location="/there")
         assert fetched(url, tmp_path) == DATA
@@ -281,8 +287,7 @@ class TestDownload:
         with pytest.raises(StoreError):
             find(web.put("/out", b"", location="file:///etc/passwd"))
 
-    def test_open(self, web: WebServer) -> None:
-        """A stream gives lines and bytes."""
+    def test_open_url_reads_lines_and_bytes(self, web: WebServer) -> None:
         url = web.put("/o", b"one\ntwo\n")
         with store_for(url).open(url) as file:
             assert list(file) == [b"one\n", b"two\n"]
@@ -300,8 +305,7 @@ class TestDownload:
 class TestSecrets:
     """What gives access is used, and never shown."""
 
-    def test_login_of_the_url(self, web: WebServer, tmp_path: Path) -> None:
-        """User and password of a URL are sent, and stand nowhere."""
+    def test_login_in_a_url_is_sent_and_hidden(self, web: WebServer, tmp_path: Path) -> None:
         web.put("/o", DATA, login=("me", "p:w/d"))
         url = web.base.replace("://", "://me:p%3Aw%2Fd@") + "/o"
         assert fetched(url, tmp_path) == DATA
@@ -319,8 +323,7 @@ class TestSecrets:
             assert "p%3A" not in str(caught.value)
             assert "pw" not in str(caught.value)
 
-    def test_netrc(self, web: WebServer, tmp_path: Path) -> None:
-        """A netrc file gives access to its hosts."""
+    def test_login_in_netrc_is_sent_to_its_host(self, web: WebServer, tmp_path: Path) -> None:
         web.put("/o", DATA, login=("me", "secret"))
         netrc = tmp_path / "netrc"
         netrc.write_text("machine 127.0.0.1 login me password secret\n")
@@ -331,8 +334,7 @@ class TestSecrets:
         with pytest.raises(CredentialsError, match="netrc"):
             find(f"{web.base}/o")
 
-    def test_not_sent_elsewhere(self, web: WebServer, tmp_path: Path) -> None:
-        """A redirect to another host does not get them."""
+    def test_login_is_not_sent_to_another_host(self, web: WebServer, tmp_path: Path) -> None:
         with web_server() as other:
             target = other.put("/o", DATA)
             web.put("/o", b"", location=target, login=("me", "pw"))
@@ -340,8 +342,8 @@ class TestSecrets:
             assert fetched(url, tmp_path) == DATA
             assert not any("authorization" in asked.headers for asked in other.asked)
 
-    def test_signed(self, web: WebServer, tmp_path: Path) -> None:
-        """The signature of a signed URL is used, and stands in no report or message."""
+    def test_signed_url_hides_its_signature(self, web: WebServer, tmp_path: Path) -> None:
+        """In reports and in messages."""
         web.put("/o.gz?X-Amz-Signature=abc123&part=1", gzip.compress(b"line\n"))
         web.put("/p.gz?Signature=abc123&part=1", b"damaged", etag='"p"')
         urls = [f"{web.base}{path}" for path in web.pages]
@@ -361,8 +363,7 @@ class TestSecrets:
         said = report.to_json().decode() + report.summary() + "".join(notices)
         assert "abc123" not in said
 
-    def test_shown(self) -> None:
-        """Whatever gives access is left out; other parts of a query stay."""
+    def test_redact_uri_keeps_other_query_parts(self) -> None:
         assert redact_uri("https://u:p@h:1/a?x=1&AWSAccessKeyId=2&sig=3&y#f") == (
             "https://h:1/a?x=1&AWSAccessKeyId=...&sig=...&y"
         )
@@ -370,8 +371,7 @@ class TestSecrets:
         assert redact_uri("ftp://u:p@h/x") == "ftp://...@h/x"
         assert redact_uri("/a?token=1@x") == "/a?token=1@x"
 
-    def test_same_but_for_the_secret(self, web: WebServer) -> None:
-        """URLs that differ only in what is not shown are never taken for one."""
+    def test_urls_with_different_secrets_are_different_inputs(self, web: WebServer) -> None:
         import ray_mr
 
         for number in (1, 2):
@@ -381,8 +381,9 @@ class TestSecrets:
             ray_mr.plan(ray_mr.Job(inputs=urls, mapper=CAT))
 
 
-def test_run(web: WebServer, tmp_path: Path, engine: str) -> None:
-    """Inputs of a web server, and a manifest there, run on any engine as others do."""
+def test_run_with_urls_and_a_remote_manifest_succeeds(
+    web: WebServer, tmp_path: Path, engine: str
+) -> None:
     urls = [web.put(f"/data/{n}.gz", gzip.compress(b"%d\n" % n)) for n in range(5)]
     etag = web.pages["/data/4.gz"].tag
     size = len(web.pages["/data/4.gz"].data)
@@ -405,8 +406,7 @@ KINDS = [
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
-def test_every_urllib3_exception_is_ours(kind: type[Exception]) -> None:
-    """No exception of urllib3 gets out, and ours holds nothing of its text."""
+def test_translate_any_urllib3_exception_hides_its_text(kind: type[Exception]) -> None:
     error = kind.__new__(kind)
     error.args = ("SECRET",)
     with (
@@ -419,8 +419,9 @@ def test_every_urllib3_exception_is_ours(kind: type[Exception]) -> None:
     assert "SECRET" not in str(ours)
 
 
-def test_proxies(web: WebServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A proxy of the environment is used, and told its own password only."""
+def test_proxy_of_the_environment_gets_only_its_own_password(
+    web: WebServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with web_server() as proxy:
         proxy.put("http://files.example/o", DATA)
         monkeypatch.setenv("http_proxy", proxy.base.replace("://", "://p:x@"))

@@ -44,10 +44,10 @@ def spoiled(
 
 @pytest.mark.parametrize("fate", ["throttle", "busy", "gateway", "reset", "truncate"])
 @pytest.mark.parametrize(("method", "name"), [("GET", "in/"), ("HEAD", "in/3")])
-def test_faults_that_pass(
+def test_listing_with_transient_faults_is_complete(
     spoiled: Callable[[str, str, Sequence[str]], Spoiled], fate: str, method: str, name: str
 ) -> None:
-    """A listing, or a look at one object, is asked for again, and is whole then."""
+    """The same for the request of one object."""
     proxy, store, bucket = spoiled(method, bucket_part(name, method), [fate, fate])
     found = [obj.key for obj in store.find(f"s3://{bucket}/{name}")]
     assert found == ([f"in/{number}" for number in range(KEYS)] if name == "in/" else [name])
@@ -66,10 +66,10 @@ def test_faults_that_pass(
         ("denied", StoreError),
     ],
 )
-def test_faults_that_stay(
+def test_listing_with_permanent_fault_has_its_error(
     spoiled: Callable[[str, str, Sequence[str]], Spoiled], fate: str, kind: type[RayMrError]
 ) -> None:
-    """What stays is an error of its kind, that says whether another try may help."""
+    """The error shows whether another attempt may help."""
     _, store, bucket = spoiled("GET", bucket_part("in/", "GET"), [fate] * 50)
     with pytest.raises(kind) as caught:
         list(store.find(f"s3://{bucket}/in/"))

@@ -115,13 +115,13 @@ PATTERNS: list[tuple[str, list[str]]] = [
 ]
 
 
-def test_find(tree: Place) -> None:
-    """Exact names, prefixes and globs mean the same in every store, and are sorted by bytes."""
+def test_find_any_pattern_returns_sorted_matches(tree: Place) -> None:
+    """Exact names, prefixes and globs mean the same in every store."""
     for pattern, names in PATTERNS:
         assert tree.names(pattern) == sorted(names, key=str.encode), pattern
 
 
-def test_find_is_exact_about_names(place: Place) -> None:
+def test_find_odd_letters_in_a_name_are_kept(place: Place) -> None:
     """Percent signs, spaces, plus, line ends, wildcards and any script are part of a name."""
     names = [
         "a b+c%20%.txt",
@@ -143,8 +143,8 @@ def test_find_is_exact_about_names(place: Place) -> None:
             assert file.read() == name.encode()
 
 
-def test_find_nothing(tree: Place) -> None:
-    """An exact name that does not exist is an error that names it; a folder's hints at ``/``."""
+def test_find_missing_name_is_an_error_with_advice(tree: Place) -> None:
+    """An exact name that does not exist is named; for a folder, the advice is a ``/``."""
     with pytest.raises(StoreError, match=r"nothing\.gz"):
         tree.find("nothing.gz")
     with pytest.raises(StoreError, match=r"'/' or '/\*\*' at its end") as caught:
@@ -152,8 +152,8 @@ def test_find_nothing(tree: Place) -> None:
     assert f"{tree.base}/x/b" in caught.value.message
 
 
-def test_download(place: Place, tmp_path: Path) -> None:
-    """A download is the object, byte for byte, also when it is empty, and nothing beside it."""
+def test_download_any_object_is_identical(place: Place, tmp_path: Path) -> None:
+    """Empty objects too; no other file appears."""
     for data in (b"", b"x" * 3_000_000):
         place.put("o", data)
         (obj,) = place.find("o")
@@ -166,8 +166,8 @@ def test_download(place: Place, tmp_path: Path) -> None:
         assert list(target.parent.iterdir()) == [target]
 
 
-def test_download_of_a_changed_object(place: Place, tmp_path: Path) -> None:
-    """Another version of an object, or none, is never taken for the one that was listed."""
+def test_download_changed_object_is_refused(place: Place, tmp_path: Path) -> None:
+    """The same for a deleted object."""
     place.put("o", b"first")
     (obj,) = place.find("o")
     place.put("o", b"other!")
@@ -178,8 +178,7 @@ def test_download_of_a_changed_object(place: Place, tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*o*"))
 
 
-def test_download_stops(place: Place, tmp_path: Path) -> None:
-    """A download that is told to stop does so, and leaves nothing."""
+def test_download_with_stop_set_leaves_nothing(place: Place, tmp_path: Path) -> None:
     place.put("o", b"x" * 3_000_000)
     (obj,) = place.find("o")
     stop = threading.Event()
@@ -189,8 +188,8 @@ def test_download_stops(place: Place, tmp_path: Path) -> None:
     assert not [path for path in tmp_path.iterdir() if path.is_file()]
 
 
-def test_open(place: Place) -> None:
-    """A stream gives lines and bytes; a missing object is a StoreError."""
+def test_open_existing_object_reads_lines_and_bytes(place: Place) -> None:
+    """A missing object is a ``StoreError``."""
     place.put("o", b"one\ntwo\n")
     with place.store.open(f"{place.base}/o") as file:
         assert list(file) == [b"one\n", b"two\n"]
@@ -198,8 +197,8 @@ def test_open(place: Place) -> None:
         place.store.open(f"{place.base}/missing")
 
 
-def test_exists_and_delete(place: Place) -> None:
-    """Only a name of an object exists; deleting what is not there is no error."""
+def test_delete_missing_object_is_no_error(place: Place) -> None:
+    """Only the exact name of an object exists."""
     place.put("x/o", b"1")
     uri = f"{place.base}/x/o"
     assert place.store.exists(uri)
@@ -211,8 +210,7 @@ def test_exists_and_delete(place: Place) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 10, 8 << 20, (8 << 20) + 1, 17 << 20])
-def test_stage(place: Place, size: int) -> None:
-    """A staged object is visible when it is complete, whole, and not before."""
+def test_stage_object_is_visible_only_when_complete(place: Place, size: int) -> None:
     data = os.urandom(size)
     uri = f"{place.base}/deep/result"
     staged = place.store.stage(uri)
@@ -229,8 +227,7 @@ def test_stage(place: Place, size: int) -> None:
         staged.write(b"more")
 
 
-def test_require_writable(place: Place) -> None:
-    """Asking whether an object may be written leaves nothing behind, and no object changed."""
+def test_require_writable_leaves_objects_unchanged(place: Place) -> None:
     place.put("x", b"old")
     for name in ("x", "y"):
         place.store.require_writable(f"{place.base}/{name}")
@@ -238,8 +235,8 @@ def test_require_writable(place: Place) -> None:
     assert place.store.remove_staged(f"{place.base}/") == 0
 
 
-def test_stage_replaces(place: Place) -> None:
-    """The old object is there until the new one is complete, and after an abort."""
+def test_stage_over_an_object_replaces_it_on_complete(place: Place) -> None:
+    """The old object stays until then, and after an abort."""
     place.put("result", b"old")
     uri = f"{place.base}/result"
     for finish, wanted in (("abort", b"old"), ("complete", b"new")):
@@ -254,8 +251,10 @@ def test_stage_replaces(place: Place) -> None:
     assert place.store.remove_staged(f"{place.base}/") == 0
 
 
-def test_abandon(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a killed run has staged under a name, or in a folder, is removed, and nothing else."""
+def test_remove_staged_of_killed_runs_removes_nothing_else(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the name of an object, or by its folder."""
     # smaller parts than S3 allows: nobody will complete them
     monkeypatch.setattr(upload_module, "_PART_BYTES", 100)
     long = "n" * 250
@@ -271,8 +270,8 @@ def test_abandon(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     assert place.names("**") == ["out/d"]
 
 
-def test_clear(tree: Place) -> None:
-    """All below a prefix is gone, and nothing else; clearing nothing is no error."""
+def test_clear_prefix_removes_only_objects_below(tree: Place) -> None:
+    """Clearing an empty prefix is no error."""
     for _ in range(2):
         tree.store.clear(f"{tree.base}/x/")
         assert tree.names("**") == ["a.gz", "b.txt", "x-y/c.gz"]
@@ -280,8 +279,7 @@ def test_clear(tree: Place) -> None:
     assert tree.names("**") == ["a.gz", "b.txt"]
 
 
-def test_errors_cross_processes(tree: Place) -> None:
-    """An error of a store is the same after pickling."""
+def test_store_error_pickled_is_equal(tree: Place) -> None:
     with pytest.raises(StoreError) as caught:
         tree.find("missing")
     again = pickle.loads(pickle.dumps(caught.value))  # noqa: S301  # our own bytes
@@ -291,16 +289,16 @@ def test_errors_cross_processes(tree: Place) -> None:
 # ------------------------------------------------------------------ patterns and the table
 
 
-def test_store_for() -> None:
-    """There is one store for a scheme; an unknown one is a job error that lists them."""
+def test_store_for_unknown_scheme_is_refused() -> None:
+    """A known scheme has one store; the error lists the known ones."""
     assert store_for("/a") is store_for("file:///b")
     assert store_for("s3://a/b") is store_for("S3://c")
     with pytest.raises(JobError, match=r"gopher://.*\n.*s3://"):
         store_for("gopher://x/y")
 
 
-def test_patterns() -> None:
-    """Unclosed brackets are letters; a wildcard never crosses ``/`` unless it is ``**``."""
+def test_pattern_wildcard_never_crosses_a_slash_alone() -> None:
+    """Only ``**`` crosses it; unclosed brackets are letters."""
     assert get_literal_prefix("a/b[c") == "a/b[c"
     assert not is_glob("a[b/c]")
     assert get_literal_prefix("a/b*c?") == "a/b"
@@ -318,8 +316,8 @@ def test_patterns() -> None:
 # ------------------------------------------------------------------ local
 
 
-def test_local_link_or_copy(tmp_path: Path) -> None:
-    """A file that is only read is linked; one that is written to leaves the original alone."""
+def test_local_private_download_is_a_copy(tmp_path: Path) -> None:
+    """A download that is only read is a link."""
     source = tmp_path / "source"
     source.write_bytes(b"data")
     store = store_for("/")
@@ -332,8 +330,8 @@ def test_local_link_or_copy(tmp_path: Path) -> None:
     assert source.read_bytes() == b"data"
 
 
-def test_local_uri_forms(tmp_path: Path) -> None:
-    """``file://`` is percent-decoded, a plain path is not; a relative one is refused."""
+def test_local_file_uri_is_percent_decoded(tmp_path: Path) -> None:
+    """A plain path is not decoded; a relative one is refused."""
     (tmp_path / "a b%20").write_bytes(b"")
     store = store_for("/")
     assert store.exists(f"{tmp_path}/./x/../a b%20")
@@ -343,8 +341,8 @@ def test_local_uri_forms(tmp_path: Path) -> None:
         list(store.find("a/b"))
 
 
-def test_local_links_are_followed(tmp_path: Path) -> None:
-    """Linked folders are listed once, loops end, a link to nothing is an error."""
+def test_local_linked_folders_are_listed_once(tmp_path: Path) -> None:
+    """Loops end; a link without target is an error."""
     (tmp_path / "real").mkdir()
     (tmp_path / "real/f").write_bytes(b"1")
     (tmp_path / "in").mkdir()
@@ -360,8 +358,8 @@ def test_local_links_are_followed(tmp_path: Path) -> None:
         list(store_for("/").find(f"{tmp_path}/in/"))
 
 
-def test_local_names_of_any_bytes(tmp_path: Path) -> None:
-    """A name that is no UTF-8 is found, sorted and opened."""
+def test_local_name_that_is_not_utf8_is_found(tmp_path: Path) -> None:
+    """It is sorted and opened like others."""
     name = os.fsdecode(b"\xff\xfe.txt")
     (tmp_path / name).write_bytes(b"x")
     (obj,) = store_for("/").find(f"{tmp_path}/")
@@ -369,8 +367,8 @@ def test_local_names_of_any_bytes(tmp_path: Path) -> None:
     assert store_for("/").exists(obj.uri)
 
 
-def test_local_special_files(tmp_path: Path) -> None:
-    """A pipe is not an input: an error by name, passed over in a listing, never waited for."""
+def test_local_pipe_is_refused_as_input(tmp_path: Path) -> None:
+    """By its name it is an error; a listing passes over it. Nothing waits for it."""
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(StoreError, match="not a regular file"):
         list(store_for("/").find(f"{tmp_path}/pipe"))
@@ -378,8 +376,7 @@ def test_local_special_files(tmp_path: Path) -> None:
     assert found.remark == f"{IRREGULAR}: a pipe"
 
 
-def test_disk_full(tmp_path: Path) -> None:
-    """A full disk is said in these words, with the path."""
+def test_local_full_disk_is_reported_with_the_path(tmp_path: Path) -> None:
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     with pytest.raises(StoreError, match=f"disk full: {tmp_path}"), translate_disk_errors(tmp_path):
         raise full
@@ -391,8 +388,8 @@ def test_disk_full(tmp_path: Path) -> None:
 # ------------------------------------------------------------------ S3
 
 
-def test_s3_markers_and_pages(s3: S3Server) -> None:
-    """Folder markers are objects; a listing of more than one page is whole."""
+def test_s3_listing_of_several_pages_is_complete(s3: S3Server) -> None:
+    """Folder markers are objects."""
     bucket = s3.bucket()
     s3.client.put_object(Bucket=bucket, Key="dir/", Body=b"")
     with ThreadPoolExecutor(8) as pool:
@@ -404,8 +401,10 @@ def test_s3_markers_and_pages(s3: S3Server) -> None:
 
 
 @pytest.mark.parametrize("many", [True, False])
-def test_s3_clear(s3: S3Server, monkeypatch: pytest.MonkeyPatch, many: bool) -> None:
-    """A thousand objects are deleted in a request; one by one where the server does not do that."""
+def test_s3_clear_deletes_in_bulk_if_supported(
+    s3: S3Server, monkeypatch: pytest.MonkeyPatch, many: bool
+) -> None:
+    """Otherwise objects are deleted one by one."""
     bucket = s3.bucket()
     for key in ("out/a", "out/b&<é", "out/c", "keep"):
         s3.client.put_object(Bucket=bucket, Key=key, Body=b"x")
@@ -442,8 +441,7 @@ def test_local_clear_of_a_link_is_refused(tmp_path: Path) -> None:
     assert (tmp_path / "mine" / "file").read_bytes() == b"mine"
 
 
-def test_s3_missing_bucket(s3: S3Server) -> None:  # noqa: ARG001  # sets the environment
-    """A bucket that is not there is named, whatever is asked of it."""
+def test_s3_missing_bucket_is_named_by_every_method(s3: S3Server) -> None:  # noqa: ARG001  # sets the environment
     store = writable_store_for("s3://")
     asked: list[Callable[[], object]] = [
         lambda: list(store.find("s3://no-such-bucket/")),
@@ -463,10 +461,10 @@ def test_s3_missing_bucket(s3: S3Server) -> None:  # noqa: ARG001  # sets the en
     ("name", "value"),
     [("AWS_SECRET_ACCESS_KEY", "not-the-secret"), ("AWS_ACCESS_KEY_ID", "AKnobody")],
 )
-def test_s3_wrong_credentials(
+def test_s3_wrong_credentials_are_reported_as_such(
     s3: S3Server, monkeypatch: pytest.MonkeyPatch, name: str, value: str
 ) -> None:
-    """Wrong credentials are said to be that, for a listing and for one object; unnamed."""
+    """For a listing and for one object; they are not in the message."""
     bucket = s3.bucket()
     monkeypatch.setenv(name, value)
     for pattern in ("", "/key"):
@@ -476,16 +474,19 @@ def test_s3_wrong_credentials(
         assert s3.secret_key not in str(caught.value)
 
 
-def test_s3_no_credentials(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without any credentials the error says what to set."""
+def test_s3_without_credentials_advises_what_to_set(
+    s3: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     with pytest.raises(CredentialsError, match="AWS_ACCESS_KEY_ID"):
         list(S3Store().find(f"s3://{s3.bucket()}/"))
 
 
-def test_s3_endpoint_down(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001
-    """An endpoint that does not answer is named, and worth another try."""
+def test_s3_unreachable_endpoint_is_named_and_retryable(
+    s3: S3Server,  # noqa: ARG001 - sets the environment
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(client_module, "MAX_ATTEMPTS", 1)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://user:hidden@127.0.0.1:9")
     with pytest.raises(StoreUnavailable, match=r"http://127\.0\.0\.1:9") as caught:
@@ -494,8 +495,10 @@ def test_s3_endpoint_down(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None
     assert caught.value.retryable
 
 
-def test_s3_bad_endpoint(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001
-    """An endpoint that is no URL is an error of the store that names the setting."""
+def test_s3_invalid_endpoint_url_names_the_setting(
+    s3: S3Server,  # noqa: ARG001 - sets the environment
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "nonsense")
     with pytest.raises(StoreError, match="AWS_ENDPOINT_URL"):
         list(S3Store().find("s3://bucket/"))
@@ -566,13 +569,10 @@ SPOILS: dict[str, Callable[[bytes], bytes]] = {
 
 
 @pytest.mark.parametrize("spoil", SPOILS)
-def test_s3_damage_on_the_way(
+def test_s3_damaged_body_is_received_again(
     s3: S3Server, relayed: Callable[..., Any], tmp_path: Path, spoil: str
 ) -> None:
-    """A body that is cut or altered on the way is fetched again; three times is an error.
-
-    The third time it is asked for in two answers.
-    """
+    """Three damaged bodies are an error. The third attempt is made in two requests."""
     bucket = s3.bucket()
     data = os.urandom(200_000)
     s3.client.put_object(Bucket=bucket, Key="o", Body=data)
@@ -587,8 +587,7 @@ def test_s3_damage_on_the_way(
     assert [path.name for path in tmp_path.iterdir()] == ["o"]
 
 
-def test_s3_length_is_checked(s3: S3Server, tmp_path: Path) -> None:
-    """The size of a listing has to be the size of the object."""
+def test_s3_length_unlike_the_listing_is_refused(s3: S3Server, tmp_path: Path) -> None:
     bucket = s3.bucket()
     s3.client.put_object(Bucket=bucket, Key="o", Body=b"12345")
     (obj,) = store_for("s3://").find(f"s3://{bucket}/o")
@@ -596,8 +595,8 @@ def test_s3_length_is_checked(s3: S3Server, tmp_path: Path) -> None:
         store_for("s3://").download(replace(obj, size_bytes=4), tmp_path / "o", private=True)
 
 
-def test_s3_multipart_is_verified(s3: S3Server, tmp_path: Path) -> None:
-    """An object of several parts, whose ETag is no MD5, arrives as it was written."""
+def test_s3_multipart_object_is_identical(s3: S3Server, tmp_path: Path) -> None:
+    """Its ETag is not an MD5."""
     uri = f"s3://{s3.bucket()}/big"
     data = os.urandom(20 << 20)
     staged = writable_store_for(uri).stage(uri)
@@ -609,8 +608,8 @@ def test_s3_multipart_is_verified(s3: S3Server, tmp_path: Path) -> None:
     assert hashlib.sha256((tmp_path / "big").read_bytes()).digest() == hashlib.sha256(data).digest()
 
 
-def test_s3_completed_twice(s3: S3Server) -> None:
-    """A completion whose answer was lost is recognised by what is there, by nothing less."""
+def test_s3_upload_completed_twice_is_recognised(s3: S3Server) -> None:
+    """A completion whose answer was lost is recognised by length and number of parts."""
     uri = f"s3://{s3.bucket()}/big"
     staged = S3Store().stage(uri)
     staged.write(b"x" * (9 << 20))
@@ -623,8 +622,8 @@ def test_s3_completed_twice(s3: S3Server) -> None:
         staged._finish(staged._upload)
 
 
-def test_s3_parts_hold_the_largest_object() -> None:
-    """Ten thousand parts hold 5 TiB, and no part is above 5 GiB."""
+def test_s3_part_sizes_hold_the_largest_object() -> None:
+    """Ten thousand parts hold 5 TiB, and none is above 5 GiB."""
     sizes = [upload_module.get_part_bytes(index) for index in range(10_000)]
     assert sizes[0] == 8 << 20
     assert sum(sizes) >= 5 << 40
@@ -669,8 +668,8 @@ KINDS = [
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
-def test_every_botocore_exception_is_ours(kind: type[Exception]) -> None:
-    """No exception of botocore gets out, and ours names what was asked for."""
+def test_translate_any_botocore_exception_names_the_uri(kind: type[Exception]) -> None:
+    """Every exception becomes a ``RayMrError``."""
     error = made(kind)
     uri = "s3://bucket/key"
     with pytest.raises(RayMrError, match=uri) as caught, errors.translate_errors(uri):
@@ -699,16 +698,16 @@ def test_every_botocore_exception_is_ours(kind: type[Exception]) -> None:
         ("", 429, StoreUnavailable),
     ],
 )
-def test_answers_by_code(code: str, status: int | None, kind: type[RayMrError]) -> None:
-    """An answer's code and status decide whether access, credentials or the store is at fault."""
+def test_translate_answer_decides_by_code_and_status(
+    code: str, status: int | None, kind: type[RayMrError]
+) -> None:
     answer: Any = {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}
     with pytest.raises(kind) as caught, errors.translate_errors("s3://b/k", "http://store:1"):
         raise boto.ClientError(answer, "GetObject")
     assert type(caught.value) is kind
 
 
-def test_archived() -> None:
-    """An object in Glacier is no matter of permissions: the message says what to do."""
+def test_translate_archived_object_advises_to_restore() -> None:
     facts = {"HTTPStatusCode": 403}
     answer: Any = {"Error": {"Code": "InvalidObjectState"}, "ResponseMetadata": facts}
     words = r"(?s)s3://b/k is archived .*restore it"
@@ -716,8 +715,7 @@ def test_archived() -> None:
         raise boto.ClientError(answer, "GetObject")
 
 
-def test_messages_hold_no_header() -> None:
-    """An exception that quotes a header, as one for a bad token does, is not quoted itself."""
+def test_translate_exception_with_a_header_hides_it() -> None:
     token = "Invalid header value b'SECRET\\n'"
     for error in (ValueError(token), boto.HTTPClientError(error=token)):
         with pytest.raises(RayMrError) as caught, errors.translate_errors("s3://b/k"):

@@ -93,8 +93,8 @@ def pings_job(folder: Path, s3: S3Server, **options: Any) -> Job:
 class TestFederate:
     """Tokens of STS that read a job's inputs and nothing else."""
 
-    def test_enforced(self, s3: S3Server) -> None:
-        """What was asked for can be listed and read; other prefixes and writing cannot."""
+    def test_federated_credentials_allow_only_the_patterns(self, s3: S3Server) -> None:
+        """Other prefixes and writing are refused."""
         bucket = s3.bucket()
         for key in ("in/a", "in/b", "other/c", "exact"):
             s3.client.put_object(Bucket=bucket, Key=key, Body=b"x")
@@ -116,8 +116,7 @@ class TestFederate:
             with pytest.raises(client.exceptions.ClientError, match="AccessDenied"):
                 getattr(client, verb)(Bucket=bucket, **words)
 
-    def test_policy(self) -> None:
-        """Exact keys stay exact, globs are cut at their first wildcard."""
+    def test_policy_keeps_exact_keys_and_cuts_globs(self) -> None:
         policy = make_policy(["s3://b/x/**/*.xz", "s3://b/y.gz", "s3://c"])
         assert [s["Resource"] for s in policy["Statement"]] == [
             ["arn:aws:s3:::b/x/*", "arn:aws:s3:::b/y.gz"],
@@ -128,30 +127,29 @@ class TestFederate:
         condition = policy["Statement"][1]["Condition"]
         assert condition == {"StringLike": {"s3:prefix": ["x/*", "y.gz*"]}}
 
-    def test_long_policy(self) -> None:
-        """Many prefixes become the one they share, so that STS takes the policy."""
+    def test_policy_too_long_joins_prefixes(self) -> None:
         policy = make_policy(f"s3://b/2014/{day:03d}/**" for day in range(300))
         assert len(json.dumps(policy)) < MAX_POLICY_CHARS
         assert policy["Statement"][0]["Resource"] == ["arn:aws:s3:::b/2014/*"]
 
     @pytest.mark.parametrize("seconds", [899, 129_601])
-    def test_time(self, seconds: int) -> None:
-        """A time that STS would refuse is refused here, with the range."""
+    def test_federate_lifetime_out_of_range_is_refused(self, seconds: int) -> None:
         with pytest.raises(JobError, match="15 min"):
             federate(["s3://b/"], seconds=seconds)
 
-    def test_wrong_keys(self, s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Keys that STS does not know are a matter of credentials."""
+    def test_federate_with_unknown_keys_is_a_credentials_error(
+        self, s3: S3Server, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         assert s3.endpoint
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIANOBODY")
         result = CliRunner().invoke(main, ["credentials", "federate", "s3://b/**"])
         assert result.exit_code in (3, 4)
         assert "GetFederationToken" in result.stderr
 
-    def test_pipe(
+    def test_federate_piped_into_seal_runs_the_job(
         self, s3: S3Server, tmp_path: Path, key_file: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """``federate | seal`` makes an envelope with which the job runs, and nothing else does."""
+        """Jobs with other inputs fail."""
         job = pings_job(tmp_path, s3)
         runner = CliRunner()
         token = runner.invoke(main, ["credentials", "federate", str(job.inputs[0])])
@@ -175,10 +173,10 @@ class TestFederate:
 class TestInUse:
     """The envelope of a run."""
 
-    def test_on_both_engines(
+    def test_run_on_any_engine_sends_the_envelope_to_workers(
         self, s3: S3Server, tmp_path: Path, only_sealed: Callable[..., str], engine: str
     ) -> None:
-        """Workers open the envelope that the driver sent along: theirs has none."""
+        """The workers' environment has no envelope."""
         job = pings_job(tmp_path, s3)
         only_sealed(of_server(s3))
         report, notices = run_told(job, engine=engine)
@@ -186,14 +184,13 @@ class TestInUse:
         assert not [text for text in notices if "expire" in text]
         assert (tmp_path / "out" / "result.txt").read_bytes().count(b"\t15\n") == 4
 
-    def test_2014(
+    def test_envelope_of_2014_needs_the_key_s_permission(
         self,
         s3: S3Server,
         tmp_path: Path,
         only_sealed: Callable[..., str],
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        """An envelope of 2014 is used where the key's configuration says so."""
         job = pings_job(tmp_path, s3)
         only_sealed(of_server(s3), "2014")
         with pytest.raises(CredentialsError, match="RAY_MR_ALLOW_2014"):
@@ -201,29 +198,28 @@ class TestInUse:
         monkeypatch.setenv("RAY_MR_ALLOW_2014", "1")
         assert run_told(job)[0].ok
 
-    def test_expired_is_refused(
+    def test_run_with_expired_credentials_is_refused(
         self, s3: S3Server, tmp_path: Path, only_sealed: Callable[..., str]
     ) -> None:
-        """Credentials that have expired end the command with exit code 3, before anything else."""
+        """With exit code 3, before anything else."""
         job = pings_job(tmp_path, s3)
         only_sealed(of_server(s3, expiry=dt.datetime.now(dt.UTC) - dt.timedelta(seconds=5)))
         with pytest.raises(CredentialsError, match="CREDENTIALS: the credentials have expired"):
             run_told(job)
         assert CredentialsError.exit_code == 3
 
-    def test_soon_to_expire_is_told(
+    def test_run_longer_than_its_credentials_warns(
         self, s3: S3Server, tmp_path: Path, only_sealed: Callable[..., str]
     ) -> None:
-        """A run that may outlast its credentials says so, and what to do."""
         job = pings_job(tmp_path, s3)
         only_sealed(of_server(s3, expiry=dt.datetime.now(dt.UTC) + dt.timedelta(minutes=10)))
         _, notices = run_told(job)
         assert [text for text in notices if "expire in" in text and "RAY_MR_RENEW" in text]
 
-    def test_not_asked_for_local_files(
+    def test_run_with_local_files_ignores_the_envelope(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """A run without S3 does not care for an envelope, not even a broken one."""
+        """Even a broken one."""
         make_pings(tmp_path / "in", files=1)
         monkeypatch.setenv("CREDENTIALS", "broken")
         wanted = Job(
@@ -235,7 +231,7 @@ class TestInUse:
         assert plan(wanted).total_inputs == 1
 
     @pytest.mark.parametrize("how", ["chain", "command"])
-    def test_renewed(
+    def test_run_renews_expiring_credentials(
         self,
         s3: S3Server,
         only_sealed: Callable[..., str],
@@ -243,7 +239,7 @@ class TestInUse:
         tmp_path: Path,
         how: str,
     ) -> None:
-        """Credentials about to end are replaced by what the hook gives, in the running process."""
+        """In the running process."""
         bucket = s3.bucket()
         s3.client.put_object(Bucket=bucket, Key="a", Body=b"x")
         soon = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=60)
@@ -261,10 +257,9 @@ class TestInUse:
             monkeypatch.setenv("RAY_MR_RENEW", f"command:{sys.executable} {program}")
         assert len(list(store_for(f"s3://{bucket}/").find(f"s3://{bucket}/"))) == 1
 
-    def test_renewal_that_fails(
+    def test_run_with_failing_renewal_hides_its_output(
         self, s3: S3Server, only_sealed: Callable[..., str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """A hook that fails is told, without what it printed."""
         soon = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=60)
         only_sealed(Credentials(s3.access_key, s3.secret_key, "", "us-east-1", soon))
         monkeypatch.setenv("RAY_MR_RENEW", "command:sh -c 'echo hidden-word; exit 1'")
@@ -273,8 +268,7 @@ class TestInUse:
         assert "hidden-word" not in str(caught.value)
 
     @pytest.mark.parametrize("text", ["what", "chain:x", "command:", "taskcluster:all/b/p"])
-    def test_unknown_renewal(self, text: str) -> None:
-        """A hook that is none is refused, and the valid ones are named."""
+    def test_unknown_renewal_is_refused_with_the_valid_ones(self, text: str) -> None:
         with pytest.raises(JobError, match="RAY_MR_RENEW"):
             access.find_renewal({"RAY_MR_RENEW": text})
 
@@ -323,14 +317,14 @@ def mapper(uuid, file, js):
 
 
 @pytest.mark.parametrize("engine", ["local", pytest.param("ray", marks=pytest.mark.ray)])
-def test_plaintext_is_nowhere(
+def test_run_writes_the_secret_nowhere(
     s3: S3Server,
     tmp_path: Path,
     key_pair: tuple[bytes, bytes],
     monkeypatch: pytest.MonkeyPatch,
     engine: str,
 ) -> None:
-    """The secret is in no environment, command line, file, log or report of a run as a command."""
+    """Environment, command line, files, logs and report."""
     import subprocess
 
     job = pings_job(tmp_path, s3)
@@ -378,7 +372,7 @@ def test_plaintext_is_nowhere(
     assert seen.found
 
 
-def test_session_takes_region() -> None:
-    """The envelope's region is the session's; without one the environment's stays."""
+def test_session_takes_the_region_of_the_envelope() -> None:
+    """Without one, the environment's region remains."""
     assert make_session(Credentials("a", "b", region="eu-west-3")).region_name == "eu-west-3"
     assert make_session(Credentials("a", "b")).region_name == boto3.session.Session().region_name

@@ -114,8 +114,8 @@ def result(place: Place) -> bytes:
 # ---------------------------------------------------------------- every place
 
 
-def test_invisible_before_publish(place: Place) -> None:
-    """Nothing is to be seen of a result before it is published, and all of it at once after."""
+def test_sink_before_publish_is_invisible(place: Place) -> None:
+    """After it, the whole result is visible at once."""
     sink = begun(place.output, 2)
     sink.write(0, TEXT)
     sink.write(1, memoryview(b"Linux\t60\n"))
@@ -128,8 +128,7 @@ def test_invisible_before_publish(place: Place) -> None:
     assert place.visible() == list(place.files()), "nothing temporary stays"
 
 
-def test_abort_leaves_nothing(place: Place) -> None:
-    """A run that fails leaves no byte where its result would have been."""
+def test_sink_aborted_leaves_nothing(place: Place) -> None:
     sink = begun(place.output, 3)
     sink.write(0, TEXT)
     sink.write(1, TEXT)
@@ -139,16 +138,15 @@ def test_abort_leaves_nothing(place: Place) -> None:
     assert not store_for(place.output).exists(place.output.rstrip("/"))
 
 
-def test_empty_result(place: Place) -> None:
-    """Parts without a byte are part of the result."""
+def test_sink_with_empty_parts_publishes_them(place: Place) -> None:
     publish(place, b"", b"")
     assert result(place) == b""
     publish(place, b"", TEXT, b"", force=True)
     assert result(place) == TEXT
 
 
-def test_refused_if_there_is_a_result(place: Place) -> None:
-    """A result is not replaced unless the user says so, and not touched by the refusal."""
+def test_sink_over_a_result_is_refused(place: Place) -> None:
+    """The existing result stays unchanged."""
     publish(place, TEXT)
     before = place.files()
     with pytest.raises(JobError, match="there is a result already") as caught:
@@ -157,8 +155,8 @@ def test_refused_if_there_is_a_result(place: Place) -> None:
     assert place.files() == before
 
 
-def test_force_keeps_the_old_result_until_the_new_one_is_whole(place: Place) -> None:
-    """With force the old result and its report stay until the new ones are published."""
+def test_sink_with_force_keeps_the_old_result_until_publish(place: Place) -> None:
+    """The old report stays too."""
     publish(place, TEXT, TEXT, TEXT)
     write_object(locate_report(place.output), b"{}")
     writable_store_for(place.output).stage(locate_report(place.output)).write(
@@ -175,8 +173,7 @@ def test_force_keeps_the_old_result_until_the_new_one_is_whole(place: Place) -> 
     assert result(place) == b"new\n"
 
 
-def test_leftovers_of_a_killed_run(place: Place) -> None:
-    """What a killed run had staged is removed at the next start."""
+def test_sink_open_removes_staged_objects_of_killed_runs(place: Place) -> None:
     killed = begun(place.output, 2)
     killed.write(0, os.urandom(9 << 20))
     assert place.files()
@@ -288,8 +285,8 @@ def test_finish_without_what_was_prepared_says_so(prefix: Place) -> None:
     ],
     ids=str,
 )
-def test_finish_of_a_record_that_is_not_ours_changes_nothing(tmp_path: Path, change: Any) -> None:
-    """A record names results alone: nothing else is deleted or renamed for it."""
+def test_finish_of_a_foreign_record_changes_nothing(tmp_path: Path, change: Any) -> None:
+    """Only names of results are deleted or renamed."""
     place = Place(f"{tmp_path}/out/")
     place.put("notes.txt", b"mine")
     place.put("part-00000", b"old\n")
@@ -306,8 +303,7 @@ def test_finish_of_a_record_that_is_not_ours_changes_nothing(tmp_path: Path, cha
 # ---------------------------------------------------------------- parts
 
 
-def test_parts_manifest_and_success(prefix: Place) -> None:
-    """A prefix holds numbered parts, the manifest that lists them with sizes, and ``_SUCCESS``."""
+def test_prefix_published_has_parts_manifest_and_success(prefix: Place) -> None:
     publish(prefix, b"b 1\n", b"", b"a 22\n")
     files = prefix.files()
     assert sorted(files) == [
@@ -328,8 +324,8 @@ def test_parts_manifest_and_success(prefix: Place) -> None:
     assert [stream.read() for stream in open_result(prefix.output)] == [b"b 1\n", b"", b"a 22\n"]
 
 
-def test_success_comes_last(prefix: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Parts first, then the manifest, then ``_SUCCESS``: who sees it can read all."""
+def test_prefix_published_gets_success_last(prefix: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After parts and manifest: a reader that sees it can read all."""
     order: list[list[str]] = []
     sink = begun(prefix.output, 2)
     store = type(writable_store_for(prefix.output))
@@ -350,24 +346,23 @@ def test_success_comes_last(prefix: Place, monkeypatch: pytest.MonkeyPatch) -> N
     ]
 
 
-def test_force_removes_stale_parts(prefix: Place) -> None:
-    """Parts of a larger result before are gone, what else is in the folder is not."""
+def test_prefix_with_force_loses_stale_parts(prefix: Place) -> None:
+    """Other objects in the folder stay."""
     publish(prefix, TEXT, TEXT, TEXT)
     prefix.put("notes.txt", b"mine")
     publish(prefix, b"new\n", force=True)
     assert sorted(prefix.files()) == ["_SUCCESS", "manifest.json", "notes.txt", "part-00000"]
 
 
-def test_force_removes_parts_only(prefix: Place) -> None:
-    """A file of the user whose name only begins like a part's is not ours to delete."""
+def test_prefix_with_force_keeps_files_named_like_parts(prefix: Place) -> None:
     publish(prefix, TEXT)
     prefix.put("part-time-workers.csv", b"mine")
     publish(prefix, TEXT, force=True)
     assert prefix.files()["part-time-workers.csv"] == b"mine"
 
 
-def test_part_of_more_than_one_upload(s3: S3Server) -> None:
-    """Parts of more than 8 MiB come back byte for byte, and are invisible until published."""
+def test_prefix_part_of_several_uploads_is_identical(s3: S3Server) -> None:
+    """A part above 8 MiB; it is invisible until published."""
     place = Place(f"s3://{s3.bucket()}/out/", s3)
     parts = [os.urandom(20 << 20), b"", os.urandom((8 << 20) + 1)]
     sink = begun(place.output, 3)
@@ -381,8 +376,7 @@ def test_part_of_more_than_one_upload(s3: S3Server) -> None:
     assert not [name for name in place.files() if name.endswith("(upload)")]
 
 
-def test_many_parts(tmp_path: Path) -> None:
-    """The number of parts is not bounded by the files a process may have open."""
+def test_sink_with_more_parts_than_open_files_succeeds(tmp_path: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     sink = begun(f"{tmp_path}/out/", 300)
     resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
@@ -409,8 +403,7 @@ def unwritable(folder: Path) -> Iterator[str]:
     yield "/proc/nobody-writes-here/"
 
 
-def test_unwritable_is_told_at_once(tmp_path: Path) -> None:
-    """A place that cannot be written is a StoreError that names it, before any work is done."""
+def test_sink_in_an_unwritable_folder_is_refused_at_once(tmp_path: Path) -> None:
     for output in unwritable(tmp_path):
         with pytest.raises(StoreError) as caught:
             begun(output, 1)
@@ -418,8 +411,7 @@ def test_unwritable_is_told_at_once(tmp_path: Path) -> None:
         assert output.rstrip("/") in caught.value.message
 
 
-def test_missing_bucket_is_told_at_once(s3: S3Server) -> None:
-    """The same for a bucket that is not there."""
+def test_sink_in_a_missing_bucket_is_refused_at_once(s3: S3Server) -> None:
     assert s3.endpoint
     with pytest.raises(StoreError, match="no-such-bucket-here"):
         begun("s3://no-such-bucket-here/out/", 1)
@@ -443,8 +435,8 @@ def test_sink_in_a_folder_without_permission_is_refused_at_once(tmp_path: Path) 
 # ---------------------------------------------------------------- neighbours
 
 
-def test_a_neighbours_result_is_left_alone(tmp_path: Path) -> None:
-    """Another run that writes beside us, to a name that begins like ours, is not disturbed."""
+def test_sink_beside_another_run_leaves_its_files(tmp_path: Path) -> None:
+    """The other output's name begins like this one's."""
     other = begun(f"{tmp_path}/day-10", 1)
     other.write(0, TEXT)
     begun(f"{tmp_path}/day-1", 1).abort()
@@ -452,16 +444,15 @@ def test_a_neighbours_result_is_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "day-10").read_bytes() == TEXT
 
 
-def test_output_with_wildcards_in_its_name(tmp_path: Path) -> None:
-    """An output is a name, not a pattern: what stands beside it is neither seen nor removed."""
+def test_sink_with_wildcards_in_its_name_is_literal(tmp_path: Path) -> None:
+    """Objects that match it as a pattern stay."""
     (tmp_path / "out1").mkdir()
     (tmp_path / "out1" / "part-00000").write_bytes(TEXT)
     publish(Place(f"{tmp_path}/out[1]/"), TEXT, force=True)
     assert (tmp_path / "out1" / "part-00000").read_bytes() == TEXT
 
 
-def test_names() -> None:
-    """Where parts and the report stand follows from the output's name alone."""
+def test_layout_follows_from_the_output_alone() -> None:
     assert format_part_name(7) == "part-00007"
     assert sorted(map(format_part_name, range(65536))) == [
         format_part_name(at) for at in range(65536)
@@ -474,8 +465,8 @@ def test_names() -> None:
     assert (is_prefix("/a/"), is_prefix("/a"), is_prefix("s3://b/a/")) == (True, False, True)
 
 
-def test_numbered_files_that_were_cut_off(tmp_path: Path) -> None:
-    """Some of a result's numbered files are no result: told as such, and gone on with."""
+def test_numbered_files_cut_off_can_be_replaced(tmp_path: Path) -> None:
+    """Some of the files are no result, and are reported as such."""
     (tmp_path / "out").mkdir()
     output = f"{tmp_path}/out/result-*.txt"
     (tmp_path / "out" / "result-00000.txt").write_bytes(TEXT)

@@ -82,8 +82,8 @@ def left(output: str) -> list[str]:
 
 @pytest.mark.parametrize("parts", [1, 5])
 @pytest.mark.parametrize("placed", [{0, 1, 2, 3, 4}, {0, 3}, {1, 2, 4}], ids=str)
-def test_written_by_reducers_or_by_the_driver(output: str, parts: int, placed: set[int]) -> None:
-    """Whoever writes a part: the same bytes, the same sizes, lines and digests, nothing left."""
+def test_part_by_reducer_or_driver_is_identical(output: str, parts: int, placed: set[int]) -> None:
+    """The same bytes, sizes, lines and digests; no other object remains."""
     sink = begun(output, parts)
     places = sink.make_targets([part for part in range(parts) if part in placed])
     assert set(places) == placed & set(range(parts))
@@ -113,8 +113,8 @@ def test_written_by_reducers_or_by_the_driver(output: str, parts: int, placed: s
         assert not [name for name in left(output) if name.startswith(".")]
 
 
-def test_withdrawn_place(output: str) -> None:
-    """What stood at a place that was withdrawn is gone; its writer can leave nothing behind."""
+def test_withdrawn_target_leaves_nothing(output: str) -> None:
+    """Its writer cannot create the object again."""
     sink = begun(output, 3)
     void, kept = sink.make_targets([1]), sink.make_targets([0, 2])
     straggler = void[1].open(writable_store_for)
@@ -139,8 +139,7 @@ def test_withdrawn_place(output: str) -> None:
         assert len(left(output)) == 5
 
 
-def test_aborted_with_places_given_out(output: str) -> None:
-    """A run that fails leaves no byte of what reducers wrote, accepted or not."""
+def test_aborted_sink_with_open_targets_leaves_nothing(output: str) -> None:
     sink = begun(output, 4)
     places = sink.make_targets([0, 1, 2])
     for part in (0, 1):
@@ -155,8 +154,7 @@ def test_aborted_with_places_given_out(output: str) -> None:
     assert left(output) == []
 
 
-def test_places_of_a_killed_driver(output: str) -> None:
-    """What reducers of a killed run had written is removed by the next run."""
+def test_targets_of_a_killed_driver_are_removed_by_the_next_run(output: str) -> None:
     killed = begun(output, 2)
     for place in killed.make_targets([0, 1]).values():
         written(place, PARTS[0] * 40)
@@ -165,8 +163,10 @@ def test_places_of_a_killed_driver(output: str) -> None:
     assert left(output) == []
 
 
-def test_another_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A reducer elsewhere never writes to a file of that name: the driver gets its output."""
+def test_target_on_another_machine_is_not_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The driver gets the output."""
     sink = begun(f"{tmp_path}/result.txt", 1)
     place = sink.make_targets([0])[0]
     with monkeypatch.context() as patch:
@@ -182,8 +182,7 @@ def test_another_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     sink.abort()
 
 
-def test_shorter_than_told(tmp_path: Path) -> None:
-    """A file that is not as long as its reducer said is an error that names the result."""
+def test_accept_of_a_shorter_file_is_refused(tmp_path: Path) -> None:
     sink = begun(f"{tmp_path}/out/", 2)
     place = sink.make_targets([1])[1]
     _, receipt = written(place, PARTS[1])
@@ -196,8 +195,9 @@ def test_shorter_than_told(tmp_path: Path) -> None:
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_place_that_may_not_be_written(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A reducer that has no permission hands its output to the driver, all of it, in order."""
+def test_target_without_permission_hands_output_to_the_driver(
+    s3: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     output = f"s3://{s3.bucket()}/out/"
     data = os.urandom(9 << 20)
     place = begun(output, 1).make_targets([0])[0]
@@ -213,8 +213,8 @@ def test_place_that_may_not_be_written(s3: S3Server, monkeypatch: pytest.MonkeyP
     assert left(output) == []
 
 
-def test_place_that_is_lost_half_way(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Once something stands at a place, an error is an error: no part comes from both."""
+def test_target_lost_half_way_is_an_error(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No part has bytes of both."""
     output = f"s3://{s3.bucket()}/out/"
     sink = begun(output, 1)
     place = sink.make_targets([0])[0]
@@ -229,8 +229,8 @@ def test_place_that_is_lost_half_way(s3: S3Server, monkeypatch: pytest.MonkeyPat
     assert left(output) == []
 
 
-def test_full_disk() -> None:
-    """A full disk is told with what is being written, and is not the driver's to try again."""
+def test_target_on_a_full_disk_is_an_error() -> None:
+    """The driver does not try the same disk again."""
 
     @dataclass
     class Full:
@@ -288,10 +288,9 @@ def in_pieces(folder: Path, monkeypatch: pytest.MonkeyPatch, **options: Any) -> 
 
 
 @pytest.mark.parametrize("reducers", [1, 3])
-def test_same_bytes(
+def test_run_with_targets_has_the_driver_s_bytes(
     folder: Path, engine: str, reducers: int, accepted: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A result that reducers have written is what the driver would have written."""
     plain = in_pieces(folder, monkeypatch, reducers=reducers)
     assert accepted == []
     report, _ = run_told(lines_job(folder, reducers=reducers), engine=engine)
@@ -309,10 +308,9 @@ def test_same_bytes(
     assert [path.name for path in (folder / "out").iterdir() if path.name.startswith(".")] == []
 
 
-def test_to_a_bucket(
+def test_run_with_targets_in_a_bucket_leaves_no_upload(
     folder: Path, engine: str, s3: S3Server, accepted: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same for parts in a bucket: no upload is left."""
     plain = in_pieces(folder, monkeypatch)
     output = f"s3://{s3.bucket()}/out/"
     report, _ = run_told(lines_job(folder, output=output), engine=engine)
@@ -335,10 +333,10 @@ def test_to_a_bucket(
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_runtime")
 @pytest.mark.parametrize("where", ["file", "s3"])
-def test_reducer_killed_in_its_output(
+def test_run_whose_reducer_is_killed_in_its_output_is_identical(
     folder: Path, where: str, s3: S3Server, accepted: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """SIGKILL of a reducer that has written half of its part: thrown away whole, the same bytes."""
+    """After half of its part."""
     plain = in_pieces(folder, monkeypatch)
     # It has given out more than fits any buffer on the way: some stands at its place by then.
     killer = once(folder) + (
@@ -362,8 +360,7 @@ def test_reducer_killed_in_its_output(
         assert len(left(output)) == 6
 
 
-def test_failed_reducer_leaves_nothing(folder: Path, s3: S3Server) -> None:
-    """A run whose reduce program fails in the middle leaves neither file nor upload."""
+def test_run_whose_reducer_fails_leaves_nothing(folder: Path, s3: S3Server) -> None:
     source = "#!/bin/sh\nhead -c 200000\nexit 7\n"
     reducer = {"language": "binary", "feed": "lines", "script": script(folder, "r.sh", source)}
     for output in (f"{folder}/out/result.txt", f"{folder}/out/", f"s3://{s3.bucket()}/out/"):
@@ -373,10 +370,9 @@ def test_failed_reducer_leaves_nothing(folder: Path, s3: S3Server) -> None:
         assert [name for name in names if not name.endswith(("state", "report.json"))] == []
 
 
-def test_lost_after_it_was_written(
+def test_reducer_lost_after_some_parts_makes_all_again(
     folder: Path, monkeypatch: pytest.MonkeyPatch, accepted: list[int]
 ) -> None:
-    """A reducer that is lost when some of its parts are at their places makes all of them anew."""
     plain = in_pieces(folder, monkeypatch, reducers=9)
     ends: Counter[int] = Counter()
 

@@ -117,11 +117,10 @@ def causes(report: Report) -> str:
 
 
 @pytest.mark.parametrize("fate", TRANSIENT)
-def test_transient_fault_of_one_object(bucket: Bucket, serve: Serve, fate: str) -> None:
-    """A fault that passes costs neither a byte nor an attempt: the object is asked for again.
-
-    Twice in a row, of an object with a stored checksum and of one without.
-    """
+def test_transient_fault_of_one_object_costs_no_attempt(
+    bucket: Bucket, serve: Serve, fate: str
+) -> None:
+    """Twice in a row, of an object with a stored checksum and of one without."""
     report, notices = run_told(bucket.job())
     assert report.ok
     plain = bucket.result()
@@ -134,8 +133,7 @@ def test_transient_fault_of_one_object(bucket: Bucket, serve: Serve, fate: str) 
     assert {row["attempts"] for row in report.inputs} == {1}
 
 
-def test_small_object_that_breaks_off(bucket: Bucket, serve: Serve) -> None:
-    """What is read as a stream, as the state of a run, goes on where it broke off."""
+def test_stream_that_breaks_off_is_resumed(bucket: Bucket, serve: Serve) -> None:
     bucket.server.client.put_object(Bucket=bucket.name, Key="state", Body=bytes(range(256)) * 9000)
     proxy = serve({("GET", "state"): ["truncate", "truncate"]})
     with registry.store_for("s3://").open(f"s3://{bucket.name}/state") as stream:
@@ -143,7 +141,7 @@ def test_small_object_that_breaks_off(bucket: Bucket, serve: Serve) -> None:
     assert proxy.fired == {("truncate", "GET"): 2}
 
 
-def test_waits_and_causes_are_in_the_report(bucket: Bucket, serve: Serve) -> None:
+def test_report_has_waits_and_causes_of_a_refused_object(bucket: Bucket, serve: Serve) -> None:
     """An object that was refused again and again: how long was waited, and why, stands beside it.
 
     The attempt goes on: its other objects are not brought twice.
@@ -163,8 +161,8 @@ def test_waits_and_causes_are_in_the_report(bucket: Bucket, serve: Serve) -> Non
     assert not any("causes" in row for row in others)
 
 
-def test_store_that_stays_away(bucket: Bucket, serve: Serve) -> None:
-    """What does not pass ends the run: exit 4, nothing is published, the report says why."""
+def test_run_without_its_store_publishes_nothing(bucket: Bucket, serve: Serve) -> None:
+    """Exit code 4; the report has the cause."""
     serve({("GET", "pings-2"): ["busy"] * 1000})
     with pytest.raises(StoreUnavailable, match=r"pings-2.*InternalError"):
         run_told(bucket.job(attempts=2))
@@ -180,10 +178,10 @@ def test_store_that_stays_away(bucket: Bucket, serve: Serve) -> None:
     ("fate", "error", "code"),
     [("denied", ObjectDenied, 4), ("expired", CredentialsError, 3)],
 )
-def test_never_asked_twice(
+def test_run_with_refused_access_ends_at_once(
     bucket: Bucket, serve: Serve, fate: str, error: type[RayMrError], code: int
 ) -> None:
-    """No permission, or a token that has expired and cannot be renewed: the run ends at once."""
+    """No permission, or a token that has expired and cannot be renewed."""
     proxy = serve({("GET", "pings-2"): [fate] * 1000})
     with pytest.raises(error, match="pings-2"):
         run_told(bucket.job())
@@ -191,8 +189,8 @@ def test_never_asked_twice(
     assert bucket.report()["exit_code"] == code
 
 
-def test_object_that_is_gone(bucket: Bucket, serve: Serve) -> None:
-    """An object deleted since it was listed is a failed input, asked for once an attempt."""
+def test_object_deleted_after_its_listing_is_a_failed_input(bucket: Bucket, serve: Serve) -> None:
+    """It is requested once in each attempt."""
     proxy = serve({("GET", "pings-2"): ["gone"] * 1000})
     report, _ = run_told(bucket.job(max_failed_inputs=1))
     assert report.ok
@@ -201,10 +199,9 @@ def test_object_that_is_gone(bucket: Bucket, serve: Serve) -> None:
     assert report.totals["mapped"] == 10 * (FILES - 1)
 
 
-def test_renewed_keys(
+def test_expired_keys_are_read_again_from_their_file(
     bucket: Bucket, serve: Serve, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Keys that have expired are replaced by those that lie in their file by then."""
     file = tmp_path / "credentials"
     (obj,) = registry.store_for("s3://").find(f"s3://{bucket.name}/in/pings-2")
     proxy = serve({})
@@ -234,10 +231,10 @@ def test_renewed_keys(
     [("PUT", "out/part-00000"), ("PUT", "out/manifest.json"), ("PUT", "out/_SUCCESS")],
     ids=["part", "manifest", "success"],
 )
-def test_transient_fault_while_publishing(
+def test_transient_fault_while_publishing_changes_no_byte(
     bucket: Bucket, serve: Serve, fate: str, moment: tuple[str, str]
 ) -> None:
-    """A fault of any request that publishes changes no byte; a lost answer does no harm."""
+    """A lost answer does no harm."""
     report, _ = run_told(bucket.job())
     plain = bucket.result()
     proxy = serve({moment: [fate]})
@@ -249,7 +246,7 @@ def test_transient_fault_while_publishing(
 
 
 @pytest.mark.parametrize("name", ["part-00000", "manifest.json", "_SUCCESS"])
-def test_publishing_that_fails(bucket: Bucket, serve: Serve, name: str) -> None:
+def test_publishing_that_fails_leaves_no_success(bucket: Bucket, serve: Serve, name: str) -> None:
     """A store that goes away while a result is published leaves no ``_SUCCESS``; the next run does.
 
     The run says so with exit 4.
@@ -266,8 +263,7 @@ def test_publishing_that_fails(bucket: Bucket, serve: Serve, name: str) -> None:
     assert "out/_SUCCESS" in bucket.names()
 
 
-def test_proxy_does_nothing_by_itself(s3: S3Server, bucket: Bucket) -> None:
-    """Without a fate, what comes through the proxy is what the server has."""
+def test_proxy_without_fates_changes_nothing(s3: S3Server, bucket: Bucket) -> None:
     with fault_proxy(s3.endpoint, lambda *_: "") as proxy:
         client = boto3.client("s3", endpoint_url=proxy.endpoint)
         client.put_object(Bucket=bucket.name, Key="x", Body=b"abc")

@@ -133,10 +133,10 @@ SIZES = [
 
 
 @pytest.mark.parametrize(("moment", "sides"), SIZES, indirect=["sides"])
-def test_later_one_runs_within(
+def test_later_run_within_an_earlier_one_counts(
     sides: tuple[Side, Side], drivers: tuple[Driver, Driver], s3: S3Server, moment: str
 ) -> None:
-    """The later one begins and ends while the earlier one is at some step: the later one counts."""
+    """It begins and ends while the earlier one is at some step."""
     earlier, later = sides
     earlier.start(drivers[0], moment)
     later.start(drivers[1])
@@ -160,10 +160,10 @@ STEPS = [
 
 
 @pytest.mark.parametrize(("first", "second"), STEPS)
-def test_both_at_work(
+def test_later_run_beside_an_earlier_one_counts(
     sides: tuple[Side, Side], drivers: tuple[Driver, Driver], first: str, second: str
 ) -> None:
-    """The earlier one ends while the later one is at some step: the later one counts."""
+    """The earlier one ends while the later one is at some step."""
     earlier, later = sides
     earlier.start(drivers[0], first)
     later.start(drivers[1], second)
@@ -174,8 +174,10 @@ def test_both_at_work(
     later.check_published()
 
 
-def test_later_one_lists_for_long(sides: tuple[Side, Side], drivers: tuple[Driver, Driver]) -> None:
-    """A result that came while the later one listed its inputs is not removed without ``force``."""
+def test_later_run_without_force_keeps_a_newer_result(
+    sides: tuple[Side, Side], drivers: tuple[Driver, Driver]
+) -> None:
+    """A result that appeared while it listed its inputs."""
     earlier, later = sides
     later.start(drivers[1], "listed", force=False)
     earlier.start(drivers[0])
