@@ -184,9 +184,9 @@ class Checkpoint:
         Raises:
             StoreError: The store cannot be written.
         """
-        owned_folder.clear(replay.folder_uri(self._job.output))
+        owned_folder.clear(replay.locate_folder(self._job.output))
         if self._previous is None:
-            owned_folder.clear(dead_letters.folder_uri(self._job.output))
+            owned_folder.clear(dead_letters.locate_folder(self._job.output))
         self._store.is_replacing = self.may_replace()
         facts = self._facts or make_fingerprint(plan)
         self._store.begin(run_id, facts, self._state, self._previous)

@@ -32,7 +32,7 @@ from ray_mr.checkpoint import program_environment
 from ray_mr.checkpoint.format import InputVersion, hash_name
 from ray_mr.errors import ChildCrashed, ChildProtocol, ChildTimeout, JobError, StoreError
 from ray_mr.model import Split
-from ray_mr.tasks.map_output import pack_bytes
+from ray_mr.tasks.map_output import compute_block_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -89,7 +89,7 @@ def make_fingerprint(plan: Plan) -> dict[str, str]:
         "ray_mr's version": importlib.metadata.version("ray-mr"),
         "the mapper": _digest_program(plan.job, plan.mapper, plan.reducer),
         "the combiner": _digest_program(plan.job, plan.combiner, plan.reducer),
-        "the size of blocks": str(pack_bytes(plan.job.memory)) if plan.combiner else "",
+        "the size of blocks": str(compute_block_bytes(plan.job.memory)) if plan.combiner else "",
         "the locale": program_environment.digest_locale(plan.job),
         "the kind of reducer": kind,
         "the ranges of keys": _digest([bound.hex() for bound in plan.bounds]),

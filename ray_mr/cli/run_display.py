@@ -59,11 +59,11 @@ def run_and_show(job: Job, options: RunOptions) -> None:
 
 def _find_capsules(report: Report) -> str:
     """Return the folder with the capsules of failed attempts; empty if there is none."""
-    from ray_mr.postmortem.replay import folder_uri
+    from ray_mr.postmortem.replay import locate_folder
 
     if not report.failed or not isinstance(report.error, ChildError):
         return ""
-    folder = folder_uri(report.output)
+    folder = locate_folder(report.output)
     if "://" in folder:
         return folder
     return os.path.relpath(folder) + "/" if Path(folder).is_dir() else ""

@@ -44,7 +44,7 @@ class FailureRecords:
 
     def __init__(self, plan: Plan, run_id: str, check: Callable[[], None]) -> None:
         self._plan, self._check = plan, check
-        self._capsules = replay.Capsules(plan, run_id)
+        self._capsules = replay.CapsuleWriter(plan, run_id)
         self._background = Background(1, MAX_WAITING_RECORDS, "failure-records")
         self._notices: deque[str] = deque()
 
@@ -67,7 +67,7 @@ class FailureRecords:
         def write() -> None:
             output, obj = self._plan.job.output, self._plan.object_at(poison.position)
             try:
-                where = dead_letters.write(output, obj, poison, error)
+                where = dead_letters.write_dead_letter(output, obj, poison, error)
             except StoreError as refused:
                 where = f"nowhere: {refused.message}"
             self._notices.append(f"the record of which the program died is in {where}")

@@ -121,7 +121,7 @@ def _read_manifest(item: Manifest, job: Job) -> Iterator[ManifestEntry]:
     with _open_manifest(item.manifest) as file:
         lines = iter(lambda: file.readline(manifest.MAX_LINE_BYTES + 2), b"")
         folder = str(Path(item.folder).absolute())
-        yield from manifest.read(
+        yield from manifest.read_manifest(
             lines, name=str(item), bucket=job.bucket, folder=folder, allow_empty=job.allow_empty
         )
 

@@ -60,8 +60,8 @@ def list_own_folders(output: str) -> dict[str, str]:
     """Return the folders that runs with this output clear, each with the file that marks it."""
     return {
         state_uri(output): RUN,
-        dead_letters.folder_uri(output): owned_folder.MARK,
-        replay.folder_uri(output): owned_folder.MARK,
+        dead_letters.locate_folder(output): owned_folder.MARK,
+        replay.locate_folder(output): owned_folder.MARK,
     }
 
 

@@ -66,7 +66,7 @@ from ray_mr.system.scratch import (
 )
 from ray_mr.system.sweep import sweep
 from ray_mr.tasks.map_task import MapTask
-from ray_mr.tasks.range_sample import bounds_of
+from ray_mr.tasks.range_sample import sample_bounds
 from ray_mr.tasks.reduce_task import ReduceTask
 from ray_mr.units import format_bytes, format_count
 
@@ -342,7 +342,7 @@ class _Run:
         if plan.job.partition != "range" or plan.reducer is None or plan.job.reducers == 1:
             return plan
         task = MapTask.of(plan, self._id, make_backoff(self._job, self._id))
-        return replace(plan, bounds=bounds_of(plan, task, make_run_folder(self._id)))
+        return replace(plan, bounds=sample_bounds(plan, task, make_run_folder(self._id)))
 
     def _execute(
         self, full_plan: Plan, plan: Plan, ledger: Ledger, sink: Sink

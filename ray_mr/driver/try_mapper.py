@@ -17,7 +17,7 @@ from ray_mr.errors import JobError, RayMrError
 from ray_mr.model import AttemptEnd, AttemptId
 from ray_mr.planning.plan import make_plan
 from ray_mr.planning.selection import make_skip_rule
-from ray_mr.planning.sources import NOTHING
+from ray_mr.planning.sources import NO_MATCH_HINT
 from ray_mr.system.memory_shield import shield_memory
 from ray_mr.system.redact import redact_uri
 from ray_mr.system.scratch import open_run_folder
@@ -111,7 +111,7 @@ def find_first_input(job: Job) -> StoredObject:
             if not reason(obj):
                 return obj
     names = ", ".join(redact_uri(str(item)) for item in job.inputs[:5])
-    raise JobError(f"no input: nothing is in {names}", NOTHING)
+    raise JobError(f"no input: nothing is in {names}", NO_MATCH_HINT)
 
 
 def _make_report(obj: StoredObject, ledger: Ledger, end: AttemptEnd | None) -> TryReport:

@@ -21,8 +21,8 @@ from typing import Any
 from ray_mr.errors import PATH_HINT, PERMISSION_HINT, JobError
 from ray_mr.system.user_files import read_named
 
-_UNSAFE = re.compile(r"[^a-zA-Z0-9_/.]")
-_FROM_THE_NAME = 2
+_UNSAFE_PATTERN = re.compile(r"[^a-zA-Z0-9_/.]")
+_MAX_NAME_PARTS = 2
 """Parts that a file's name can give."""
 
 
@@ -48,7 +48,7 @@ class Dimension:
 
 
 @dataclass(frozen=True, slots=True)
-class Filter:
+class KeyFilter:
     """All dimensions, in the order of the path's parts."""
 
     dimensions: tuple[Dimension, ...]
@@ -57,7 +57,7 @@ class Filter:
         """Why an object of this key is not read; nothing if it is."""
         *parts, name = key.split("/")
         missing = len(self.dimensions) - len(parts)
-        parts += name.split(".")[: max(0, min(missing, _FROM_THE_NAME))]
+        parts += name.split(".")[: max(0, min(missing, _MAX_NAME_PARTS))]
         for index, dimension in enumerate(self.dimensions):
             if index < len(parts):
                 if not dimension.allows(parts[index]):
@@ -67,7 +67,7 @@ class Filter:
         return ""
 
 
-def load(path: str) -> Filter:
+def read_filter(path: str) -> KeyFilter:
     """Read a ``Filter.json``.
 
     Raises:
@@ -88,10 +88,12 @@ def load(path: str) -> Filter:
     if (version := document.get("version", 1)) != 1:
         raise JobError(f"filter {path}: version is {version!r}: only 1 is known")
     dimensions = document["dimensions"]
-    return Filter(tuple(_dimension(path, number, one) for number, one in enumerate(dimensions)))
+    return KeyFilter(
+        tuple(_read_dimension(path, number, one) for number, one in enumerate(dimensions))
+    )
 
 
-def _dimension(path: str, number: int, one: Any) -> Dimension:
+def _read_dimension(path: str, number: int, one: Any) -> Dimension:
     where = f"filter {path}: dimensions[{number}]"
     if not isinstance(one, dict) or "allowed_values" not in one:
         raise JobError(f"{where}: must be an object with `field_name` and `allowed_values`")
@@ -99,18 +101,20 @@ def _dimension(path: str, number: int, one: Any) -> Dimension:
     if allowed == "*":
         return Dimension(field)
     if isinstance(allowed, dict):
-        limits = {key: _value(where, value) for key, value in allowed.items()}
+        limits = {key: _read_value(where, value) for key, value in allowed.items()}
         if not limits or not limits.keys() <= {"min", "max"}:
             raise JobError(f"{where}: a range of `allowed_values` has `min`, `max`, or both")
         return Dimension(field, None, limits.get("min"), limits.get("max"))
     values = [
-        _value(where, value) for value in (allowed if isinstance(allowed, list) else [allowed])
+        _read_value(where, value) for value in (allowed if isinstance(allowed, list) else [allowed])
     ]
     # A path has values with everything but letters, digits, "_", "." and "/" turned into "_".
-    return Dimension(field, frozenset([*values, *(_UNSAFE.sub("_", value) for value in values)]))
+    return Dimension(
+        field, frozenset([*values, *(_UNSAFE_PATTERN.sub("_", value) for value in values)])
+    )
 
 
-def _value(where: str, value: Any) -> str:
+def _read_value(where: str, value: Any) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise JobError(
             f'{where}: allowed_values must be "*", a list of values, or a range such as '

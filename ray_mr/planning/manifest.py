@@ -30,7 +30,7 @@ _WORDS = {
     "version": "version",
     "versionid": "version",
 }
-_PASSED_OVER = frozenset(
+_IGNORED_WORDS = frozenset(
     {
         "lastmodified",
         "storageclass",
@@ -43,11 +43,11 @@ _PASSED_OVER = frozenset(
 )
 """What the S3 API says besides."""
 MAX_LINE_BYTES = 1 << 16
-_GZIP = b"\x1f\x8b"
+_GZIP_MAGIC = b"\x1f\x8b"
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
-def read(
+def read_manifest(
     lines: Iterable[bytes],
     *,
     name: str,
@@ -76,29 +76,29 @@ def read(
         if not text.strip():
             continue
         where = f"{name}:{number}"
-        if b"\0" in text or (number == 1 and text.startswith(_GZIP)):
+        if b"\0" in text or (number == 1 and text.startswith(_GZIP_MAGIC)):
             raise JobError(f"{where}: this is no text", "a manifest is UTF-8, and not compressed")
         if len(text) > MAX_LINE_BYTES:
             raise JobError(f"{where}: the line is too long ({len(text):,} bytes) for a name")
         found += 1
-        facts = _facts(where, text) if text.startswith(b"{") else {"key": _decoded(text)}
-        yield _named(where, facts, bucket, folder)
+        facts = _read_json(where, text) if text.startswith(b"{") else {"key": _decode(text)}
+        yield _make_entry(where, facts, bucket, folder)
     if not found and not allow_empty:
         raise JobError(f"no inputs in {name}", "it has a line for each: a name, or JSON")
 
 
-def _decoded(text: bytes) -> str:
+def _decode(text: bytes) -> str:
     return text.decode("utf-8", "surrogateescape")
 
 
-def _facts(where: str, text: bytes) -> dict[str, Any]:
+def _read_json(where: str, text: bytes) -> dict[str, Any]:
     """What a line of JSON says, by our words.
 
     Raises:
         JobError: It is no JSON object, or has a word that nobody knows.
     """
     try:
-        said = json.loads(_decoded(text))
+        said = json.loads(_decode(text))
     except (ValueError, RecursionError) as error:
         raise JobError(
             f"{where}: begins with {{ but is not JSON ({error})",
@@ -107,7 +107,7 @@ def _facts(where: str, text: bytes) -> dict[str, Any]:
     facts: dict[str, Any] = {}
     for word, value in said.items():
         known = _WORDS.get(word.lower().replace("_", ""))
-        if known is None and word.lower() not in _PASSED_OVER:
+        if known is None and word.lower() not in _IGNORED_WORDS:
             raise JobError(f"{where}: unknown word {word!r}{suggest_nearest(word, _WORDS)}")
         if known in facts:
             raise JobError(f"{where}: {known} stands here twice")
@@ -116,7 +116,9 @@ def _facts(where: str, text: bytes) -> dict[str, Any]:
     return facts
 
 
-def _named(where: str, facts: dict[str, Any], bucket: str | None, folder: str) -> ManifestEntry:
+def _make_entry(
+    where: str, facts: dict[str, Any], bucket: str | None, folder: str
+) -> ManifestEntry:
     key, size = facts.get("key"), facts.get("size")
     for word in ("key", "etag", "version", "bucket"):
         value = facts.get(word, "x")
@@ -126,11 +128,13 @@ def _named(where: str, facts: dict[str, Any], bucket: str | None, folder: str) -
         raise JobError(f"{where}: key is missing")
     if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 0):
         raise JobError(f"{where}: size must be a whole number of bytes, not {size!r}")
-    uri = located(key, facts.get("bucket", bucket), folder)
-    return ManifestEntry(uri, size, _etag(uri, facts.get("etag", "")), facts.get("version", ""))
+    uri = complete_uri(key, facts.get("bucket", bucket), folder)
+    return ManifestEntry(
+        uri, size, _quote_etag(uri, facts.get("etag", "")), facts.get("version", "")
+    )
 
 
-def located(name: str, bucket: str | None, folder: str) -> str:
+def complete_uri(name: str, bucket: str | None, folder: str) -> str:
     """The URI or absolute path of a name without a scheme; anything with one stays as it is."""
     if _SCHEME.match(name):
         return name
@@ -140,7 +144,7 @@ def located(name: str, bucket: str | None, folder: str) -> str:
     return f"{folder}/{name}" if whole.startswith("~") else whole
 
 
-def _etag(uri: str, etag: str) -> str:
+def _quote_etag(uri: str, etag: str) -> str:
     """An ETag in the quotes that S3 gives it."""
     bare = uri.startswith("s3://") and etag and not etag.startswith('"')
     return f'"{etag}"' if bare else etag

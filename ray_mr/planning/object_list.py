@@ -14,13 +14,13 @@ from typing import NamedTuple, overload
 from ray_mr.model import Input, StoredObject
 from ray_mr.system.spill import Spill, pack_rows, unpack_rows
 
-BLOCK = 512
+BLOCK_OBJECTS = 512
 """Objects in a block."""
-RECENT = 8
+MAX_RECENT_BLOCKS = 8
 """Blocks that are kept as they were looked at, for those who go through them one by one."""
 
 
-class _Block(NamedTuple):
+class _ObjectBlock(NamedTuple):
     """Columns of some objects."""
 
     uris: list[str]
@@ -32,7 +32,7 @@ class _Block(NamedTuple):
     remarks: list[str]
 
     @classmethod
-    def of(cls, objects: Sequence[StoredObject]) -> _Block:
+    def of(cls, objects: Sequence[StoredObject]) -> _ObjectBlock:
         """The block of some objects."""
         return cls(
             [obj.uri for obj in objects],
@@ -73,7 +73,7 @@ class ObjectList(Sequence[StoredObject]):
     def __init__(self, objects: Iterable[StoredObject] = ()) -> None:
         self._spool = Spill()
         self._last: list[StoredObject] = []  # no block yet
-        self._recent: tuple[tuple[int, _Block], ...] = ()  # replaced as a whole, for threads
+        self._recent: tuple[tuple[int, _ObjectBlock], ...] = ()  # replaced as a whole, for threads
         for obj in objects:
             self.add(obj)
 
@@ -83,28 +83,30 @@ class ObjectList(Sequence[StoredObject]):
         self._last.append(obj)
         if obj.locator:
             self._spool.stay()
-        if len(self._last) == BLOCK:
-            self._spool.append(pack_rows(tuple(_Block.of(self._last))))
+        if len(self._last) == BLOCK_OBJECTS:
+            self._spool.append(pack_rows(tuple(_ObjectBlock.of(self._last))))
             self._last = []
 
     def __len__(self) -> int:
-        return len(self._spool) * BLOCK + len(self._last)
+        return len(self._spool) * BLOCK_OBJECTS + len(self._last)
 
-    def _block(self, number: int) -> _Block:
+    def _block(self, number: int) -> _ObjectBlock:
         """A block by number; the last is one in the making."""
         for known, block in self._recent:
             if known == number:
                 return block
         made = number < len(self._spool)
-        block = _Block(*unpack_rows(self._spool[number])) if made else _Block.of(self._last)
-        self._recent = ((number, block), *self._recent[: RECENT - 1])
+        block = (
+            _ObjectBlock(*unpack_rows(self._spool[number])) if made else _ObjectBlock.of(self._last)
+        )
+        self._recent = ((number, block), *self._recent[: MAX_RECENT_BLOCKS - 1])
         return block
 
-    def _stretch(self, low: int, high: int) -> Iterator[tuple[_Block, int]]:
+    def _stretch(self, low: int, high: int) -> Iterator[tuple[_ObjectBlock, int]]:
         """Blocks and indexes into them, of the objects from one to before another."""
-        for number in range(low // BLOCK, -(-high // BLOCK)):
-            block, first = self._block(number), number * BLOCK
-            for at in range(max(low - first, 0), min(high - first, BLOCK)):
+        for number in range(low // BLOCK_OBJECTS, -(-high // BLOCK_OBJECTS)):
+            block, first = self._block(number), number * BLOCK_OBJECTS
+            for at in range(max(low - first, 0), min(high - first, BLOCK_OBJECTS)):
                 yield block, at
 
     @overload
@@ -119,7 +121,7 @@ class ObjectList(Sequence[StoredObject]):
                 if step == 1
                 else map(self.__getitem__, range(low, high, step))
             )
-        number, at = divmod(range(len(self))[index], BLOCK)
+        number, at = divmod(range(len(self))[index], BLOCK_OBJECTS)
         if number == len(self._spool):
             return self._last[at]
         return self._block(number).value(at)
@@ -146,7 +148,7 @@ class ObjectList(Sequence[StoredObject]):
 
     def __getstate__(self) -> tuple[list[bytes], bytes]:
         blocks = [self._spool[number] for number in range(len(self._spool))]
-        return blocks, pack_rows(tuple(_Block.of(self._last)))
+        return blocks, pack_rows(tuple(_ObjectBlock.of(self._last)))
 
     def __setstate__(self, state: tuple[Iterable[bytes], bytes]) -> None:
         blocks, last = state
@@ -154,7 +156,7 @@ class ObjectList(Sequence[StoredObject]):
         self._spool.stay()  # a stretch is small
         for block in blocks:
             self._spool.append(block)
-        rest = _Block(*unpack_rows(last))
+        rest = _ObjectBlock(*unpack_rows(last))
         self._last = [rest.value(at) for at in range(len(rest.uris))]
 
     __hash__ = None  # type: ignore[assignment]

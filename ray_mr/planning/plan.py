@@ -21,7 +21,7 @@ from ray_mr.jobs.script import Script
 from ray_mr.planning.keys import check_one_folder, make_keys_distinct
 from ray_mr.planning.object_list import Skipped
 from ray_mr.planning.selection import choose_objects, make_skip_rule, refuse_objects
-from ray_mr.planning.sources import NOTHING, Source, Sources
+from ray_mr.planning.sources import NO_MATCH_HINT, Source, Sources
 from ray_mr.planning.splits import cut_splits
 from ray_mr.system import html
 from ray_mr.system.redact import redact_uri
@@ -151,14 +151,14 @@ class Plan:
         slots = max(1, min(slots, len(sizes)))
         objects = format_count(self.total_inputs, "object")
         lines = [
-            f"mapper    {_in_words(self.mapper)}",
+            f"mapper    {_describe_step(self.mapper)}",
             f"inputs    {objects}, {format_bytes(self.total_bytes)}",
             f"splits    {len(sizes):,}",
         ]
         if len(sizes) > 1:
             lines[-1] += f", of {format_bytes(min(sizes))} to {format_bytes(max(sizes))}"
-        lines += [f"input     {source}" for source in self.patterns[:PATTERNS_SHOWN]]
-        if more := len(self.patterns) - PATTERNS_SHOWN:
+        lines += [f"input     {source}" for source in self.patterns[:MAX_PATTERNS_SHOWN]]
+        if more := len(self.patterns) - MAX_PATTERNS_SHOWN:
             lines += [f"input     and {more:,} more patterns"] if more > 0 else []
         skipped = self.skipped
         why = (
@@ -173,9 +173,9 @@ class Plan:
             lines.append(f"refused   {refused}: {escape_newlines(obj.uri)}: {error}")
         parts = "none: map only" if self.reducer is None else f"{self.job.reducers:,}"
         if self.combiner is not None:
-            lines.append(f"combiner  {_in_words(self.combiner)}")
+            lines.append(f"combiner  {_describe_step(self.combiner)}")
         if self.reducer is not None:
-            lines.append(f"reducer   {_in_words(self.reducer)}")
+            lines.append(f"reducer   {_describe_step(self.reducer)}")
         lines.append(f"reducers  {parts}")
         lines.append(f"output    {self.job.output}")
         disk = format_bytes(self.disk_bytes(slots))
@@ -214,7 +214,7 @@ class Plan:
         return html.render_heading(self.job.name or "plan") + html.render_table(rows)
 
 
-def _in_words(step: Program | str) -> str:
+def _describe_step(step: Program | str) -> str:
     """``mapper.py, python, fed records``, or the word of a built-in."""
     if isinstance(step, str):
         return step
@@ -235,19 +235,21 @@ def make_plan(job: Job, objects: Iterable[StoredObject], sources: Sources | None
         JobError: There is nothing to read, or a script cannot be packed.
     """
     extras = pack_attached_files(job.files)
-    combiner = _packed(job.combiner, extras) if isinstance(job.combiner, Script) else job.combiner
+    combiner = (
+        _pack_step(job.combiner, extras) if isinstance(job.combiner, Script) else job.combiner
+    )
     reducer: Program | str | None
-    reducer = _packed(job.reducer, extras) if isinstance(job.reducer, Script) else job.reducer
+    reducer = _pack_step(job.reducer, extras) if isinstance(job.reducer, Script) else job.reducer
     if reducer is None and (combiner is not None or job.reducers > 1):
         reducer = LINE_COLLECTOR
     mapper = (
-        _packed(job.mapper, extras)
+        _pack_step(job.mapper, extras)
         if isinstance(job.mapper, Script)
-        else _hand_on(combiner, reducer)
+        else _choose_identity(combiner, reducer)
     )
     chosen, skipped = choose_objects(objects, make_skip_rule(job), sources)
     if not chosen and not job.allow_empty:
-        raise JobError(_no_input(job, skipped), NOTHING)
+        raise JobError(_describe_no_input(job, skipped), NO_MATCH_HINT)
     readable, refused = refuse_objects(
         make_keys_distinct(chosen), archives=job.decompress != "auto"
     )
@@ -265,24 +267,24 @@ def make_plan(job: Job, objects: Iterable[StoredObject], sources: Sources | None
     )
 
 
-def _packed(script: Script, extras: tuple[ProgramFile, ...]) -> Program:
+def _pack_step(script: Script, extras: tuple[ProgramFile, ...]) -> Program:
     program = pack_program(script)
     return replace(program, files=merge_files(program.entry, program.files, extras))
 
 
-def _hand_on(combiner: Program | str | None, reducer: Program | str | None) -> Program:
+def _choose_identity(combiner: Program | str | None, reducer: Program | str | None) -> Program:
     """A reducer that reads files gets the inputs themselves."""
     reads_files = isinstance(reducer, Program) and reducer.feed == "files"
     return WHOLE_FILES if reads_files and combiner is None else IDENTITY
 
 
-_SHOWN = 5
-PATTERNS_SHOWN = 20
+MAX_NAMES_SHOWN = 5
+MAX_PATTERNS_SHOWN = 20
 """Patterns in a plan's text; its JSON has all."""
 
 
-def _no_input(job: Job, skipped: Sequence[tuple[StoredObject, str]]) -> str:
-    first, more = job.inputs[:_SHOWN], job.inputs[_SHOWN:]
+def _describe_no_input(job: Job, skipped: Sequence[tuple[StoredObject, str]]) -> str:
+    first, more = job.inputs[:MAX_NAMES_SHOWN], job.inputs[MAX_NAMES_SHOWN:]
     names = ", ".join(redact_uri(str(each)) for each in first) + (
         f" and {len(more):,} more" if more else ""
     )

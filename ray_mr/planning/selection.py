@@ -24,7 +24,7 @@ from ray_mr.model import ARCHIVED, StoredObject
 from ray_mr.planning import key_filter
 from ray_mr.planning.keys import find_key_fault
 from ray_mr.planning.object_list import ObjectList, Skipped
-from ray_mr.planning.sources import Sources, unread
+from ray_mr.planning.sources import Sources, find_skip_reason
 from ray_mr.system.spill import sort_rows
 
 if TYPE_CHECKING:
@@ -44,10 +44,10 @@ def make_skip_rule(job: Job) -> Callable[[StoredObject], str]:
     Raises:
         JobError: The job's filter is not valid.
     """
-    rules = key_filter.load(job.filter) if job.filter is not None else None
+    rules = key_filter.read_filter(job.filter) if job.filter is not None else None
 
     def find_reason(obj: StoredObject) -> str:
-        if reason := unread(obj):
+        if reason := find_skip_reason(obj):
             return reason
         return rules.reason(obj.key) if rules is not None else ""
 

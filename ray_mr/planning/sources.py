@@ -30,17 +30,17 @@ if TYPE_CHECKING:
 
 FOLDER_MARKER = "folder marker"
 """Reason for skipping an empty object whose key ends in ``/``."""
-NOTHING = "see the names, capitals too: * is any part of a name, ** any number of folders"
+NO_MATCH_HINT = "see the names, capitals too: * is any part of a name, ** any number of folders"
 """Advice where patterns fit nothing."""
-_PLURAL = {
+_PLURALS = {
     FOLDER_MARKER: "folder markers",
     HIDDEN.partition(":")[0]: "names that begin with _ or .",
     SIDE_FILE: "side files of a result",
     IRREGULAR: "pipes or devices",
     ALREADY_LISTED: "folders listed under another name",
 }
-_PASSED_OVER = "an exact name reads one, and so does a pattern that has the `_` or `.` itself"
-_ALLOW = "`allow_empty: true` (--allow-empty) permits a pattern that brings nothing"
+_EXACT_NAME_HINT = "an exact name reads one, and so does a pattern that has the `_` or `.` itself"
+_ALLOW_EMPTY_HINT = "`allow_empty: true` (--allow-empty) permits a pattern that brings nothing"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class Source:
         return f"{text}, {self.skipped:,} of them skipped" if self.skipped else text
 
 
-def unread(obj: StoredObject) -> str:
+def find_skip_reason(obj: StoredObject) -> str:
     """Return why an object is not read whatever the job says, or nothing."""
     if obj.remark and obj.remark != ARCHIVED:
         return obj.remark
@@ -110,7 +110,7 @@ class Sources:
         self._number += 1
         self._objects[index] += 1
         self._bytes[index] += obj.size_bytes
-        if reason := unread(obj):
+        if reason := find_skip_reason(obj):
             self._passed_over[reason.partition(":")[0]] += 1
         else:
             self._read += 1
@@ -131,9 +131,13 @@ class Sources:
             return
         name = self._names[index]
         if not passed_over:
-            raise JobError(f"no input: nothing is in {name}", f"{NOTHING}\n  {_ALLOW}")
-        what = " and ".join(_PLURAL.get(reason, reason) for reason in sorted(passed_over))
-        raise JobError(f"no input: only {what} are in {name}", f"{_PASSED_OVER}\n  {_ALLOW}")
+            raise JobError(
+                f"no input: nothing is in {name}", f"{NO_MATCH_HINT}\n  {_ALLOW_EMPTY_HINT}"
+            )
+        what = " and ".join(_PLURALS.get(reason, reason) for reason in sorted(passed_over))
+        raise JobError(
+            f"no input: only {what} are in {name}", f"{_EXACT_NAME_HINT}\n  {_ALLOW_EMPTY_HINT}"
+        )
 
     def skip(self, number: int) -> None:
         """Count an object as skipped; the first that was added has the number 0."""

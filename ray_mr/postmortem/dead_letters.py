@@ -19,23 +19,25 @@ if TYPE_CHECKING:
     from ray_mr.errors import RayMrError
     from ray_mr.model import PoisonRecord, StoredObject
 
-NAME_CHARS = 60
+MAX_NAME_CHARS = 60
 
 
-def folder_uri(output: str) -> str:
+def locate_folder(output: str) -> str:
     """Where the dead letters of a run with this output stand; ends in ``/``."""
     return f"{output}dead-letters/" if is_prefix(output) else f"{output}.dead-letters/"
 
 
-def write(output: str, obj: StoredObject, poison: PoisonRecord, error: RayMrError) -> str:
+def write_dead_letter(
+    output: str, obj: StoredObject, poison: PoisonRecord, error: RayMrError
+) -> str:
     """Write a letter; its URI, without the end that tells its two objects apart.
 
     Raises:
         StoreError: It cannot be written there.
     """
     digest = hashlib.sha256(obj.uri.encode("utf-8", "surrogateescape")).hexdigest()[:8]
-    stem = re.sub(r"[^A-Za-z0-9._-]", "_", obj.uri.rpartition("/")[2])[:NAME_CHARS]
-    uri = f"{folder_uri(output)}{stem}-{digest}-line-{poison.line}"
+    stem = re.sub(r"[^A-Za-z0-9._-]", "_", obj.uri.rpartition("/")[2])[:MAX_NAME_CHARS]
+    uri = f"{locate_folder(output)}{stem}-{digest}-line-{poison.line}"
     facts = {
         "object": obj.uri,
         "etag": obj.etag,
@@ -44,7 +46,7 @@ def write(output: str, obj: StoredObject, poison: PoisonRecord, error: RayMrErro
         "error": type(error).__name__,
         "message": error.message,
     }
-    owned_folder.claim(folder_uri(output))
+    owned_folder.claim(locate_folder(output))
     write_object(f"{uri}.record", poison.data)
     write_object(f"{uri}.json", strict_json.dumps(facts, indent=1).encode() + b"\n")
     return uri

@@ -36,15 +36,15 @@ if TYPE_CHECKING:
 MAX_CAPSULES = 100
 """Of one run; the report counts the rest."""
 MAX_TEXT_CHARS = 64 << 10
-MAX_BYTES = 64 << 20
+MAX_CAPSULE_BYTES = 64 << 20
 
 
-def folder_uri(output: str) -> str:
+def locate_folder(output: str) -> str:
     """Where the capsules of a run with this output stand; ends in ``/``."""
     return f"{output}failed-attempts/" if is_prefix(output) else f"{output}.failed-attempts/"
 
 
-class Capsules:
+class CapsuleWriter:
     """Writes the capsules of one run."""
 
     def __init__(self, plan: Plan, run_id: str) -> None:
@@ -64,7 +64,7 @@ class Capsules:
         self._written += 1
         facts = self._facts(split, ident, options, end)
         text = strict_json.dumps(facts, indent=1, default=str)
-        folder = folder_uri(self._plan.job.output)
+        folder = locate_folder(self._plan.job.output)
         folders.claim(folder)
         write_object(f"{folder}{ident}.json", text.encode() + b"\n")
 
@@ -79,11 +79,13 @@ class Capsules:
             "run": self._run_id,
             "attempt": asdict(ident),
             "terms": {"shares": options.slots, "careful": options.isolate_record},
-            "inputs": [{"position": item.position} | _object(item.object) for item in split.inputs],
+            "inputs": [
+                {"position": item.position} | _describe_object(item.object) for item in split.inputs
+            ],
             "suspect": end.poison.position if end.poison else end.suspect,
             "line": end.poison.line if end.poison else None,
-            "error": _error(end.error),
-            "failed": {uris[at]: _error(error) for at, error in end.failed.items()},
+            "error": _describe_error(end.error),
+            "failed": {uris[at]: _describe_error(error) for at, error in end.failed.items()},
             "seconds": dict(end.seconds),
             "usage": dict(end.usage),
             "mapper_digest": self._plan.mapper.digest,
@@ -91,11 +93,11 @@ class Capsules:
         }
 
 
-def _object(obj: StoredObject) -> dict[str, Any]:
+def _describe_object(obj: StoredObject) -> dict[str, Any]:
     return {"uri": obj.uri, "key": obj.key, "size_bytes": obj.size_bytes, "etag": obj.etag}
 
 
-def _error(error: RayMrError | None) -> dict[str, str] | None:
+def _describe_error(error: RayMrError | None) -> dict[str, str] | None:
     if error is None:
         return None
     message = error.message[:MAX_TEXT_CHARS]
@@ -120,7 +122,7 @@ class Capsule:
     """Environment variables that were not written down, and are not set here either."""
 
 
-def read(uri: str) -> Capsule:
+def read_capsule(uri: str) -> Capsule:
     """Read a capsule; scripts are taken as they are now.
 
     Raises:
@@ -128,17 +130,17 @@ def read(uri: str) -> Capsule:
         StoreError: It cannot be read.
     """
     with store_for(uri).open(uri) as stream:
-        data = stream.read(MAX_BYTES + 1)
+        data = stream.read(MAX_CAPSULE_BYTES + 1)
     line: int | None
     try:
         facts = strict_json.loads(data)
-        inputs = [_input(item) for item in facts["inputs"]]
-        at_fault = _at_fault(facts, inputs)
+        inputs = [_parse_input(item) for item in facts["inputs"]]
+        at_fault = _select_failed(facts, inputs)
         careful = facts["terms"]["careful"]
         lines = None if careful is None else tuple(map(int, careful))
         options = AttemptOptions(isolate_record=lines)
         job_facts, digest, line = dict(facts["job"]), facts["mapper_digest"], facts["line"]
-        told = _told(facts)
+        told = _find_message(facts)
         env = dict(job_facts.pop("env"))
         programs = [job_facts.get(name) for name in ("mapper", "combiner", "reducer")]
         number = int(facts["attempt"]["split"])
@@ -175,7 +177,7 @@ def read(uri: str) -> Capsule:
     )
 
 
-def _input(facts: dict[str, Any]) -> Input:
+def _parse_input(facts: dict[str, Any]) -> Input:
     """An input of a capsule.
 
     Raises:
@@ -192,7 +194,7 @@ def _input(facts: dict[str, Any]) -> Input:
     return Input(position, obj)
 
 
-def _at_fault(facts: dict[str, Any], inputs: list[Input]) -> list[Input]:
+def _select_failed(facts: dict[str, Any], inputs: list[Input]) -> list[Input]:
     wanted = {uri for uri in facts["failed"] if uri}
     found = [
         item
@@ -202,12 +204,12 @@ def _at_fault(facts: dict[str, Any], inputs: list[Input]) -> list[Input]:
     return found or inputs
 
 
-def _told(facts: dict[str, Any]) -> str:
+def _find_message(facts: dict[str, Any]) -> str:
     errors = [facts["error"], *facts["failed"].values()]
     return next((str(one["message"]) for one in errors if one), "unknown")
 
 
-def replay(
+def replay_attempt(
     capsule: Capsule, *, on_stderr: Callable[[bytes], None] | None = None
 ) -> RayMrError | None:
     """Run the attempt again in this process; what it fails with now.
@@ -234,7 +236,7 @@ def replay(
     return end.error or next(iter(end.failed.values()), None)
 
 
-def debug(capsule: Capsule) -> int:
+def debug_attempt(capsule: Capsule) -> int:
     """Run the attempt again in the terminal, in Python's debugger where it fails.
 
     Returns:

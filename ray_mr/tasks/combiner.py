@@ -48,15 +48,15 @@ class CombineProgram(Protocol):
         """End what runs; no effect after ``close``."""
 
 
-def combiner(launch: LaunchSpec, *, tabs: bool = False) -> CombineProgram:
+def start_combiner(launch: LaunchSpec, *, tabs: bool = False) -> CombineProgram:
     """That of a program, by its feed; ``tabs`` as for ``format_lines``."""
     if launch.program.feed == "lines":
-        return _ByLines(launch, tabs=tabs)
+        return _LinesCombiner(launch, tabs=tabs)
     # It works now and then, as long as the attempt: only silence can end it.
-    return _ByFunction(replace(launch, limits=Limits(None, launch.limits.stall_s)))
+    return _FunctionCombiner(replace(launch, limits=Limits(None, launch.limits.stall_s)))
 
 
-class _ByFunction:
+class _FunctionCombiner:
     def __init__(self, launch: LaunchSpec) -> None:
         self._child = CombinerChild(launch)
         self.counters = self._child.counters
@@ -71,7 +71,7 @@ class _ByFunction:
         self._child.kill()
 
 
-class _ByLines:
+class _LinesCombiner:
     def __init__(self, launch: LaunchSpec, *, tabs: bool) -> None:
         self._launch, self._tabs = launch, tabs
         self._running: Generator[bytes] | None = None

@@ -103,7 +103,7 @@ class Fetch:
         )
         self._private, self._keep = private, keep
         self._max_expansion, self._as_text = max_expansion, as_text
-        self._unsafe = _collisions(inputs)
+        self._unsafe = _find_collisions(inputs)
         self._paths: dict[int, Path] = {}
         self._changed = threading.Condition()
         self._stop = threading.Event()
@@ -280,7 +280,7 @@ class Fetch:
         return Fetched(item, path, "none", None, size)
 
 
-def _collisions(inputs: Sequence[Input]) -> dict[int, UnsafeKey]:
+def _find_collisions(inputs: Sequence[Input]) -> dict[int, UnsafeKey]:
     """Errors, by position, of inputs whose path an earlier one needs as a file or a folder."""
     files: dict[str, str] = {}
     folders: dict[str, str] = {}

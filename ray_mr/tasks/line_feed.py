@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ray_mr.errors import RayMrError
     from ray_mr.tasks.fetch import Fetch, Fetched
 
-MARK = b"\xef\xbb\xbf"
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 """Byte order mark of UTF-8."""
 
 
@@ -78,7 +78,7 @@ class LineFeed:
         obj, position = fetched.input.object, fetched.input.position
         limit = LineLimit(self._max_record_bytes)
         last = NEWLINE
-        chunks = Unmarked(self._fetch.decode(fetched), keep=self._keep_mark)
+        chunks = MarkRemover(self._fetch.decode(fetched), keep=self._keep_mark)
         try:
             for chunk in limit.cut(chunks):
                 last = chunk[-1] if chunk else last
@@ -107,7 +107,7 @@ class LineFeed:
         )
 
 
-class Unmarked:
+class MarkRemover:
     """Chunks of an input without the byte order mark at its very beginning.
 
     Args:
@@ -123,13 +123,15 @@ class Unmarked:
     def __iter__(self) -> Iterator[bytes]:
         """Chunks, none of them empty."""
         head = b""
-        while not self._keep and MARK.startswith(head) and len(head) < len(MARK):
+        while (
+            not self._keep and BYTE_ORDER_MARK.startswith(head) and len(head) < len(BYTE_ORDER_MARK)
+        ):
             chunk = next(self._chunks, b"")
             if not chunk:
                 break
             head += chunk
-        if head.startswith(MARK):
-            self.dropped = len(MARK)
+        if head.startswith(BYTE_ORDER_MARK):
+            self.dropped = len(BYTE_ORDER_MARK)
         if head := head[self.dropped :]:
             yield head
         yield from self._chunks

@@ -25,7 +25,7 @@ def count_lines(text: bytes) -> int:
     return int(np.count_nonzero(np.frombuffer(text, np.uint8) == NEWLINE))
 
 
-def too_long(line: int, start: int, size_bytes: int, limit_bytes: int) -> str:
+def describe_long_line(line: int, start: int, size_bytes: int, limit_bytes: int) -> str:
     """Return where a line that is set aside stands and why; nothing of its content."""
     return (
         f"line {line} (from byte {start:,}): {size_bytes:,} bytes, more than max_record_bytes "
@@ -110,4 +110,4 @@ class LineLimit:
     def _set_aside(self, line: int, start: int, size_bytes: int) -> None:
         self.bad += 1
         if not self.sample:
-            self.sample = too_long(line, start, size_bytes, self._limit)
+            self.sample = describe_long_line(line, start, size_bytes, self._limit)

@@ -14,7 +14,7 @@ from ray_mr.shuffle.lines import format_lines, parse_lines
 from ray_mr.shuffle.order import sort_keys
 from ray_mr.shuffle.order.row_order import view_keys
 from ray_mr.shuffle.pairs import unpack_pairs
-from ray_mr.tasks.combiner import combiner
+from ray_mr.tasks.combiner import start_combiner
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 
 SAMPLE_BYTES = 512 << 10
 """Output that a sample is taken of."""
-SHARE = 32
+MEMORY_SHARE = 32
 """A block is at most this part of ``memory``: an attempt holds some times as much."""
-MIN_PACK_BYTES = 1 << 20
+MIN_BLOCK_BYTES = 1 << 20
 
 
-def pack_bytes(memory_bytes: int) -> int:
+def compute_block_bytes(memory_bytes: int) -> int:
     """How large the blocks are in a job of this ``memory``."""
-    return min(map_side.BATCH_BYTES, max(MIN_PACK_BYTES, memory_bytes // SHARE))
+    return min(map_side.BATCH_BYTES, max(MIN_BLOCK_BYTES, memory_bytes // MEMORY_SHARE))
 
 
 class TextBlocks:
@@ -43,7 +43,7 @@ class TextBlocks:
 
     def __init__(self, attempt: AttemptState) -> None:
         self._attempt = attempt
-        self._pack_bytes = pack_bytes(attempt.task.job.memory)
+        self._pack_bytes = compute_block_bytes(attempt.task.job.memory)
         self._cutter = batches.TextBatcher(max_record_bytes=attempt.task.job.max_record_bytes)
         self._pieces: list[bytes] = []
 
@@ -83,7 +83,7 @@ class RowBlocks:
     def __init__(self, attempt: AttemptState, folder: Path) -> None:
         self._attempt = attempt
         self._task = task = attempt.task
-        self._pack_bytes = pack_bytes(task.job.memory)
+        self._pack_bytes = compute_block_bytes(task.job.memory)
         self._piece_bytes = min(batches.TEXT_BATCH_BYTES, self._pack_bytes)
         self._longest = task.job.max_record_bytes
         self._pieces = batches.OutputBatcher(
@@ -100,7 +100,7 @@ class RowBlocks:
         if task.combiner is not None and not isinstance(task.combiner, str):
             place = folder / ".combiner"
             place.mkdir()
-            self._program = combiner(
+            self._program = start_combiner(
                 attempt.make_launch(task.combiner, place), tabs=task.job.tabs_in_keys
             )
             self._combined = MapSideCombiner(self._parse_combined, batch_bytes=self._pack_bytes)

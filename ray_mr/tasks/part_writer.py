@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
     from ray_mr.storage.contract import Writer, WriteTarget
 
-PIECE_BYTES = 4 << 20
+CHUNK_BYTES = 4 << 20
 """What is gathered before it is written or handed on."""
-TICK_S = 0.5
+PROGRESS_S = 0.5
 
 
 class PartWriter:
@@ -58,7 +58,7 @@ class PartWriter:
                 if data:
                     gathered.append(data)
                     size += len(data)
-                if size >= PIECE_BYTES:
+                if size >= CHUNK_BYTES:
                     yield from self._put(b"".join(gathered))
                     gathered, size = [], 0
                 else:
@@ -87,7 +87,7 @@ class PartWriter:
 
     def _settled(self, then: Callable[[Any], None] = lambda _: None) -> Iterator[bytes | None]:
         """Wait for what is being written; where nothing could be, the driver gets it."""
-        while self._busy is not None and not wait([self._busy], TICK_S).done:
+        while self._busy is not None and not wait([self._busy], PROGRESS_S).done:
             yield None
         busy, self._busy = self._busy, None
         if busy is None or self._writer is None:

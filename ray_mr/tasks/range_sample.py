@@ -32,17 +32,17 @@ if TYPE_CHECKING:
     from ray_mr.planning.plan import Plan
     from ray_mr.shuffle.rows import RowBatch
 
-INPUTS = 16
+MAX_INPUTS = 16
 """Inputs that are looked at."""
-KEYS = 512
+MAX_KEYS = 512
 """Keys that are taken of each."""
-CHANCE = (ChildCrashed, ChildTimeout, ChildProtocol)
+CHANCE_ERRORS = (ChildCrashed, ChildTimeout, ChildProtocol)
 """Ends of a program that may be chance: the same attempt may succeed when it is repeated."""
-PAUSE_S, MAX_PAUSE_S = 1.0, 60.0
+MIN_PAUSE_S, MAX_PAUSE_S = 1.0, 60.0
 """Shortest and longest pause in seconds before a store is asked again."""
 
 
-def bounds_of(plan: Plan, task: MapTask, root: Path) -> tuple[bytes, ...]:
+def sample_bounds(plan: Plan, task: MapTask, root: Path) -> tuple[bytes, ...]:
     """The least keys of all parts but the first, as strings of the job's order of keys.
 
     There are fewer where keys are few.
@@ -59,7 +59,7 @@ def bounds_of(plan: Plan, task: MapTask, root: Path) -> tuple[bytes, ...]:
         task, partitions=1, combiner=None, built_in="", whole_lines=False, sorted=True, sample=True
     )
     many = plan.total_inputs
-    spread = {at * many // INPUTS for at in range(INPUTS)}  # all, if there are no more
+    spread = {at * many // MAX_INPUTS for at in range(MAX_INPUTS)}  # all, if there are no more
     chosen = [
         Split(split.index, (split.inputs[position - split.start],))
         for split in plan.splits
@@ -67,14 +67,16 @@ def bounds_of(plan: Plan, task: MapTask, root: Path) -> tuple[bytes, ...]:
         if position in spread
     ]
     with ThreadPoolExecutor(min(len(os.sched_getaffinity(0)), max(1, len(chosen)))) as pool:
-        found = list(pool.map(lambda item: _keys(alone, item[1], item[0], root), enumerate(chosen)))
+        found = list(
+            pool.map(lambda item: _sample_input(alone, item[1], item[0], root), enumerate(chosen))
+        )
     keys = sorted(key for some in found for key in some)
     parts = task.partitions
     picked = {keys[at * len(keys) // parts] for at in range(1, parts)} if keys else set()
     return tuple(sorted(picked))
 
 
-def _keys(task: MapTask, split: Split, number: int, root: Path) -> list[bytes]:
+def _sample_input(task: MapTask, split: Split, number: int, root: Path) -> list[bytes]:
     """Return keys of the first output of an input, evenly spread over its rows.
 
     A crash by chance must not change the bounds, so a failed attempt is repeated as often as the
@@ -84,23 +86,23 @@ def _keys(task: MapTask, split: Split, number: int, root: Path) -> list[bytes]:
         RayMrError: A store or the memory was unavailable in every attempt.
     """
     attempts = task.job.attempts
-    pauses = Backoff(attempts, PAUSE_S, MAX_PAUSE_S)
+    pauses = Backoff(attempts, MIN_PAUSE_S, MAX_PAUSE_S)
     for tries in itertools.count(1):
         ident = AttemptId(split.index, split.start, -1 - number * attempts - tries)
-        keys, error = _sample(task, split, ident, root)
-        chance = error is not None and (error.retryable or isinstance(error, CHANCE))
+        keys, error = _run_attempt(task, split, ident, root)
+        chance = error is not None and (error.retryable or isinstance(error, CHANCE_ERRORS))
         if error is None or not chance:
             return keys
         if tries >= attempts:
-            if isinstance(error, CHANCE):
+            if isinstance(error, CHANCE_ERRORS):
                 return []
             raise error
-        if not isinstance(error, CHANCE):
+        if not isinstance(error, CHANCE_ERRORS):
             time.sleep(pauses.pause_s(split.inputs[0].object.uri, tries) or 0.0)
     raise AssertionError("unreachable")
 
 
-def _sample(
+def _run_attempt(
     task: MapTask, split: Split, ident: AttemptId, root: Path
 ) -> tuple[list[bytes], RayMrError | None]:
     """Run one attempt until its first block: the keys, or the error that ended it before."""
@@ -115,9 +117,9 @@ def _sample(
 
 
 def _spread_keys(task: MapTask, rows: RowBatch) -> list[bytes]:
-    """Return ``KEYS`` keys, evenly spread over the rows, as strings of the job's order."""
+    """Return ``MAX_KEYS`` keys, evenly spread over the rows, as strings of the job's order."""
     ends = np.cumsum(rows.counts)
-    places = np.arange(KEYS) * rows.total // KEYS
+    places = np.arange(MAX_KEYS) * rows.total // MAX_KEYS
     at = np.searchsorted(ends, places, side="right")
     strings = make_key_order(task.job)(rows.take(at))
     return list(map(strings.get, range(len(at))))

@@ -72,8 +72,8 @@ def test_ranges_have_about_equal_shares_and_are_repeatable(tmp_path: Path, files
     every = write(tmp_path, files)
     job_plan = plan(lines_job(tmp_path, reducers=5))
     task = MapTask.of(job_plan, "run")
-    bounds = range_sample.bounds_of(job_plan, task, tmp_path)
-    assert bounds == range_sample.bounds_of(job_plan, task, tmp_path)
+    bounds = range_sample.sample_bounds(job_plan, task, tmp_path)
+    assert bounds == range_sample.sample_bounds(job_plan, task, tmp_path)
     assert len(bounds) == 4
     keys = [key_of(line) for line in every]
     shares = [0] * 5
@@ -111,9 +111,9 @@ def test_ranges_after_a_chance_crash_are_the_same(tmp_path: Path, end: str) -> N
     task = MapTask.of(job_plan, "run")
     for crash in range(3):
         (tmp_path / f"crash-{crash}").touch()
-    disturbed = range_sample.bounds_of(job_plan, task, tmp_path)
+    disturbed = range_sample.sample_bounds(job_plan, task, tmp_path)
     assert not list(tmp_path.glob("crash-*"))
-    assert disturbed == range_sample.bounds_of(job_plan, task, tmp_path)
+    assert disturbed == range_sample.sample_bounds(job_plan, task, tmp_path)
     assert len(disturbed) == 3
 
 

@@ -168,7 +168,7 @@ def test_spoiled_capsule_is_a_job_that_is_wrong(tmp_path: Path, odd_job: Any) ->
         chance = random.Random(seed)
         path.write_text(json.dumps(spoiled(sound, chance)))
         try:
-            capsules.read(str(path))
+            capsules.read_capsule(str(path))
         except RayMrError as error:
             assert error.exit_code in {2, 4, 5}, error
             refused += 1
@@ -195,7 +195,7 @@ def test_file_that_is_no_capsule_is_refused(tmp_path: Path, data: bytes) -> None
     path = tmp_path / "report.json"
     path.write_bytes(data)
     with pytest.raises(JobError, match="is no capsule of a failed attempt"):
-        capsules.read(str(path))
+        capsules.read_capsule(str(path))
 
 
 @pytest.mark.parametrize("name", ["", "nothing.json"])

@@ -29,7 +29,7 @@ def replay(*, capsule: str, pdb: bool) -> None:
     from ray_mr.postmortem import replay as capsules
 
     uri = capsule if "://" in capsule else str(Path(expand_home(capsule, "replay")).absolute())
-    attempt = capsules.read(uri)
+    attempt = capsules.read_capsule(uri)
     print_message(f"then: {summarize_message(attempt.told)}")
     for item in attempt.plan.splits[0].inputs:
         print_message(f"input: {item.object.uri}")
@@ -38,8 +38,8 @@ def replay(*, capsule: str, pdb: bool) -> None:
     for name in attempt.withheld:
         print_message(f"{name} was not saved and is not set here")
     if pdb:
-        raise click.exceptions.Exit(capsules.debug(attempt))
-    error = capsules.replay(
+        raise click.exceptions.Exit(capsules.debug_attempt(attempt))
+    error = capsules.replay_attempt(
         attempt, on_stderr=lambda line: print_message(line.decode("utf-8", "replace"))
     )
     if error is not None:

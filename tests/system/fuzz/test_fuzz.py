@@ -294,7 +294,9 @@ def test_manifests() -> None:
         data = mutated(random_, random_.choice(MANIFESTS), [*MANIFESTS, *EVERY])
         bucket = random_.choice([None, "b"])
         try:
-            for named in manifest.read(data.splitlines(), name="keys", bucket=bucket, folder="/f"):
+            for named in manifest.read_manifest(
+                data.splitlines(), name="keys", bucket=bucket, folder="/f"
+            ):
                 assert "://" in named.uri or named.uri.startswith("/")
                 assert named.size_bytes is None or named.size_bytes >= 0
         except JobError as error:
@@ -318,7 +320,7 @@ def test_filters(tmp_path: Path) -> None:
     for random_ in seeds(300, share=0.15):
         path.write_bytes(mutated(random_, text, [text, b"null", b"[]", b"1e999", b'"*"']))
         try:
-            wanted = filters.load(str(path))
+            wanted = filters.read_filter(str(path))
         except JobError as error:
             assert str(path) in error.message
         else:

@@ -21,7 +21,7 @@ from ray_mr.codecs import brotli_stream as our_brotli
 from ray_mr.codecs import members
 from ray_mr.codecs.decode import decode
 from ray_mr.errors import CorruptObject
-from ray_mr.tasks.line_feed import MARK, Unmarked
+from ray_mr.tasks.line_feed import BYTE_ORDER_MARK, MarkRemover
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -144,11 +144,21 @@ def test_brotli_across_any_edge_is_read(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize(
-    "content", [MARK, MARK + b"a\n", MARK[:2], MARK[:1] + b"x", b"", b"ab\n", MARK * 2, b"a" + MARK]
+    "content",
+    [
+        BYTE_ORDER_MARK,
+        BYTE_ORDER_MARK + b"a\n",
+        BYTE_ORDER_MARK[:2],
+        BYTE_ORDER_MARK[:1] + b"x",
+        b"",
+        b"ab\n",
+        BYTE_ORDER_MARK * 2,
+        b"a" + BYTE_ORDER_MARK,
+    ],
 )
 def test_byte_order_mark_across_any_edge_is_dropped(harness: Any, content: bytes) -> None:
     """Wherever chunks end, the mark goes, and nothing but the mark."""
-    wanted = content.removeprefix(MARK)
+    wanted = content.removeprefix(BYTE_ORDER_MARK)
     for cuts in itertools.product((False, True), repeat=max(0, len(content) - 1)):
         chunks, start = [], 0
         for at, cut in enumerate(cuts, 1):
@@ -156,10 +166,10 @@ def test_byte_order_mark_across_any_edge_is_dropped(harness: Any, content: bytes
                 chunks.append(content[start:at])
                 start = at
         chunks += [content[start:]] if content[start:] else []
-        text = Unmarked(iter(chunks))
+        text = MarkRemover(iter(chunks))
         found = list(text)
         assert b"".join(found) == wanted
         assert all(found)
         assert len(wanted) + text.dropped == len(content)
-        assert b"".join(Unmarked(iter(chunks), keep=True)) == content
+        assert b"".join(MarkRemover(iter(chunks), keep=True)) == content
         assert b"".join(harness.without_mark(iter(chunks))) == wanted

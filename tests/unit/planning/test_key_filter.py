@@ -9,7 +9,7 @@ import pytest
 
 from jobs import job, result, run_told
 from ray_mr.errors import JobError
-from ray_mr.planning.key_filter import Filter, load
+from ray_mr.planning.key_filter import KeyFilter, read_filter
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,8 +30,8 @@ def write(folder: Path, *allowed: Any) -> str:
 
 @pytest.fixture
 def loaded(tmp_path: Path) -> Any:
-    def make(*allowed: Any) -> Filter:
-        return load(write(tmp_path, *allowed))
+    def make(*allowed: Any) -> KeyFilter:
+        return read_filter(write(tmp_path, *allowed))
 
     return make
 
@@ -90,17 +90,17 @@ def test_no_filter(tmp_path: Path, text: str, words: str) -> None:
     path = tmp_path / "Filter.json"
     path.write_text(text)
     with pytest.raises(JobError, match=words) as caught:
-        load(str(path))
+        read_filter(str(path))
     assert str(path) in str(caught.value)
 
 
 def test_unreadable(tmp_path: Path) -> None:
     """A filter that is not there, or no text, is named."""
     with pytest.raises(JobError, match="No such file"):
-        load(str(tmp_path / "none.json"))
+        read_filter(str(tmp_path / "none.json"))
     (tmp_path / "odd.json").write_bytes(b"\xff")
     with pytest.raises(JobError, match="not UTF-8"):
-        load(str(tmp_path / "odd.json"))
+        read_filter(str(tmp_path / "odd.json"))
 
 
 def test_in_a_run(tmp_path: Path) -> None:

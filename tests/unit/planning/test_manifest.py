@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 def read(*lines: bytes, bucket: str | None = None) -> list[ManifestEntry]:
-    return list(manifest.read(lines, name="keys", bucket=bucket, folder="/data"))
+    return list(manifest.read_manifest(lines, name="keys", bucket=bucket, folder="/data"))
 
 
 class TestLines:

@@ -25,7 +25,7 @@ from ray_mr.driver.report import Report
 from ray_mr.errors import StoreError
 from ray_mr.jobs.job import Job
 from ray_mr.model import AttemptEnd, AttemptId, FileCounts, Input, StoredObject
-from ray_mr.planning.object_list import BLOCK, Inputs, ObjectList, Skipped
+from ray_mr.planning.object_list import BLOCK_OBJECTS, Inputs, ObjectList, Skipped
 from ray_mr.planning.plan import make_plan
 from ray_mr.stores.publication import write_object
 from ray_mr.system.spill import MAX_HELD_BYTES, Spill, sort_rows
@@ -96,7 +96,7 @@ def test_a_stretch_travels_alone() -> None:
 
 def test_any_number_and_order_of_looks() -> None:
     """Over the edges of blocks, near and far, alone and by threads: each look finds its object."""
-    objects = list(generated(5 * BLOCK + 7))
+    objects = list(generated(5 * BLOCK_OBJECTS + 7))
     catalog = ObjectList()
     for at, obj in enumerate(objects):
         catalog.add(obj)
@@ -106,10 +106,10 @@ def test_any_number_and_order_of_looks() -> None:
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(catalog.__getitem__, numbers)) == [objects[at] for at in numbers]
     for low, high in (
-        (0, BLOCK),
-        (BLOCK - 1, BLOCK + 1),
-        (3, 3 * BLOCK),
-        (5 * BLOCK, len(objects)),
+        (0, BLOCK_OBJECTS),
+        (BLOCK_OBJECTS - 1, BLOCK_OBJECTS + 1),
+        (3, 3 * BLOCK_OBJECTS),
+        (5 * BLOCK_OBJECTS, len(objects)),
     ):
         assert list(catalog.values(low, high)) == objects[low:high]
         assert pickle.loads(pickle.dumps(catalog[low:high])) == ObjectList(objects[low:high])  # noqa: S301
@@ -151,10 +151,10 @@ def test_no_password_is_on_a_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ray_mr.system.spill.unpack_rows", marshal.loads)
     monkeypatch.setattr("ray_mr.planning.object_list.unpack_rows", marshal.loads)
     names = [f"{number * 7 % 2000:05d}" for number in range(2000)]
-    objects = [StoredObject(f"http://h/{name}", name, 1, "e") for name in names[:BLOCK]]
+    objects = [StoredObject(f"http://h/{name}", name, 1, "e") for name in names[:BLOCK_OBJECTS]]
     objects += [
         StoredObject(f"http://h/{name}", name, 1, "e", f"http://me:secret@h/{name}")
-        for name in [*names[BLOCK:], names[-1]]
+        for name in [*names[BLOCK_OBJECTS:], names[-1]]
     ]
     made = make_plan(Job(inputs=["unused"], mapper="identity", output="o"), objects)
     assert [reason for _, reason in made.skipped] == ["listed twice"]

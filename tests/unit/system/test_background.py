@@ -86,8 +86,8 @@ def test_slow_store_holds_up_no_loop(tmp_path: Path, monkeypatch: pytest.MonkeyP
         wrote.set()
         raise StoreError("no space there")
 
-    monkeypatch.setattr(dead_letters, "write", stuck)
-    monkeypatch.setattr(replay.Capsules, "write", stuck)
+    monkeypatch.setattr(dead_letters, "write_dead_letter", stuck)
+    monkeypatch.setattr(replay.CapsuleWriter, "write", stuck)
     made = plan(job(tmp_path))
     (split,) = made.splits
     keep = FailureRecords(made, "run", enough)

@@ -11,7 +11,7 @@ import pytest
 
 from ray_mr.errors import JobError
 from ray_mr.jobs.attached_files import pack_attached_files
-from ray_mr.planning.key_filter import load
+from ray_mr.planning.key_filter import read_filter
 from ray_mr.system import user_files
 from ray_mr.system.user_files import NotAFile, open_regular, open_stream, read_named
 
@@ -83,6 +83,6 @@ def test_plan_job_file_in_a_pipe_is_read(tmp_path: Path, how: str) -> None:
 def test_job_parts_in_a_pipe_without_a_writer_are_refused(pipe: str) -> None:
     """A filter and a file of the program's do not hold up a run."""
     with pytest.raises(JobError, match="nothing writes"):
-        load(pipe)
+        read_filter(pipe)
     with pytest.raises(JobError, match="is not a regular file"):
         pack_attached_files([pipe])
