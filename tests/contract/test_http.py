@@ -67,7 +67,7 @@ class TestFind:
         obj = find(url)
         assert (obj.uri, obj.key) == (url, "a/b c.gz")
         assert (obj.size_bytes, obj.etag, obj.locator) == (len(DATA), '"x"', "")
-        assert web.asked[-1].headers["range"] == "bytes=0-0"
+        assert web.requests[-1].headers["range"] == "bytes=0-0"
 
     @pytest.mark.parametrize("how", [{}, {"ranges": False}, {"etag": None}, {"sized": False}])
     def test_download_from_a_minimal_server_is_identical(
@@ -81,7 +81,7 @@ class TestFind:
     def test_find_many_urls_uses_one_connection(self, web: WebServer) -> None:
         urls = [web.put(f"/{number}", DATA) for number in range(9)]
         assert [find(url).size_bytes for url in urls] == [len(DATA)] * 9
-        assert len({asked.connection for asked in web.asked}) == 1
+        assert len({each.connection for each in web.requests}) == 1
 
     def test_find_without_etag_uses_the_date(self, web: WebServer) -> None:
         date = "Wed, 21 Oct 2015 07:28:00 GMT"
@@ -144,7 +144,7 @@ class TestFind:
             find(url)
         assert type(caught.value) is kind
         assert caught.value.retryable == (kind is StoreUnavailable)
-        assert len(web.asked) == (4 if kind is StoreUnavailable else 1)
+        assert len(web.requests) == (4 if kind is StoreUnavailable else 1)
 
     def test_download_refused_object_is_a_failed_input(
         self, web: WebServer, tmp_path: Path
@@ -177,10 +177,10 @@ class TestDownload:
         cuts = [1_000_000, 500_000, 1, 70_000, 3, 200_000, 10, 5]
         url = web.put("/o", DATA, cut_at=list(cuts))
         assert fetched(url, tmp_path) == DATA
-        starts = [asked.headers.get("range") for asked in web.asked[1:]]
+        starts = [each.headers.get("range") for each in web.requests[1:]]
         assert starts[:3] == [None, "bytes=1000000-", "bytes=1500000-"]
         assert len(starts) == len(cuts) + 1
-        assert all(asked.headers.get("if-range") for asked in web.asked[2:])
+        assert all(each.headers.get("if-range") for each in web.requests[2:])
 
     @pytest.mark.parametrize(
         "how",
@@ -203,7 +203,7 @@ class TestDownload:
     def test_download_unrequested_range_is_completed_or_refused(
         self, web: WebServer, tmp_path: Path, how: dict[str, Any]
     ) -> None:
-        url = web.put("/o", DATA, most=1_000_000, **how)
+        url = web.put("/o", DATA, max_bytes=1_000_000, **how)
         if how:
             with pytest.raises(StoreUnavailable):
                 fetched(url, tmp_path)
@@ -218,14 +218,14 @@ class TestDownload:
         url = web.put("/o", DATA, ranges=False, cut_at=[2000, 1000] * 50)
         with pytest.raises(StoreUnavailable):
             fetched(url, tmp_path)
-        assert len(web.asked) < 10
+        assert len(web.requests) < 10
 
     def test_download_without_progress_leaves_nothing(self, web: WebServer, tmp_path: Path) -> None:
         url = web.put("/o", DATA, cut_at=[1000] + [0] * 50)
         with pytest.raises(StoreUnavailable):
             fetched(url, tmp_path)
         assert not list(tmp_path.iterdir())
-        assert len(web.asked) < 10
+        assert len(web.requests) < 10
 
     @pytest.mark.parametrize("precondition", [True, False])
     def test_download_changed_object_is_refused(
@@ -340,7 +340,7 @@ class TestSecrets:
             web.put("/o", b"", location=target, login=("me", "pw"))
             url = web.base.replace("://", "://me:pw@") + "/o"
             assert fetched(url, tmp_path) == DATA
-            assert not any("authorization" in asked.headers for asked in other.asked)
+            assert not any("authorization" in each.headers for each in other.requests)
 
     def test_signed_url_hides_its_signature(self, web: WebServer, tmp_path: Path) -> None:
         """In reports and in messages."""
@@ -427,11 +427,11 @@ def test_proxy_of_the_environment_gets_only_its_own_password(
         monkeypatch.setenv("http_proxy", proxy.base.replace("://", "://p:x@"))
         monkeypatch.setenv("no_proxy", "127.0.0.1")
         assert fetched("http://files.example/o", tmp_path) == DATA
-        assert proxy.asked[0].headers["proxy-authorization"].startswith("Basic ")
+        assert proxy.requests[0].headers["proxy-authorization"].startswith("Basic ")
         monkeypatch.setenv("http_proxy", "http://me:secret@h\u2100x:1")
         with pytest.raises(StoreError, match=r"proxy .* is not a URL") as caught:
             find("http://files.example/o")
         assert "secret" not in str(caught.value)
-        before = len(proxy.asked)
+        before = len(proxy.requests)
         assert fetched(web.put("/direct", b"x"), tmp_path) == b"x"
-        assert len(proxy.asked) == before
+        assert len(proxy.requests) == before

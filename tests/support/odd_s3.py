@@ -1,6 +1,6 @@
-"""An S3 server that answers what no good one would: odd keys, and errors on demand.
+"""An S3 server with unusual answers: odd keys, and errors on demand.
 
-A thread of this process; boto3 speaks to it over HTTP as to any other.  It checks no signature.
+It runs in a thread of this process, and boto3 connects to it by HTTP.  It checks no signature.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ ERROR = "<Error><Code>{code}</Code><Message>{message}</Message></Error>"
 
 @dataclass
 class OddS3:
-    """What it has, and what it refuses."""
+    """Objects of the server, and the requests that it refuses."""
 
     objects: dict[str, bytes] = field(default_factory=dict)
-    """By key, of the one bucket that it has whatever its name."""
+    """Objects by key; the server has one bucket, under any name."""
     refuses: dict[str, tuple[int, str, str]] = field(default_factory=dict)
     """Status, code and message, by the kind of request: ``list``, ``head``, ``get``, ``put``,
     ``create`` (of an upload)."""
     endpoint: str = ""
-    asked: list[str] = field(default_factory=list)
-    """Kinds of requests that came."""
+    requests: list[str] = field(default_factory=list)
+    """Kinds of the received requests."""
 
 
 @contextlib.contextmanager
@@ -54,7 +54,7 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
     def do_HEAD(self) -> None:
         self._answer("head")
@@ -73,7 +73,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, kind: str) -> None:
         odd: OddS3 = self.server.odd  # type: ignore[attr-defined]
-        odd.asked.append(kind)
+        odd.requests.append(kind)
         if kind in odd.refuses:
             status, code, message = odd.refuses[kind]
             self._send(status, ERROR.format(code=code, message=message).encode())
@@ -83,7 +83,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(200, b"<ListMultipartUploadsResult/>")
             return
         if kind == "list":
-            self._send(200, _listing(odd.objects, parse_qs(path.query).get("prefix", [""])[0]))
+            self._send(
+                200, _format_listing(odd.objects, parse_qs(path.query).get("prefix", [""])[0])
+            )
             return
         key = unquote_to_bytes(path.path).decode().split("/", 2)[2]
         if key in odd.objects:
@@ -100,7 +102,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(data)
 
 
-def _listing(objects: dict[str, bytes], prefix: str) -> bytes:
+def _format_listing(objects: dict[str, bytes], prefix: str) -> bytes:
     rows = "".join(
         f"<Contents><Key>{escape(quote(key))}</Key><Size>{len(content)}</Size>"
         f"<ETag>&quot;made-up&quot;</ETag></Contents>"

@@ -1,4 +1,4 @@
-"""The HTTP server under the stand-ins of the tests."""
+"""The HTTP server beneath the tests' stand-ins for S3 and web servers."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from http.server import ThreadingHTTPServer
 
 
 class QuietServer(ThreadingHTTPServer):
-    """A thread for each connection; a client that went away is no news.
+    """A server with a thread for each connection, which ignores broken connections.
 
-    Without this, the traceback of a broken connection goes to standard error at a moment of its
-    own, and into whatever test then looks at that.
+    Otherwise the traceback of a broken connection would be written to standard error at any time,
+    and a test that checks standard error would fail.
     """
 
     daemon_threads = True
@@ -18,6 +18,6 @@ class QuietServer(ThreadingHTTPServer):
     block_on_close = False
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Print what is wrong with the stand-in itself, and nothing else."""
+        """Print only errors of the stand-in itself."""
         if not isinstance(sys.exception(), ConnectionError | TimeoutError):
             super().handle_error(request, client_address)  # type: ignore[arg-type]

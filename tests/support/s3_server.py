@@ -1,4 +1,4 @@
-"""The S3 server of the demo, for tests: one client, and buckets of any number."""
+"""The demo's S3 server for tests: one client, any number of buckets."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class S3Server:
     access_key: str
     secret_key: str
     environment: dict[str, str]
-    """What boto3 finds the server by, and nothing of this machine's own settings."""
+    """Variables by which boto3 finds the server, without this machine's own settings."""
     client: Any
 
     def bucket(self) -> str:
-        """Name of a fresh bucket."""
+        """Make a bucket; return its name."""
         name = f"test-{uuid.uuid4().hex[:12]}"
         self.client.create_bucket(Bucket=name)
         return name
@@ -35,22 +35,23 @@ class S3Server:
             self.client.put_object(Bucket=bucket, Key=key, Body=body)
 
     def keys(self, bucket: str, prefix: str = "") -> list[str]:
-        """Keys of the first thousand objects."""
-        found = self.client.list_objects_v2(Bucket=bucket, Prefix=prefix).get("Contents", [])
-        return [item["Key"] for item in found]
+        """Return the keys of the first thousand objects."""
+        items = self.client.list_objects_v2(Bucket=bucket, Prefix=prefix).get("Contents", [])
+        return [item["Key"] for item in items]
 
     def body(self, bucket: str, key: str) -> bytes:
         return bytes(self.client.get_object(Bucket=bucket, Key=key)["Body"].read())
 
     def uploads(self, bucket: str) -> list[str]:
-        """Keys of multipart uploads that are neither completed nor aborted."""
-        found = self.client.list_multipart_uploads(Bucket=bucket)
-        return [item["Key"] for item in found.get("Uploads", [])]
+        """Return the keys of multipart uploads that are neither completed nor aborted."""
+        answer = self.client.list_multipart_uploads(Bucket=bucket)
+        return [item["Key"] for item in answer.get("Uploads", [])]
 
 
 @contextlib.contextmanager
 def s3_server() -> Iterator[S3Server]:
-    """Run a server; its data are gone afterwards."""
+    """Run a server; its data are deleted afterwards."""
     with demo.S3Server() as server:
-        told = {k: v for k, v in server.environment().items() if k.startswith("AWS_")}
-        yield S3Server(server.endpoint, server.access_key, server.secret_key, told, server.client())
+        variables = server.environment().items()
+        own = {name: value for name, value in variables if name.startswith("AWS_")}
+        yield S3Server(server.endpoint, server.access_key, server.secret_key, own, server.client())

@@ -1,4 +1,4 @@
-"""A real web server in a thread, whose pages do what a test tells them."""
+"""A real web server in a thread, whose pages behave as a test configures them."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ class Page:
 
     data: bytes
     etag: str | None = "md5"
-    """``md5`` makes a strong one of the data."""
+    """``md5`` stands for the MD5 of the data."""
     modified: str | None = None
     ranges: bool = True
     sized: bool = True
-    """Whether the length is told; else the body is chunked."""
+    """Whether answers have a length; otherwise the body is chunked."""
     cut_at: list[int] = field(default_factory=list)
-    """After how many bytes of the body to break off, an answer to a whole GET after the other."""
+    """Bytes after which a body breaks off, for one GET after the other."""
     statuses: list[int] = field(default_factory=list)
-    """Answers before a proper one, in their order."""
+    """Statuses of the first answers, in their order."""
     retry_after: str | None = None
     location: str | None = None
     login: tuple[str, str] | None = None
     encoding: str | None = None
     """``Content-Encoding``."""
-    most: int | None = None
-    """Bytes that an answer has at most, a part of the body where there are more."""
+    max_bytes: int | None = None
+    """Maximum bytes of an answer; a longer body is sent as a range."""
     precondition: bool = True
-    """Whether If-Match is looked at."""
+    """Whether the server supports If-Match."""
 
     @property
     def tag(self) -> str | None:
@@ -50,8 +50,8 @@ class Page:
 
 
 @dataclass
-class Asked:
-    """One request."""
+class Request:
+    """A request that the server received."""
 
     path: str
     headers: dict[str, str]
@@ -60,17 +60,17 @@ class Asked:
 
 
 class WebServer:
-    """Pages by path; every request is noted."""
+    """A server of pages by path, which records every request."""
 
     def __init__(self) -> None:
         self.pages: dict[str, Page] = {}
-        self.asked: list[Asked] = []
+        self.requests: list[Request] = []
         self._server = QuietServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"web": self}))
         self.base = f"http://127.0.0.1:{self._server.server_port}"
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
 
     def put(self, path: str, data: bytes, **how: Any) -> str:
-        """Serve a page; its URL."""
+        """Serve a page; return its URL."""
         self.pages[path] = Page(data, **how)
         return self.base + path
 
@@ -97,22 +97,22 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         headers = {name.lower(): value for name, value in self.headers.items()}
-        self.web.asked.append(Asked(self.path, headers, self.client_address[1]))
+        self.web.requests.append(Request(self.path, headers, self.client_address[1]))
         page = self.web.pages.get(self.path)
         if page is None:
-            self.told(404)
-        elif page.login and headers.get("authorization") != _basic(page.login):
-            self.told(401)
+            self.send_empty(404)
+        elif page.login and headers.get("authorization") != _make_basic(page.login):
+            self.send_empty(401)
         elif page.statuses:
-            self.told(page.statuses.pop(0), **{"Retry-After": page.retry_after})
+            self.send_empty(page.statuses.pop(0), **{"Retry-After": page.retry_after})
         elif page.location:
-            self.told(302, Location=page.location)
+            self.send_empty(302, Location=page.location)
         elif page.precondition and headers.get("if-match", page.tag) != page.tag:
-            self.told(412)
+            self.send_empty(412)
         else:
             self.send(page, headers)
 
-    def told(self, status: int, **headers: str | None) -> None:
+    def send_empty(self, status: int, **headers: str | None) -> None:
         self.send_response(status)
         for name, value in headers.items():
             if value is not None:
@@ -129,10 +129,10 @@ class _Handler(BaseHTTPRequestHandler):
             start = int(match[1])
             end = min(int(match[2] or end) + 1, end) if match[2] else end
             if start >= len(page.data):
-                self.told(416, **{"Content-Range": f"bytes */{len(page.data)}"})
+                self.send_empty(416, **{"Content-Range": f"bytes */{len(page.data)}"})
                 return
-        if page.most is not None and end - start > page.most:
-            part, end = True, start + page.most
+        if page.max_bytes is not None and end - start > page.max_bytes:
+            part, end = True, start + page.max_bytes
         body = page.data[start:end]
         self.send_response(206 if part else 200)
         names = ("ETag", "Last-Modified", "Content-Encoding")
@@ -151,20 +151,20 @@ class _Handler(BaseHTTPRequestHandler):
         probe = headers.get("range") == "bytes=0-0"
         cut = page.cut_at.pop(0) if page.cut_at and not probe else None
         with contextlib.suppress(ConnectionError):
-            self.body(body[:cut], chunked=not (page.sized or part), whole=cut is None)
+            self.send_body(body[:cut], chunked=not (page.sized or part), whole=cut is None)
         if cut is not None:
             self.close_connection = True
 
-    def body(self, data: bytes, *, chunked: bool, whole: bool) -> None:
+    def send_body(self, data: bytes, *, chunked: bool, whole: bool) -> None:
         if not chunked:
             self.wfile.write(data)
             return
-        for at in range(0, len(data), 1000):
-            piece = data[at : at + 1000]
-            self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
+        for start in range(0, len(data), 1000):
+            chunk = data[start : start + 1000]
+            self.wfile.write(b"%x\r\n%s\r\n" % (len(chunk), chunk))
         if whole:
             self.wfile.write(b"0\r\n\r\n")
 
 
-def _basic(login: tuple[str, str]) -> str:
+def _make_basic(login: tuple[str, str]) -> str:
     return "Basic " + base64.b64encode(":".join(login).encode()).decode()

@@ -166,7 +166,7 @@ def test_download_with_etags_of_any_form_is_whole(
     """ETags that look like MD5 sums and are none cost the first object more requests."""
     says = speak(etag=ETAGS[form], if_match=if_match)
     assert fetched(tmp_path) == list(FIVE.values())
-    bodies = [path for method, path in says.asked if method == "GET" and "in/" in path[5:9]]
+    bodies = [path for method, path in says.requests if method == "GET" and "in/" in path[5:9]]
     assert len(bodies) <= 2 * len(FIVE)
 
 
@@ -256,7 +256,7 @@ class TestRefusals:
         assert [key for key, remark in found.items() if remark == ARCHIVED] == ["in/3.txt"]
         report, _ = self.told(tmp_path)
         assert report.exit_code == 4
-        assert not any("/in/1.txt" in path for _, path in says.asked)
+        assert not any("/in/1.txt" in path for _, path in says.requests)
         report, _ = self.told(tmp_path, max_failed_inputs=1)
         assert report.ok
 
