@@ -164,7 +164,7 @@ def test_empty_key_list(tmp_path: Path, words: tuple[str, ...]) -> None:
     assert "no KEYs" in done.stderr or "no inputs" in done.stderr
 
 
-def test_reducer_is_told_of_every_result(tmp_path: Path, engine: str) -> None:
+def test_reducer_reads_every_result(tmp_path: Path, engine: str) -> None:
     """The reducer closed stdin after the first of several results: the rest lost, exit 0.
 
     -> all results or a non-zero exit.
@@ -182,7 +182,7 @@ def test_reducer_is_told_of_every_result(tmp_path: Path, engine: str) -> None:
 
 @pytest.mark.parametrize("role", ["mapper", "reducer"])
 def test_program_that_leaves_names_unread(tmp_path: Path, role: str) -> None:
-    """The same seen from the other side: a program that reads one name of five is no success."""
+    """Seen from the other side: a program that reads one name of five has failed."""
     texts(tmp_path, *(f"{number}\n" for number in range(5)))
     first = binary(tmp_path, "first", '#!/bin/sh\nread f; cat "$f"\n')
     options: dict[str, Any] = {"mapper": first, "reducer": None}
@@ -227,9 +227,7 @@ def test_keys_and_values_with_spaces(tmp_path: Path, engine: str) -> None:
     ]
 
 
-def test_a_named_file_is_whole(
-    tmp_path: Path, s3: S3Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_named_file_is_whole(tmp_path: Path, s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file's name was sent before the file was wholly written.
 
     -> written, verified, renamed, then named.
@@ -293,7 +291,7 @@ def test_every_failure_is_a_non_zero_exit(tmp_path: Path, how: str) -> None:
     ],
 )
 def test_every_failure_of_a_reducer(tmp_path: Path, source: str, exit_code: int) -> None:
-    """The same for the reduce program: no way of ending passes for a result."""
+    """The same for the reduce program: no failing exit passes for a result."""
     texts(tmp_path, "a 1\nb 2\n")
     wanted = job(
         tmp_path,
@@ -318,7 +316,7 @@ def test_every_failure_of_a_reducer(tmp_path: Path, source: str, exit_code: int)
         ("language: binary\nscript: ./missing\n", 2),
     ],
 )
-def test_unsupported_language(tmp_path: Path, job_file: str, exit_code: int) -> None:
+def test_unsupported_language_is_refused(tmp_path: Path, job_file: str, exit_code: int) -> None:
     """Unsupported languages and missing variables exited 0 -> exit 2, before anything runs."""
     texts(tmp_path, "a line\n")
     path = tmp_path / "analysis-tools.yml"
@@ -382,7 +380,7 @@ QUIET = {"python": b"x\nx\nx", "binary": b"o" * 300_000, "javascript": b"o" * 30
 
 @pytest.mark.parametrize("language", list(NOISE), indirect=True)
 def test_output_is_always_drained(tmp_path: Path, language: str) -> None:
-    """Pipes of JS and binary children, stdout and stderr, were read by nobody: a deadlock.
+    """Pipes of JS and binary children, stdout and stderr, were not read: a deadlock.
 
     After 64 KiB of output the child hung -> always drained.
     """
@@ -581,7 +579,7 @@ def test_no_credentials_on_disk(
 
 
 @pytest.mark.parametrize("key", ["../../x", "/etc/x", "a/../../x", "a//x", "./x", "a\nb", ".."])
-def test_keys_that_leave_the_folder(
+def test_keys_that_leave_the_folder_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str
 ) -> None:
     """Keys such as ``../../x`` wrote outside the folder -> refused."""

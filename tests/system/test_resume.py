@@ -112,7 +112,7 @@ def plain(world: World, **options: Any) -> bytes:
 
 
 @pytest.mark.parametrize("reducer", ["script", "sum", "none"])
-def test_only_what_is_missing_runs(world: World, engine: str, reducer: str) -> None:
+def test_resume_maps_only_missing_splits(world: World, engine: str, reducer: str) -> None:
     """A run that ended with a failed input: ``--resume`` maps nothing that is committed.
 
     The input stays failed until ``--only-failed`` tries it again; then the bytes are those of an
@@ -138,7 +138,7 @@ def test_only_what_is_missing_runs(world: World, engine: str, reducer: str) -> N
     assert report.totals["records"] == FILES * 20
 
 
-def test_allowing_a_failure_afterwards(world: World) -> None:
+def test_resume_with_a_failure_allowed_costs_no_run(world: World) -> None:
     """A failure that is allowed the second time costs no run; the next can still mend it."""
     expected = plain(world)
     world.trap.write_text("0003")
@@ -156,7 +156,7 @@ def test_allowing_a_failure_afterwards(world: World) -> None:
     assert not world.state.exists()
 
 
-def test_deadline(tmp_path: Path, engine: str) -> None:
+def test_deadline_keeps_finished_work_for_resume(tmp_path: Path, engine: str) -> None:
     """A job that is not done by its deadline ends with 130; what it finished counts later."""
     world = World(tmp_path, harm="__import__('time').sleep(600)")
     expected = plain(world)
@@ -177,8 +177,8 @@ def test_deadline(tmp_path: Path, engine: str) -> None:
     assert result(tmp_path) == expected
 
 
-def test_changed_mapper_is_told(world: World) -> None:
-    """Another mapper maps everything again, and the user is told why."""
+def test_resume_with_a_changed_mapper_runs_all_and_says_so(world: World) -> None:
+    """Another mapper maps everything again, and a notice says why."""
     world.trap.write_text("0003")
     go(world.job())
     world.fed()
@@ -193,8 +193,8 @@ def test_changed_mapper_is_told(world: World) -> None:
     assert "7 finished splits cannot be used: changed since: the mapper" in notices
 
 
-def test_changed_reducer_maps_nothing(world: World) -> None:
-    """Another reduce script is no reason to map again, though it lies beside the mapper."""
+def test_resume_with_a_changed_reducer_maps_nothing(world: World) -> None:
+    """Another reduce script does not change map output, though it lies beside the mapper."""
     world.trap.write_text("0003")
     go(world.job())
     world.fed()
@@ -207,7 +207,9 @@ def test_changed_reducer_maps_nothing(world: World) -> None:
 
 
 @pytest.mark.parametrize("option", [{"reducers": 2}, {"records": "text"}, {"env": {"A": "b"}}])
-def test_changed_option_is_told(world: World, option: dict[str, Any]) -> None:
+def test_resume_with_a_changed_option_runs_all_and_names_it(
+    world: World, option: dict[str, Any]
+) -> None:
     """An option that map output may depend on makes everything run again, and is named."""
     world.trap.write_text("0003")
     go(world.job())
@@ -217,7 +219,7 @@ def test_changed_option_is_told(world: World, option: dict[str, Any]) -> None:
     assert any("cannot be used" in notice and next(iter(option)) in notice for notice in notices)
 
 
-def test_by_content_never_by_time(world: World) -> None:
+def test_resume_compares_content_and_not_time(world: World) -> None:
     """A file that was touched counts as it was; one that changed behind an old time does not."""
     world.trap.write_text("0003")
     go(world.job())
@@ -234,8 +236,8 @@ def test_by_content_never_by_time(world: World) -> None:
     assert [Path(row["uri"]).name for row in report.inputs if row["attempts"]] == [altered.name]
 
 
-def test_new_and_vanished_objects(world: World) -> None:
-    """New objects run, vanished ones are no more; the result is that of today's objects."""
+def test_resume_with_new_and_vanished_objects_follows_the_listing(world: World) -> None:
+    """New objects run, vanished ones do not count: the result is that of today's objects."""
     world.trap.write_text("0003")
     go(world.job())
     world.fed()
@@ -266,8 +268,8 @@ def test_new_and_vanished_objects(world: World) -> None:
 
 
 @pytest.mark.parametrize("harm", ["flip", "cut", "empty", "append", "swap", "junk"])
-def test_damaged_state_is_not_trusted(world: World, harm: str) -> None:
-    """Whatever happened to a kept piece, its split runs again and the bytes are right."""
+def test_damaged_file_of_the_checkpoint_is_not_used(world: World, harm: str) -> None:
+    """Whatever happened to a saved split, it runs again and the bytes are right."""
     expected = plain(world)
     world.trap.write_text("0003")
     go(world.job())
@@ -297,8 +299,8 @@ def test_damaged_state_is_not_trusted(world: World, harm: str) -> None:
 
 
 @given(st.integers(0, 5000), st.integers(0, 255))
-def test_any_flipped_byte_is_noticed(tmp_path_factory: Any, at: int, value: int) -> None:
-    """One byte that is not what was written makes a piece no piece."""
+def test_any_flipped_byte_is_detected(tmp_path_factory: Any, at: int, value: int) -> None:
+    """A saved split with one changed byte is not used."""
     folder: Path = tmp_path_factory.mktemp("kept")
     (folder / "in").write_bytes(b"x")
     split = Split(3, (Input(9, store_for("/").stat(str(folder / "in"))),))
@@ -326,7 +328,7 @@ def test_any_flipped_byte_is_noticed(tmp_path_factory: Any, at: int, value: int)
             saved.read_blocks(bytes)
 
 
-def test_output_that_somebody_is_at_work_on(world: World) -> None:
+def test_output_of_a_run_at_work_is_refused(world: World) -> None:
     """A second run with the output of one that is at work is refused, whatever it may do.
 
     Nothing of the first is touched; when its process is gone, the next run goes on.
@@ -362,13 +364,13 @@ def test_output_that_somebody_is_at_work_on(world: World) -> None:
 
 
 @pytest.mark.parametrize("mark", ["", "a", "a/b", "/////", "x/y/1/2", "x/y/-1/0", "x/y/z/1"])
-def test_odd_owner_is_nobody(mark: str) -> None:
-    """An owner that makes no sense, or is of another machine, keeps nobody from work."""
+def test_odd_owner_is_not_alive(mark: str) -> None:
+    """An owner that cannot be parsed, or is of another machine, does not block a run."""
     assert not host.is_process_alive(mark)
 
 
-def test_late_piece_of_another_run(world: World) -> None:
-    """What a run with another mapper wrote into this one's state, late, does not count."""
+def test_late_split_of_another_run_does_not_count(world: World) -> None:
+    """A split that a run with another mapper saves late does not count."""
     expected = plain(world)
     world.trap.write_text("0003")
     other = {
@@ -407,7 +409,7 @@ def test_only_failed_with_a_damaged_state(world: World) -> None:
     assert len(world.pieces()) == FILES - 1
 
 
-def test_nothing_to_go_on_with(world: World) -> None:
+def test_resume_without_a_checkpoint_runs_all(world: World) -> None:
     """``--resume`` without anything to resume is a whole run, and says so."""
     report, notices = go(world.job(), resume=True)
     assert report.ok
@@ -417,7 +419,7 @@ def test_nothing_to_go_on_with(world: World) -> None:
         go(world.job(), only_failed=True)
 
 
-def test_plain_run_starts_anew(world: World) -> None:
+def test_run_without_resume_starts_anew(world: World) -> None:
     """Without ``--resume`` nothing of an earlier run is used, and its state is gone."""
     world.trap.write_text("0003")
     go(world.job())
@@ -429,15 +431,15 @@ def test_plain_run_starts_anew(world: World) -> None:
     assert not world.state.exists()
 
 
-def test_checkpoint_none_keeps_nothing(world: World) -> None:
-    """``checkpoint: none`` writes no piece and leaves no state."""
+def test_checkpoint_none_saves_nothing(world: World) -> None:
+    """``checkpoint: none`` saves no split and leaves no folder."""
     world.trap.write_text("0003")
     go(world.job(checkpoint="none"))
     assert not world.state.exists()
 
 
-def test_checkpoint_auto_keeps_what_is_small(world: World) -> None:
-    """``auto`` leaves out a split that puts out much more than it reads; ``all`` does not."""
+def test_checkpoint_auto_saves_small_splits(world: World) -> None:
+    """``auto`` leaves out a split with more output than input; ``all`` does not."""
     source = """
         import random
         def mapper(uuid, file, js):
@@ -457,8 +459,10 @@ def test_checkpoint_auto_keeps_what_is_small(world: World) -> None:
     assert len(world.pieces()) == FILES - 1
 
 
-def test_state_that_cannot_be_written(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A full or refusing place for the state does not fail the run; the user is told."""
+def test_checkpoint_that_cannot_be_written_does_not_fail_the_run(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store that is full or refuses does not fail the run; a notice says so."""
 
     def refuse(*_: object) -> None:
         raise RayMrError("disk full: /there")
@@ -469,10 +473,12 @@ def test_state_that_cannot_be_written(world: World, monkeypatch: pytest.MonkeyPa
     assert "finished work could not be kept: disk full: /there" in notices
 
 
-def test_slow_place_for_the_state(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A place that takes the state of a run too slowly holds a result up until the deadline only.
+def test_slow_checkpoint_holds_the_run_up_to_its_deadline(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A checkpoint that is written too slowly delays a result at most until the deadline.
 
-    One that nobody goes on with is not waited for at all.
+    A run that needs no resuming does not wait for it at all.
     """
     asked, stuck = threading.Event(), threading.Event()
 
@@ -480,12 +486,12 @@ def test_slow_place_for_the_state(world: World, monkeypatch: pytest.MonkeyPatch)
         asked.set()
         stuck.wait()
 
-    def passed() -> None:
+    def pass_deadline() -> None:
         raise DeadlinePassed("so late")
 
     finish = Checkpoint.finish
     monkeypatch.setattr(CheckpointStore, "save_split", stall)
-    monkeypatch.setattr(Checkpoint, "finish", lambda self, _: finish(self, passed))
+    monkeypatch.setattr(Checkpoint, "finish", lambda self, _: finish(self, pass_deadline))
     world.trap.write_text("0003")
     try:
         report, notices = go(world.job(max_failed_inputs=1))
@@ -498,8 +504,8 @@ def test_slow_place_for_the_state(world: World, monkeypatch: pytest.MonkeyPatch)
         stuck.set()
 
 
-def test_blocks_are_kept_one_by_one(tmp_path: Path) -> None:
-    """Of a split's blocks no more than two are in memory while they are kept."""
+def test_blocks_are_saved_one_by_one(tmp_path: Path) -> None:
+    """At most two blocks of a split are in memory while they are saved."""
     (tmp_path / "in").write_bytes(b"x")
     obj = store_for("/").stat(str(tmp_path / "in"))
     ident = AttemptId(0, 0, 1)
@@ -624,7 +630,7 @@ def test_other_limits_give_what_a_fresh_run_gives(
     assert report.totals["failed"] == fresh.totals["failed"]
 
 
-def test_later_timeout(tmp_path: Path) -> None:
+def test_resume_with_a_later_timeout_tries_failures_again(tmp_path: Path) -> None:
     """What was too slow for one ``timeout`` is tried again under a longer one."""
     world = World(tmp_path, harm="__import__('time').sleep(3)")
     world.trap.write_text("0003")
@@ -636,8 +642,8 @@ def test_later_timeout(tmp_path: Path) -> None:
     assert report.ok
 
 
-def test_env_cannot_be_guessed_from_the_state(world: World) -> None:
-    """What is kept to tell another env by is slow to compute, and another one for each output."""
+def test_env_cannot_be_guessed_from_the_checkpoint(world: World) -> None:
+    """The digest of ``env`` is slow to compute, and differs between outputs."""
     make_pings(world.folder / "in", files=1)
     jobs = [
         world.job(env={"PIN": "1234"}, output=f"{world.folder}/{name}")

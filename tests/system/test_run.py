@@ -172,7 +172,7 @@ def test_a_last_line_without_newline_is_a_line(tmp_path: Path, engine: str) -> N
 
 
 @pytest.mark.parametrize("combiner", ["sum", "script"])
-def test_combiner(folder: Path, engine: str, combiner: str) -> None:
+def test_combiner_changes_no_byte(folder: Path, engine: str, combiner: str) -> None:
     """A combiner changes no byte of the result, and fewer rows are shuffled."""
     program: Any = {"script": script(folder, "reducer.py", REDUCER)}
     wanted = job(folder, combiner="sum" if combiner == "sum" else program)
@@ -268,7 +268,7 @@ print("pandas" in sys.modules)
 
 
 def test_workers_do_not_import_pandas(folder: Path) -> None:
-    """Rows go their way without it, though Arrow would import it: it is slow and large."""
+    """Rows do not need it, though Arrow would import it: it is slow and large."""
     argv = [sys.executable, "-c", WITHOUT_PANDAS, str(folder)]
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "False\n"), done.stderr
@@ -305,7 +305,7 @@ print("up:", ray.is_initialized(), ray.get(ray.remote(lambda: "works").remote())
 
 @pytest.mark.ray
 def test_plain_python_session(folder: Path) -> None:
-    """A script of lambdas runs; a Ray of ours is started and stopped, one that is up stays up.
+    """A script of lambdas runs; a private Ray is started and stopped, and one that is up stays up.
 
     A cluster that somebody else runs on this machine is not joined without being asked to.
     """
@@ -398,7 +398,7 @@ def test_relative_inputs_from_python(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_a_corrupt_file_that_is_handed_on_whole(tmp_path: Path, engine: str) -> None:
-    """It has failed, by name, and costs no other; nothing of it reaches the reducer."""
+    """It fails by name and costs no other input; none of its rows reaches the reducer."""
     (tmp_path / "in").mkdir()
     for name in "abc":
         (tmp_path / "in" / name).write_bytes(lzma.compress(f"{name} 1\n".encode() * 9000))

@@ -40,7 +40,7 @@ def test_reports_of_two_runs_in_a_folder(folder: Path) -> None:
     assert (out / "b.txt.report.json").read_bytes() == kept
 
 
-def test_report(folder: Path, engine: str) -> None:
+def test_report_of_a_run_has_every_object(folder: Path, engine: str) -> None:
     """report.json: every object with fate, bytes, records, attempts and cause; times; totals."""
     whole = (folder / "in" / "pings-0002.xz").read_bytes()
     (folder / "in" / "pings-0002.xz").write_bytes(whole[:-30])
@@ -74,7 +74,7 @@ def test_report(folder: Path, engine: str) -> None:
     assert "60 records mapped, 1 set aside" in report.summary()
 
 
-def test_counters(folder: Path, engine: str) -> None:
+def test_counters_of_both_sides_are_added_up(folder: Path, engine: str) -> None:
     """Counters of mapper and reducer on stderr are added up; stray prints corrupt nothing."""
     wanted = job(
         folder,
@@ -100,8 +100,8 @@ def test_counters_of_a_program_that_reads_names(folder: Path) -> None:
     assert report.counters == {"my,files": 4}
 
 
-def test_nothing_of_a_failed_attempt_counts(folder: Path) -> None:
-    """Counters and records of an attempt that was thrown away are in no total."""
+def test_counts_of_a_failed_attempt_are_dropped(folder: Path) -> None:
+    """Counters and records of a failed attempt are in no total."""
     (folder / "in" / "pings-0003.xz").write_bytes(
         (folder / "in" / "pings-0003.xz").read_bytes()[:-30]
     )

@@ -44,7 +44,7 @@ ODD_KEYS = [
 NAMES = "def mapper(file, line): return file + '\\t' + line + '\\n'\n"
 
 
-def test_odd_keys(tmp_path: Path, s3: S3Server, engine: str) -> None:
+def test_odd_keys_are_read_letter_by_letter(tmp_path: Path, s3: S3Server, engine: str) -> None:
     """Keys are taken letter by letter, as a whole prefix and one by one; the mapper sees them."""
     bucket = s3.bucket()
     s3.put(bucket, {f"in/{key}": f"{number}".encode() for number, key in enumerate(ODD_KEYS)})
@@ -126,7 +126,9 @@ def test_stored_content_encoding_decides_where_first_bytes_do_not(
         ("x/2.xz", ["x/2.xz"]),
     ],
 )
-def test_patterns(tmp_path: Path, s3: S3Server, pattern: str, expected: list[str]) -> None:
+def test_plan_lists_patterns_in_order(
+    tmp_path: Path, s3: S3Server, pattern: str, expected: list[str]
+) -> None:
     """The public plan lists a prefix, an exact key and globs, in the order of their bytes."""
     bucket = s3.bucket()
     every = ["x/1.gz", "x/2.xz", "x/y/1.gz", "x/y/z/1.gz", "xx/1.gz"]
@@ -144,7 +146,7 @@ def test_no_input_is_an_error(tmp_path: Path, s3: S3Server) -> None:
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_skipped_inputs_are_told(tmp_path: Path, s3: S3Server) -> None:
+def test_skipped_inputs_are_reported(tmp_path: Path, s3: S3Server) -> None:
     """Folder markers and keys listed twice are skipped, with the reason; the ledger has them."""
     bucket = s3.bucket()
     s3.put(bucket, {"in/": b"", "in/1.txt": b"x\n"})
@@ -165,7 +167,7 @@ def test_skipped_inputs_are_told(tmp_path: Path, s3: S3Server) -> None:
 # ---------------------------------------------------------------- the store says no
 
 
-def test_missing_bucket(tmp_path: Path, s3: S3Server) -> None:
+def test_missing_bucket_ends_with_its_name(tmp_path: Path, s3: S3Server) -> None:
     """A bucket that is not there ends with exit 4 and its name."""
     assert s3.endpoint
     with pytest.raises(StoreError, match="no-such-bucket") as caught:
@@ -267,7 +269,7 @@ def mapper(file, line):
 
 
 def test_nothing_is_visible_beyond_a_limit(tmp_path: Path, s3: S3Server, engine: str) -> None:
-    """A run that ends beyond its limits after writing leaves its report, and not one upload."""
+    """A run that exceeds its limits after writing leaves its report, and no upload."""
     bucket = s3.bucket()
     s3.put(bucket, {"in/1.txt": b"one line\n"})
     options: dict[str, Any] = {
@@ -299,7 +301,7 @@ def test_uploads_of_a_killed_run_are_aborted(folder: Path, s3: S3Server) -> None
 
 
 def test_output_that_exists(folder: Path) -> None:
-    """A result is not written over but with force; the refusal is exit 2 and changes nothing."""
+    """A result is replaced only with force; the refusal is exit 2 and changes nothing."""
     (folder / "out").mkdir()
     (folder / "out" / "result.txt").write_bytes(b"precious")
     with pytest.raises(JobError, match="already"):

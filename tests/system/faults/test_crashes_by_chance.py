@@ -192,7 +192,7 @@ def test_job_whose_program_crashes_by_chance_gives_the_same_bytes_on_any_engine(
 
 @kinds
 def test_bad_input_gives_the_same_bytes_however_it_is_found(world: World, kind: str) -> None:
-    """What is left of a split without it is one attempt, whichever other crashes there were."""
+    """The rest of its split is one attempt, whatever other crashes there were."""
     world.write(1, "die\t1\n")
     allowed: dict[str, Any] = {"max_failed_inputs": 1, "max_bad_records": 0}
     report, expected, _ = world.go(kind, **allowed)
@@ -258,7 +258,7 @@ def test_resume_of_a_run_with_other_inputs_gives_the_bytes_of_a_fresh_run(
 
 @pytest.mark.parametrize("kind", ["combine program", "lines summed up"])
 def test_only_failed_gives_the_bytes_of_a_fresh_run(world: World, kind: str) -> None:
-    """What is fed together with an input that failed is mapped again with it."""
+    """Inputs fed together with one that failed are mapped again with it."""
     world.write(4, "die\t1\n")
     report, _, _ = world.go(kind, max_bad_records=0)
     assert report.exit_code == 6

@@ -196,8 +196,10 @@ def wanted(folder: Path, kind: str) -> Job:
 
 @pytest.mark.parametrize("kind", TABLES)
 @pytest.mark.timeout(900)
-def test_any_script(folder: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The bytes of an undisturbed run; or a non-zero exit, no result, a report of what lacks."""
+def test_any_script_of_faults_ends_whole_or_without_result(
+    folder: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bytes of an undisturbed run; or a non-zero exit, no result, and a report."""
     job, output = wanted(folder, kind), folder / "out" / "result.txt"
     monkeypatch.setattr("ray_mr.driver.retry_policy.PAUSE_S", 0.001)
     monkeypatch.setattr("ray_mr.driver.scheduler.POLL_TIMEOUT_S", 0.01)

@@ -111,8 +111,10 @@ def victims(world: World, who: str, start: int | None, actors: list[Any]) -> lis
 
 
 @pytest.mark.parametrize(("who", "moment", "output"), KILLS, indirect=["output"])
-def test_kill(world: World, undisturbed: bytes, actors: list[Any], who: str, moment: str) -> None:
-    """Whoever is killed, and when: the bytes of an undisturbed run, and the loss is told."""
+def test_killed_process_changes_no_byte(
+    world: World, undisturbed: bytes, actors: list[Any], who: str, moment: str
+) -> None:
+    """Whichever process is killed, at any moment: the bytes do not change, and a notice says so."""
 
     def act(start: int | None) -> None:
         for pid in victims(world, who, start, actors):
@@ -131,8 +133,8 @@ def test_kill(world: World, undisturbed: bytes, actors: list[Any], who: str, mom
 
 
 @pytest.mark.parametrize("output", ["result.txt"], indirect=True)
-def test_kill_that_cannot_be_mended(world: World) -> None:
-    """With ``attempts: 1`` a lost worker ends the run: exit 7, no result, and what is missing."""
+def test_killed_worker_without_retries_ends_the_run(world: World) -> None:
+    """With ``attempts: 1`` a lost worker ends the run: exit 7, no result, a report of the rest."""
     world.options["attempts"] = 1
 
     def act(start: int | None) -> None:
@@ -191,7 +193,9 @@ DRIVER_KILLS = [
 
 
 @pytest.mark.parametrize(("moment", "output"), DRIVER_KILLS, indirect=["output"])
-def test_killed_driver(world: World, undisturbed: bytes, driver: Driver, moment: str) -> None:
+def test_killed_driver_leaves_all_or_nothing(
+    world: World, undisturbed: bytes, driver: Driver, moment: str
+) -> None:
     """SIGKILL of the driver: no result or the whole one, and ``--resume`` ends with the bytes."""
     if moment not in COMMIT:
         world.mind_the_end()
@@ -211,7 +215,7 @@ UPLOADS = {
 
 @pytest.mark.parametrize("output", ["s3"], indirect=True)
 @pytest.mark.parametrize("request_", UPLOADS)
-def test_killed_driver_in_an_upload(
+def test_killed_driver_in_an_upload_leaves_all_or_nothing(
     world: World, undisturbed: bytes, s3: S3Server, driver: Driver, request_: str
 ) -> None:
     """SIGKILL of the driver at a request of a multipart upload: as above, and no upload is left."""

@@ -21,7 +21,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("reducers", [1, 4])
-def test_killed_mapper_child(folder: Path, engine: str, reducers: int) -> None:
+def test_killed_mapper_child_changes_no_byte(folder: Path, engine: str, reducers: int) -> None:
     """SIGKILL of a mapper child in the middle of a file changes no byte."""
     plain = undisturbed(folder, reducers=reducers)
     killer = once(folder) + MAPPER.replace(
@@ -36,7 +36,7 @@ def test_killed_mapper_child(folder: Path, engine: str, reducers: int) -> None:
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_runtime")
-def test_killed_ray_worker(folder: Path) -> None:
+def test_killed_ray_worker_changes_no_byte(folder: Path) -> None:
     """SIGKILL of a Ray worker in mid-map changes no byte."""
     plain = undisturbed(folder)
     killer = once(folder) + MAPPER.replace(
@@ -51,7 +51,7 @@ def test_killed_ray_worker(folder: Path) -> None:
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_runtime")
-def test_killed_reducer_actor(folder: Path) -> None:
+def test_killed_reducer_actor_changes_no_byte(folder: Path) -> None:
     """SIGKILL of a reducer actor in mid-merge changes no byte."""
     plain = undisturbed(folder, reducers=4)
     killer = once(folder) + (
@@ -66,7 +66,7 @@ def test_killed_reducer_actor(folder: Path) -> None:
     assert any("a reducer is replaced" in notice for notice in notices)
 
 
-def test_killed_reduce_child(folder: Path, engine: str) -> None:
+def test_killed_reduce_child_changes_no_byte(folder: Path, engine: str) -> None:
     """SIGKILL of a reduce child changes no byte."""
     plain = undisturbed(folder)
     killer = once(folder) + (
@@ -107,7 +107,7 @@ def test_corrupt_file_among_100(tmp_path: Path, engine: str, feed: str) -> None:
 
 
 def test_many_corrupt_files_cost_one_run(tmp_path: Path) -> None:
-    """However many files of a split are bad, the split runs twice."""
+    """A split runs twice, whatever number of its files is bad."""
     files = make_pings(tmp_path / "in", files=30, pings=3)
     for path in files[::3]:
         path.write_bytes(path.read_bytes()[:-30])
@@ -159,7 +159,7 @@ def test_stateful_mapper_survives_a_crash(folder: Path) -> None:
     assert result(folder) == b"".join(b"%d %d\n" % (n, n + 1) for n in range(240))
 
 
-def test_every_mapper_that_raises_is_told(folder: Path) -> None:
+def test_mapper_that_raises_fails_its_file(folder: Path) -> None:
     """An exception fails its file with the traceback, not the others."""
     bad = MAPPER.replace("    return", "    if js['n'] % 50 == 7: js['nope']\n    return")
     mapper = {"script": script(folder, "bad.py", bad)}
@@ -208,8 +208,8 @@ def test_lost_block_of_a_map_only_job(folder: Path, faulty: FaultyEngine) -> Non
     assert any("is lost" in notice for notice in notices)
 
 
-def test_nondeterministic_mapper_is_told(folder: Path, faulty: FaultyEngine) -> None:
-    """A split that comes out differently when it is made again: reducers start anew."""
+def test_nondeterministic_mapper_is_reported(folder: Path, faulty: FaultyEngine) -> None:
+    """A split gives other output when it runs again: reducers start anew."""
     source = MAPPER.replace("' 1\\n'", "' ' + str(__import__('os').getpid()) + '\\n'")
     mapper = {"script": script(folder, "pid.py", source)}
     faulty.lose_blocks = 1
@@ -220,7 +220,7 @@ def test_nondeterministic_mapper_is_told(folder: Path, faulty: FaultyEngine) -> 
     assert len(pids) == 1, "every row comes from the same attempt"
 
 
-def test_losses_end(folder: Path, faulty: FaultyEngine) -> None:
+def test_losses_beyond_the_limit_end_the_run(folder: Path, faulty: FaultyEngine) -> None:
     """A split that is lost ``attempts`` times ends the run: exit 7, nothing is published."""
     faulty.lose_attempts = 100
     with pytest.raises(EngineError, match="a node is gone"):

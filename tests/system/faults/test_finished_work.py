@@ -206,7 +206,7 @@ def test_run_of_a_changed_job_that_finishes_nothing_leaves_finished_work(
 
 
 def test_plain_run_that_finishes_a_split_replaces_finished_work(left: Left) -> None:
-    """It said before what it would do; what it has finished is what ``--resume`` goes on with."""
+    """A notice announces it; ``--resume`` goes on with what this run has finished."""
     before = left.pieces()
     left.trap.touch()
     notices: list[str] = []
@@ -223,7 +223,7 @@ def test_plain_run_that_finishes_a_split_replaces_finished_work(left: Left) -> N
 
 
 def test_run_that_publishes_replaces_finished_work_it_kept_nothing_beside(left: Left) -> None:
-    """A result with failures that are allowed: of the run before it nothing is gone on with."""
+    """A result with allowed failures: the work of the run before it is not used again."""
     left.trap.touch()
     job = left.job.model_copy(update={"checkpoint": "none", "max_failed_inputs": 1})
     assert run(job, engine="local").ok

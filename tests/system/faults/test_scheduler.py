@@ -1,4 +1,4 @@
-"""The loop against engines that fall silent, are full, or lose the same thing again and again.
+"""The scheduler with engines that fall silent, are full, or lose the same thing repeatedly.
 
 Single losses, by script, are in ``test_faults.py``.
 """
@@ -40,15 +40,15 @@ if TYPE_CHECKING:
 
 
 class MuteEngine(LocalEngine):
-    """Says nothing more of some attempts and reducers, until they were given up.
+    """Withholds events of some attempts and reducers until they were given up.
 
-    What it did not say comes then, all of it: what a node has to say whose link comes back.
+    Then all of these events come at once, as from a node whose link comes back.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.mute_attempts: set[int] = set()
-        """By number; the first word of each is heard."""
+        """By number; the first event of each is passed on."""
         self.mute_reducers: set[int] = set()
         self.cancelled: list[int] = []
         self.dropped: list[int] = []
@@ -104,10 +104,10 @@ def use(monkeypatch: pytest.MonkeyPatch) -> Callable[[LocalEngine], None]:
 
 
 @pytest.mark.parametrize("reducers", [1, 4])
-def test_silent_attempts(
+def test_silent_attempts_run_again(
     folder: Path, use: Use, monkeypatch: pytest.MonkeyPatch, reducers: int
 ) -> None:
-    """An attempt that falls silent is cancelled and run again; what it says then counts not."""
+    """An attempt that falls silent is cancelled and run again; its later events do not count."""
     options = {"split_bytes": 1, "reducers": reducers, "attempts": 100}
     plain = undisturbed(folder, **options)
     engine = MuteEngine()
@@ -125,7 +125,7 @@ def test_silent_attempts(
 
 
 @pytest.mark.parametrize("reducers", [1, 4])
-def test_silent_reducers(
+def test_silent_reducers_are_replaced(
     folder: Path, use: Use, monkeypatch: pytest.MonkeyPatch, reducers: int
 ) -> None:
     """A reducer that falls silent is replaced by one that is given everything again."""
@@ -142,7 +142,7 @@ def test_silent_reducers(
     assert any("a reducer is replaced: a reducer said nothing" in notice for notice in notices)
 
 
-def test_reducer_silent_in_its_output(
+def test_reducer_silent_in_its_output_is_replaced(
     folder: Path, use: Use, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A reducer that falls silent after it took every block is replaced too."""
@@ -164,7 +164,7 @@ def test_reducer_silent_in_its_output(
 
 
 @pytest.mark.parametrize("what", ["mute_attempts", "mute_reducers"])
-def test_silence_for_ever_ends_the_run(
+def test_endless_silence_ends_the_run(
     folder: Path, use: Use, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     """Silence every time ends the run after ``attempts``: exit 7, nothing is published."""
@@ -181,8 +181,10 @@ def test_silence_for_ever_ends_the_run(
 # ---------------------------------------------------------------- room
 
 
-def test_waiting_for_a_cpu_is_told(folder: Path, use: Use, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run that has no room says so, with what there is, and goes on when there is room."""
+def test_wait_for_a_cpu_is_reported(
+    folder: Path, use: Use, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run without a free CPU sends a notice with the capacity, and goes on when one is free."""
     plain = undisturbed(folder)
 
     class FullEngine(LocalEngine):
@@ -215,8 +217,8 @@ def test_waiting_for_a_cpu_is_told(folder: Path, use: Use, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("slots", [1, 3])
-def test_window(folder: Path, use: Use, slots: int) -> None:
-    """The engine has a few attempts more than slots, so that none waits for us, and never more."""
+def test_window_limits_started_attempts(folder: Path, use: Use, slots: int) -> None:
+    """The engine has a few attempts more than slots, and never more than that."""
 
     class CountingEngine(LocalEngine):
         def __init__(self) -> None:
@@ -257,7 +259,7 @@ def test_window(folder: Path, use: Use, slots: int) -> None:
 
 
 class LosingEngine(LocalEngine):
-    """Loses blocks on their way to reducers, and does something at each loss."""
+    """Loses blocks on their way to reducers, and calls ``then`` at each loss."""
 
     def __init__(self, losses: int, then: Callable[[], object] = lambda: None) -> None:
         super().__init__()
@@ -286,8 +288,10 @@ class LosingEngine(LocalEngine):
 
 
 @pytest.mark.parametrize("files", [[0], [3], list(range(6))])
-def test_block_lost_and_input_gone(folder: Path, use: Use, files: list[int]) -> None:
-    """A split that runs again for a lost block, when inputs are gone by then, counts once."""
+def test_lost_block_with_missing_inputs_counts_once(
+    folder: Path, use: Use, files: list[int]
+) -> None:
+    """A split that runs again for a lost block, when inputs are missing by then, counts once."""
     options = {"reducers": 2, "max_failed_inputs": len(files)}
     make_pings(folder / "in" / "z", files=1)
     gone = [folder / "in" / f"pings-{number:04d}.xz" for number in files]
@@ -310,7 +314,7 @@ def test_block_lost_and_input_gone(folder: Path, use: Use, files: list[int]) -> 
 
 
 def test_block_lost_every_time_ends_the_run(folder: Path, use: Use) -> None:
-    """Blocks that are lost again and again end the run after ``attempts``, like any other loss."""
+    """Blocks that are lost repeatedly end the run after ``attempts``, like any other loss."""
     engine = LosingEngine(1000)
     use(engine)
     with pytest.raises(EngineError):
@@ -319,7 +323,7 @@ def test_block_lost_every_time_ends_the_run(folder: Path, use: Use) -> None:
 
 
 class PieceLosingEngine(LocalEngine):
-    """Loses one thing that the driver reads when it writes the result."""
+    """Loses one block or batch that the driver reads when it writes the result."""
 
     def __init__(self, which: int) -> None:
         super().__init__()
@@ -328,7 +332,7 @@ class PieceLosingEngine(LocalEngine):
         self._held: list[tuple[BlockMeta, Ref]] = []
 
     def written(self, event: EngineEvent) -> Ref | None:
-        """What of an event the driver will write."""
+        """Return the part of an event that the driver will write."""
         if isinstance(event, ReducerOutput) and not isinstance(event.message, ReducerEnd):
             return event.message
         return event.ref if isinstance(event, BlockReady) and self._reduce_task is None else None
@@ -361,10 +365,10 @@ class PieceLosingEngine(LocalEngine):
         super().finish(reducer, expected)
 
 
-def test_piece_lost_after_others_were_written(
+def test_output_lost_after_a_part_was_written_continues(
     tmp_path: Path, use: Use, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A reducer made anew goes on at the very byte up to which the result is written."""
+    """A new reducer goes on at the very byte up to which the result is written."""
     monkeypatch.setattr(reducer_pool, "MIN_DIRECT_BYTES", 1 << 60)
     make_pings(tmp_path / "in", files=5, pings=200)
     source = MAPPER.partition("    return")[0]
@@ -384,7 +388,7 @@ def test_piece_lost_after_others_were_written(
     assert result(tmp_path) == plain
 
 
-def test_other_output_after_a_part_is_written(tmp_path: Path, use: Use) -> None:
+def test_other_output_after_a_part_was_written_ends_the_run(tmp_path: Path, use: Use) -> None:
     """A result never holds rows of two attempts of one split, wherever a block was lost."""
     make_pings(tmp_path / "in", files=1, pings=3)
     source = (

@@ -81,7 +81,7 @@ class AnsweringEngine:
 
 
 class NoSink:
-    """A result that nobody reads."""
+    """A result that is not read."""
 
     def make_targets(self, parts: Sequence[int]) -> dict[int, Any]:
         del parts
@@ -223,7 +223,7 @@ def test_scheduler_event_among_many_costs_what_it_costs_among_few(
 
 
 def test_scheduler_progress_of_running_attempts_is_the_sum_of_their_bytes() -> None:
-    """What is added up on the way is what a count over all running attempts would give."""
+    """The running sum equals a count over all running attempts."""
 
     def answer(split: Split, ident: AttemptId) -> Sequence[EngineEvent]:
         if split.index == 1 and ident.attempt == 2:

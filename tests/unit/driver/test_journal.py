@@ -1,4 +1,4 @@
-"""A journal says of a run what its ledger says, after the process is gone."""
+"""The journal holds what the ledger of a run holds, after the process has exited."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SECRET = "hunter2-hunter2"
 
 
 def enter(ledger: Ledger) -> None:
-    """What happens in a run of four inputs of which one is not known to have ended."""
+    """Enter the events of a run of four inputs, one of which does not end."""
     counts = FileCounts(0, 20, 19, 1, sample="line 3")
     end = AttemptEnd(AttemptId(0, 0, 2), (counts,), counters={"a,b": 2}, rows=9)
     ledger.add_attempt([0])
@@ -40,8 +40,7 @@ def enter(ledger: Ledger) -> None:
     ledger.fail(2, ChildCrashed("died of it", "look at it"))
 
 
-def test_same_ledger_and_no_secret(tmp_path: Path) -> None:
-    """What is written down makes the same ledger again, and holds no value of ``env``."""
+def test_journal_read_again_gives_the_same_ledger_without_secrets(tmp_path: Path) -> None:
     make_pings(tmp_path / "in", files=4)
     made = plan(job(tmp_path, env={"TOKEN": SECRET}))
     journal, expected = Journal(), Ledger(made)
@@ -64,8 +63,8 @@ def test_same_ledger_and_no_secret(tmp_path: Path) -> None:
     assert str(place).startswith("/memfd:")
 
 
-def test_child_that_ends_at_once(tmp_path: Path) -> None:
-    """A process that ends in the middle of its run leaves a report of all it had done."""
+def test_journal_of_a_driver_that_dies_makes_its_report(tmp_path: Path) -> None:
+    """The report has everything that the driver had done."""
     make_pings(tmp_path / "in", files=4)
     wanted = job(tmp_path, split_bytes=1)
     journal = Journal()
@@ -87,12 +86,11 @@ def test_child_that_ends_at_once(tmp_path: Path) -> None:
     assert Counter(row["fate"] for row in report["inputs"]) == {"ok": 2, "failed": 1, "unknown": 1}
 
 
-def test_whole_run(tmp_path: Path) -> None:
-    """The journal of a run that went well says so, and has what its report has."""
+def test_journal_of_a_good_run_has_what_the_report_has(tmp_path: Path) -> None:
     make_pings(tmp_path / "in", files=4)
     journal = Journal()
     report = run(job(tmp_path), engine="local", journal=journal)
-    assert not journal.has_ended(), "the command says more"
+    assert not journal.has_ended(), "the command is still to print"
     journal.mark_end()
     assert journal.has_ended()
     history = RunHistory.read(journal)
@@ -101,8 +99,8 @@ def test_whole_run(tmp_path: Path) -> None:
     assert list(history.ledger.list_inputs()) == list(report.inputs)
 
 
-def test_no_room(tmp_path: Path) -> None:
-    """A journal that is cut short is read as far as it goes; on a full disk the run goes on."""
+def test_journal_on_a_full_disk_is_cut_short_and_the_run_goes_on(tmp_path: Path) -> None:
+    """A journal that is cut short is read up to there."""
     make_pings(tmp_path / "in", files=1)
     journal = Journal()
     journal.append("notice", "one")
@@ -114,12 +112,12 @@ def test_no_room(tmp_path: Path) -> None:
         assert run(job(tmp_path), engine="local", journal=journal).ok
         assert not journal.has_ended()
         journal.mark_end()
-        assert journal.has_ended(), "a run that went well is none that died, whatever the disk"
+        assert journal.has_ended(), "a full disk does not make a good run look dead"
 
 
 @contextlib.contextmanager
 def open_file(journal: Journal) -> Iterator[BinaryIO]:
-    """A journal's file, which at the end can be closed even where it can not be written."""
+    """Yield a journal's file, and make sure that it can be closed."""
     file = journal._file
     yield file
     os.dup2(os.open(os.devnull, os.O_RDWR), file.fileno())

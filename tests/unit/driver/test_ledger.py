@@ -63,7 +63,7 @@ def all_good(ledger: Ledger, **facts: Any) -> AttemptEnd:
 class TestBalance:
     """Nothing is lost without a word."""
 
-    def test_all_accounted_for(self) -> None:
+    def test_balance_of_ok_failed_and_skipped_inputs_passes(self) -> None:
         """Inputs that are ok or failed, and skipped and refused objects, balance."""
         ledger = Ledger(planned())
         ledger.add_attempt(range(3))
@@ -71,8 +71,8 @@ class TestBalance:
         ledger.commit(ended(good(0, mapped=8, bad=2), good(2)))
         ledger.check_balance()
 
-    def test_an_input_without_an_end(self) -> None:
-        """An input that neither ended well nor failed is a defect, and named."""
+    def test_balance_with_an_unknown_input_raises(self) -> None:
+        """An input that neither ended well nor failed is a bug, and named."""
         ledger = three()
         ledger.add_attempt(range(3))
         ledger.commit(ended(good(0), good(2)))
@@ -81,15 +81,15 @@ class TestBalance:
         assert caught.value.exit_code == 8
 
     @pytest.mark.parametrize("wrong", [{"mapped": 9}, {"bad": 1}, {"records": 11}])
-    def test_a_record_without_a_place(self, wrong: dict[str, int]) -> None:
+    def test_balance_with_a_lost_record_raises(self, wrong: dict[str, int]) -> None:
         """Records in are records mapped and records set aside, for each input by itself."""
         ledger = three()
         ledger.commit(ended(good(0), good(1, **wrong), good(2)))
         with pytest.raises(LedgerError, match=r"s3://b/in/1: .* not all accounted for"):
             ledger.check_balance()
 
-    def test_withdrawn(self) -> None:
-        """A split whose blocks are lost counts for nothing until another attempt is committed."""
+    def test_withdrawn_split_counts_for_nothing(self) -> None:
+        """A split whose blocks are lost does not count until another attempt is committed."""
         ledger = three()
         facts = {"rows": 5, "mapped_rows": 30, "bad_values": 2, "counters": {"group,name": 3}}
         end = all_good(ledger, **facts)
@@ -106,8 +106,8 @@ class TestBalance:
         ledger.check_balance()
         assert ledger.sum_totals() == before
 
-    def test_withdrawn_and_then_failed(self) -> None:
-        """What was read of an input that failed in the end is in no total."""
+    def test_withdrawn_split_with_a_failed_input_leaves_no_count(self) -> None:
+        """Records of an input that failed in the end are in no total."""
         ledger = three(max_bad_records=0, max_failed_inputs=1)
         ledger.commit(ended(good(0), good(1, mapped=9, bad=1, sample="line 3"), good(2)))
         ledger.withdraw(ended(good(0), good(1, mapped=9, bad=1, sample="line 3"), good(2)))
@@ -128,12 +128,12 @@ class TestExpected:
         ledger.reduced = {0: ReducerEnd(0, 4, 4, 2), 1: ReducerEnd(1, 3, 3, 1)}
         return ledger
 
-    def test_equal(self) -> None:
+    def test_equal_row_counts_pass(self) -> None:
         """Equal counts pass."""
         self.ledger().check_rows({0: 4, 1: 3})
 
     def test_rows_that_are_in_no_block(self) -> None:
-        """Mapped rows that no block holds are missed."""
+        """Mapped rows that no block holds are detected."""
         with pytest.raises(LedgerError, match="7 rows were mapped, 6 are in blocks"):
             self.ledger().check_rows({0: 3, 1: 3})
 
@@ -152,7 +152,7 @@ class TestExpected:
 class TestLimits:
     """More faults than the job allows end the run with the kind of the first, and its name."""
 
-    def test_none(self) -> None:
+    def test_run_without_faults_exceeds_no_limit(self) -> None:
         """A run without faults is within any limit."""
         ledger = three()
         all_good(ledger)
@@ -161,7 +161,9 @@ class TestLimits:
     @pytest.mark.parametrize(
         ("first", "code"), [(CorruptObject("damaged"), 5), (ChildRaised("KeyError: 'n'"), 6)]
     )
-    def test_failed_inputs(self, first: CorruptObject | ChildRaised, code: int) -> None:
+    def test_failed_inputs_end_with_the_first_by_name(
+        self, first: CorruptObject | ChildRaised, code: int
+    ) -> None:
         """Exit 5 for bad data, 6 for the user's program, after the first by name."""
         ledger = three(max_failed_inputs=1)
         ledger.fail(2, ChildCrashed("died"))
@@ -185,7 +187,7 @@ class TestLimits:
         assert "s3://b/in/../2" in error.message
         assert Ledger(planned(max_failed_inputs=1)).find_excess() is None
 
-    def test_bad_records(self) -> None:
+    def test_bad_records_beyond_the_limit_name_the_first(self) -> None:
         """Exit 5 when more records were set aside than allowed; the first place is named."""
         ledger = three(max_bad_records=3, reducer="sum")
         files = [good(0), good(1, mapped=8, bad=2, sample="line 4: ValueError"), good(2)]
@@ -200,7 +202,7 @@ class TestLimits:
         assert "s3://b/in/1 line 4: ValueError" in error.message
         assert "--max-bad-records" in error.hint
 
-    def test_no_limit(self) -> None:
+    def test_bad_records_without_a_limit_are_counted(self) -> None:
         """Without a limit any number may be set aside; it is counted all the same."""
         ledger = three(max_bad_records=None)
         ledger.commit(ended(good(0, mapped=0, bad=10)))
@@ -211,7 +213,7 @@ class TestLimits:
 class TestReport:
     """What the report says."""
 
-    def test_rows_of_inputs(self) -> None:
+    def test_input_rows_have_fate_cause_and_counts(self) -> None:
         """A row for every listed object, with its end, cause, attempts and counts, as JSON can."""
         ledger = Ledger(planned())
         ledger.add_attempt([0, 1, 2])
@@ -251,7 +253,7 @@ class TestReport:
         assert [row["cause"] for row in rows[3:5]] == ["folder marker", "listed twice"]
         assert "'..'" in rows[5]["cause"]
 
-    def test_totals(self) -> None:
+    def test_totals_count_each_object_once(self) -> None:
         """Totals count every listed object once, and only good ones' bytes."""
         ledger = Ledger(planned(reducer="sum"))
         ledger.fail(1, CorruptObject("damaged"))

@@ -1,4 +1,4 @@
-"""Probes of a split: whatever crashes, what counts is one attempt of all that has not failed."""
+"""Probes of a split: after any crashes, one attempt of all sound inputs counts."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ def split_of(count: int) -> Split:
 
 @dataclass
 class Run:
-    """A split whose attempts end as a function of their work says."""
+    """A split whose attempts end as ``outcome`` says."""
 
     outcome: Callable[[PendingSplit], RayMrError | None]
     corrupt: frozenset[int] = frozenset()
     poison: int | None = None
-    told: bool = False
-    """A harness tells at which input the program was."""
+    has_harness: bool = False
+    """Whether a harness reports the input that the program is at."""
     bad: frozenset[int] = frozenset()
     committed: list[list[int]] = field(default_factory=list)
     failed: set[int] = field(default_factory=set)
     notes: list[Decision] = field(default_factory=list)
 
     def to_end(self, count: int, order: random.Random) -> RayMrError | None:
-        feed = "records" if self.told else "files"
+        feed = "records" if self.has_harness else "files"
         mapper = {"language": "python", "script": "m.py", "feed": feed}
         job = Job(
             inputs=["/in/"], mapper=mapper, records="text", attempts=ATTEMPTS, max_bad_records=1
@@ -72,8 +72,8 @@ class Run:
         poison = None
         if error is not None and work.isolate_record is not None and self.poison in at:
             poison = PoisonRecord(at[0], 3, b"x")
-        told = suspect if self.told and error is not None else None
-        return decide(work, AttemptEnd(ident, error=error, suspect=told, poison=poison), job)
+        reported = suspect if self.has_harness and error is not None else None
+        return decide(work, AttemptEnd(ident, error=error, suspect=reported, poison=poison), job)
 
 
 @given(
@@ -90,8 +90,8 @@ def test_probes_in_any_order_leave_one_attempt_of_all_sound_inputs(
     how: tuple[int, bool],
     order: random.Random,
 ) -> None:
-    """Chance crashes and lost workers change nothing of it."""
-    left, told = [how[0], 2], how[1]
+    """Chance crashes and lost workers do not matter."""
+    left, has_harness = [how[0], 2], how[1]
 
     def outcome(work: PendingSplit) -> RayMrError | None:
         if bad.intersection(item.position for item in work.split.inputs):
@@ -104,7 +104,7 @@ def test_probes_in_any_order_leave_one_attempt_of_all_sound_inputs(
             return WorkerLost("gone")
         return None
 
-    run = Run(outcome, corrupt, told=told, bad=bad)
+    run = Run(outcome, corrupt, has_harness=has_harness, bad=bad)
     assert run.to_end(count, order) is None
     positions = set(range(10, 10 + count))
     assert run.failed == positions & (bad | corrupt)
@@ -125,7 +125,7 @@ def test_input_with_a_record_set_aside_cuts_the_split_there(chance: int) -> None
             return ChildCrashed("chance")
         return None
 
-    run = Run(outcome, poison=12, told=True, bad=frozenset({12}))
+    run = Run(outcome, poison=12, has_harness=True, bad=frozenset({12}))
     assert run.to_end(5, random.Random(chance)) is None
     assert sorted(run.committed) == [[10, 11], [12], [13, 14]]
     assert not run.failed

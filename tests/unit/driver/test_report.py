@@ -49,16 +49,18 @@ def test_values_become_numbers_where_nothing_is_lost(
         assert [float(value) for value in values] == frame["value"].tolist()
 
 
-def test_without_pandas(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where pandas is not installed, it is said how it would be."""
+def test_data_frame_without_pandas_raises_with_advice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error says how to install it."""
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(RayMrError, match="needs pandas") as caught:
         report(tmp_path, "a\t1\n").to_pandas()
     assert "ray-mr[pandas]" in caught.value.hint
 
 
-def test_names() -> None:
-    """What is exported is there, the report too; nothing else is."""
+def test_package_exports_its_names_alone() -> None:
+    """Every exported name exists, the report too, and nothing else."""
     for name in ray_mr.__all__:
         assert getattr(ray_mr, name)
     assert ray_mr.Report is Report
@@ -67,7 +69,7 @@ def test_names() -> None:
 
 
 def test_html_is_escaped() -> None:
-    """What is shown comes from names and errors of others: none of it is markup."""
+    """Names and errors come from users and programs: none of them is markup."""
     failed = [(f"s3://b/<i>{number}</i>", "<script>") for number in range(12)]
     made = Report(
         "<b>job</b>",
@@ -99,7 +101,7 @@ def test_plan_in_short(tmp_path: Path) -> None:
 
 
 def test_progress_on_request(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """Away from a notebook a run says nothing, unless it is asked to."""
+    """Outside a notebook a run prints nothing, unless it is asked to."""
     (tmp_path / "in").write_text("a\n")
     job = ray_mr.Job(
         inputs=[str(tmp_path / "in")],
@@ -115,8 +117,8 @@ def test_progress_on_request(tmp_path: Path, capfd: pytest.CaptureFixture[str]) 
     assert "map: 1 input, 2 bytes in 1 split" in err
 
 
-def test_resume(tmp_path: Path) -> None:
-    """The words of the command line are those of the function: a run goes on where one stopped."""
+def test_resume_argument_continues_a_run(tmp_path: Path) -> None:
+    """The function has the options of the command line: a run goes on where one stopped."""
     for name in "ab":
         (tmp_path / f"in-{name}").write_text(name + "\n")
     calls, flag = str(tmp_path / "calls"), str(tmp_path / "flag")

@@ -102,7 +102,7 @@ def parts(decision: Decision) -> list[list[int]]:
 class TestOneDecision:
     """What follows from one attempt."""
 
-    def test_good_end(self) -> None:
+    def test_good_end_is_committed(self) -> None:
         """An attempt that ended well is committed, and nothing else happens."""
         assert decide(PendingSplit(split(3, 4)), ended(split(3, 4)), job()) == Decision(commit=True)
 
@@ -110,15 +110,17 @@ class TestOneDecision:
         ("failed", "rest"),
         [([3], [4, 5, 6]), ([4, 5], [3, 6]), ([6], [3, 4, 5]), ([3, 4, 5], [6])],
     )
-    def test_bad_inputs(self, failed: list[int], rest: list[int]) -> None:
-        """Bad inputs have failed; the others run again at once, with what they had behind them."""
+    def test_bad_inputs_fail_and_the_rest_runs_again(
+        self, failed: list[int], rest: list[int]
+    ) -> None:
+        """Bad inputs have failed; the others run again at once, with their history."""
         whole = split(3, 4, 5, 6)
         decision = decide(PendingSplit(whole, 1, 2), ended(whole, failed=failed), job())
         assert sorted(decision.failures) == failed
         assert decision.retries == (PendingSplit(split(*rest), 1, 2),)
         assert (decision.commit, decision.fatal_error, decision.pause_s) == (False, None, 0.0)
 
-    def test_every_input_is_bad(self) -> None:
+    def test_split_of_bad_inputs_does_not_run_again(self) -> None:
         """A split whose inputs have all failed does not run again."""
         decision = decide(PendingSplit(split(3, 4)), ended(split(3, 4), failed=[3, 4]), job())
         assert sorted(decision.failures) == [3, 4]
@@ -132,8 +134,8 @@ class TestOneDecision:
         assert parts(decision) == [[4]]
 
     @pytest.mark.parametrize("kind", CRASHES)
-    def test_first_crash(self, kind: type[RayMrError]) -> None:
-        """The first crash may be chance: the whole split again, and the user is told why."""
+    def test_first_crash_runs_the_whole_split_again(self, kind: type[RayMrError]) -> None:
+        """The first crash may be chance: the whole split runs again, and a notice says why."""
         whole = split(3, 4, 5)
         decision = decide(PendingSplit(whole), ended(whole, kind("boom"), suspect=4), job())
         assert decision.retries == (PendingSplit(whole, crashes=1),)
@@ -150,7 +152,9 @@ class TestOneDecision:
             (None, [[3, 4], [5, 6, 7]]),
         ],
     )
-    def test_second_crash(self, suspect: int | None, expected: list[list[int]]) -> None:
+    def test_second_crash_sets_the_suspect_apart(
+        self, suspect: int | None, expected: list[list[int]]
+    ) -> None:
         """Then the suspect is set apart; without one the split is halved."""
         whole = split(3, 4, 5, 6, 7)
         crash = ended(whole, ChildCrashed("died"), suspect=suspect)
@@ -158,7 +162,7 @@ class TestOneDecision:
         assert parts(decision) == expected
         assert all(work.split.index == whole.index for work in decision.retries)
 
-    def test_alone_to_the_last_attempt(self) -> None:
+    def test_single_input_crashes_until_its_last_attempt(self) -> None:
         """An input that is alone is tried until it has ``attempts`` crashes, then fails with it."""
         alone, crash = split(3), ended(split(3), ChildTimeout("hung"), suspect=3)
         assert decide(PendingSplit(alone, 1), crash, job(4)).retries == (PendingSplit(alone, 2),)
@@ -170,7 +174,7 @@ class TestOneDecision:
         assert {at: error.message for at, error in last.failures.items()} == {3: "hung"}
 
     @pytest.mark.parametrize("suspect", [None, 4])
-    def test_one_attempt_each(self, suspect: int | None) -> None:
+    def test_crash_with_one_attempt_sets_inputs_apart(self, suspect: int | None) -> None:
         """With one attempt a crash sets inputs apart at once; each still has its own attempt."""
         whole = split(3, 4)
         crash = ended(whole, ChildCrashed("died"), suspect=suspect)
@@ -187,8 +191,10 @@ class TestOneDecision:
     @pytest.mark.parametrize(
         ("allowed", "lines"), [(0, 0), (1, 1), (3, 3), (None, MAX_EXCLUDED_RECORDS)]
     )
-    def test_poison_records(self, allowed: int | None, lines: int) -> None:
-        """Records that the child dies of are set aside one by one, as many as the job allows."""
+    def test_deadly_records_are_set_aside_up_to_the_limit(
+        self, allowed: int | None, lines: int
+    ) -> None:
+        """Records that the child dies of are set aside one by one, up to the limit of the job."""
         wanted = job(4).model_copy(update={"max_bad_records": allowed})
         work, found = PendingSplit(split(3), 3, isolate_record=()), 0
         while True:
@@ -206,8 +212,8 @@ class TestOneDecision:
         assert decision.failures[3].message == f"line {found + 7}: killed"
         assert type(decision.failures[3]) is ChildKilled
 
-    def test_careful_needs_a_harness(self) -> None:
-        """Where no harness tells of records, the last attempt is like the others."""
+    def test_isolation_without_a_harness_is_skipped(self) -> None:
+        """Without a harness that reports records, the last attempt is like the others."""
         files = Script(language="binary", script="/bin/true")
         wanted = Job(inputs=["/in/"], mapper=files, attempts=2)
         crash = ended(split(3), ChildCrashed("died"))
@@ -215,14 +221,14 @@ class TestOneDecision:
         assert list(decide(PendingSplit(split(3), 1), crash, wanted).failures) == [3]
 
     @pytest.mark.parametrize("kind", ENDS_THE_RUN)
-    def test_what_says_nothing_about_an_input_ends_the_run(self, kind: type[RayMrError]) -> None:
-        """No permission, a script that does not load, a defect: no retry helps, no input is bad."""
+    def test_error_unrelated_to_an_input_ends_the_run(self, kind: type[RayMrError]) -> None:
+        """No permission, a script that does not load, a bug: no retry helps, no input is bad."""
         error = kind("no")
         decision = decide(PendingSplit(split(3, 4)), ended(split(3, 4), error), job())
         assert decision == Decision(fatal_error=error)
 
     @pytest.mark.parametrize("kind", LOSSES)
-    def test_losses(self, kind: type[RayMrError]) -> None:
+    def test_losses_run_again_up_to_the_limit(self, kind: type[RayMrError]) -> None:
         """A loss runs again up to ``attempts`` in all, then ends the run: no input has failed."""
         work, error = PendingSplit(split(3, 4), crashes=1), kind("gone")
         for losses in (1, 2, 3):
@@ -234,8 +240,8 @@ class TestOneDecision:
         assert decide_loss(work, error, job(4)) == Decision(fatal_error=error)
         assert decide_loss(PendingSplit(split(3)), error, job(1)) == Decision(fatal_error=error)
 
-    def test_a_lost_attempt_cannot_blame_the_program(self) -> None:
-        """An engine's loss with an error of the user's program ends the run: it said nothing."""
+    def test_loss_with_an_error_of_the_program_ends_the_run(self) -> None:
+        """An engine's loss with an error of the user's program ends the run."""
         error = ChildCrashed("died")
         assert decide_loss(PendingSplit(split(3)), error, job()) == Decision(fatal_error=error)
 
@@ -252,8 +258,8 @@ class TestOneDecision:
             assert longest / 2 <= pause_s <= longest
 
     @pytest.mark.parametrize("error", [OutOfMemory("gone"), ChildKilled("killed")])
-    def test_out_of_memory(self, error: RayMrError) -> None:
-        """What may have died of its memory runs again with twice the share of a machine."""
+    def test_short_memory_doubles_the_slots(self, error: RayMrError) -> None:
+        """An attempt that may have died of its memory runs again with twice the slots."""
         work = PendingSplit(split(3))
         assert make_options(work) == FIRST_OPTIONS
         for slots in (2, 4, 8):
@@ -264,13 +270,13 @@ class TestOneDecision:
         assert make_options(PendingSplit(split(3), memory_retries=99)).slots == MAX_SLOTS
 
     @pytest.mark.parametrize("attempts", [1, 2, 3, 9])
-    def test_patience_within_an_attempt(self, attempts: int) -> None:
-        """Within an attempt an object is asked for a few times, no more than the job says."""
+    def test_fetch_tries_within_an_attempt_are_limited(self, attempts: int) -> None:
+        """Within an attempt an object is requested a few times, at most ``attempts`` times."""
         pauses = [make_backoff(job(attempts)).pause_s("/in/3", tried) for tried in (1, 2, 3)]
         assert [pause is None for pause in pauses] == [n >= min(attempts, 3) for n in (1, 2, 3)]
 
-    def test_jitter_is_of_the_name_and_the_run(self) -> None:
-        """What failed together does not come back together; the same run waits the same times."""
+    def test_jitter_depends_on_name_and_run(self) -> None:
+        """Requests that fail together are repeated apart; the same run has the same pauses."""
         pauses = {make_backoff(job(), "run").pause_s(f"/in/{n}", 1) for n in range(50)}
         assert len(pauses) == 50
         assert all(PAUSE_S / 2 <= (pause or 0) <= PAUSE_S for pause in pauses)
@@ -278,7 +284,7 @@ class TestOneDecision:
         assert make_backoff(job(), "other").pause_s("/in/0", 1) not in pauses
 
     def test_crashes_do_not_wait(self) -> None:
-        """A pause is for stores and workers to come back; a crash has nothing to wait for."""
+        """Pauses are for stores and workers to come back; a crash needs none."""
         crash = ended(split(3, 4), ChildCrashed("died"))
         for crashes in range(4):
             assert decide(PendingSplit(split(3, 4), crashes), crash, job()).pause_s == 0.0
@@ -292,7 +298,7 @@ SPLITS = st.lists(st.integers(0, 60), min_size=1, max_size=40, unique=True).map(
 
 
 @given(SPLITS, st.integers(1, 5), st.integers(0, 6), st.integers(0, 4), st.randoms())
-def test_every_input_has_one_place(
+def test_decision_gives_every_input_one_place(
     whole: Split, attempts: int, crashes: int, losses: int, chance: random.Random
 ) -> None:
     """After any attempt each input is in one of failed, again and committed, or the run ends."""
@@ -324,7 +330,7 @@ def test_every_input_has_one_place(
 
 @dataclass
 class World:
-    """Inputs with fixed faults, and chance; runs works to their ends as the loop does."""
+    """Inputs with fixed faults, and chance; runs work to its end as the scheduler does."""
 
     attempts: int
     chance: random.Random
@@ -333,9 +339,9 @@ class World:
     bad: frozenset[int]
     """These do not decode."""
     suspects: bool
-    """There is a harness, which tells at which input the child died."""
+    """There is a harness, which reports the input at which the child died."""
     bad_luck: float
-    """How often an attempt is lost, or its child dies by chance."""
+    """Probability that an attempt is lost, or its child dies by chance."""
     committed: list[int] = field(default_factory=list)
     failed: dict[int, RayMrError] = field(default_factory=dict)
     runs: int = 0
@@ -382,7 +388,7 @@ WORLDS = st.builds(
 
 
 @given(WORLDS, SPLITS)
-def test_any_script_ends(world: World, whole: Split) -> None:
+def test_any_script_ends_after_bounded_attempts(world: World, whole: Split) -> None:
     """Whatever happens, a split ends after a bounded number of attempts, each input in one way."""
     world.run(whole)
     inputs = len(whole.inputs)
@@ -399,7 +405,9 @@ def test_any_script_ends(world: World, whole: Split) -> None:
 
 
 @given(st.integers(1, 40), st.integers(0, 39), st.integers(1, 5), st.booleans())
-def test_price_of_one_poison_file(inputs: int, at: int, attempts: int, suspects: bool) -> None:
+def test_single_poison_file_costs_few_attempts(
+    inputs: int, at: int, attempts: int, suspects: bool
+) -> None:
     """One file on which the child always dies costs a handful of runs, not one for each input."""
     at %= inputs
     world = World(attempts, random.Random(0), frozenset([at]), frozenset(), suspects, 0.0)
