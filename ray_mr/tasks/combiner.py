@@ -1,7 +1,7 @@
 """The combine program of a map attempt: sorted rows in, fewer rows of the same keys out.
 
-A function lives in one child as long as the attempt.  A program fed ``lines`` is run anew for each
-batch of sorted rows, as Hadoop Streaming runs its combiner for each spill.
+A function runs in one child for the whole attempt.  A program fed ``lines`` runs once for each
+batch of sorted rows, as Hadoop Streaming runs its combiner once for each spill.
 """
 
 from __future__ import annotations
@@ -25,34 +25,39 @@ if TYPE_CHECKING:
 
 
 class CombineProgram(Protocol):
-    """What combines."""
+    """A running combine program."""
 
     counters: Counters
-    """What its program counted, once it is closed."""
+    """Counters of the program, complete after ``close``."""
 
     def combine(self, rows: RowBatch) -> Iterator[ChildOutput]:
-        """Combined output of rows in key order.
+        """Yield the combined output of rows in key order.
 
         Raises:
             ChildError: The program failed.
         """
 
     def close(self) -> None:
-        """There are no more rows.
+        """End the program after the last rows.
 
         Raises:
-            ChildError: The program did not end well.
+            ChildError: The program failed.
         """
 
     def kill(self) -> None:
-        """End what runs; no effect after ``close``."""
+        """Kill the program; no effect after ``close``."""
 
 
 def start_combiner(launch: LaunchSpec, *, tabs: bool = False) -> CombineProgram:
-    """That of a program, by its feed; ``tabs`` as for ``format_lines``."""
+    """Start a combine program.
+
+    Args:
+        launch: The program, and where it runs.
+        tabs: As for ``format_lines``.
+    """
     if launch.program.feed == "lines":
         return _LinesCombiner(launch, tabs=tabs)
-    # It works now and then, as long as the attempt: only silence can end it.
+    # It works now and then during the attempt, so only the stall timeout applies.
     return _FunctionCombiner(replace(launch, limits=Limits(None, launch.limits.stall_s)))
 
 
@@ -86,7 +91,7 @@ class _LinesCombiner:
         self.counters.add_all(child.counters)
 
     def close(self) -> None:
-        """Each run has ended well already."""
+        """Do nothing: each run has ended already."""
 
     def kill(self) -> None:
         if self._running is not None:

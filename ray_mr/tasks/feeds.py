@@ -160,7 +160,7 @@ def feed_lines(attempt: AttemptState, work: WorkDir) -> Generator[ChildOutput]:
                 attempt.status = child.status
                 yield Text(data) if data else None
         except BadInputError:
-            yield from _check_rest(fetch, feed.rest())
+            yield from _check_rest(fetch, feed.read_rest())
     attempt.counters.add_all(child.counters)
 
 
@@ -174,7 +174,7 @@ def feed_identity(attempt: AttemptState, work: WorkDir) -> Generator[ChildOutput
             for data in feed:
                 yield Text(data)
         except BadInputError:
-            yield from _check_rest(fetch, feed.rest())
+            yield from _check_rest(fetch, feed.read_rest())
 
 
 def _open_lines(attempt: AttemptState, fetch: Fetch, *, keep_mark: bool = False) -> LineFeed:

@@ -1,7 +1,19 @@
-"""Bringing a split's inputs to disk: downloads and decoding run ahead, results keep the order.
+"""Fetching a split's inputs to disk: downloads and decoding run ahead, results keep their order.
 
-Threads live here, and nowhere below.  Which store and which codec do the work is theirs to know;
-what becomes of a file afterwards is the caller's.
+How callers use it:
+
+1. ``Fetch.of(job, inputs, folder, ...)`` starts the threads; use it as a context manager.
+2. Iterate over it: a ``Fetched`` for each input, in order, with its file or its error.
+3. ``release`` removes the file of an input that is no longer needed.
+
+How it works inside:
+
+1. Each thread takes the next input (``_take_next``) once it fits into ``ahead_bytes``.
+2. ``_fetch_input`` downloads it, repeats requests that a busy store refuses, detects its codec, and
+   decodes it if the codec is in ``decode_here``.
+3. The iterator waits for the input that is next in order.
+
+These are the only threads of a map attempt's input: stores and codecs start none.
 """
 
 from __future__ import annotations
@@ -41,40 +53,40 @@ ALL_CODECS = _AllCodecs()
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """An input on disk, or why it is not."""
+    """An input on disk, or its error."""
 
     input: Input
     path: Path | None
-    """``folder/key``; ``None`` if there was an error."""
+    """Path of the file, ``folder/key``; ``None`` after an error."""
     codec: str
-    """What the file at ``path`` is still to be decoded from: ``none`` once decoded here."""
+    """Codec of the file at ``path``; ``none`` if it is decoded."""
     error: DataError | None
-    """Why this input is bad; other inputs are not affected."""
+    """Cause if this input is bad; other inputs are not affected."""
     decoded_bytes: int
-    """Size after decompression; 0 if the file is handed on compressed."""
+    """Size after decompression; 0 if the file is still compressed."""
 
 
 class Fetch:
-    """Inputs as files below a folder, in the order given, each as soon as it is ready.
+    """Fetches inputs to files below a folder, and yields them in order as soon as they are ready.
 
-    Errors of the store (not of one object) are raised at their input's place.  Used as a context
-    manager: on leaving, downloads are stopped and every thread has ended; one that waits for a
-    silent server ends with its read time-out.
+    Errors of a store (not of one object) are raised at their input's place in the order.  The end
+    of the context manager stops downloads and joins every thread; a thread that waits for a silent
+    server ends at its read timeout.
 
     Args:
-        inputs: What to bring.
+        inputs: Inputs to fetch.
         folder: An existing folder; ``folder/key`` is an input's file.
-        downloads: Threads, each working on one input.
-        ahead_bytes: Stored bytes that may be downloading or waiting beyond what the caller has
-            taken; the input that is needed next is always let through.
+        downloads: Number of threads, each working on one input.
+        ahead_bytes: Maximum stored bytes that are downloading or waiting for the caller; the next
+            input in order is always fetched.
         decompress: ``auto`` (by the first bytes), ``none`` (files stay as stored) or a codec.
         max_expansion: As for ``decode``.
         as_text: The content will be read as lines; see ``codecs.detect``.
-        decode_here: Codecs to decode into the file; what is in none of them stays compressed.
-            Asked by the threads, and only for files that are compressed.
-        private: Files will be written to; else a local one may be a link to the original.
-        keep: ``release`` leaves the files where they are.
-        backoff: How often an object is asked for that the store refuses for the moment.
+        decode_here: Codecs to decode into the file; files of other codecs stay compressed.  The
+            threads ask for a file's codec, only if the file is compressed.
+        private: Files may be modified; otherwise a local file may be a link to the original.
+        keep: ``release`` keeps the files.
+        backoff: Pauses between requests for an object that its store refuses temporarily.
     """
 
     def __init__(
@@ -93,7 +105,7 @@ class Fetch:
         backoff: Backoff = NO_RETRY,
     ) -> None:
         self.retries: dict[int, FetchRetries] = {}
-        """By position, inputs that took more than one try so far."""
+        """By position, the repeated requests of inputs so far."""
         self._backoff = backoff
         self._inputs, self._folder = inputs, folder
         self._ahead_bytes, self._decompress, self._decode_here = (
@@ -107,8 +119,8 @@ class Fetch:
         self._paths: dict[int, Path] = {}
         self._changed = threading.Condition()
         self._stop = threading.Event()
-        self._started = 0  # inputs that a thread has taken
-        self._taken = 0  # inputs that the caller has taken
+        self._started = 0  # number of inputs that threads have taken
+        self._taken = 0  # number of inputs that the caller has taken
         self._held_bytes = 0  # stored bytes between the two
         self._ready: dict[int, Fetched | BaseException] = {}
         self._threads = [
@@ -153,13 +165,13 @@ class Fetch:
         self.close()
 
     def __iter__(self) -> Iterator[Fetched]:
-        """Inputs that have not been taken yet.
+        """Yield the inputs that have not been taken yet.
 
         Raises:
-            StoreError: The store failed; nothing more is brought.
+            StoreError: The store failed; no more inputs follow.
             CredentialsError: As above.
             JobError: As above; the URI belongs to no store, or the codec is unknown.
-            Interrupted: It was closed before every input was taken.
+            Interrupted: ``close`` was called before every input was taken.
         """
         while self._taken < len(self._inputs):
             with self._changed:
@@ -178,12 +190,12 @@ class Fetch:
             yield fetched
 
     def decode(self, fetched: Fetched) -> Iterator[bytes]:
-        """Content of a file that was handed on compressed, or not; see ``codecs.decode``."""
+        """Yield the decoded content of a file; see ``codecs.decode``."""
         path = fetched.path or make_safe_path(self._folder, fetched.input.object.key)
         return decode(path, fetched.codec, max_expansion=self._max_expansion, as_text=self._as_text)
 
     def release(self, position: int) -> None:
-        """The caller is done with the file of the input at this position in the plan.
+        """Remove the file of the input at a position in the plan, unless files are kept.
 
         Raises:
             StoreError: The file cannot be removed.
@@ -194,7 +206,7 @@ class Fetch:
                 path.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Stop; no thread of ours is left afterwards.  Files already brought stay."""
+        """Stop downloads and join all threads; fetched files stay."""
         self._stop.set()
         with self._changed:
             self._changed.notify_all()
@@ -202,11 +214,11 @@ class Fetch:
             thread.join()
 
     def _work(self) -> None:
-        while (index := self._next()) is not None:
+        while (index := self._take_next()) is not None:
             item = self._inputs[index]
             result: Fetched | BaseException
             try:
-                result = self._bring(item)
+                result = self._fetch_input(item)
             except DataError as error:
                 result = Fetched(item, None, "none", error, 0)
             except BaseException as error:  # noqa: BLE001 - raised where the caller waits
@@ -215,8 +227,8 @@ class Fetch:
                 self._ready[index] = result
                 self._changed.notify_all()
 
-    def _next(self) -> int | None:
-        """Index of the next input, once there is room for it; ``None`` at the end."""
+    def _take_next(self) -> int | None:
+        """Return the index of the next input once there is room for it; ``None`` at the end."""
         with self._changed:
             while not self._stop.is_set() and self._started < len(self._inputs):
                 size = self._inputs[self._started].object.size_bytes
@@ -228,7 +240,7 @@ class Fetch:
                 self._changed.wait()
             return None
 
-    def _bring(self, item: Input) -> Fetched:
+    def _fetch_input(self, item: Input) -> Fetched:
         obj = item.object
         if item.position in self._unsafe:
             raise self._unsafe[item.position]
@@ -238,14 +250,14 @@ class Fetch:
         self._paths[item.position] = path
         encoding = self._download(item.position, obj, path)
         try:
-            return self._decoded(item, path, encoding)
+            return self._decode_file(item, path, encoding)
         except DataError as error:
             path.unlink(missing_ok=True)
-            what = error.message.removeprefix(f"{path.name}: ")
-            raise type(error)(f"{obj.uri}: {what}", error.hint) from None
+            message = error.message.removeprefix(f"{path.name}: ")
+            raise type(error)(f"{obj.uri}: {message}", error.hint) from None
 
     def _download(self, position: int, obj: StoredObject, path: Path) -> str:
-        """Bring an object; its ``Content-Encoding`` is returned."""
+        """Download an object; return its ``Content-Encoding``."""
         store, tried, waited_s = store_for(obj.uri), 1, 0.0
         while True:
             try:
@@ -259,7 +271,7 @@ class Fetch:
                 if self._stop.wait(pause_s):
                     raise Interrupted(f"{obj.uri}: the download was stopped") from None
 
-    def _decoded(self, item: Input, path: Path, encoding: str) -> Fetched:
+    def _decode_file(self, item: Input, path: Path, encoding: str) -> Fetched:
         codec = self._decompress
         if codec == "auto":
             codec = detect(path, encoding=encoding, as_text=self._as_text)
@@ -281,20 +293,20 @@ class Fetch:
 
 
 def _find_collisions(inputs: Sequence[Input]) -> dict[int, UnsafeKey]:
-    """Errors, by position, of inputs whose path an earlier one needs as a file or a folder."""
+    """Return errors by position for inputs whose path is a file or folder of an earlier input."""
     files: dict[str, str] = {}
     folders: dict[str, str] = {}
-    found: dict[int, UnsafeKey] = {}
+    errors: dict[int, UnsafeKey] = {}
     for item in inputs:
         key, uri = item.object.key, item.object.uri
-        above = [key[:end] for end, letter in enumerate(key) if letter == "/"]
+        prefixes = [key[:end] for end, letter in enumerate(key) if letter == "/"]
         other = files.get(key) or folders.get(key)
-        other = other or next((files[name] for name in above if name in files), None)
+        other = other or next((files[name] for name in prefixes if name in files), None)
         if other is not None:
-            found[item.position] = UnsafeKey(
+            errors[item.position] = UnsafeKey(
                 f"{uri} and {other} cannot both be files of one split: their keys collide"
             )
             continue
         files[key] = uri
-        folders.update(dict.fromkeys(above, uri))
-    return found
+        folders.update(dict.fromkeys(prefixes, uri))
+    return errors

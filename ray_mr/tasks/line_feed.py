@@ -1,6 +1,6 @@
-"""The lines of a split's inputs as one stream: what a mapper fed ``lines`` reads on its stdin.
+"""Lines of a split's inputs as one stream, which a mapper fed ``lines`` reads on its stdin.
 
-Files are decoded on the way, in large chunks, with no look at single lines.
+Files are decoded in large chunks; single lines are not looked at.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 class BadInputError(Exception):
-    """Stops a child that was fed an input which is bad."""
+    """Stops the child that is fed a bad input."""
 
 
 class LineFeed:
-    """Decoded inputs, one after the other, each without its byte order mark and ended by a newline.
+    """Yields decoded inputs in sequence, each without its byte order mark and ended by a newline.
 
     Args:
-        fetch: Brings the inputs, not decoded.
-        ended: Told of each input that was fed to its end.
-        failed: Told of each that is bad, by position.
-        max_record_bytes: Longer lines are set aside.
-        keep_mark: Leave the byte order mark at the beginning of an input where it is.
+        fetch: Fetches the inputs, still compressed.
+        ended: Called with the counts of each input that was fed to its end.
+        failed: Called with the position of each bad input and the cause.
+        max_record_bytes: Maximum length of a line; longer lines are bad records.
+        keep_mark: Keep the byte order mark at the beginning of an input.
     """
 
     def __init__(
@@ -52,27 +52,27 @@ class LineFeed:
         self._inputs = iter(fetch)
 
     def __iter__(self) -> Iterator[bytes]:
-        """Chunks of all inputs.
+        """Yield chunks of all inputs.
 
         Raises:
-            BadInputError: One is bad; ``rest`` looks at those after it.
+            BadInputError: An input is bad; ``read_rest`` reads the inputs after it.
         """
         for fetched in self._inputs:
             try:
-                yield from self._content(fetched)
+                yield from self._read_input(fetched)
             except DataError as error:
                 self._failed(fetched.input.position, error)
                 raise BadInputError from None
 
-    def rest(self) -> Iterator[bytes]:
-        """Chunks of the inputs that nothing was taken of, without stopping at bad ones."""
+    def read_rest(self) -> Iterator[bytes]:
+        """Yield chunks of the inputs that were not begun, without a stop at bad ones."""
         for fetched in self._inputs:
             try:
-                yield from self._content(fetched)
+                yield from self._read_input(fetched)
             except DataError as error:
                 self._failed(fetched.input.position, error)
 
-    def _content(self, fetched: Fetched) -> Iterator[bytes]:
+    def _read_input(self, fetched: Fetched) -> Iterator[bytes]:
         if fetched.error is not None or fetched.path is None:
             raise fetched.error or DataError("not fetched")
         obj, position = fetched.input.object, fetched.input.position
@@ -84,14 +84,14 @@ class LineFeed:
                 last = chunk[-1] if chunk else last
                 yield chunk
         except (CorruptObject, RefusedObject, StoreError) as error:
-            if changed := store_for(obj.uri).detect_change(obj):  # the cause of what else is wrong
+            if changed := store_for(obj.uri).detect_change(obj):  # it explains the other error
                 raise changed from None
             if isinstance(error, StoreError):
                 raise
-            said = error.message.removeprefix(f"{fetched.path.name}: ")
-            raise type(error)(f"{obj.uri}: {said}", error.hint) from None
+            message = error.message.removeprefix(f"{fetched.path.name}: ")
+            raise type(error)(f"{obj.uri}: {message}", error.hint) from None
         if last != NEWLINE:
-            yield b"\n"  # or the first line of the next file would go on here
+            yield b"\n"  # otherwise the next file's first line would continue this one
         if changed := store_for(obj.uri).detect_change(obj):
             raise changed
         self._fetch.release(position)
@@ -108,20 +108,20 @@ class LineFeed:
 
 
 class MarkRemover:
-    """Chunks of an input without the byte order mark at its very beginning.
+    """Yields chunks of an input without the byte order mark at its beginning.
 
     Args:
-        chunks: The input, cut anywhere, no chunk empty.
-        keep: Leave the mark.
+        chunks: The input, cut anywhere; no chunk is empty.
+        keep: Keep the mark.
     """
 
     def __init__(self, chunks: Iterator[bytes], *, keep: bool = False) -> None:
         self._chunks, self._keep = chunks, keep
         self.dropped = 0
-        """Bytes of the mark, once it was there."""
+        """Length of the mark that was removed; 0 before, or without one."""
 
     def __iter__(self) -> Iterator[bytes]:
-        """Chunks, none of them empty."""
+        """Yield chunks; none of them is empty."""
         head = b""
         while (
             not self._keep and BYTE_ORDER_MARK.startswith(head) and len(head) < len(BYTE_ORDER_MARK)

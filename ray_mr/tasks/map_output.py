@@ -1,4 +1,9 @@
-"""A map attempt's output on its way to blocks: text of a map-only job, or rows for reducers."""
+"""Blocks of a map attempt's output: text of a map-only job, or rows for reducers.
+
+``TextBlocks`` cuts text into blocks of whole lines.  ``RowBlocks`` parses output into rows, sorts
+and combines them on the map side (``MapSideCombiner``), runs a combine program where the job has
+one, and partitions the rows of each block.
+"""
 
 from __future__ import annotations
 
@@ -27,139 +32,143 @@ if TYPE_CHECKING:
 
 
 SAMPLE_BYTES = 512 << 10
-"""Output that a sample is taken of."""
+"""Bytes of output from which a sample of keys is taken."""
 MEMORY_SHARE = 32
-"""A block is at most this part of ``memory``: an attempt holds some times as much."""
+"""Divisor of ``memory`` that limits a block: an attempt holds several blocks' worth of rows."""
 MIN_BLOCK_BYTES = 1 << 20
 
 
 def compute_block_bytes(memory_bytes: int) -> int:
-    """How large the blocks are in a job of this ``memory``."""
+    """Return the size of a block in a job with this ``memory``."""
     return min(map_side.BATCH_BYTES, max(MIN_BLOCK_BYTES, memory_bytes // MEMORY_SHARE))
 
 
 class TextBlocks:
-    """Blocks of a map-only job: text of whole lines."""
+    """Makes the blocks of a map-only job: text of whole lines."""
 
     def __init__(self, attempt: AttemptState) -> None:
         self._attempt = attempt
-        self._pack_bytes = compute_block_bytes(attempt.task.job.memory)
+        self._block_bytes = compute_block_bytes(attempt.task.job.memory)
         self._cutter = batches.TextBatcher(max_record_bytes=attempt.task.job.max_record_bytes)
-        self._pieces: list[bytes] = []
+        self._chunks: list[bytes] = []
 
     def take(self, output: Iterator[ChildOutput]) -> Iterator[Message]:
-        """Blocks of all that the child puts out."""
+        """Yield blocks of the child's output, and progress."""
         for item in output:
             yield from self._attempt.report_progress(item)
             if isinstance(item, Text):
-                self._pieces += self._cutter.feed(item.data)
+                self._chunks += self._cutter.feed(item.data)
             elif isinstance(item, Pairs):
                 lines = format_lines(unpack_pairs(item), tabs=self._attempt.task.job.tabs_in_keys)
-                self._pieces += self._cutter.feed(lines)
+                self._chunks += self._cutter.feed(lines)
             elif isinstance(item, FileCounts):
-                self._pieces += self._cutter.close()
-            if sum(map(len, self._pieces)) >= self._pack_bytes:
-                yield self._block()
-        self._pieces += self._cutter.close()
-        if self._pieces:
-            yield self._block()
+                self._chunks += self._cutter.close()
+            if sum(map(len, self._chunks)) >= self._block_bytes:
+                yield self._make_block()
+        self._chunks += self._cutter.close()
+        if self._chunks:
+            yield self._make_block()
 
-    def _block(self) -> Block:
-        data = b"".join(self._pieces)
-        self._pieces = []
+    def _make_block(self) -> Block:
+        data = b"".join(self._chunks)
+        self._chunks = []
         lines = data.count(b"\n")
         self._attempt.mapped_rows += lines
         return self._attempt.make_block(blocks.wrap_bytes(data), (lines,), (0, len(data)), lines)
 
 
 class RowBlocks:
-    """Blocks of rows for reducers, combined where the job asks for it.
+    """Makes blocks of rows for reducers, combined if the job has a combiner.
 
     Args:
-        attempt: Whose output it is.
-        folder: The attempt's; a combiner gets one of its own in it.
+        attempt: State of the attempt.
+        folder: The attempt's folder; a combine program gets a folder of its own in it.
     """
 
     def __init__(self, attempt: AttemptState, folder: Path) -> None:
         self._attempt = attempt
         self._task = task = attempt.task
-        self._pack_bytes = compute_block_bytes(task.job.memory)
-        self._piece_bytes = min(batches.TEXT_BATCH_BYTES, self._pack_bytes)
-        self._longest = task.job.max_record_bytes
-        self._pieces = batches.OutputBatcher(
-            SAMPLE_BYTES if task.sample else self._piece_bytes, self._longest
+        self._block_bytes = compute_block_bytes(task.job.memory)
+        self._batch_bytes = min(batches.TEXT_BATCH_BYTES, self._block_bytes)
+        self._max_record_bytes = task.job.max_record_bytes
+        self._batcher = batches.OutputBatcher(
+            SAMPLE_BYTES if task.sample else self._batch_bytes, self._max_record_bytes
         )
         self._program: CombineProgram | None = None
-        self._shaper = MapSideCombiner(
+        self._combiner = MapSideCombiner(
             self._parse,
             sort=task.sorted,
             collapse=task.combiner is None or isinstance(task.combiner, str),
             built_in=find_built_in(task.built_in),
-            batch_bytes=1 if task.sample else self._pack_bytes,
+            batch_bytes=1 if task.sample else self._block_bytes,
         )
         if task.combiner is not None and not isinstance(task.combiner, str):
-            place = folder / ".combiner"
-            place.mkdir()
+            program_folder = folder / ".combiner"
+            program_folder.mkdir()
             self._program = start_combiner(
-                attempt.make_launch(task.combiner, place), tabs=task.job.tabs_in_keys
+                attempt.make_launch(task.combiner, program_folder), tabs=task.job.tabs_in_keys
             )
-            self._combined = MapSideCombiner(self._parse_combined, batch_bytes=self._pack_bytes)
+            self._program_output = MapSideCombiner(
+                self._parse_combined, batch_bytes=self._block_bytes
+            )
 
     def _parse(self, text: bytes) -> RowBatch:
         job = self._task.job
         return parse_lines(text, job.key_end, job.key_fields, whole=self._task.whole_lines)
 
     def _parse_combined(self, text: bytes) -> RowBatch:
-        """A program fed lines puts out `key TAB value`, as it was given them."""
+        """Parse output of the combine program; one fed lines writes them in the form it read."""
         job, program = self._task.job, self._task.combiner
         if getattr(program, "feed", "") != "lines":
             return self._parse(text)
-        end, sort_keys = job.result_end
-        return parse_lines(text, "tab" if job.separator == "auto" else end, sort_keys)
+        end, fields = job.result_end
+        return parse_lines(text, "tab" if job.separator == "auto" else end, fields)
 
     def take(self, output: Iterator[ChildOutput]) -> Iterator[Message]:
-        """Blocks of all that the child puts out."""
+        """Yield blocks of the child's output, and progress."""
         for item in output:
             yield from self._attempt.report_progress(item)
-            for piece in self._into(self._pieces, item):
-                yield from self._blocks(self._shaper.add(piece))
-        for piece in self._pieces.close():
-            yield from self._blocks(self._shaper.add(piece))
-        yield from self._blocks(self._shaper.close())
+            for batch in self._split_output(self._batcher, item):
+                yield from self._emit(self._combiner.add(batch))
+        for batch in self._batcher.close():
+            yield from self._emit(self._combiner.add(batch))
+        yield from self._emit(self._combiner.close())
         if self._program is not None:
-            for rows in self._combined.close():
-                yield self._block(rows)
+            for rows in self._program_output.close():
+                yield self._make_block(rows)
             self._program.close()
             self._attempt.counters.add_all(self._program.counters)
-        self._attempt.mapped_rows = self._shaper.rows
-        self._attempt.bad_values = self._shaper.bad
+        self._attempt.mapped_rows = self._combiner.rows
+        self._attempt.bad_values = self._combiner.bad
 
-    def _into(self, pieces: batches.OutputBatcher, item: ChildOutput) -> Iterator[bytes | RowBatch]:
+    def _split_output(
+        self, batcher: batches.OutputBatcher, item: ChildOutput
+    ) -> Iterator[bytes | RowBatch]:
         if isinstance(item, Text):
-            yield from pieces.add_text(item.data)
+            yield from batcher.add_text(item.data)
         elif isinstance(item, Pairs):
-            if self._task.whole_lines:  # files are text: let pairs be lines of it
+            if self._task.whole_lines:  # the reducer reads text: make lines of pairs
                 tabs = self._task.job.tabs_in_keys
-                yield from pieces.add_text(format_lines(unpack_pairs(item), tabs=tabs))
+                yield from batcher.add_text(format_lines(unpack_pairs(item), tabs=tabs))
             else:
-                yield from pieces.add_pairs(item)
+                yield from batcher.add_pairs(item)
         elif isinstance(item, FileCounts):
-            yield from pieces.end_text()
+            yield from batcher.end_text()
 
-    def _blocks(self, packs: Iterator[RowBatch]) -> Iterator[Message]:
-        for rows in packs:
+    def _emit(self, runs: Iterator[RowBatch]) -> Iterator[Message]:
+        for rows in runs:
             if self._program is None:
-                yield self._block(rows)
+                yield self._make_block(rows)
                 continue
-            gathered = batches.OutputBatcher(self._piece_bytes, self._longest)
+            batcher = batches.OutputBatcher(self._batch_bytes, self._max_record_bytes)
             for item in self._program.combine(rows):
                 yield from self._attempt.report_progress(None)
-                for piece in self._into(gathered, item):
-                    yield from map(self._block, self._combined.add(piece))
-            for piece in gathered.close():
-                yield from map(self._block, self._combined.add(piece))
+                for batch in self._split_output(batcher, item):
+                    yield from map(self._make_block, self._program_output.add(batch))
+            for batch in batcher.close():
+                yield from map(self._make_block, self._program_output.add(batch))
 
-    def _block(self, rows: RowBatch) -> Block:
+    def _make_block(self, rows: RowBatch) -> Block:
         task = self._task
         if task.bounds is None:
             parts = partition.partition_by_hash(
@@ -175,6 +184,6 @@ class RowBlocks:
         )
 
     def close(self) -> None:
-        """End what still runs."""
+        """Kill the combine program if it is still running."""
         if self._program is not None:
             self._program.kill()

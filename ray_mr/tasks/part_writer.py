@@ -1,7 +1,7 @@
-"""Output of a reducer on its way: to the place that it was given, or in pieces to the driver.
+"""Output of a reducer: written to the target that the driver named, or sent to the driver.
 
-A place that cannot be written from here (another machine, no permission) is no error as long as
-nothing stands there: the driver gets the pieces and writes them itself.
+A target that cannot be written from this machine (another machine's disk, no permission) is not an
+error while nothing has been written to it: the driver gets the chunks and writes them itself.
 """
 
 from __future__ import annotations
@@ -20,80 +20,85 @@ if TYPE_CHECKING:
     from ray_mr.storage.contract import Writer, WriteTarget
 
 CHUNK_BYTES = 4 << 20
-"""What is gathered before it is written or handed on."""
+"""Minimum bytes that are chunks before they are written or sent."""
 PROGRESS_S = 0.5
 
 
 class PartWriter:
-    """Output of one part; a thread writes a piece while the next is made.
+    """Writes the output of one part; a thread writes a chunk while the next one is made.
 
     Args:
-        place: Where it is to go; ``None``: to the driver.
+        target: Destination of the output; ``None`` for the driver.
     """
 
-    def __init__(self, place: WriteTarget | None) -> None:
-        self._writer: Writer | None = None if place is None else place.open(writable_store_for)
-        self._digest = hashlib.sha256() if place is not None and not place.joined else None
+    def __init__(self, target: WriteTarget | None) -> None:
+        self._writer: Writer | None = None if target is None else target.open(writable_store_for)
+        self._digest = hashlib.sha256() if target is not None and not target.joined else None
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="output")
-        self._busy: Future[Any] | None = None
+        self._write_future: Future[Any] | None = None
         self._lines = 0
         self.size_bytes = 0
-        """Of all output so far."""
+        """Bytes of output so far."""
         self.receipt: PartReceipt | None = None
-        """When it has ended, and stands at its place."""
+        """Receipt of the complete output at its target; ``None`` if the driver has it."""
 
     def run(self, source: Iterable[bytes | None]) -> Generator[bytes | None]:
-        """Take all output.
+        """Write all output.
+
+        Args:
+            source: Output in order; ``None`` as a sign of life.
 
         Yields:
-            Pieces for the driver; ``None`` as a sign of life.
+            Chunks for the driver; ``None`` as a sign of life.
 
         Raises:
-            StoreError: It cannot be written any further.
+            StoreError: The output cannot be written any further.
         """
-        gathered: list[bytes] = []
+        chunks: list[bytes] = []
         size = 0
         try:
             for data in source:
                 if data:
-                    gathered.append(data)
+                    chunks.append(data)
                     size += len(data)
                 if size >= CHUNK_BYTES:
-                    yield from self._put(b"".join(gathered))
-                    gathered, size = [], 0
+                    yield from self._put_chunk(b"".join(chunks))
+                    chunks, size = [], 0
                 else:
                     yield None
-            if gathered:
-                yield from self._put(b"".join(gathered))
-            yield from self._end()
+            if chunks:
+                yield from self._put_chunk(b"".join(chunks))
+            yield from self._seal()
         finally:
             self._pool.shutdown()
             if self._writer is not None:
                 self._writer.close()
 
-    def _put(self, piece: bytes) -> Iterator[bytes | None]:
-        self.size_bytes += len(piece)
-        yield from self._settled()
+    def _put_chunk(self, chunk: bytes) -> Iterator[bytes | None]:
+        self.size_bytes += len(chunk)
+        yield from self._wait_for_write()
         if self._writer is None:
-            yield piece
+            yield chunk
         else:
-            self._busy = self._pool.submit(self._write, self._writer, piece)
+            self._write_future = self._pool.submit(self._write, self._writer, chunk)
 
-    def _write(self, writer: Writer, piece: bytes) -> None:
-        writer.write(piece)
+    def _write(self, writer: Writer, chunk: bytes) -> None:
+        writer.write(chunk)
         if self._digest is not None:
-            self._digest.update(piece)
-        self._lines += piece.count(b"\n")
+            self._digest.update(chunk)
+        self._lines += chunk.count(b"\n")
 
-    def _settled(self, then: Callable[[Any], None] = lambda _: None) -> Iterator[bytes | None]:
-        """Wait for what is being written; where nothing could be, the driver gets it."""
-        while self._busy is not None and not wait([self._busy], PROGRESS_S).done:
+    def _wait_for_write(
+        self, then: Callable[[Any], None] = lambda _: None
+    ) -> Iterator[bytes | None]:
+        """Wait for the current write; yield its bytes for the driver if the target took none."""
+        while self._write_future is not None and not wait([self._write_future], PROGRESS_S).done:
             yield None
-        busy, self._busy = self._busy, None
-        if busy is None or self._writer is None:
+        future, self._write_future = self._write_future, None
+        if future is None or self._writer is None:
             return
         try:
-            then(busy.result())
+            then(future.result())
         except RayMrError:
             unsent = self._writer.get_unsent()
             if unsent is None:
@@ -102,14 +107,14 @@ class PartWriter:
             self._writer = None
             yield unsent or None
 
-    def _end(self) -> Iterator[bytes | None]:
-        yield from self._settled()
+    def _seal(self) -> Iterator[bytes | None]:
+        yield from self._wait_for_write()
         if self._writer is None:
             return
 
-        def sealed(told: Any) -> None:
+        def make_receipt(seal: Any) -> None:
             digest = "" if self._digest is None else self._digest.hexdigest()
-            self.receipt = PartReceipt(self.size_bytes, digest, self._lines, told)
+            self.receipt = PartReceipt(self.size_bytes, digest, self._lines, seal)
 
-        self._busy = self._pool.submit(self._writer.seal)
-        yield from self._settled(sealed)
+        self._write_future = self._pool.submit(self._writer.seal)
+        yield from self._wait_for_write(make_receipt)

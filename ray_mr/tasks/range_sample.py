@@ -1,8 +1,17 @@
-"""Ranges of keys for the parts of a result: a sample of what the mapper makes of the inputs.
+"""Key ranges for the parts of a result, from a sample of the mapper's output.
 
-The sample is a function of the inputs, the mapper and the job alone: of some inputs, evenly spread
-over the plan, the first half a megabyte of map output.  It is taken on the machine of the driver,
-before the run, and nothing of it is kept but the bounds.
+How the driver uses it: before a run with ``partition: range``, ``sample_bounds`` returns the lowest
+key of each part but the first.
+
+How it works inside:
+
+1. ``sample_bounds`` chooses ``MAX_INPUTS`` inputs, evenly spread over the plan.
+2. ``_run_attempt`` maps each of them until its first block, about half a megabyte of map output.
+3. ``_spread_keys`` takes ``MAX_KEYS`` keys, evenly spread over the block's rows.
+4. The keys at even distances in the sorted sample are the bounds.
+
+The bounds depend on the inputs, the mapper and the job alone, so a repeated run has the same.  The
+sample runs on the driver's machine; nothing of it is kept but the bounds.
 """
 
 from __future__ import annotations
@@ -33,33 +42,33 @@ if TYPE_CHECKING:
     from ray_mr.shuffle.rows import RowBatch
 
 MAX_INPUTS = 16
-"""Inputs that are looked at."""
+"""Maximum inputs of a sample."""
 MAX_KEYS = 512
-"""Keys that are taken of each."""
+"""Maximum keys of each input."""
 CHANCE_ERRORS = (ChildCrashed, ChildTimeout, ChildProtocol)
-"""Ends of a program that may be chance: the same attempt may succeed when it is repeated."""
+"""Errors of a program that may be chance: the attempt may succeed when it is repeated."""
 MIN_PAUSE_S, MAX_PAUSE_S = 1.0, 60.0
-"""Shortest and longest pause in seconds before a store is asked again."""
+"""Minimum and maximum pause in seconds before a request to a store is repeated."""
 
 
 def sample_bounds(plan: Plan, task: MapTask, root: Path) -> tuple[bytes, ...]:
-    """The least keys of all parts but the first, as strings of the job's order of keys.
+    """Return the lowest key of each part but the first, as strings of the job's order of keys.
 
-    There are fewer where keys are few.
+    A sample with few different keys gives fewer bounds.
 
     Args:
-        plan: With a reducer.
-        task: Its map side.
+        plan: A plan with a reducer.
+        task: The plan's map side.
         root: Folder for the attempts' folders.
 
     Raises:
-        RayMrError: A store is not there, or the mapper cannot be run here.
+        RayMrError: A store is unavailable, or the mapper cannot run on this machine.
     """
-    alone = replace(
+    sample_task = replace(
         task, partitions=1, combiner=None, built_in="", whole_lines=False, sorted=True, sample=True
     )
     many = plan.total_inputs
-    spread = {at * many // MAX_INPUTS for at in range(MAX_INPUTS)}  # all, if there are no more
+    spread = {at * many // MAX_INPUTS for at in range(MAX_INPUTS)}  # every input of a small plan
     chosen = [
         Split(split.index, (split.inputs[position - split.start],))
         for split in plan.splits
@@ -67,13 +76,15 @@ def sample_bounds(plan: Plan, task: MapTask, root: Path) -> tuple[bytes, ...]:
         if position in spread
     ]
     with ThreadPoolExecutor(min(len(os.sched_getaffinity(0)), max(1, len(chosen)))) as pool:
-        found = list(
-            pool.map(lambda item: _sample_input(alone, item[1], item[0], root), enumerate(chosen))
+        samples = list(
+            pool.map(
+                lambda item: _sample_input(sample_task, item[1], item[0], root), enumerate(chosen)
+            )
         )
-    keys = sorted(key for some in found for key in some)
+    keys = sorted(key for sample in samples for key in sample)
     parts = task.partitions
-    picked = {keys[at * len(keys) // parts] for at in range(1, parts)} if keys else set()
-    return tuple(sorted(picked))
+    bounds = {keys[at * len(keys) // parts] for at in range(1, parts)} if keys else set()
+    return tuple(sorted(bounds))
 
 
 def _sample_input(task: MapTask, split: Split, number: int, root: Path) -> list[bytes]:

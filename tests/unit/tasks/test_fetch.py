@@ -63,14 +63,14 @@ def stored(tmp_path: Path, contents: Mapping[str, bytes], first: int = 10) -> li
 
 def test_order(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Results come in the order of the inputs, however long each one takes."""
-    whole = Fetch._bring
+    whole = Fetch._fetch_input
     pauses = random.Random(1)
 
     def slowly(self: Fetch, item: Input) -> Fetched:
         time.sleep(pauses.random() * 0.01)
         return whole(self, item)
 
-    monkeypatch.setattr(Fetch, "_bring", slowly)
+    monkeypatch.setattr(Fetch, "_fetch_input", slowly)
     contents = {f"d{number % 3}/{number}": b"%d" % number for number in range(60)}
     inputs = stored(tmp_path, contents)
     with Fetch(inputs, folder, **SETTINGS) as fetch:
