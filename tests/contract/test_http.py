@@ -170,7 +170,7 @@ class TestFind:
 
 
 class TestDownload:
-    """What is read is what was found."""
+    """Downloads are the listed version, whole."""
 
     def test_download_broken_body_is_resumed(self, web: WebServer, tmp_path: Path) -> None:
         """Any number of times, if each attempt receives at least a byte."""
@@ -303,7 +303,7 @@ class TestDownload:
 
 
 class TestSecrets:
-    """What gives access is used, and never shown."""
+    """Logins and signatures are sent, and never shown."""
 
     def test_login_in_a_url_is_sent_and_hidden(self, web: WebServer, tmp_path: Path) -> None:
         web.put("/o", DATA, login=("me", "p:w/d"))

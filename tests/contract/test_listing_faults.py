@@ -1,4 +1,4 @@
-"""S3's faults while a job's inputs are looked up: what passes is waited for, the rest is named."""
+"""Faults of S3 while inputs are listed: transient ones are retried, others are named."""
 
 from __future__ import annotations
 

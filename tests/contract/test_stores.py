@@ -1,4 +1,4 @@
-"""One contract that every store passes, and what is particular to each."""
+"""The contract that every store passes, and the particulars of each store."""
 
 from __future__ import annotations
 
@@ -505,7 +505,7 @@ def test_s3_invalid_endpoint_url_names_the_setting(
 
 
 class Relay:
-    """A server of ours before the real one that spoils the bodies of some answers to GET."""
+    """A relay before the real server that damages the bodies of some answers to GET."""
 
     def __init__(self, upstream: str, spoil: Callable[[bytes], bytes], times: int) -> None:
         self._upstream = upstream.removeprefix("http://").split(":")
@@ -634,7 +634,7 @@ def test_s3_part_sizes_hold_the_largest_object() -> None:
 
 
 def made(kind: type[BaseException]) -> BaseException:
-    """An exception of botocore with whatever its message asks for."""
+    """Make an exception of botocore with all arguments of its message."""
     if kind.__init__ is Exception.__init__:
         return kind("word")
     if issubclass(kind, boto.ClientError):

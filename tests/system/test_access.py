@@ -39,7 +39,7 @@ _OWN = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 def key_file(
     key_of_workers: Path, key_pair: tuple[bytes, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Path]:
-    """The key in a file that the environment names, and nothing else that opens a bucket."""
+    """Name the key's file in the environment, and remove all other access to buckets."""
     path = key_of_workers
     path.write_bytes(key_pair[0])
     for name in ("CREDENTIALS", "RAY_MR_KEY_SECRET", "RAY_MR_ALLOW_2014", "RAY_MR_RENEW"):
@@ -91,7 +91,7 @@ def pings_job(folder: Path, s3: S3Server, **options: Any) -> Job:
 
 
 class TestFederate:
-    """Tokens of STS that read a job's inputs and nothing else."""
+    """Tokens of STS that can only read a job's inputs."""
 
     def test_federated_credentials_allow_only_the_patterns(self, s3: S3Server) -> None:
         """Other prefixes and writing are refused."""

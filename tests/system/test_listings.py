@@ -162,7 +162,7 @@ def test_report_of_any_output_is_known_as_its_side_file(output: str) -> None:
 
 
 def test_run_over_its_own_output_reads_rows_alone(tmp_path: Path) -> None:
-    """The ledger has what was passed over, with the reason."""
+    """The ledger has the skipped names, with the reason."""
     put_files(tmp_path, {"in/x": "a\nb\n"})
     plain: dict[str, Any] = {"mapper": "identity", "records": None, "reducer": "count"}
     first = job(tmp_path, output=f"{tmp_path}/counts/", reducers=2, **plain)
@@ -298,7 +298,7 @@ class TestEmptyPatterns:
             run_told(self.wanted(tmp_path, f"{tmp_path}/in/c", allow_empty=True))
 
     def test_run_without_any_input_gives_an_empty_result(self, tmp_path: Path, engine: str) -> None:
-        """Where that is allowed; its ledger has no inputs, and balances."""
+        """If a flag allows it; the ledger has no inputs, and balances."""
         options: list[dict[str, Any]] = [
             {},
             {"reducer": "sum"},
@@ -313,7 +313,7 @@ class TestEmptyPatterns:
             assert report.totals["inputs"] == 0
 
     def test_plan_and_report_count_objects_of_each_pattern(self, tmp_path: Path) -> None:
-        """Those that are listed twice, too; those that are skipped are told apart."""
+        """Objects listed twice are counted too; skipped ones are counted separately."""
         inputs = [f"{tmp_path}/in/", f"{tmp_path}/in/b", f"{tmp_path}/hid*/**"]
         wanted = self.wanted(tmp_path, *inputs, allow_empty=True)
         report, _ = run_told(wanted)

@@ -1,4 +1,4 @@
-"""Names that an output can have, and what stands there already: devices, links, other people's."""
+"""Names of outputs, and existing devices, links and other users' files there."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("ending", sorted(output_names.FORMAT_SUFFIXES))
 def test_output_with_the_ending_of_another_format_is_refused(ending: str) -> None:
-    """A result is plain lines: what goes by the name would not be able to read it."""
+    """A result is plain lines; a reader that trusts the ending could not read it."""
     for name in (f"result.txt.{ending}", f"out.{ending.upper()}", f"s3://b/k.{ending}"):
         with pytest.raises(JobError, match=output_names.FORMAT_SUFFIXES[ending]):
             Job(inputs=["x"], mapper="identity", output=name)
@@ -87,7 +87,7 @@ def test_file_uri_is_the_path(folder: Path) -> None:
 
 
 def test_pipe_gets_the_result_and_stays_a_pipe(folder: Path) -> None:
-    """A named pipe is written to, and nothing stands beside it afterwards."""
+    """A named pipe is written to, and no file appears beside it."""
     pipe = folder / "out" / "pipe"
     pipe.parent.mkdir()
     os.mkfifo(pipe)
@@ -126,7 +126,7 @@ def test_pipe_whose_reader_stops_reading_ends_the_run(folder: Path) -> None:
 
 
 def test_failed_run_writes_nothing_to_a_pipe(folder: Path) -> None:
-    """What a reader gets is a whole result or nothing."""
+    """A reader gets a whole result or none."""
     os.mkfifo(folder / "pipe")
     reader = os.open(folder / "pipe", os.O_RDONLY | os.O_NONBLOCK)
     fails = {"language": "binary", "script": script(folder, "f.sh", "#!/bin/sh\nexit 3\n")}
@@ -198,7 +198,7 @@ def test_link_as_output_stays_a_link(folder: Path) -> None:
 
 
 def test_part_that_is_a_link_is_replaced_and_its_target_stays(folder: Path) -> None:
-    """Below a prefix a link is the part: what it leads to is somebody else's."""
+    """Below a prefix a link itself is the part; its target belongs to another user."""
     (folder / "mine.txt").write_bytes(b"mine")
     (folder / "out").mkdir()
     for part in ("part-00000", "part-00003"):

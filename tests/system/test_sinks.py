@@ -1,4 +1,4 @@
-"""A result is there whole at one moment, or not at all, in every place a result can go to."""
+"""A result becomes visible whole at one moment, or not at all, at every kind of output."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Place:
         return self.output[: self.output.rfind("/") + 1]
 
     def files(self) -> dict[str, bytes]:
-        """Everything that is there, also what is not to be seen, by its name from ``base``."""
+        """Return all objects, hidden ones too, by name below ``base``."""
         if self.server is None:
             found = {
                 str(path.relative_to(self.base)): path.read_bytes()
@@ -62,7 +62,7 @@ class Place:
         }
 
     def visible(self) -> list[str]:
-        """Names that somebody who lists the place sees as files."""
+        """Return the names that a listing of the output shows as files."""
         hidden = re.compile(r"\..*\.part|.* \(upload\)")
         return [name for name in self.files() if not hidden.fullmatch(Path(name).name)]
 
@@ -72,7 +72,7 @@ class Place:
 
 @pytest.fixture(params=["file", "folder", "s3"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
-    """A local file, a local folder and an S3 prefix in turn; nothing is there yet."""
+    """A local file, a local folder and an S3 prefix in turn, each empty."""
     if request.param == "file":
         return Place(f"{tmp_path}/out/result.txt")
     return prefix_of(request, tmp_path, request.param)
@@ -262,7 +262,7 @@ def test_finish_without_what_was_prepared_keeps_an_older_result(prefix: Place) -
 
 
 def test_finish_without_what_was_prepared_says_so(prefix: Place) -> None:
-    """Where there is no older result, what is there is cut off, and is not made to look whole."""
+    """Without an older result, the new one is cut off, and does not look whole."""
     killed_after_the_record(prefix, os.urandom(9 << 20), b"new\n")
     writable_store_for(prefix.output).remove_staged(prefix.output)
     with pytest.raises(StagedLost, match="cannot be published"):

@@ -37,7 +37,7 @@ PARTS = [os.urandom(300_000) + b"\n", b"b\t1\n" * 40_000, b"", os.urandom(99) + 
 
 @pytest.fixture(params=["file", "numbered", "folder", "s3"])
 def output(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Each kind of place a result can go to, where nothing is yet."""
+    """Each kind of output, empty."""
     if request.param == "s3":
         server: S3Server = request.getfixturevalue("s3")
         return f"s3://{server.bucket()}/out/"
@@ -58,7 +58,7 @@ def begun(output: str, parts: int) -> Sink:
 
 
 def written(place: Any, data: bytes) -> tuple[bytes, PartReceipt | None]:
-    """What a reducer's output gives the driver: pieces, and a receipt of what it wrote itself."""
+    """Write a part as a reducer does; return the batches for the driver, and the receipt."""
     made = PartWriter(pickle.loads(pickle.dumps(place)))  # noqa: S301 - our own
     source = (data[at : at + 30_000] for at in range(0, len(data), 30_000))
     pieces = b"".join(piece or b"" for piece in made.run(source))

@@ -1,7 +1,7 @@
-"""What is at an output at any instant: one whole result with its report, or a sign that says no.
+"""An output at any instant: one whole result with its report, or a mark that it is incomplete.
 
-Drivers are killed before every single change that they make at their output.  Whoever looks next
-finds an older result, or the new one, each with its report, and never a mixture.
+Drivers are killed before every single change that they make at their output.  A reader then finds
+the older result or the new one, each with its report, and never a mixture.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ MOST_CHANGES = 40
 
 @dataclass
 class Place:
-    """A small job and what is to be seen of it."""
+    """A small job and its visible objects."""
 
     folder: Path
     output: str
@@ -80,7 +80,7 @@ class Place:
         return {uri: self.read(uri) for uri in self.names()}
 
     def restore(self, files: dict[str, bytes]) -> None:
-        """Have the place hold these files and nothing else."""
+        """Make the output contain exactly these files."""
         for uri in {*self.names()} - {*files}:
             registry.writable_store_for(uri).delete(uri)
         for uri, data in files.items():
@@ -110,7 +110,7 @@ class Place:
         return [row["sha256"] for row in (self.report() or {}).get("results", [])] == digests
 
     def check_no_lie(self) -> None:
-        """A report that says ``ok`` speaks of what is there; with ``_SUCCESS`` it says ``ok``."""
+        """Check that a report with ``ok`` describes the existing result."""
         told = self.report()
         if told is not None and told["ok"]:
             assert (told["state"], told["exit_code"], told["error"]) == ("published", 0, "")
@@ -123,7 +123,7 @@ class Place:
             assert told["ok"]
 
     def check_whole(self, name: str) -> None:
-        """The result of the job of this name is there, with its report, and nothing else."""
+        """Check that the output has the result of the job of this name, its report, and no more."""
         self.check_no_lie()
         told = self.report()
         assert told is not None
@@ -147,7 +147,7 @@ REPLACED = [("result.txt", 1), *((kind, parts) for kind in KINDS[1:] for parts i
 
 @pytest.fixture(params=KINDS, ids=["file", "numbered", "folder", "s3"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
-    """Every kind of output; parts are larger than what S3 is sent in one piece."""
+    """Every kind of output; parts are larger than a part of an S3 upload."""
     keys = (hashlib.sha256(b"%d" % (n // 2)).hexdigest() for n in range(6_000))
     (tmp_path / "in").write_text("".join(f"{key}\t{n}\n" for n, key in enumerate(keys)))
     script(tmp_path, "m.sh", "#!/bin/sh\nwhile read f; do cat $f; done\n")
@@ -204,7 +204,7 @@ def test_force_killed_before_every_change(place: Place, driver: Driver, older_pa
 
 
 def test_plain_run_killed_before_every_change(place: Place, driver: Driver) -> None:
-    """Where nothing was before: nothing, or what ``--resume`` completes."""
+    """Without an older result: none, or one that ``--resume`` completes."""
     assert run(place.job, engine="local").ok
     expected, recorded_at = place.parts(), []
     for recorded in kills(place, driver, {}):
@@ -229,7 +229,7 @@ def test_resume_killed_before_every_change(place: Place, driver: Driver) -> None
 
 
 def test_failed_run_with_force_keeps_result_and_report(place: Place) -> None:
-    """A mapper that fails leaves the older result as it is; its report has a name of its own."""
+    """The report of the failed run has another name."""
     assert run(place.job, engine="local").ok
     before = place.snapshot()
     broken = {"language": "binary", "script": f"{place.folder}/fails.sh"}
@@ -267,7 +267,7 @@ def test_resume_of_a_run_with_force_replaces_the_older_result(
 def test_interrupted_run_with_force_keeps_result_and_report(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ctrl-C while mapping leaves the older result as it is."""
+    """After Ctrl-C while mapping."""
     assert run(place.job, engine="local").ok
     before = place.snapshot()
 
@@ -306,7 +306,7 @@ def test_interrupted_publication_is_completed_at_once(
 def test_run_after_a_publication_that_cannot_be_completed_says_what_to_do(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where what was prepared has been cleaned away, ``--force`` makes the result anew."""
+    """If prepared objects were deleted, ``--force`` makes the result again."""
 
     def die(*_: object) -> None:
         raise SystemExit
@@ -329,7 +329,7 @@ def test_run_after_a_publication_that_cannot_be_completed_says_what_to_do(
 def test_command_s_other_process_completes_a_publication(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ray may end a driver in the middle: the command's other process makes the result whole."""
+    """If Ray ends a driver in the middle, the supervisor completes the result."""
     journal = Journal()
     assert not RunHistory.read(journal).finish_publication()
 

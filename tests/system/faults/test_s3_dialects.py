@@ -1,4 +1,4 @@
-"""S3 servers that are not AWS's: what they leave out, how they page, whom they refuse."""
+"""S3 servers other than AWS: omitted fields, paging, refusals."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_listing_in_pages_of_any_kind_is_whole(
 
 @pytest.mark.parametrize("paging", ["first page", "same token", "same page"])
 def test_listing_that_does_not_go_on_is_refused(speak: Callable[..., Dialect], paging: str) -> None:
-    """The first page alone is never taken for all."""
+    """The first page alone is never the whole listing."""
     speak(paging=paging, page_keys=2)
     with pytest.raises(StoreError, match="the server"):
         list(S3Store().find("s3://bkt/in/"))
@@ -173,7 +173,7 @@ def test_download_with_etags_of_any_form_is_whole(
 def test_download_damaged_at_the_same_place_is_refused(
     speak: Callable[..., Dialect], tmp_path: Path
 ) -> None:
-    """Damage on the way is told from an ETag that is no MD5, though each answer has the same."""
+    """Damage of every answer is distinguished from an ETag that is not an MD5."""
     speak(spoil=lambda data: b"x" + data[1:])
     with pytest.raises(StoreUnavailable, match="what is stored, 3 times"):
         fetched(tmp_path)
@@ -191,7 +191,7 @@ def test_download_another_version_is_refused_without_if_match(
 
 
 def test_open_rest_that_is_not_the_rest_is_refused(speak: Callable[..., Dialect]) -> None:
-    """A server that knows no ranges sends the beginning again: never taken for what follows."""
+    """A server without ranges sends the beginning again, which never counts as the rest."""
     data = os.urandom(3_000_000)
     cut = [2_000_000]
     says = speak(objects={"in/big": data}, ranges=False)
@@ -246,7 +246,7 @@ class TestRefusals:
     def test_run_archived_object_at_aws_fails_before_any_work(
         self, speak: Callable[..., Dialect], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """AWS says in its listing what is archived, and what is restored for a while."""
+        """A listing of AWS shows archived objects, and restored ones."""
         monkeypatch.setattr(client_module, "_AWS_HOSTS", ("127.0.0.1",))
         says = speak(
             classes={"in/2.txt": "GLACIER", "in/3.txt": "DEEP_ARCHIVE", "in/4.txt": "GLACIER_IR"},

@@ -1,7 +1,7 @@
-"""Two drivers of different machines at one output in S3: one of them publishes, whole; one says no.
+"""Two drivers on different machines with one output in S3: one publishes a whole result, one fails.
 
-Neither sees the other's process.  Each is stopped at a step of its own (``fault_moments.py``), the
-other goes on meanwhile: nothing here waits for a time to pass.
+Neither sees the other's process.  Each is stopped at a step of its own (``fault_moments.py``) while
+the other continues, so no test depends on timing.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Side:
         return [(self.folder / "alone" / f"part-{part:05d}").read_bytes() for part in range(PARTS)]
 
     def check_published(self) -> None:
-        """This side's result is there, whole, with its report; nothing else is."""
+        """Check that the output has this side's whole result, its report, and no more."""
         store = registry.store_for(self.output)
         uris = [locate_part(self.output, part) for part in range(PARTS)]
         known = {*uris, *(self.output + name for name in (MANIFEST, SUCCESS, "report.json"))}
@@ -113,7 +113,7 @@ def sides(request: pytest.FixtureRequest, tmp_path: Path, s3: S3Server) -> tuple
 
 
 def check_lost(driver: Driver, side: Side) -> None:
-    """It ended as one that has lost its output, and said so."""
+    """Check that it ended because it had lost its output, and reported that."""
     assert driver.wait() == 1, driver.said.read_text()  # the test's driver shows the error
     assert "JobError" in driver.said.read_text()
     assert f"another run has begun with {side.output} since" in driver.said.read_text()
@@ -156,7 +156,7 @@ STEPS = [
     ("_SUCCESS", "_SUCCESS"),
     ("after publishing", "all committed"),
 ]
-"""Where the earlier one is when the later one begins, and the later one when the other goes on."""
+"""Step of the earlier run when the later one begins, and of the later one when it continues."""
 
 
 @pytest.mark.parametrize(("first", "second"), STEPS)

@@ -76,7 +76,7 @@ class Search:
         return self.visible and begins and hides
 
     def _ends(self, text: str, at: int) -> list[int]:
-        """Where a wildcard that begins at a place may end."""
+        """Yield the positions at which a wildcard that begins at a position may end."""
         ends = [at] if text == "**/" or not self._hidden(at) else []
         for end in range(at, len(self.name)):
             if self._hidden(end) or (text == "*" and self.name[end] == "/"):
@@ -195,7 +195,7 @@ HOSTILE: list[tuple[str, str]] = [
 
 @pytest.mark.parametrize(("pattern", "name"), HOSTILE)
 def test_pattern_hostile_name_is_refused_at_once(pattern: str, name: str) -> None:
-    """In a process of its own, for nothing could end a matcher that holds the interpreter."""
+    """In a process of its own, as a matcher that holds the interpreter could not be interrupted."""
     program = (
         "import sys; from ray_mr.storage.patterns import Pattern\n"
         "assert Pattern(sys.argv[1]).match(sys.argv[2]) is None"
