@@ -149,7 +149,7 @@ def decide_loss(work: PendingSplit, error: RayMrError, job: Job) -> Decision:
     memory_retries = work.memory_retries + isinstance(error, OutOfMemory)
     return Decision(
         retries=(replace(work, losses=losses, memory_retries=memory_retries),),
-        pause_s=pauses.pause_s(name, losses) or 0.0,
+        pause_s=pauses.compute_pause_s(name, losses) or 0.0,
         notice=f"{name} runs again (loss {losses} of {job.attempts - 1} allowed): {error.message}",
     )
 

@@ -82,7 +82,7 @@ class ObjectList(Sequence[StoredObject]):
         self._recent = ()
         self._last.append(obj)
         if obj.locator:
-            self._spool.stay()
+            self._spool.stay_in_memory()
         if len(self._last) == BLOCK_OBJECTS:
             self._spool.append(pack_rows(tuple(_ObjectBlock.of(self._last))))
             self._last = []
@@ -153,7 +153,7 @@ class ObjectList(Sequence[StoredObject]):
     def __setstate__(self, state: tuple[Iterable[bytes], bytes]) -> None:
         blocks, last = state
         self.__init__()  # type: ignore[misc]
-        self._spool.stay()  # a stretch is small
+        self._spool.stay_in_memory()  # a stretch is small
         for block in blocks:
             self._spool.append(block)
         rest = _ObjectBlock(*unpack_rows(last))

@@ -1,1 +1,1 @@
-"""The operating system: processes, scratch folders, limits, text that is safe to show."""
+"""The operating system: processes, scratch folders, limits, text that is safe to print."""

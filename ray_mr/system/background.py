@@ -1,7 +1,9 @@
-"""Work for threads of its own, so that the loop of a run never waits for a store.
+"""Threads that work in the background, so that the loop of a run never waits for a store.
 
-What is done there tells of its own errors; here is only when it is done, and for how long anybody
-waits for it.  An error that nobody thought of is raised where it is waited for.
+1. ``put`` queues a function and waits only while too many are queued.
+2. ``drain`` waits until all are done; ``close`` waits for a limited time, then drops the rest.
+
+A function handles its own expected errors. An unexpected exception is raised by ``drain``.
 """
 
 from __future__ import annotations
@@ -15,34 +17,35 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 TICK_S = 0.25
+"""Seconds between two calls of a caller's ``check`` while it waits."""
 
 
 class Background:
-    """Does one thing after the other, a few at a time.
+    """A queue of functions, and the threads that call them.
 
     Args:
-        threads: How many things at a time.
-        most: How many may wait.
-        name: Of the threads.
+        threads: Maximum number of functions that run at a time.
+        max_waiting: Maximum number of functions in the queue.
+        name: Name of the threads.
     """
 
-    def __init__(self, threads: int, most: int, name: str) -> None:
-        self._threads, self._most, self._name = threads, most, name
+    def __init__(self, threads: int, max_waiting: int, name: str) -> None:
+        self._threads, self._max_waiting, self._name = threads, max_waiting, name
         self._waiting: deque[Callable[[], None]] = deque()
         self._changed = threading.Condition()
         self._started = self._busy = 0
         self._closed = False
-        self._defect: BaseException | None = None
+        self._error: BaseException | None = None
 
     def put(self, act: Callable[[], None], check: Callable[[], None]) -> None:
-        """Have something done; without effect once we are closed.
+        """Queue a function; no effect after ``close``.
 
         Args:
-            act: What to do.
-            check: Called again and again while too many wait; what it raises ends the waiting.
+            act: The function.
+            check: Called every ``TICK_S`` while the queue is full; an exception ends the wait.
         """
         with self._changed:
-            while len(self._waiting) >= self._most:
+            while len(self._waiting) >= self._max_waiting:
                 self._changed.wait(TICK_S)
                 check()
             if self._closed:
@@ -51,7 +54,7 @@ class Background:
             self._changed.notify_all()
             if self._started < self._threads:
                 self._started += 1
-                # A daemon: a store that is silent must not keep the process from its end.
+                # A daemon: a store that does not answer must not keep the process from exiting.
                 threading.Thread(target=self._work, name=self._name, daemon=True).start()
 
     def _work(self) -> None:
@@ -67,39 +70,46 @@ class Background:
             try:
                 act()
             except BaseException as error:  # noqa: BLE001 - raised by drain
-                self._defect = error
+                self._error = error
             finally:
-                del act  # what it holds is not needed while we wait
+                del act  # frees what it holds before the next wait
                 with self._changed:
                     self._busy -= 1
                     self._changed.notify_all()
 
     def drain(self, check: Callable[[], None]) -> None:
-        """Wait until all is done.
+        """Wait until all functions have returned.
 
         Args:
-            check: Called again and again meanwhile; what it raises ends the waiting.
+            check: Called every ``TICK_S`` meanwhile; an exception ends the wait.
+
+        Raises:
+            BaseException: A function raised it.
         """
-        while not self._is_done_within(TICK_S):
+        while not self._wait_until_done(TICK_S):
             check()
-        if self._defect is not None:
-            raise self._defect
+        if self._error is not None:
+            raise self._error
 
     def close(self, seconds: float) -> bool:
-        """Wait so long at most; what has not begun then never does.  Whether all is done."""
-        done = self._is_done_within(seconds)
+        """Wait for at most ``seconds``, then drop the functions that have not begun.
+
+        Returns:
+            Whether all functions have returned.
+        """
+        done = self._wait_until_done(seconds)
         with self._changed:
             self._closed = True
             self._waiting.clear()
             self._changed.notify_all()
         return done
 
-    def _is_done_within(self, seconds: float) -> bool:
-        until = time.monotonic() + seconds
+    def _wait_until_done(self, seconds: float) -> bool:
+        deadline = time.monotonic() + seconds
         with self._changed:
             while self._waiting or self._busy:
-                left = until - time.monotonic()
-                if left <= 0:
+                remaining = deadline - time.monotonic()
+                if remaining <= 0:
                     return False
-                self._changed.wait(left)
+                self._changed.wait(remaining)
         return True

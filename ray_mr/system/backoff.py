@@ -1,7 +1,7 @@
-"""How long to wait before something that failed for the moment is asked for again: pure functions.
+"""Pauses before something that failed for the moment is tried again: pure functions.
 
-Pauses grow, and each name has a jitter of its own, so that what failed together does not come back
-together.  The jitter is a function of names and numbers: the same run waits the same times.
+Pauses grow exponentially, each with a jitter, so that requests that failed together do not come
+back together.  The jitter is a function of a name and numbers: the same run makes the same pauses.
 """
 
 from __future__ import annotations
@@ -12,35 +12,36 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
-    """How often something is tried, and what the pauses between the tries are."""
+    """Number of tries, and the pauses between them."""
 
-    tries: int = 3
-    """In all; at least 1."""
-    first_s: float = 1.0
-    """Longest pause after the first try."""
-    most_s: float = 60.0
-    """Longest pause of all."""
+    max_tries: int = 3
+    """Number of tries including the first; at least 1."""
+    first_pause_s: float = 1.0
+    """Maximum seconds of the pause after the first try."""
+    max_pause_s: float = 60.0
+    """Maximum seconds of any pause."""
     seed: str = ""
-    """Another seed, other jitter."""
+    """Seed of the jitter."""
 
-    def pause_s(self, name: str, tried: int) -> float | None:
-        """Seconds to wait after ``tried`` tries, from half to all of the longest pause.
+    def compute_pause_s(self, name: str, tries: int) -> float | None:
+        """Return the seconds to wait after a number of tries, or ``None`` to give up.
 
-        ``None``: it was tried often enough.
+        The jitter, which depends on ``name``, makes it between half and all of the maximum.
         """
-        if tried >= self.tries:
+        if tries >= self.max_tries:
             return None
-        return self.longest_s(tried) * (0.5 + 0.5 * _fraction(self.seed, name, tried))
+        jitter = 0.5 + 0.5 * _hash_to_fraction(self.seed, name, tries)
+        return self.compute_longest_s(tries) * jitter
 
-    def longest_s(self, tried: int) -> float:
-        """The pause after ``tried`` tries without its jitter: doubled each time, up to the most."""
-        return min(self.first_s * 2.0 ** min(tried - 1, 32), self.most_s)
-
-
-NO_RETRY = Backoff(tries=1)
+    def compute_longest_s(self, tries: int) -> float:
+        """Return the pause after a number of tries without jitter; it doubles with each try."""
+        return min(self.first_pause_s * 2.0 ** min(tries - 1, 32), self.max_pause_s)
 
 
-def _fraction(*words: object) -> float:
-    """A number from 0 to 1 that depends on the words alone."""
+NO_RETRY = Backoff(max_tries=1)
+
+
+def _hash_to_fraction(*words: object) -> float:
+    """Return a number from 0 to 1 that depends on the words alone."""
     digest = hashlib.blake2b(repr(words).encode("utf-8", "backslashreplace"), digest_size=8)
     return int.from_bytes(digest.digest(), "big") / 2**64

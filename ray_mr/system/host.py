@@ -1,7 +1,9 @@
-"""What this machine, or the container that we are in, lets us have: CPUs and memory; who is on it.
+"""This machine, or the container around this process: its CPUs, its memory, its processes.
 
-A container's limits are those of its cgroup and of every cgroup above it, of version 1 or 2.
-Nothing here decides what a result is: only how much is done at a time.
+* ``count_cpus`` and ``read_memory_limit`` bound how much work runs at a time. The limits of a
+  container are those of its cgroup and of every cgroup above it, of version 1 or 2.
+* ``make_process_mark`` and ``is_process_alive`` let a later process find out whether the owner of
+  a folder still works on it.
 """
 
 from __future__ import annotations
@@ -20,31 +22,31 @@ _OCTAL = re.compile(r"\\([0-7]{3})")
 
 
 def count_cpus(root: Path = Path("/")) -> int:
-    """CPUs that can be used at a time, at least 1; a part of a CPU counts as one.
+    """Return the number of CPUs that can be used at a time, at least 1; fractions round up.
 
     Args:
-        root: Where ``proc`` and ``sys`` are, for tests.
+        root: Folder of ``proc`` and ``sys``, for tests.
     """
-    return max(1, min([len(os.sched_getaffinity(0)), *map(math.ceil, _quotas(root))]))
+    return max(1, min([len(os.sched_getaffinity(0)), *map(math.ceil, _read_cpu_quotas(root))]))
 
 
 def read_boot_id(root: Path = Path("/")) -> str:
-    """What no other machine has, nor this one after its next start; empty if it does not tell."""
-    return " ".join(_words(root / "proc/sys/kernel/random/boot_id"))
+    """Return the kernel's boot ID, unique to one boot of one machine; empty if unavailable."""
+    return " ".join(_read_words(root / "proc/sys/kernel/random/boot_id"))
 
 
 def read_memory_limit(root: Path = Path("/")) -> int:
-    """Bytes of memory that all processes together may use."""
-    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return min([there, *_memory_limits(root)])
+    """Return the bytes of memory that all processes together may use."""
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min([physical, *_read_memory_limits(root)])
 
 
-def _quotas(root: Path) -> Iterator[float]:
-    """CPUs that each cgroup allows, where it has a limit."""
-    for folder in _cgroups(root, "cpu"):
-        words = _words(folder / "cpu.max") or [
-            *_words(folder / "cpu.cfs_quota_us"),
-            *_words(folder / "cpu.cfs_period_us"),
+def _read_cpu_quotas(root: Path) -> Iterator[float]:
+    """Yield the CPUs that each cgroup with a limit allows."""
+    for folder in _find_cgroups(root, "cpu"):
+        words = _read_words(folder / "cpu.max") or [
+            *_read_words(folder / "cpu.cfs_quota_us"),
+            *_read_words(folder / "cpu.cfs_period_us"),
         ]
         with contextlib.suppress(ValueError):  # "max", or not two words
             quota, period = map(int, words)
@@ -52,88 +54,99 @@ def _quotas(root: Path) -> Iterator[float]:
                 yield quota / period
 
 
-def _memory_limits(root: Path) -> Iterator[int]:
-    for folder in _cgroups(root, "memory"):
+def _read_memory_limits(root: Path) -> Iterator[int]:
+    for folder in _find_cgroups(root, "memory"):
         for name in ("memory.max", "memory.limit_in_bytes"):
             with contextlib.suppress(ValueError):  # "max", or not one word
-                (limit,) = map(int, _words(folder / name))
+                (limit,) = map(int, _read_words(folder / name))
                 if limit > 0:
                     yield limit
 
 
-def _words(path: Path) -> list[str]:
+def _read_words(path: Path) -> list[str]:
     try:
         return path.read_text().split()
     except OSError:
         return []
 
 
-def _cgroups(root: Path, controller: str) -> Iterator[Path]:
-    """The folders of our cgroup and of all above it that can be seen, for one controller."""
-    ours = _own_paths(root)
-    for line in _lines(root / "proc/self/mountinfo"):
+def _find_cgroups(root: Path, controller: str) -> Iterator[Path]:
+    """Yield the folders of this process's cgroup and of all visible ones above it.
+
+    Args:
+        root: As for ``count_cpus``.
+        controller: ``cpu`` or ``memory``.
+    """
+    paths = _read_cgroup_paths(root)
+    for line in _read_lines(root / "proc/self/mountinfo"):
         before, _, after = line.partition(" - ")
         fields, (kind, _, options) = before.split(), after.split(maxsplit=2)
         names = options.split(",") if kind == "cgroup" else [""] if kind == "cgroup2" else []
-        path = next((ours[name] for name in (controller, "") if name in names and name in ours), "")
+        path = next(
+            (paths[name] for name in (controller, "") if name in names and name in paths), ""
+        )
         if not path:
             continue
-        shown, mount = _plain(fields[3]), root / _plain(fields[4]).lstrip("/")
+        mount_root, mount = _unescape(fields[3]), root / _unescape(fields[4]).lstrip("/")
         yield mount
-        # A container may see its own cgroup as the top, under a name that is not told to it.
-        below = path.removeprefix(shown.rstrip("/")) if path.startswith(shown) else ""
+        # A container may see its own cgroup as the top, without its name above.
+        below = path.removeprefix(mount_root.rstrip("/")) if path.startswith(mount_root) else ""
         for part in filter(None, below.split("/")):
             mount /= part
             yield mount
 
 
-def _own_paths(root: Path) -> dict[str, str]:
-    """Path of our cgroup by controller; that of version 2 has the name ``""``."""
-    found: dict[str, str] = {}
-    for line in _lines(root / "proc/self/cgroup"):
+def _read_cgroup_paths(root: Path) -> dict[str, str]:
+    """Return this process's cgroup paths by controller; version 2 has the name ``""``."""
+    paths: dict[str, str] = {}
+    for line in _read_lines(root / "proc/self/cgroup"):
         _, names, path = line.split(":", 2)
-        found |= dict.fromkeys(names.split(","), path)
-    return found
+        paths |= dict.fromkeys(names.split(","), path)
+    return paths
 
 
-def _lines(path: Path) -> list[str]:
+def _read_lines(path: Path) -> list[str]:
     try:
         return path.read_text(errors="surrogateescape").splitlines()
     except OSError:
         return []
 
 
-def _plain(field: str) -> str:
-    """A path of ``mountinfo``, in which spaces and the like are written as octal numbers."""
-    return _OCTAL.sub(lambda found: chr(int(found[1], 8)), field)
+def _unescape(field: str) -> str:
+    """Return a path of ``mountinfo``, which writes spaces and the like as octal numbers."""
+    return _OCTAL.sub(lambda match: chr(int(match[1], 8)), field)
 
 
 def make_process_mark() -> str:
-    """What names this process among all of any machine, also after a restart of it."""
-    return "/".join([*_where(), str(os.getpid()), _begun(os.getpid())])
+    """Return a name of this process that no other process of any machine has, at any time.
+
+    Its form is ``<boot ID>/<PID namespace>/<process ID>/<start time>``.
+    """
+    return "/".join([*_describe_machine(), str(os.getpid()), _read_start_time(os.getpid())])
 
 
 def is_process_alive(mark: str) -> bool:
-    """Whether another process of this machine that had this mark is alive.
+    """Return whether the process with this mark is alive; false for this process itself.
 
-    Of other machines, and of containers with processes of their own, nothing is known: false.
+    False also for processes of other machines and of other PID namespaces, as nothing is known of
+    them.
     """
-    where, _, begun = mark.rpartition("/")
-    where, _, pid = where.rpartition("/")
-    if where != "/".join(_where()) or not pid.isdecimal() or int(pid) == os.getpid():
+    machine, _, start_time = mark.rpartition("/")
+    machine, _, pid = machine.rpartition("/")
+    if machine != "/".join(_describe_machine()) or not pid.isdecimal() or int(pid) == os.getpid():
         return False
-    return bool(begun) and _begun(int(pid)) == begun
+    return bool(start_time) and _read_start_time(int(pid)) == start_time
 
 
-def _where() -> tuple[str, str]:
+def _describe_machine() -> tuple[str, str]:
     try:
         return read_boot_id(), Path("/proc/self/ns/pid").readlink().name
     except OSError:
         return read_boot_id(), ""
 
 
-def _begun(pid: int) -> str:
-    """When a process began, in ticks since the machine did; empty if it is gone; proc(5)."""
+def _read_start_time(pid: int) -> str:
+    """Return when a process started, in ticks since boot; empty if it has ended; proc(5)."""
     try:
         fields = Path("/proc", str(pid), "stat").read_text(errors="replace").rpartition(")")[2]
     except OSError:

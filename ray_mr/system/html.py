@@ -1,4 +1,4 @@
-"""Small HTML for notebooks: every text escaped, no script, no style but a few attributes."""
+"""Small pieces of HTML for notebooks: text is escaped, no scripts, few attributes."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ if TYPE_CHECKING:
 
 
 def render_heading(text: str) -> str:
-    """A line in bold."""
+    """Return a line in bold."""
     return f"<p><b>{escape(text)}</b></p>"
 
 
 def render_table(rows: Iterable[tuple[str, str]]) -> str:
-    """A table of names and what they are."""
+    """Return a table of names and values."""
     cells = "".join(
         f'<tr><th style="text-align:left">{escape(name)}</th>'
         f'<td style="text-align:left">{escape(text)}</td></tr>'
@@ -25,10 +25,10 @@ def render_table(rows: Iterable[tuple[str, str]]) -> str:
 
 
 def render_lines(lines: Sequence[str]) -> str:
-    """Lines as they are; nothing if there are none."""
+    """Return preformatted lines; an empty string if there are none."""
     return f"<pre>{escape(chr(10).join(lines))}</pre>" if lines else ""
 
 
 def render_progress(done: int, total: int, text: str) -> str:
-    """A bar with a text beside it."""
+    """Return a progress bar with a text beside it."""
     return f'<progress value="{done}" max="{max(total, 1)}"></progress> {escape(text)}'

@@ -1,4 +1,4 @@
-"""URIs as people may see them: without user, password, or what a query gives access by."""
+"""Removal of secrets from URIs: user, password, and query parameters that grant access."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _SECRET = re.compile(
 
 
 def redact_uri(uri: str) -> str:
-    """A URI that may stand in a message or a report; a path, and any ``s3://``, as it is."""
+    """Return a URI for messages and reports; paths and ``s3://`` URIs are unchanged."""
     if not uri.lower().startswith(("http://", "https://")):
         return uri if uri.startswith("s3://") else _USER.sub("...@", uri)
     return _SECRET.sub(r"\1=...", _USER.sub("", uri.partition("#")[0]))

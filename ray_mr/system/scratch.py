@@ -1,17 +1,25 @@
-"""Folders and files that the program works in: a run's, an attempt's, a file that is arriving.
+"""Scratch folders of runs and attempts, their locks, and files that appear as a whole.
 
-Everything that turns a key into a path passes ``make_safe_path``.  What is put into the folders is
-nobody's business here.
+How callers use it:
 
-The folder of a run is ``TMPDIR/ray_mr-<uid>/<run id>/``. Who works in it holds a lock on a file
-*beside* it, so that a removal that was killed half-way leaves either the lock file or nothing:
+1. The driver calls ``make_run_folder`` and holds ``lock_as_driver`` for the length of the run.
+2. A process that works for the run on another machine enters ``lock_as_worker``.
+3. An attempt works in a ``WorkDir`` below the run's folder, fresh when entered, removed when left.
+4. ``make_safe_path`` turns an object's key into a path below a folder. ``atomic_write`` writes a
+   file that appears as a whole or not at all.
+5. ``remove_run_folder`` ends the run. A run that was killed is removed by the next one (``sweep``),
+   which finds it with ``find_dead_runs``.
+
+How the locks work. The folder of a run is ``TMPDIR/ray_mr-<uid>/<run id>/``. A process that works
+in it holds a lock on a file *beside* it:
 
     <run id>.driver   locked by the run's driver while it lives (``lock_as_driver``)
     <run id>.users    locked by each process that works for the run here (``lock_as_worker``)
 
-``find_dead_runs`` finds folders and lock files of which nobody holds the lock. A folder without any
-lock file (of an older ray_mr, which had them inside, or after somebody has removed them) counts as
-dead when it has not changed for a day.
+The kernel releases a lock when its holder dies, so a run is dead if nobody holds its locks.
+``remove_run_folder`` removes the lock files last: a removal that is killed half-way leaves a lock
+file, by which the next sweep finds the folder. A folder without lock files (they were inside in
+older versions, or somebody has removed them) counts as dead after a day without changes.
 """
 
 from __future__ import annotations
@@ -35,26 +43,26 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import TracebackType
 
-_LONGEST_COMPONENT = 255
-_LONGEST_PATH = 4096 - 64
-"""The kernel's limit less room for a temporary name beside the file."""
-_OWNED = ".driver"
-"""Suffix of the file beside a run's folder that is locked as long as the run's driver lives."""
-_USED = ".users"
-"""The same on machines without the driver: locked by each process that works in the folder."""
+_MAX_COMPONENT_BYTES = 255
+_MAX_PATH_BYTES = 4096 - 64
+"""The kernel's limit, less room for a temporary name beside the file."""
+_DRIVER_LOCK = ".driver"
+"""Suffix of the file that the run's driver locks."""
+_WORKER_LOCK = ".users"
+"""Suffix of the file that each process locks that works in the folder, but is not the driver."""
 _ABANDONED_S = 24 * 3600.0
-"""Age of the last change in a folder without a lock file, from which on it belongs to nobody."""
-_LEFT = "left-"
-"""Prefix of folders that could not be removed when their attempts had ended."""
+"""Seconds since the last change after which a folder without lock files counts as dead."""
+_UNREMOVABLE = "left-"
+"""Prefix of folders that could not be removed after their attempts."""
 SMALL_DISK_BYTES = 1 << 30
-"""A temporary folder on less than this is somebody's limit, not meant for data."""
+"""Size of a disk below which it is not used for data if there is a larger one."""
 
 
 def make_safe_path(folder: Path, key: str) -> Path:
-    """``folder/key``, where that is below ``folder`` and a file can have this name.
+    """Return ``folder/key``, if it is below ``folder`` and a file can have this name.
 
     Raises:
-        UnsafeKey: The key is no plain relative path, or too long for a file system.
+        UnsafeKey: The key is not a plain relative path, or too long for a file system.
     """
     components = key.split("/")
     reason = ""
@@ -69,26 +77,27 @@ def make_safe_path(folder: Path, key: str) -> Path:
     elif not {"", ".", ".."}.isdisjoint(components):
         reason = "it has an empty component, '.' or '..'"
     else:
-        reason = _length_reason(folder, components)
+        reason = _check_length(folder, components)
     if reason:
         raise UnsafeKey(f"key {key!r} cannot be the path of a file: {reason}")
     return folder / key
 
 
-def _length_reason(folder: Path, components: list[str]) -> str:
+def _check_length(folder: Path, components: list[str]) -> str:
+    """Return why a path is too long, or an empty string."""
     try:
         sizes = [len(part.encode("utf-8", "surrogateescape")) for part in components]
     except UnicodeEncodeError:
-        return "it is no valid Unicode"
-    if max(sizes) > _LONGEST_COMPONENT:
-        return f"a component is longer than {_LONGEST_COMPONENT} bytes"
+        return "it is not valid Unicode"
+    if max(sizes) > _MAX_COMPONENT_BYTES:
+        return f"a component is longer than {_MAX_COMPONENT_BYTES} bytes"
     whole = len(os.fsencode(folder)) + sum(sizes) + len(sizes)
-    return f"the path is longer than {_LONGEST_PATH} bytes" if whole > _LONGEST_PATH else ""
+    return f"the path is longer than {_MAX_PATH_BYTES} bytes" if whole > _MAX_PATH_BYTES else ""
 
 
 @contextlib.contextmanager
 def translate_disk_errors(path: Path | str) -> Iterator[None]:
-    """Errors of the file system as ours, naming the path.
+    """Translate errors of the file system into ``StoreError`` with the path.
 
     Raises:
         StoreError: In place of any ``OSError``.
@@ -104,10 +113,12 @@ def translate_disk_errors(path: Path | str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
-    """A file to write that is renamed to ``path`` at the end, or removed after an exception.
+    """Write a file under a temporary name, and rename it to ``path`` at the end.
+
+    It is removed after an exception.
 
     Raises:
-        StoreError: The file system refused.
+        StoreError: The file system reports an error.
     """
     part = path.with_name(f".ray-mr-{secrets.token_hex(6)}.part")
     with translate_disk_errors(path):
@@ -121,17 +132,17 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
 
 
 class WorkDir:
-    """An attempt's folder: made fresh on entering (mode 0700), removed on leaving.
+    """Folder of an attempt: made fresh on entering (mode 0700), removed on leaving.
 
     Args:
         root: An existing folder.
-        name: Of the folder in it; what is there under this name is removed first.
+        name: Name of the folder in it; an existing one is removed first.
     """
 
     def __init__(self, root: Path, name: str) -> None:
         self.path = root / name
         self.objects = self.path / "s3"
-        """Where objects are brought to, under their keys."""
+        """Folder of the input objects, which lie there under their keys."""
 
     def __enter__(self) -> Self:
         self._remove()
@@ -149,27 +160,27 @@ class WorkDir:
         self._remove()
 
     def _remove(self) -> None:
-        """Remove the folder; what resists is moved aside, for the end of the run to say so."""
+        """Remove the folder; rename one that resists, which is reported at the end."""
         try:
             remove_tree(self.path)
         except OSError:
             with contextlib.suppress(OSError):
-                self.path.rename(self.path.with_name(f"{_LEFT}{secrets.token_hex(6)}"))
+                self.path.rename(self.path.with_name(f"{_UNREMOVABLE}{secrets.token_hex(6)}"))
 
 
 @contextlib.contextmanager
 def use_roomy_temporary_folder() -> Iterator[str]:
-    """Have the temporary folder below the working directory if it would be on a very small disk.
+    """Use a temporary folder below the working directory if the usual one is on a tiny disk.
 
-    A container's ``/tmp`` can be a few megabytes of memory, or not to be written at all.  A
-    ``TMPDIR`` that was given is taken as it is.  What processes started meanwhile inherit it.
+    A container's ``/tmp`` can be a few megabytes of memory, or read-only.  A ``TMPDIR`` in the
+    environment is used as it is.  Processes that are started in this context inherit the folder.
 
     Yields:
-        The folder that was made, removed at the end; empty if there was no need.
+        The folder that was made, removed at the end; an empty string if the usual one is used.
     """
     usual, here = tempfile.gettempdir(), os.getcwd()  # noqa: PTH109 - where it looks if all else fails
-    roomy = shutil.disk_usage(usual).total >= SMALL_DISK_BYTES
-    if "TMPDIR" in os.environ or (roomy and usual != here) or not _roomier(here, usual):
+    is_large = shutil.disk_usage(usual).total >= SMALL_DISK_BYTES
+    if "TMPDIR" in os.environ or (is_large and usual != here) or not _is_better(here, usual):
         yield ""
         return
     with tempfile.TemporaryDirectory(
@@ -185,7 +196,7 @@ def use_roomy_temporary_folder() -> Iterator[str]:
             forget_temporary(Path(folder))
 
 
-def _roomier(here: str, usual: str) -> bool:
+def _is_better(here: str, usual: str) -> bool:
     larger = shutil.disk_usage(here).total > shutil.disk_usage(usual).total
     return os.access(here, os.W_OK | os.X_OK) and (larger or here == usual)
 
@@ -194,7 +205,7 @@ _temporary: set[Path] = set()
 
 
 def register_temporary(path: Path) -> None:
-    """This process has made a file or folder that is not to outlive it."""
+    """Record a file or folder that this process has made, to be removed if it is stopped."""
     _temporary.add(path)
 
 
@@ -202,9 +213,9 @@ def remove_run_folder(run_id: str) -> str:
     """Remove the run's folder on this machine, and then its lock files.
 
     Returns:
-        Why some of it is left, for a notice; empty: nothing is.
+        Why something cannot be removed, for a notice; empty if all is removed.
     """
-    folder = _all_runs() / run_id
+    folder = _parent_of_runs() / run_id
     forget_temporary(folder)
     return _remove_run(folder)
 
@@ -214,7 +225,7 @@ def _remove_run(folder: Path) -> str:
         remove_tree(folder)
     except OSError as error:
         return f"{folder} cannot be removed: {error.strerror}: {error.filename or 'in it'}"
-    for suffix in (_USED, _OWNED):  # the lock of the living last
+    for suffix in (_WORKER_LOCK, _DRIVER_LOCK):  # the driver's lock last
         _beside(folder, suffix).unlink(missing_ok=True)
     return ""
 
@@ -224,20 +235,20 @@ def _beside(folder: Path, suffix: str) -> Path:
 
 
 def forget_temporary(path: Path) -> None:
-    """What was temporary is gone, or is there to stay."""
+    """Record that a file or folder is removed, or is to stay."""
     _temporary.discard(path)
 
 
 def list_temporary() -> list[Path]:
-    """What is temporary now."""
+    """Return the files and folders that are to be removed if this process is stopped."""
     return list(_temporary)
 
 
 def remove_temporary() -> None:
-    """Remove what this process has made and not settled: its last act when it is stopped."""
+    """Remove all registered files and folders; the last act of a process that is stopped."""
     for path in list_temporary():
         with contextlib.suppress(OSError):
-            if path.parent == _all_runs():
+            if path.parent == _parent_of_runs():
                 _remove_run(path)
             else:
                 remove_tree(path)
@@ -245,48 +256,48 @@ def remove_temporary() -> None:
 
 
 def make_run_folder(run_id: str) -> Path:
-    """The run's folder on this machine, below the user's own in ``TMPDIR``; made if need be.
+    """Return the run's folder on this machine, below ``TMPDIR``; make it if it does not exist.
 
     Raises:
-        StoreError: Somebody else has made it, or the file system refused.
+        StoreError: It belongs to another user, or the file system reports an error.
     """
     uid = os.getuid()
-    path = _all_runs()
+    path = _parent_of_runs()
     for folder in (path, path / run_id):
         with translate_disk_errors(folder):
             folder.mkdir(mode=0o700, exist_ok=True)
-            found = folder.lstat()
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid != uid:
+            status = folder.lstat()
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != uid:
             raise StoreError(
                 f"{folder} is not a folder of this user", "remove it or set TMPDIR to another place"
             )
-        if stat.S_IMODE(found.st_mode) & 0o077:
+        if stat.S_IMODE(status.st_mode) & 0o077:
             folder.chmod(0o700)
     return path / run_id
 
 
-def _all_runs() -> Path:
+def _parent_of_runs() -> Path:
     return Path(tempfile.gettempdir()).absolute() / f"ray_mr-{os.getuid()}"
 
 
 def lock_as_driver(run_id: str) -> IO[bytes]:
-    """Mark the run's folder as that of a living run, until the file is closed or we are dead.
+    """Lock the run's folder as its driver, until the file is closed or this process ends.
 
     Raises:
-        StoreError: The file system refused.
+        StoreError: The file system reports an error.
     """
     folder = make_run_folder(run_id)
-    mark = _beside(folder, _OWNED)
+    path = _beside(folder, _DRIVER_LOCK)
     with translate_disk_errors(folder):
-        file = _beside(folder, f"{_OWNED}-{os.getpid()}").open("xb")
+        file = _beside(folder, f"{_DRIVER_LOCK}-{os.getpid()}").open("xb")
         fcntl.flock(file, fcntl.LOCK_EX)
-        Path(file.name).rename(mark)  # nobody sees it unlocked
+        Path(file.name).rename(path)  # nobody sees it unlocked
     return file
 
 
 @contextlib.contextmanager
 def open_run_folder(run_id: str) -> Iterator[Path]:
-    """The folder of a run that is over when this context is left: made, locked, and removed."""
+    """Make and lock the folder of a run that ends with this context; remove it then."""
     folder = make_run_folder(run_id)
     register_temporary(folder)
     with lock_as_driver(run_id):
@@ -298,63 +309,63 @@ def open_run_folder(run_id: str) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def lock_as_worker(run_id: str) -> Iterator[Path]:
-    """The run's folder, which no sweep removes while we are in here, or until we are dead.
+    """Lock the run's folder as one of its workers: no sweep removes it in this context.
 
     Raises:
-        StoreError: The file system refused.
+        StoreError: The file system reports an error.
     """
     file = None
     while file is None:
         folder = make_run_folder(run_id)
         with translate_disk_errors(folder):
-            file = _entered(_beside(folder, _USED))
+            file = _lock_shared(_beside(folder, _WORKER_LOCK))
     with file:
         yield make_run_folder(run_id)
 
 
-def _entered(mark: Path) -> IO[bytes] | None:
-    """The file, locked as one of many; ``None`` if it was swept away before we had it."""
+def _lock_shared(path: Path) -> IO[bytes] | None:
+    """Open and lock a file as one of many; return ``None`` if a sweep removed it meanwhile."""
     with contextlib.suppress(FileNotFoundError), contextlib.ExitStack() as stack:
-        file = stack.enter_context(mark.open("ab"))
+        file = stack.enter_context(path.open("ab"))
         fcntl.flock(file, fcntl.LOCK_SH)
-        if mark.stat().st_ino == os.fstat(file.fileno()).st_ino:
+        if path.stat().st_ino == os.fstat(file.fileno()).st_ino:
             stack.pop_all()
             return file
     return None
 
 
 def find_dead_runs() -> Iterator[Path]:
-    """Folders of runs on this machine that are dead for sure; nobody enters one meanwhile.
+    """Yield the folders of dead runs on this machine; each is locked while the caller has it.
 
-    A folder may be gone already, where its removal was killed before that of the lock file.
+    The folder itself may not exist, if its removal was killed before that of the lock file.
     """
     with contextlib.suppress(OSError):
-        names = {entry.name for entry in _all_runs().iterdir()}
-        for name in sorted({_run_of(name) for name in names}):
-            folder = _all_runs() / name
+        names = {entry.name for entry in _parent_of_runs().iterdir()}
+        for name in sorted({_run_id_of(name) for name in names}):
+            folder = _parent_of_runs() / name
             with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
                 if _is_dead(folder, stack):
                     yield folder
 
 
 def remove_dead_run(folder: Path) -> None:
-    """Remove what ``find_dead_runs`` has found, as far as that can be done."""
+    """Remove a folder of ``find_dead_runs`` and its lock files, as far as possible."""
     _remove_run(folder)
 
 
-def _run_of(name: str) -> str:
-    """The run that an entry beside the folders of all runs belongs to."""
+def _run_id_of(name: str) -> str:
+    """Return the run that a folder or lock file belongs to."""
     run, dot, suffix = name.partition(".")
-    marks = (_OWNED, _USED)
-    return run if run and f"{dot}{suffix}".startswith(marks) else name
+    locks = (_DRIVER_LOCK, _WORKER_LOCK)
+    return run if run and f"{dot}{suffix}".startswith(locks) else name
 
 
 def _is_dead(folder: Path, stack: contextlib.ExitStack) -> bool:
-    """Whether nobody holds the run's lock; if so the stack holds it."""
-    marks = [_beside(folder, suffix) for suffix in (_OWNED, _USED)]
-    inside = [folder / suffix for suffix in (_OWNED, _USED)]  # of older versions
-    for mark in (*marks, *inside):
-        if mark.exists():
-            fcntl.flock(stack.enter_context(mark.open("rb")), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    """Return whether nobody holds the run's lock; if so, ``stack`` holds it from then on."""
+    locks = [_beside(folder, suffix) for suffix in (_DRIVER_LOCK, _WORKER_LOCK)]
+    inside = [folder / suffix for suffix in (_DRIVER_LOCK, _WORKER_LOCK)]  # of older versions
+    for path in (*locks, *inside):
+        if path.exists():
+            fcntl.flock(stack.enter_context(path.open("rb")), fcntl.LOCK_EX | fcntl.LOCK_NB)
             return True
     return time.time() - folder.lstat().st_mtime > _ABANDONED_S

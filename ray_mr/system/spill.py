@@ -1,6 +1,10 @@
-"""Many rows in little memory: in an unnamed temporary file past the first of them, and sorted.
+"""Many rows in little memory: blocks in an unnamed temporary file, and an external sort.
 
-No rows of data: those are Arrow's (``shuffle/``).
+Rows are tuples of texts and numbers, such as a plan's objects. Rows of a job's data are sorted by
+``shuffle/``.
+
+``sort_rows`` sorts any number of rows: it sorts ``RUN_ROWS`` at a time, writes each sorted run to a
+``Spill`` in blocks of ``BLOCK_ROWS``, and merges the runs, holding one block of each.
 """
 
 from __future__ import annotations
@@ -21,20 +25,20 @@ if TYPE_CHECKING:
     T = TypeVar("T", bound=tuple[Any, ...])
 
 MAX_HELD_BYTES = 2**20
-"""What is held in memory before it is written."""
+"""Bytes held in memory before they are written."""
 RUN_ROWS = 2**14
-"""Rows that are sorted at once."""
+"""Rows of a sorted run."""
 BLOCK_ROWS = 128
-"""Of each run that is merged, this many rows are held."""
+"""Rows of a block; one block of each run is held in a merge."""
 _MARSHAL = 2
-"""The version that does not look for values that it has seen: quicker, any Python reads it."""
+"""Version of the format that does not look for repeated values; it is faster."""
 
 
 class Spill:
-    """Blocks of bytes by number, to be added by one thread and then read by many.
+    """Blocks of bytes by number, added by one thread and then read by many.
 
-    The file has no name, and is gone with the spool.  Where there is no folder for it, or no room
-    (left), what comes stays in memory.
+    The file has no name and is removed with the object.  If it cannot be made, or its disk is full,
+    further blocks stay in memory.
     """
 
     def __init__(self) -> None:
@@ -47,8 +51,8 @@ class Spill:
     def __len__(self) -> int:
         return len(self._ends) - 1
 
-    def stay(self) -> None:
-        """What is not written yet, and all that comes, stays in memory."""
+    def stay_in_memory(self) -> None:
+        """Write nothing more: further blocks stay in memory."""
         self._full = True
 
     def append(self, block: bytes) -> None:
@@ -83,33 +87,33 @@ class Spill:
 
 
 def pack_rows(rows: Any) -> bytes:
-    """Plain values (tuples and lists of texts and numbers) as few bytes."""
+    """Return plain values (tuples and lists of texts and numbers) as compressed bytes."""
     return zlib.compress(marshal.dumps(rows, _MARSHAL), 1)
 
 
 def unpack_rows(block: bytes) -> Any:
-    """What was ``pack_rows``: our own bytes, from this process or the driver's."""
+    """Return the values of ``pack_rows``; the bytes must come from this process or the driver."""
     return marshal.loads(zlib.decompress(block))  # noqa: S302
 
 
 def sort_rows(rows: Iterable[T]) -> Iterator[T]:
-    """Rows of plain values sorted, however many there are: runs on disk, merged."""
-    spool = Spill()
-    runs: list[tuple[int, int]] = []  # of blocks, from and to
+    """Yield rows of plain values in order, however many there are."""
+    spill = Spill()
+    runs: list[tuple[int, int]] = []  # numbers of the first block and of the one after the last
     last: T | None = None
-    rest = iter(rows)
-    while some := list(itertools.islice(rest, RUN_ROWS)):
-        some.sort()
-        first = len(spool)
-        for low in range(0, len(some), BLOCK_ROWS):
-            spool.append(pack_rows(some[low : low + BLOCK_ROWS]))
-        if last is not None and last <= some[0]:
-            first = runs.pop()[0]  # it goes on where the one before ended
-        runs.append((first, len(spool)))
-        last = some[-1]
-    return heapq.merge(*(_run(spool, *run) for run in runs))
+    iterator = iter(rows)
+    while run := list(itertools.islice(iterator, RUN_ROWS)):
+        run.sort()
+        first = len(spill)
+        for low in range(0, len(run), BLOCK_ROWS):
+            spill.append(pack_rows(run[low : low + BLOCK_ROWS]))
+        if last is not None and last <= run[0]:
+            first = runs.pop()[0]  # it continues the previous run
+        runs.append((first, len(spill)))
+        last = run[-1]
+    return heapq.merge(*(_read_run(spill, *bounds) for bounds in runs))
 
 
-def _run(spool: Spill, low: int, high: int) -> Iterator[Any]:
+def _read_run(spill: Spill, low: int, high: int) -> Iterator[Any]:
     for number in range(low, high):
-        yield from unpack_rows(spool[number])
+        yield from unpack_rows(spill[number])

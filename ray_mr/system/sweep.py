@@ -1,4 +1,4 @@
-"""What runs that were killed have left on this machine, and its end."""
+"""Removal of what killed runs have left on this machine."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from ray_mr.system.scratch import find_dead_runs, remove_dead_run
 
 
 def sweep() -> None:
-    """End their processes and remove their folders."""
+    """Kill the processes of dead runs and remove their folders."""
     for folder in find_dead_runs():
         kill_processes_in(folder)
         remove_dead_run(folder)

@@ -263,7 +263,7 @@ class Fetch:
             try:
                 return store.download(obj, path, private=self._private, stop=self._stop) or ""
             except StoreUnavailable as error:
-                pause_s = self._backoff.pause_s(obj.uri, tried)
+                pause_s = self._backoff.compute_pause_s(obj.uri, tried)
                 tried, waited_s = tried + 1, waited_s + (pause_s or 0.0)
                 self.retries[position] = FetchRetries(position, tried, waited_s, error.message)
                 if pause_s is None:

@@ -109,7 +109,7 @@ def _sample_input(task: MapTask, split: Split, number: int, root: Path) -> list[
                 return []
             raise error
         if not isinstance(error, CHANCE_ERRORS):
-            time.sleep(pauses.pause_s(split.inputs[0].object.uri, tries) or 0.0)
+            time.sleep(pauses.compute_pause_s(split.inputs[0].object.uri, tries) or 0.0)
     raise AssertionError("unreachable")
 
 

@@ -272,16 +272,18 @@ class TestOneDecision:
     @pytest.mark.parametrize("attempts", [1, 2, 3, 9])
     def test_fetch_tries_within_an_attempt_are_limited(self, attempts: int) -> None:
         """Within an attempt an object is requested a few times, at most ``attempts`` times."""
-        pauses = [make_backoff(job(attempts)).pause_s("/in/3", tried) for tried in (1, 2, 3)]
+        pauses = [
+            make_backoff(job(attempts)).compute_pause_s("/in/3", tried) for tried in (1, 2, 3)
+        ]
         assert [pause is None for pause in pauses] == [n >= min(attempts, 3) for n in (1, 2, 3)]
 
     def test_jitter_depends_on_name_and_run(self) -> None:
         """Requests that fail together are repeated apart; the same run has the same pauses."""
-        pauses = {make_backoff(job(), "run").pause_s(f"/in/{n}", 1) for n in range(50)}
+        pauses = {make_backoff(job(), "run").compute_pause_s(f"/in/{n}", 1) for n in range(50)}
         assert len(pauses) == 50
         assert all(PAUSE_S / 2 <= (pause or 0) <= PAUSE_S for pause in pauses)
-        assert make_backoff(job(), "run").pause_s("/in/0", 1) in pauses
-        assert make_backoff(job(), "other").pause_s("/in/0", 1) not in pauses
+        assert make_backoff(job(), "run").compute_pause_s("/in/0", 1) in pauses
+        assert make_backoff(job(), "other").compute_pause_s("/in/0", 1) not in pauses
 
     def test_crashes_do_not_wait(self) -> None:
         """Pauses are for stores and workers to come back; a crash needs none."""
