@@ -1,18 +1,27 @@
-"""Sealed credentials: the ``CREDENTIALS`` envelope, new and of 2014, and the keys that open it.
+"""Sealed credentials: S3 keys in an envelope that only the owner of a private key can open.
 
-Pure functions of text, keys and time: where a key comes from, and what is done with opened
-credentials, is the business of others.  No error here repeats anything of what was opened.
+Callers use these functions of text, keys and time.  They read no file and no environment variable;
+``stores/access.py`` finds the key and the envelope.
 
-The envelope of today is JSON in base64::
+1. ``generate_key`` makes a key pair.
+2. ``parse_credentials`` reads credentials from JSON, and ``seal_credentials`` puts them into an
+   envelope: the value of the environment variable ``CREDENTIALS``.
+3. ``open_envelope`` returns the credentials in an envelope; ``open_unexpired`` also checks their
+   expiry.  ``detect_format`` needs no key.
+
+The present format is a JSON object in base64::
 
     {"ray_mr": 1, "expiry": ISO 8601 or "", "key": K, "nonce": N, "data": D}
 
-``K`` is RSA-OAEP (SHA-256) of 32 random bytes, the key of AES-256-GCM; ``D`` is the credentials'
-JSON under it.  Version, expiry and ``K`` are authenticated with it: a change to any byte is seen.
-Whoever has the public key can seal; an envelope is a secret's cover, no signature.
+1. ``K`` is a random AES-256 key, encrypted with RSA-OAEP (SHA-256).
+2. ``D`` is the JSON of the credentials, encrypted with AES-GCM under that key.
+3. AES-GCM authenticates version, expiry and ``K`` along with ``D``, so that every changed byte is
+   detected.  Anyone who has the public key can seal: an envelope hides a secret, it signs nothing.
 
-That of 2014 has no authentication: a change is seen only where it breaks padding or JSON.  It is
-opened only where its key allows it.
+The format of 2014 has no authentication: a change is detected only if it breaks padding or JSON.
+Such an envelope is opened only if ``Key.allow_2014`` is set.
+
+No error of this module repeats anything of an envelope's content.
 """
 
 from __future__ import annotations
@@ -38,14 +47,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 EnvelopeFormat = Literal["new", "2014"]
-"""The envelope's kind: ours, or that of 2014."""
+"""Format of an envelope: the present one, or that of 2014."""
 
 KEY_BITS = 3072
+"""Length of generated keys."""
 MIN_KEY_BITS = 2048
+"""Minimum length of a key that seals."""
 MIN_KEY_BITS_2014 = 1360
-"""Less has no room for the 128 bytes that an envelope of 2014 holds in its RSA part."""
+"""Minimum length for envelopes of 2014, whose RSA part contains 128 bytes."""
 MAX_ENVELOPE_BYTES = 128 << 10
-"""An environment variable holds no more."""
+"""Maximum length of an envelope: that of an environment variable."""
 _FIELDS = ("accessKeyId", "secretAccessKey", "sessionToken", "region")
 _PASSPHRASE_BYTES = 128
 _AWS_NAMES = {
@@ -56,32 +67,32 @@ _AWS_NAMES = {
     "Expiration": "expiry",
     "expires": "expiry",
 }
-"""What other tools call the fields."""
+"""Fields by the names that other tools give them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """Keys for S3.  They do not pickle: what travels is the envelope."""
+    """Keys for S3.  They cannot be pickled: only envelopes are sent between processes."""
 
     access_key_id: str
     secret_access_key: str = field(repr=False)
     session_token: str = field(default="", repr=False)
     region: str = ""
-    """Empty: that of the environment."""
+    """AWS region; empty for that of the environment."""
     expiry: dt.datetime | None = None
-    """With a time zone; ``None`` where nobody has said."""
+    """Time of expiry, with a time zone; ``None`` if unknown."""
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("opened credentials stay in the process that opened them")
 
     def seconds_left(self, now: dt.datetime) -> float | None:
-        """Time until they expire; ``None`` if nobody knows."""
+        """Return the seconds until they expire; ``None`` if unknown."""
         return None if self.expiry is None else (self.expiry - now).total_seconds()
 
     def to_json(self, *, show_secrets: bool) -> str:
-        """As ``credentials open`` prints them, and as ``credentials seal`` takes them."""
-        secret = self.secret_access_key if show_secrets else _masked(self.secret_access_key)
-        token = self.session_token if show_secrets else _masked(self.session_token)
+        """Return the JSON that ``credentials open`` prints and ``credentials seal`` reads."""
+        secret = self.secret_access_key if show_secrets else _mask(self.secret_access_key)
+        token = self.session_token if show_secrets else _mask(self.session_token)
         facts = {
             "accessKeyId": self.access_key_id,
             "secretAccessKey": secret,
@@ -94,30 +105,30 @@ class Credentials:
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A private key, and what it may open."""
+    """A private key, and the formats that it may open."""
 
     pem: bytes = field(repr=False)
-    """PKCS#1 or PKCS#8."""
+    """The key in PKCS#1 or PKCS#8."""
     origin: str
-    """Where it comes from, for messages."""
+    """Origin of the key, for messages."""
     allow_2014: bool = False
-    """Envelopes of 2014, which nothing authenticates, are opened too."""
+    """Whether envelopes of 2014, which are not authenticated, may be opened."""
 
 
-def _masked(secret: str) -> str:
+def _mask(secret: str) -> str:
     return "*" * 8 if secret else ""
 
 
 def format_time(moment: dt.datetime | None) -> str:
-    """``2026-11-24T21:00:00Z``; empty for ``None``."""
+    """Return a text like ``2026-11-24T21:00:00Z``; empty for ``None``."""
     return "" if moment is None else moment.astimezone(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def parse_time(text: str) -> dt.datetime:
-    """The moment of an ISO 8601 text with a time zone.
+    """Parse an ISO 8601 text with a time zone.
 
     Raises:
-        ValueError: It is none.
+        ValueError: The text is not such a time.
     """
     moment = dt.datetime.fromisoformat(text)
     if moment.tzinfo is None:
@@ -132,31 +143,31 @@ def parse_credentials(text: str | bytes, origin: str) -> Credentials:
     """Parse credentials from JSON as ray_mr, the AWS CLI or a credential process print it.
 
     Raises:
-        CredentialsError: It has no such JSON; nothing of it is repeated.
+        CredentialsError: The text is not such JSON.
     """
     try:
         facts = json.loads(text)
     except (ValueError, RecursionError):
         raise CredentialsError(
-            f"{origin}: no JSON",
-            'it has to be {"accessKeyId": ..., "secretAccessKey": ..., "sessionToken": ...}',
+            f"{origin}: not JSON",
+            'write {"accessKeyId": ..., "secretAccessKey": ..., "sessionToken": ...}',
         ) from None
     if isinstance(facts, dict) and isinstance(facts.get("Credentials"), dict):
         facts = facts["Credentials"]
     if not isinstance(facts, dict):
-        raise CredentialsError(f"{origin}: the JSON is no object with an accessKeyId")
+        raise CredentialsError(f"{origin}: the JSON is not an object with an accessKeyId")
     known = {_AWS_NAMES.get(name, name): value for name, value in facts.items()}
     for name in _FIELDS:
         value = known.get(name)
         if name in _FIELDS[:2] and not value:
-            raise CredentialsError(f"{origin}: there is no {name}")
+            raise CredentialsError(f"{origin}: {name} is missing")
         if not isinstance(value, str | None):
-            raise CredentialsError(f"{origin}: {name} is no text")
+            raise CredentialsError(f"{origin}: {name} is not a string")
     try:
         expiry = parse_time(known["expiry"]) if known.get("expiry") else None
     except (ValueError, TypeError):
         raise CredentialsError(
-            f"{origin}: expiry is no time", "write it like 2026-11-24T21:00:00Z"
+            f"{origin}: expiry is not a time", "write it like 2026-11-24T21:00:00Z"
         ) from None
     return Credentials(
         known["accessKeyId"],
@@ -171,7 +182,7 @@ def parse_credentials(text: str | bytes, origin: str) -> Credentials:
 
 
 def generate_key(bits: int = KEY_BITS) -> tuple[bytes, bytes]:
-    """A new private key (PKCS#8) and its public key, as PEM."""
+    """Return a new private key (PKCS#8) and its public key, both as PEM."""
     private = rsa.generate_private_key(public_exponent=65537, key_size=bits)
     return (
         private.private_bytes(
@@ -185,9 +196,9 @@ def generate_key(bits: int = KEY_BITS) -> tuple[bytes, bytes]:
     )
 
 
-def _private(key: Key) -> rsa.RSAPrivateKey:
+def _load_private_key(key: Key) -> rsa.RSAPrivateKey:
     try:
-        made = serialization.load_pem_private_key(key.pem, password=None)
+        loaded = serialization.load_pem_private_key(key.pem, password=None)
     except TypeError:
         raise CredentialsError(
             f"{key.origin}: the key has a passphrase", "give a key without one"
@@ -197,22 +208,22 @@ def _private(key: Key) -> rsa.RSAPrivateKey:
             f"{key.origin}: not a private key in PEM",
             "it begins with -----BEGIN RSA PRIVATE KEY----- or -----BEGIN PRIVATE KEY-----",
         ) from None
-    if not isinstance(made, rsa.RSAPrivateKey):
+    if not isinstance(loaded, rsa.RSAPrivateKey):
         raise CredentialsError(f"{key.origin}: not an RSA key")
-    return made
+    return loaded
 
 
-def _public(pem: bytes, origin: str) -> rsa.RSAPublicKey:
-    """The public key of a PEM that has it, or has the private one."""
+def _load_public_key(pem: bytes, origin: str) -> rsa.RSAPublicKey:
+    """Load the public key of a PEM that has the public or the private key."""
     if b"PRIVATE KEY" in pem:
-        return _private(Key(pem, origin)).public_key()
+        return _load_private_key(Key(pem, origin)).public_key()
     try:
-        made = serialization.load_pem_public_key(pem)
+        loaded = serialization.load_pem_public_key(pem)
     except (ValueError, UnsupportedAlgorithm):
         raise CredentialsError(f"{origin}: not a key in PEM") from None
-    if not isinstance(made, rsa.RSAPublicKey):
+    if not isinstance(loaded, rsa.RSAPublicKey):
         raise CredentialsError(f"{origin}: not an RSA key")
-    return made
+    return loaded
 
 
 # ------------------------------------------------------------ sealing
@@ -221,22 +232,22 @@ def _public(pem: bytes, origin: str) -> rsa.RSAPublicKey:
 def seal_credentials(
     credentials: Credentials, pem: bytes, origin: str, *, form: EnvelopeFormat = "new"
 ) -> str:
-    """An envelope that only the key's owner opens: one line of base64.
+    """Seal credentials: return an envelope, one line of base64.
 
     Args:
-        credentials: What to seal.
-        pem: The public key, or the private one.
-        origin: Where the key comes from, for messages.
-        form: ``2014`` for images of that time; it has no place for an expiry.
+        credentials: Credentials to seal.
+        pem: The public or the private key.
+        origin: Origin of the key, for messages.
+        form: ``2014`` is for images of that time and has no place for an expiry.
 
     Raises:
-        CredentialsError: It is no RSA key, or too short.
+        CredentialsError: The key is not an RSA key, or too short.
     """
-    public = _public(pem, origin)
-    least = MIN_KEY_BITS if form == "new" else MIN_KEY_BITS_2014
-    if public.key_size < least:
+    public = _load_public_key(pem, origin)
+    min_bits = MIN_KEY_BITS if form == "new" else MIN_KEY_BITS_2014
+    if public.key_size < min_bits:
         raise CredentialsError(
-            f"{origin}: a key of {public.key_size} bits is too short: at least {least}"
+            f"{origin}: a key of {public.key_size} bits is too short: at least {min_bits}"
         )
     envelope = _seal_2014(credentials, public) if form == "2014" else _seal(credentials, public)
     return base64.b64encode(json.dumps(envelope).encode()).decode()
@@ -281,10 +292,10 @@ def _seal_2014(credentials: Credentials, public: rsa.RSAPublicKey) -> dict[str, 
 
 
 def _bytes_to_key(passphrase: bytes, salt: bytes) -> tuple[bytes, bytes]:
-    """OpenSSL's EVP_BytesToKey with MD5, once over: a key of 32 bytes and an IV of 16."""
+    """Derive a key of 32 bytes and an IV of 16: OpenSSL's EVP_BytesToKey, MD5, one iteration."""
     material = digest = b""
     while len(material) < 48:
-        md5 = hashes.Hash(hashes.MD5())  # noqa: S303 - as it was made in 2014
+        md5 = hashes.Hash(hashes.MD5())  # noqa: S303 - the format of 2014
         md5.update(digest + passphrase + salt)
         digest = md5.finalize()
         material += digest
@@ -295,42 +306,42 @@ def _bytes_to_key(passphrase: bytes, salt: bytes) -> tuple[bytes, bytes]:
 
 
 def detect_format(text: str) -> EnvelopeFormat:
-    """Which envelope a text is, without a key.
+    """Return the format of an envelope, without opening it.
 
     Raises:
         CredentialsError: It is none.
     """
-    return "2014" if "symmetricKey" in _outer(text) else "new"
+    return "2014" if "symmetricKey" in _parse_envelope(text) else "new"
 
 
 def open_envelope(text: str, key: Key) -> Credentials:
-    """Open an envelope of either kind.
+    """Open an envelope of either format.
 
     Raises:
-        CredentialsError: It is none, was changed, is for another key, or is one of 2014 and the
-            key does not allow it.
+        CredentialsError: The text is not an envelope, was changed, is for another key, or has the
+            format of 2014 and ``key`` does not allow that.
     """
-    envelope = _outer(text)
+    envelope = _parse_envelope(text)
     if "symmetricKey" not in envelope:
         return _open(envelope, key)
     if not key.allow_2014:
         raise CredentialsError(
-            "the envelope is of 2014, which nothing authenticates, and its key does not allow it",
-            "seal the credentials anew, or set RAY_MR_ALLOW_2014=1 beside the key",
+            "the envelope has the format of 2014, which is not authenticated and not allowed here",
+            "seal the credentials again, or set RAY_MR_ALLOW_2014=1 beside the key",
         )
     return _open_2014(envelope, key)
 
 
 def open_unexpired(text: str, fetch_key: Callable[[], Key], now: dt.datetime) -> Credentials:
-    """Open an envelope to use what is in it; see ``open_envelope``.
+    """Open an envelope whose credentials have not expired.
 
     Raises:
-        CredentialsError: As there, or they have expired.
+        CredentialsError: As for ``open_envelope``, or they have expired.
     """
-    detect_format(text)  # before anybody is asked for the key
+    detect_format(text)  # before the key is fetched
     credentials = open_envelope(text, fetch_key())
-    left = credentials.seconds_left(now)
-    if left is not None and left <= 0:
+    seconds = credentials.seconds_left(now)
+    if seconds is not None and seconds <= 0:
         raise CredentialsError(
             f"the credentials have expired: {format_time(credentials.expiry)}",
             "get new ones and seal them: `ray-mr credentials federate | ray-mr credentials seal`",
@@ -338,37 +349,39 @@ def open_unexpired(text: str, fetch_key: Callable[[], Key], now: dt.datetime) ->
     return credentials
 
 
-def _outer(text: str) -> dict[str, Any]:
+def _parse_envelope(text: str) -> dict[str, Any]:
     if not text.strip():
         raise CredentialsError("the envelope is empty")
     if len(text) > MAX_ENVELOPE_BYTES:
-        raise CredentialsError(f"the envelope has {len(text):,} letters, over 131,072")
-    envelope = _json(_decoded("".join(text.split()), "the envelope"), "the envelope")
+        raise CredentialsError(f"the envelope has {len(text):,} characters, more than 131,072")
+    envelope = _parse_json(_decode_base64("".join(text.split()), "the envelope"), "the envelope")
     if not envelope.keys() & {"ray_mr", "symmetricKey"}:
         raise CredentialsError(
-            "the envelope is of no known kind", "it has neither `ray_mr` nor `symmetricKey`"
+            "the envelope has an unknown format", "it has neither `ray_mr` nor `symmetricKey`"
         )
     return envelope
 
 
-def _decoded(value: object, what: str) -> bytes:
+def _decode_base64(value: object, what: str) -> bytes:
     try:
         return base64.b64decode(str(value).encode("ascii"), validate=True)
     except (binascii.Error, UnicodeEncodeError):
-        raise CredentialsError(f"{what} is not base64: cut off, or not an envelope") from None
+        raise CredentialsError(
+            f"{what} is not base64: it was cut off, or is not an envelope"
+        ) from None
 
 
-def _json(data: str | bytes, what: str) -> dict[str, Any]:
+def _parse_json(data: str | bytes, what: str) -> dict[str, Any]:
     try:
         facts = json.loads(data)
     except (ValueError, RecursionError):
         facts = None
     if not isinstance(facts, dict):
-        raise CredentialsError(f"{what} holds no JSON object")
+        raise CredentialsError(f"{what} is not a JSON object")
     return facts
 
 
-def _part(envelope: Mapping[str, Any], name: str) -> str:
+def _get_text(envelope: Mapping[str, Any], name: str) -> str:
     value = envelope.get(name)
     if not isinstance(value, str):
         raise CredentialsError(f"the envelope has no {name}")
@@ -379,42 +392,44 @@ def _open(envelope: Mapping[str, Any], key: Key) -> Credentials:
     version = envelope["ray_mr"]
     if type(version) is not int or version != 1:
         raise CredentialsError(
-            f"the envelope is of version {str(version)[:20]!r}; this ray_mr knows version 1",
-            "seal the credentials anew, or update ray_mr",
+            f"the envelope has version {str(version)[:20]!r}; this ray_mr reads version 1",
+            "seal the credentials again, or update ray_mr",
         )
-    expiry = _part(envelope, "expiry")
+    expiry = _get_text(envelope, "expiry")
     wrapped, nonce, data = (
-        _decoded(_part(envelope, name), f"the envelope's {name}")
+        _decode_base64(_get_text(envelope, name), f"the envelope's {name}")
         for name in ("key", "nonce", "data")
     )
-    secret = _unwrapped(wrapped, key, _OAEP)
+    secret = _decrypt_secret(wrapped, key, _OAEP)
     try:
         plain = AESGCM(secret).decrypt(nonce, data, _authenticated(1, expiry, wrapped))
     except (InvalidTag, ValueError):
         raise CredentialsError(
-            "the envelope was changed after it was sealed", "seal the credentials anew"
+            "the envelope was changed after it was sealed", "seal the credentials again"
         ) from None
     return parse_credentials(plain, "the opened envelope")
 
 
-def _unwrapped(wrapped: bytes, key: Key, how: padding.AsymmetricPadding) -> bytes:
+def _decrypt_secret(wrapped: bytes, key: Key, scheme: padding.AsymmetricPadding) -> bytes:
     try:
-        return _private(key).decrypt(wrapped, how)
+        return _load_private_key(key).decrypt(wrapped, scheme)
     except ValueError:
         raise CredentialsError(
-            f"the envelope is not for the key of {key.origin}, or was changed",
-            "seal with the public key that belongs to it",
+            f"the envelope is for another key than that of {key.origin}, or was changed",
+            "seal the credentials with that key's public key",
         ) from None
 
 
 def _open_2014(envelope: Mapping[str, Any], key: Key) -> Credentials:
-    inner = _json(_part(envelope, "credentials"), "the envelope's `credentials`")
-    random = _unwrapped(
-        _decoded(_part(envelope, "symmetricKey"), "the envelope's symmetricKey"), key, _OAEP_2014
+    inner = _parse_json(_get_text(envelope, "credentials"), "the envelope's `credentials`")
+    random = _decrypt_secret(
+        _decode_base64(_get_text(envelope, "symmetricKey"), "the envelope's symmetricKey"),
+        key,
+        _OAEP_2014,
     )
-    data = _decoded(_part(inner, "ct"), "the envelope's `ct`")
+    data = _decode_base64(_get_text(inner, "ct"), "the envelope's `ct`")
     try:
-        salt = bytes.fromhex(_part(inner, "s"))
+        salt = bytes.fromhex(_get_text(inner, "s"))
     except ValueError:
         raise CredentialsError("the envelope's salt `s` is not hexadecimal") from None
     secret, iv = _bytes_to_key(base64.b64encode(random), salt)
@@ -426,6 +441,6 @@ def _open_2014(envelope: Mapping[str, Any], key: Key) -> Credentials:
         text = plain.decode()
     except ValueError:
         raise CredentialsError(
-            "the envelope does not open: it was changed after it was sealed"
+            "the envelope cannot be opened: it was changed after it was sealed"
         ) from None
     return parse_credentials(text, "the opened envelope")

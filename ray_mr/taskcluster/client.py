@@ -1,7 +1,10 @@
-"""What knows the TaskCluster client: nothing else imports it, and none of its exceptions gets out.
+"""Calls of TaskCluster's services, with its client's exceptions translated into ray_mr's.
 
-Here are the one gate for them, ``call``, and where its services are found: through the proxy of a
-task, else at the root URL with the credentials of the environment.  The client is an extra.
+The package ``taskcluster`` is an optional dependency that only this module imports.
+
+1. ``make_queue``, ``fetch_secret`` and ``fetch_s3_credentials`` reach the services through a task's
+   proxy, or else at the root URL with the credentials of the environment (``make_options``).
+2. ``call`` runs every request, with a time limit, and translates the client's exceptions.
 """
 
 from __future__ import annotations
@@ -23,15 +26,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 CALL_TIMEOUT_S = 120.0
-"""A call that has not answered by then is given up: the client itself waits for ever."""
+"""Maximum seconds of a call; the client itself has no timeout."""
 RETRIES = 5
+"""Retries of the client."""
 TASK_ID = re.compile(r"[A-Za-z0-9_-]{8}[Q-T][A-Za-z0-9_-][CGKOSWaeimquy26-][A-Za-z0-9_-]{10}[AQgw]")
-"""A slug: 22 letters of base64 that are a random UUID."""
-_LONGEST_TEXT = 300
+"""Task id (a "slug"): a random UUID in 22 characters of base64."""
+_MAX_TEXT_CHARS = 300
 
 
 def import_client() -> Any:
-    """The package ``taskcluster``.
+    """Import the package ``taskcluster``.
 
     Raises:
         JobError: It is not installed.
@@ -46,22 +50,22 @@ def import_client() -> Any:
 
 
 def find_root_url(environ: Mapping[str, str] | None = None) -> str:
-    """The deployment's own URL, not its proxy.
+    """Return the deployment's own URL, not that of a proxy.
 
     Raises:
-        JobError: The environment does not say.
+        JobError: ``TASKCLUSTER_ROOT_URL`` is not set.
     """
-    found = (environ if environ is not None else os.environ).get("TASKCLUSTER_ROOT_URL", "")
-    if not found:
+    url = (environ if environ is not None else os.environ).get("TASKCLUSTER_ROOT_URL", "")
+    if not url:
         raise JobError(
             "TASKCLUSTER_ROOT_URL is not set",
-            "it names the TaskCluster deployment, like https://tc.example.com",
+            "set it to the URL of the TaskCluster deployment, like https://tc.example.com",
         )
-    return found
+    return url
 
 
 def make_options(environ: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """Options of a service's client: the task's proxy where there is one.
+    """Return the options of a service's client: the task's proxy, or root URL and credentials.
 
     Raises:
         JobError: The environment names no deployment.
@@ -78,34 +82,34 @@ def make_options(environ: Mapping[str, str] | None = None) -> dict[str, Any]:
         )
         if (value := env.get(variable))
     }
-    made: dict[str, Any] = {"rootUrl": find_root_url(env), "maxRetries": RETRIES}
-    return made | ({"credentials": credentials} if credentials else {})
+    options: dict[str, Any] = {"rootUrl": find_root_url(env), "maxRetries": RETRIES}
+    return options | ({"credentials": credentials} if credentials else {})
 
 
 def make_queue() -> Any:
-    """A client of the queue."""
+    """Return a client of the queue."""
     return import_client().Queue(make_options())
 
 
 def fetch_secret(name: str) -> dict[str, Any]:
-    """What the secrets service keeps under a name; the task needs the scope ``secrets:get:NAME``.
+    """Fetch a secret from the secrets service; this needs the scope ``secrets:get:NAME``.
 
     Raises:
-        CredentialsError: It has none, refuses, or does not answer.
+        CredentialsError: The service has no such secret, refuses, or does not answer.
     """
     try:
         answer = call(f"secret {name}", import_client().Secrets(make_options()).get, name)
     except StoreError as error:
         raise CredentialsError(error.message, f"the scope it needs is secrets:get:{name}") from None
-    found = answer.get("secret")
-    return found if isinstance(found, dict) else {}
+    value = answer.get("secret")
+    return value if isinstance(value, dict) else {}
 
 
 def fetch_s3_credentials(level: str, bucket: str, prefix: str) -> dict[str, Any]:
-    """Credentials for a bucket's prefix from the auth service, for an hour.
+    """Fetch credentials for a bucket's prefix, valid for an hour, from the auth service.
 
     Raises:
-        CredentialsError: It refuses, or does not answer.
+        CredentialsError: The service refuses, or does not answer.
     """
     what = f"credentials for s3://{bucket}/{prefix}"
     try:
@@ -121,32 +125,38 @@ def fetch_s3_credentials(level: str, bucket: str, prefix: str) -> dict[str, Any]
 def call(
     what: str, function: Callable[..., Any], *args: Any, limit_s: float = CALL_TIMEOUT_S
 ) -> Any:
-    """Call the client; its exceptions as ours, naming ``what`` the call is about.
+    """Call a method of the client in a thread of its own.
 
-    In a thread of its own: the client has no time-outs, and refuses to work inside an event loop.
+    The client has no timeouts, and refuses to work inside an event loop.
+
+    Args:
+        what: Subject of the call, for messages: "task ID".
+        function: Method of a service's client.
+        *args: Its arguments.
+        limit_s: Maximum seconds until it returns.
 
     Raises:
         CredentialsError: The client's credentials were refused.
-        StoreUnavailable: No answer, or no proper one.
-        StoreError: Anything else that the service refuses.
+        StoreUnavailable: The service did not answer in time, or failed temporarily.
+        StoreError: The service refused the call for another reason.
     """
-    ended: list[Any] = []
-    failed: list[BaseException] = []
+    results: list[Any] = []
+    errors: list[BaseException] = []
 
     def run() -> None:
         try:
-            ended.append(function(*args))
+            results.append(function(*args))
         except BaseException as error:  # noqa: BLE001 - raised where the caller waits
-            failed.append(error)
+            errors.append(error)
 
     thread = threading.Thread(target=run, name="taskcluster-call", daemon=True)
     thread.start()
     thread.join(limit_s)
-    if failed:
-        raise translate_error(what, failed[0]) from None
-    if not ended:
+    if errors:
+        raise translate_error(what, errors[0]) from None
+    if not results:
         raise StoreUnavailable(f"{what}: no answer from TaskCluster in {limit_s:.0f} s")
-    return ended[0]
+    return results[0]
 
 
 _HINTS = {
@@ -158,34 +168,36 @@ _HINTS = {
 
 
 def translate_error(what: str, error: BaseException) -> BaseException:
-    """An exception of the client as one of ours; any other as it is.
+    """Return the ray_mr error for an exception of the client; any other exception unchanged.
 
-    Texts of the service are shown cut short, and never a header: that has the signature.
+    Messages of the service are cut short.  Headers are left out: they contain the signature.
     """
     exceptions = import_client().exceptions
     if isinstance(error, RayMrError) or not isinstance(error, exceptions.TaskclusterFailure):
         return error
-    said = (str(error).strip().splitlines() or [""])[0][:_LONGEST_TEXT]
+    text = (str(error).strip().splitlines() or [""])[0][:_MAX_TEXT_CHARS]
     if isinstance(error, exceptions.TaskclusterConnectionError):
-        return StoreUnavailable(f"{what}: TaskCluster cannot be reached", f"is {_where()} right?")
+        return StoreUnavailable(
+            f"{what}: TaskCluster cannot be reached", f"is {_name_url_variable()} right?"
+        )
     if isinstance(error, exceptions.TaskclusterAuthFailure):
         return CredentialsError(
-            f"{what}: TaskCluster refused the credentials: {said}",
-            "see TASKCLUSTER_CLIENT_ID and TASKCLUSTER_ACCESS_TOKEN, or use the task's proxy",
+            f"{what}: TaskCluster refused the credentials: {text}",
+            "check TASKCLUSTER_CLIENT_ID and TASKCLUSTER_ACCESS_TOKEN, or use the task's proxy",
         )
     if isinstance(error, exceptions.TaskclusterRestFailure):
-        return make_status_error(what, int(getattr(error, "status_code", 0)), said)
-    return StoreError(f"{what}: {type(error).__name__}: {said}")
+        return make_status_error(what, int(getattr(error, "status_code", 0)), text)
+    return StoreError(f"{what}: {type(error).__name__}: {text}")
 
 
-def make_status_error(what: str, status: int, said: str = "") -> StoreError:
-    """The error for a status of HTTP that is none of success."""
+def make_status_error(what: str, status: int, text: str = "") -> StoreError:
+    """Return the error for an HTTP status other than success."""
     if status >= 500 or status == 429:
-        return StoreUnavailable(f"{what}: no proper answer ({status})")
-    told = f": {said}" if said else ""
-    return StoreError(f"{what}: the answer is {status}{told}", _HINTS.get(status, ""))
+        return StoreUnavailable(f"{what}: temporary failure (HTTP status {status})")
+    cause = f": {text}" if text else ""
+    return StoreError(f"{what}: the answer is {status}{cause}", _HINTS.get(status, ""))
 
 
-def _where() -> str:
+def _name_url_variable() -> str:
     proxied = os.environ.get("TASKCLUSTER_PROXY_URL")
     return "TASKCLUSTER_PROXY_URL" if proxied else "TASKCLUSTER_ROOT_URL"

@@ -1,8 +1,15 @@
-"""A job as a task group: which keys go into which map task, and the definitions of all tasks.
+"""A job as a TaskCluster task group: the definitions of its map and reduce tasks.
 
-Pure: the same plan, settings and moment give the same definitions; only ``post_graph`` talks to the
-queue.  Ids follow from the graph's content, so that a graph that was posted in part is completed,
-and one that is there is left alone.
+How callers use it:
+
+1. ``group_keys`` puts the inputs into groups, one for each map task.
+2. ``make_graph`` makes the definitions of all tasks.  It is a pure function: the same groups, job,
+   settings and time give the same definitions.
+3. ``post_graph`` creates the tasks in the queue.
+
+Every id of a task is a hash of the graph's content (``make_stable_id``).  Submitting a job again
+therefore completes a graph that was submitted in part, and changes nothing in one that is complete.
+The sealed credentials are not part of the content, since sealing them again changes their bytes.
 """
 
 from __future__ import annotations
@@ -27,23 +34,26 @@ if TYPE_CHECKING:
     from ray_mr.model import StoredObject
 
 MAX_MAPS = 9_999
-"""A task may depend on 10,000 others."""
+"""Maximum map tasks: a reduce task may depend on 10,000 tasks."""
 MAX_KEYS = 2_000
-MAX_KEYS_BYTES = 1 << 20
-"""argv and environment of a process have 2 MiB in all."""
+"""Maximum inputs of a map task."""
+MAX_ARGUMENTS_BYTES = 1 << 20
+"""Maximum bytes of a map task's arguments; Linux allows 2 MiB for argv and environment."""
 MAX_VARIABLE_BYTES = 131_071
+"""Maximum bytes of an environment variable."""
 POSTERS = 8
+"""Threads that create map tasks."""
 CREDENTIALS_VARIABLE = "CREDENTIALS"
-"""Sealed anew it has other bytes, and the graph is the same."""
+"""Environment variable with the sealed credentials."""
 _WORK = "/home/worker"
-_TWICE = "the queue has another task of this id: give another --label"
+_CONFLICT = "the queue has another task with this id: give another --label"
 
 PayloadKind = Literal["docker", "generic-worker"]
 
 
 @dataclass(frozen=True, slots=True)
 class GraphSettings:
-    """What the poster says beside the job."""
+    """Settings of the tasks that are not part of the job."""
 
     task_queue: str
     """``provisioner/worker-type``."""
@@ -52,22 +62,22 @@ class GraphSettings:
     name: str
     source: str
     job_path: str
-    """The job file where the tasks run."""
+    """Path of the job file in the tasks."""
     reducers: int
-    """Reduce tasks; 0: the job has no reducer."""
+    """Number of reduce tasks; 0 if the job has no reducer."""
     payload: PayloadKind = "docker"
     image: str = ""
-    """For payload docker."""
+    """Docker image, for payload docker."""
     env: dict[str, str] = field(default_factory=dict)
     scopes: tuple[str, ...] = ()
-    """Of the tasks."""
+    """Scopes of the tasks."""
     priority: str = "lowest"
     scheduler: str = ""
     index: str = ""
     notify: tuple[str, ...] = ()
-    """Mail addresses."""
+    """Mail addresses that are notified."""
     label: str = ""
-    """Part of the ids: another one makes the same job another graph."""
+    """Text that goes into the ids: with another label, the same job is another graph."""
     max_run_s: int = 6 * 3600
     deadline_s: int = 24 * 3600
     expires_s: int = 28 * 24 * 3600
@@ -75,69 +85,69 @@ class GraphSettings:
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """All tasks, maps before reduces."""
+    """All tasks of a job, map tasks before reduce tasks."""
 
     group: str
-    """The group's id."""
+    """Id of the task group."""
     tasks: tuple[tuple[str, dict[str, Any]], ...]
-    """Id and definition."""
+    """Id and definition of each task."""
     scopes: tuple[str, ...]
-    """What the poster needs."""
+    """Scopes that are needed to create the tasks."""
 
     def facts(self) -> dict[str, Any]:
-        """As ``submit --dry-run`` prints it."""
+        """Return the JSON object that ``submit --dry-run`` prints."""
         tasks = [{"taskId": task, "definition": definition} for task, definition in self.tasks]
         return {"taskGroupId": self.group, "scopes": list(self.scopes), "tasks": tasks}
 
 
 def group_keys(objects: Iterable[StoredObject], split_bytes: int) -> list[list[StoredObject]]:
-    """The objects, in order, as map tasks of about ``split_bytes`` each; each is in one.
+    """Group objects, in order, into map tasks of about ``split_bytes`` each.
 
     Raises:
-        JobError: One cannot be named to a map task, or there are too many tasks.
+        JobError: An object is a local file, or there would be too many tasks.
     """
-    every = list(objects)
-    for obj in every:
+    inputs = list(objects)
+    for obj in inputs:
         if "://" not in obj.uri:
             raise JobError(
-                f"{obj.uri} is a file of this machine: no task can read it",
-                "put the inputs into a bucket",
+                f"{obj.uri} is a local file: tasks cannot read it",
+                "copy the inputs into a bucket",
             )
-    groups = _grouped(every, split_bytes)
+    groups = _cut_groups(inputs, split_bytes)
     if len(groups) > MAX_MAPS:
-        fits = -(-split_bytes // 2**20)  # MiB
-        while len(_grouped(every, fits << 20)) > MAX_MAPS and fits < 1 << 40:
-            fits += max(fits // 8, 1)
+        fitting_mib = -(-split_bytes // 2**20)
+        while len(_cut_groups(inputs, fitting_mib << 20)) > MAX_MAPS and fitting_mib < 1 << 40:
+            fitting_mib += max(fitting_mib // 8, 1)
         raise JobError(
             f"{len(groups):,} map tasks of {format_bytes(split_bytes)}: a reduce task can depend "
             f"on {MAX_MAPS:,}",
-            f"--split-bytes {fits}MiB fits",
+            f"set --split-bytes {fitting_mib}MiB",
         )
     return groups
 
 
 def make_argument(obj: StoredObject) -> str:
-    """What names an object, and no other, to ``ray-mr map``, whose arguments are patterns."""
+    """Return a pattern that matches only this object, as an argument of ``ray-mr map``."""
     version = "?versionId="
     return obj.uri if version in obj.uri and version not in obj.key else quote_name(obj.uri)
 
 
-def _grouped(objects: Sequence[StoredObject], split_bytes: int) -> list[list[StoredObject]]:
+def _cut_groups(objects: Sequence[StoredObject], split_bytes: int) -> list[list[StoredObject]]:
     groups: list[list[StoredObject]] = []
-    size = letters = 0
+    size = arguments_bytes = 0
     for obj in objects:
         length = len(make_argument(obj).encode("utf-8", "surrogateescape")) + 1
-        full = groups and (
+        is_full = groups and (
             size + obj.size_bytes > split_bytes
             or len(groups[-1]) >= MAX_KEYS
-            or letters + length > MAX_KEYS_BYTES
+            or arguments_bytes + length > MAX_ARGUMENTS_BYTES
         )
-        if not groups or full:
+        if not groups or is_full:
             groups.append([])
-            size = letters = 0
+            size = arguments_bytes = 0
         groups[-1].append(obj)
         size += obj.size_bytes
-        letters += length
+        arguments_bytes += length
     return groups
 
 
@@ -147,35 +157,39 @@ def make_graph(
     settings: GraphSettings,
     now: dt.datetime,
 ) -> Graph:
-    """All definitions.
+    """Make the definitions of all tasks.
 
     Args:
-        groups: Each map task's objects.
-        job_digest: Of the job and its programs: another job has other ids.
-        settings: The poster's.
-        now: When they are created.
+        groups: Objects of each map task.
+        job_digest: Digest of the job and its programs, which goes into the ids.
+        settings: Settings of the tasks.
+        now: Time of creation.
     """
-    said = asdict(settings)
-    said["env"] = {
+    content = asdict(settings)
+    content["env"] = {
         name: value for name, value in settings.env.items() if name != CREDENTIALS_VARIABLE
     }
-    seed = _digest([job_digest, said, [[(o.uri, o.size_bytes, o.etag) for o in g] for g in groups]])
-    made = _Definitions(settings, seed, now)
+    seed = _digest(
+        [job_digest, content, [[(o.uri, o.size_bytes, o.etag) for o in g] for g in groups]]
+    )
+    definitions = _DefinitionMaker(settings, seed, now)
     maps = [
         (
             make_stable_id(seed, "map", number),
-            made.map(number, len(groups), [*map(make_argument, group)]),
+            definitions.make_map(number, len(groups), [*map(make_argument, group)]),
         )
         for number, group in enumerate(groups)
     ]
     ids = [task for task, _ in maps]
     reduces = [
-        (make_stable_id(seed, "reduce", part), made.reduce(part, ids))
+        (make_stable_id(seed, "reduce", part), definitions.make_reduce(part, ids))
         for part in range(settings.reducers)
     ]
     tasks = tuple(maps + reduces)
     return Graph(
-        made.group, tasks, tuple(sorted({s for _, t in tasks for s in list_needed_scopes(t)}))
+        definitions.group,
+        tasks,
+        tuple(sorted({s for _, t in tasks for s in list_needed_scopes(t)})),
     )
 
 
@@ -184,16 +198,16 @@ def _digest(facts: object) -> str:
 
 
 def make_stable_id(seed: str, role: str, number: int) -> str:
-    """A slug that is a function of these."""
-    made = bytearray(hashlib.sha256(f"{seed}\n{role}\n{number}".encode()).digest()[:16])
-    made[0] &= 0x7F
-    made[6] = made[6] & 0x0F | 0x40
-    made[8] = made[8] & 0x3F | 0x80
-    return base64.urlsafe_b64encode(made).decode().rstrip("=")
+    """Return a task id, a slug of 22 characters, that is a hash of the arguments."""
+    uuid = bytearray(hashlib.sha256(f"{seed}\n{role}\n{number}".encode()).digest()[:16])
+    uuid[0] &= 0x7F
+    uuid[6] = uuid[6] & 0x0F | 0x40
+    uuid[8] = uuid[8] & 0x3F | 0x80
+    return base64.urlsafe_b64encode(uuid).decode().rstrip("=")
 
 
 def list_needed_scopes(definition: dict[str, Any]) -> set[str]:
-    """What it takes to post a definition."""
+    """Return the scopes that are needed to create a task."""
     return {
         f"queue:create-task:{definition['priority']}:{definition['taskQueueId']}",
         f"queue:scheduler-id:{definition['schedulerId']}",
@@ -202,43 +216,43 @@ def list_needed_scopes(definition: dict[str, Any]) -> set[str]:
     }
 
 
-class _Definitions:
-    """Definitions of one graph."""
+class _DefinitionMaker:
+    """Makes the definitions of one graph."""
 
     def __init__(self, settings: GraphSettings, seed: str, now: dt.datetime) -> None:
         self._settings, self._seed, self._now = settings, seed, now
         self.group = make_stable_id(seed, "group", 0)
 
-    def map(self, number: int, count: int, keys: Sequence[str]) -> dict[str, Any]:
+    def make_map(self, number: int, count: int, keys: Sequence[str]) -> dict[str, Any]:
         parts = self._settings.reducers
         command = ["ray-mr", "map", "--job", self._settings.job_path]
         command += ["--reducers", str(max(parts, 1)), "--", *keys]
         names = [f"result-{part:05d}.txt" for part in range(parts)] if parts > 1 else ["result.txt"]
-        # A map that fails leaves its reduces waiting until their deadline: tell at once.
-        routes = self._mail("on-failed", "on-exception")
-        return self._task(f"map {number + 1} of {count}", command, names, {}, (), routes)
+        # If a map task fails, its reduce tasks wait until their deadline: notify at once.
+        routes = self._make_mail_routes("on-failed", "on-exception")
+        return self._make_task(f"map {number + 1} of {count}", command, names, {}, (), routes)
 
-    def reduce(self, part: int, ids: Sequence[str]) -> dict[str, Any]:
+    def make_reduce(self, part: int, ids: Sequence[str]) -> dict[str, Any]:
         several = self._settings.reducers > 1
         command = ["ray-mr", "reduce", "--job", self._settings.job_path]
         command += ["--part", str(part)] if several else []
         env = {"INPUT_TASK_IDS": " ".join(ids)}
         if len(env["INPUT_TASK_IDS"]) + len("INPUT_TASK_IDS=") > MAX_VARIABLE_BYTES:
             command, env = [*command, "--", *ids], {}
-        routes = self._mail("on-completed", "on-failed", "on-exception")
+        routes = self._make_mail_routes("on-completed", "on-failed", "on-exception")
         if self._settings.index:
             end = f".part-{part:05d}" if several else ""
             routes.append(f"index.{self._settings.index}{end}")
         title = f"reduce {part + 1} of {self._settings.reducers}" if several else "reduce"
-        return self._task(title, command, ["result.txt"], env, ids, routes)
+        return self._make_task(title, command, ["result.txt"], env, ids, routes)
 
-    def _mail(self, *when: str) -> list[str]:
+    def _make_mail_routes(self, *when: str) -> list[str]:
         return [f"notify.email.{to}.{each}" for to in self._settings.notify for each in when]
 
-    def _after(self, seconds: int) -> str:
+    def _format_time_after(self, seconds: int) -> str:
         return format_time(self._now + dt.timedelta(seconds=seconds))
 
-    def _task(  # noqa: PLR0917 - what differs between tasks
+    def _make_task(  # noqa: PLR0917 - the differences between tasks
         self,
         title: str,
         command: list[str],
@@ -251,8 +265,8 @@ class _Definitions:
         subject = f"{settings.name}: {title}"
         extra: dict[str, Any] = {"ray_mr": {"graph": self._seed}}
         if settings.notify:
-            told = {"subject": subject, "content": f"{subject}: see the task."}
-            extra["notify"] = {"email": told}
+            mail = {"subject": subject, "content": f"{subject}: see the task."}
+            extra["notify"] = {"email": mail}
         return {
             "taskQueueId": settings.task_queue,
             "schedulerId": settings.scheduler or "-",
@@ -263,10 +277,10 @@ class _Definitions:
             "priority": settings.priority,
             "retries": 5,
             "created": format_time(self._now),
-            "deadline": self._after(settings.deadline_s),
-            "expires": self._after(settings.expires_s),
+            "deadline": self._format_time_after(settings.deadline_s),
+            "expires": self._format_time_after(settings.expires_s),
             "scopes": list(settings.scopes),
-            "payload": self._payload(command, [*results, "report.json"], settings.env | env),
+            "payload": self._make_payload(command, [*results, "report.json"], settings.env | env),
             "metadata": {
                 "name": subject,
                 "description": f"{title} of {settings.name}, by ray-mr submit",
@@ -277,7 +291,9 @@ class _Definitions:
             "extra": extra,
         }
 
-    def _payload(self, command: list[str], files: list[str], env: dict[str, str]) -> dict[str, Any]:
+    def _make_payload(
+        self, command: list[str], files: list[str], env: dict[str, str]
+    ) -> dict[str, Any]:
         shared = {
             "env": env,
             "maxRunTime": self._settings.max_run_s,
@@ -291,34 +307,35 @@ class _Definitions:
 
 
 def post_graph(graph: Graph) -> int:
-    """Post a graph, maps before reduces; how many tasks were not there yet.
+    """Create the tasks of a graph that do not exist yet, and return their number.
 
     Raises:
-        StoreError: The queue refuses a task; those that are posted stay, and count the next time.
-        CredentialsError: It refuses the credentials.
+        StoreError: The queue refuses a task.  Tasks created before remain; another call goes on
+            after them.
+        CredentialsError: The queue refuses the credentials.
     """
     seed = graph.tasks[0][1]["extra"]["ray_mr"]["graph"]
     maps = [row for row in graph.tasks if not row[1]["dependencies"]]
     with ThreadPoolExecutor(POSTERS) as pool:
-        new = sum(pool.map(lambda row: _post_one(row[0], row[1], seed), maps))
-    return new + sum(_post_one(*row, seed) for row in graph.tasks[len(maps) :])
+        created = sum(pool.map(lambda row: _post_one(row[0], row[1], seed), maps))
+    return created + sum(_post_one(*row, seed) for row in graph.tasks[len(maps) :])
 
 
 def _post_one(task: str, definition: dict[str, Any], seed: str) -> int:
-    there = _known(task)
-    if there is None:
+    existing = _find_definition(task)
+    if existing is None:
         call(f"task {task}", make_queue().createTask, task, definition)
         return 1
-    if there.get("extra", {}).get("ray_mr", {}).get("graph") != seed:
-        raise JobError(f"task {task}: {_TWICE}")
+    if existing.get("extra", {}).get("ray_mr", {}).get("graph") != seed:
+        raise JobError(f"task {task}: {_CONFLICT}")
     return 0
 
 
-def _known(task: str) -> dict[str, Any] | None:
+def _find_definition(task: str) -> dict[str, Any] | None:
     try:
-        found: dict[str, Any] = call(f"task {task}", make_queue().task, task)
+        definition: dict[str, Any] = call(f"task {task}", make_queue().task, task)
     except StoreError as error:
         if error.retryable or "answer is 404" not in error.message:
             raise
         return None
-    return found
+    return definition

@@ -293,7 +293,7 @@ class TestFaults:
 
     def test_silent_body(self, queue: QueueServer, monkeypatch: pytest.MonkeyPatch) -> None:
         """A body that falls silent is given up and asked for again."""
-        monkeypatch.setattr(artifacts, "READ_S", 1.5)
+        monkeypatch.setattr(artifacts, "READ_TIMEOUT_S", 1.5)
         task = add(queue, run_of(b"k 1\n" * 50))
         queue.faults[f"/stored/{task}/0/{RESULT}"] = [(200, "silent")]
         assert reduce_(task).exit_code == 0
@@ -328,7 +328,7 @@ class TestFaults:
         task = add(queue, Run("failed"), Run("exception"), state="exception")
         result = reduce_(task)
         assert (result.exit_code, published()) == (4, None)
-        assert "no run of it has completed" in result.stderr
+        assert "no run has completed" in result.stderr
         assert task in result.stderr
 
     def test_error_artifact(self, queue: QueueServer) -> None:
@@ -383,9 +383,9 @@ class TestFaults:
                 },
                 "does not balance",
             ),
-            ({"totals": None}, "lacks"),
-            ({"results": []}, "tells of no result.txt"),
-            ({"results": [{"name": "result.txt"}]}, "lacks"),
+            ({"totals": None}, "is incomplete"),
+            ({"results": []}, "does not name result.txt"),
+            ({"results": [{"name": "result.txt"}]}, "is incomplete"),
         ],
     )
     def test_bad_report(self, queue: QueueServer, changes: dict[str, Any], told: str) -> None:

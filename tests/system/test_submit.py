@@ -111,7 +111,7 @@ class TestGraph:
         assert "INPUT_TASK_IDS" not in last["payload"]["env"]
         assert last["payload"]["command"][-9_999:] == last["dependencies"]
         assert faults_of(task, last, set(last["dependencies"])) == []
-        with pytest.raises(JobError, match=r"10,000 map tasks.*\n.*--split-bytes 1MiB fits"):
+        with pytest.raises(JobError, match=r"10,000 map tasks.*\n.*set --split-bytes 1MiB"):
             made(10_000, 10)
 
     def test_size_that_fits(self) -> None:
@@ -119,7 +119,7 @@ class TestGraph:
         large = objects(12_000, 5 << 20)
         with pytest.raises(JobError) as caught:
             graph.group_keys(large, 1 << 20)
-        size = int(caught.value.hint.split()[1].removesuffix("MiB")) << 20
+        size = int(caught.value.hint.split()[2].removesuffix("MiB")) << 20
         assert len(graph.group_keys(large, size)) <= graph.MAX_MAPS
 
     def test_mail_index_and_scopes(self) -> None:

@@ -126,13 +126,13 @@ class TestEnvelopes:
         [
             ("", "empty"),
             ("no base64!", "not base64"),
-            ("AAAA", "no JSON object"),
-            (packed([1]), "no JSON object"),
-            (packed({"a": 1}), "no known kind"),
+            ("AAAA", "not a JSON object"),
+            (packed([1]), "not a JSON object"),
+            (packed({"a": 1}), "unknown format"),
             (packed({"symmetricKey": "x"}), "no credentials"),
-            (packed({"symmetricKey": "AAAA", "credentials": "{}"}), "not for the key"),
-            ("A" * 200_000, "letters"),
-            (base64.b64encode(b"[" * 20_000).decode(), "no JSON object"),
+            (packed({"symmetricKey": "AAAA", "credentials": "{}"}), "for another key"),
+            ("A" * 200_000, "characters"),
+            (base64.b64encode(b"[" * 20_000).decode(), "not a JSON object"),
         ],
     )
     def test_no_envelope(self, key_pair: tuple[bytes, bytes], text: str, told: str) -> None:
@@ -155,7 +155,7 @@ class TestEnvelopes:
     def test_other_key(self, key_pair: tuple[bytes, bytes]) -> None:
         """An envelope for another key says so."""
         text = sealed.seal_credentials(FOUND, sealed.generate_key(2048)[1], "pub")
-        with pytest.raises(CredentialsError, match="not for the key of mine"):
+        with pytest.raises(CredentialsError, match="for another key than that of mine"):
             sealed.open_envelope(text, Key(key_pair[0], "mine"))
 
     def test_expired(self, key_pair: tuple[bytes, bytes]) -> None:
@@ -175,13 +175,13 @@ class TestEnvelopes:
     @pytest.mark.parametrize(
         ("text", "told"),
         [
-            ("nothing", "no JSON"),
-            ("[]", "no object"),
-            ("{}", "no accessKeyId"),
-            ('{"accessKeyId": "a"}', "no secretAccessKey"),
-            ('{"accessKeyId": "a", "secretAccessKey": 7}', "secretAccessKey is no text"),
-            ('{"accessKeyId": "a", "secretAccessKey": "s", "expiry": "soon"}', "no time"),
-            ('{"accessKeyId": "a", "secretAccessKey": "s", "expiry": "2026-01-01"}', "no time"),
+            ("nothing", "not JSON"),
+            ("[]", "not an object"),
+            ("{}", "accessKeyId is missing"),
+            ('{"accessKeyId": "a"}', "secretAccessKey is missing"),
+            ('{"accessKeyId": "a", "secretAccessKey": 7}', "secretAccessKey is not a string"),
+            ('{"accessKeyId": "a", "secretAccessKey": "s", "expiry": "soon"}', "not a time"),
+            ('{"accessKeyId": "a", "secretAccessKey": "s", "expiry": "2026-01-01"}', "not a time"),
         ],
     )
     def test_no_credentials(self, text: str, told: str) -> None:
