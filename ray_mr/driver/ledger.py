@@ -296,7 +296,7 @@ class Ledger:
         columns = self._columns
         if (at := columns.fate.find(_UNKNOWN)) >= 0:
             uri = self._plan.object_at(at).uri
-            raise LedgerError(f"{uri} is not accounted for", "this is a defect of ray_mr")
+            raise LedgerError(f"{uri} is not accounted for", "this is a bug in ray_mr")
         for at in sorted(columns.lost):
             uri = self._plan.object_at(at).uri
             raise LedgerError(f"{uri}: {columns.records[at]} records in, not all accounted for")

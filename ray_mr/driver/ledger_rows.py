@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 MAX_CAUSES = 8
 """Maximum kinds of causes counted for an input; the rest is counted as ``others``."""
 MAX_CAUSE_CHARS = 300
+"""Maximum characters of a cause; a longer one is cut."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,7 @@ class Entry:
     bad_sample: str = ""
     """Location of the first of them."""
     decoded_bytes: int = 0
+    """Size after decompression."""
 
 
 @dataclass(slots=True)
@@ -59,8 +61,8 @@ class Delay:
     def add(self, error: str, waited_s: float, times: int = 1) -> None:
         """Add failed tries with one cause."""
         cause = error.splitlines()[0][:MAX_CAUSE_CHARS] if error else "unknown"
-        known = cause in self.causes or len(self.causes) < MAX_CAUSES
-        self.causes[cause if known else "others"] += times
+        is_counted = cause in self.causes or len(self.causes) < MAX_CAUSES
+        self.causes[cause if is_counted else "others"] += times
         self.waited_s += waited_s
 
 

@@ -95,12 +95,12 @@ def stage_reports(report: Report) -> Iterator[tuple[StagedObject, StagedObject]]
         stack.callback(before.abort)
         after = store.stage(uri)
         stack.callback(after.abort)
-        pieces = report.iter_json()
-        after.write(next(pieces))
+        chunks = report.iter_json()
+        after.write(next(chunks))
         before.write(next(early.iter_json()))
-        for piece in pieces:
-            after.write(piece)
-            before.write(piece)
+        for chunk in chunks:
+            after.write(chunk)
+            before.write(chunk)
         yield before, after
 
 

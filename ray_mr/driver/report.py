@@ -82,8 +82,8 @@ class Report:
     @property
     def state(self) -> str:
         """``published``, ``publishing`` or ``failed``."""
-        done = "published" if self.ok else "failed"
-        return "publishing" if self.publishing else done
+        final = "published" if self.ok else "failed"
+        return "publishing" if self.publishing else final
 
     @property
     def ok(self) -> bool:

@@ -1,4 +1,4 @@
-"""Runs without a driver, for tests of engines: the test says what is done."""
+"""Runs without a driver, for tests of engines: the test makes each call."""
 
 from __future__ import annotations
 
@@ -51,18 +51,18 @@ class Watched:
         os.kill(self.pid, signal.SIGKILL)
 
     def ended(self) -> bool:
-        """Whether it ends."""
+        """Return whether it ends in time."""
         return bool(select.select([self._descriptor], [], [], PATIENCE_S)[0])
 
 
 class Hold:
-    """Where a child says that it has come, and by which process it was started; then it hangs."""
+    """Pipes to a child: it reports its process ID and its parent's, and then hangs."""
 
     def __init__(self, folder: Path) -> None:
         self._said, self._gate = folder / "said", folder / "gate"
         os.mkfifo(self._said)
         os.mkfifo(self._gate)
-        # Open at both ends, so that nobody waits for the other side to open.
+        # Open at both ends, so that no side waits for the other to open.
         self._pipe = os.open(self._said, os.O_RDWR | os.O_NONBLOCK)
         self._way = os.open(self._gate, os.O_RDWR)
 
@@ -78,37 +78,37 @@ class Hold:
         )
 
     def who(self) -> tuple[Watched, Watched]:
-        """The next child that came, and its parent."""
+        """Return the next child that has reported, and its parent."""
         assert select.select([self._pipe], [], [], PATIENCE_S)[0], "no child came"
         child, parent = os.read(self._pipe, 16).decode().split()
         return Watched(int(child)), Watched(int(parent))
 
     def nobody(self) -> bool:
-        """Whether no child has come that was not told of."""
+        """Return whether no further child has reported."""
         return not select.select([self._pipe], [], [], 0)[0]
 
     def let_go(self) -> None:
-        """One child that hangs goes on."""
+        """Let one hanging child go on."""
         os.write(self._way, b"x")
 
 
 def all_cpus_free() -> bool:
-    """Whether nothing is at work on Ray, or waits for work to be brought, any more."""
+    """Return whether all of Ray's CPUs are free."""
     import ray
 
     return bool(ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"])
 
 
 class Run:
-    """A run without a driver: the test says what is done."""
+    """A run without a driver: the test makes each call."""
 
-    def __init__(self, engine: Engine, wanted: Job) -> None:
+    def __init__(self, engine: Engine, job: Job) -> None:
         self.engine = engine
-        self.plan = plan_of(wanted)
+        self.plan = plan_of(job)
         self.id = uuid.uuid4().hex[:12]
         self.events: list[EngineEvent] = []
         reduce_task = None if self.plan.reducer is None else ReduceTask.of(self.plan, self.id)
-        engine.prepare(wanted)
+        engine.prepare(job)
         self.capacity = engine.open(MapTask.of(self.plan, self.id), reduce_task)
         self._attempts = 0
 
@@ -117,7 +117,7 @@ class Run:
         return make_run_folder(self.id)
 
     def names(self) -> list[str]:
-        """All that is in the run's folder, by name."""
+        """Return the names of everything in the run's folder."""
         return sorted(path.name for path in paths_below(self.folder))
 
     def start(self, split: Split) -> AttemptId:
@@ -127,7 +127,7 @@ class Run:
         return ident
 
     def until(self, done: Callable[[EngineEvent], bool]) -> EngineEvent:
-        """An event that came, or the next that comes."""
+        """Return the first event, past or future, for which ``done`` is true."""
         deadline = time.monotonic() + PATIENCE_S
         looked_at = 0
         while True:
@@ -135,7 +135,7 @@ class Run:
                 if done(event):
                     return event
             looked_at = len(self.events)
-            assert time.monotonic() < deadline, f"it did not come; what came: {self.events}"
+            assert time.monotonic() < deadline, f"no such event among {self.events}"
             self.events += self.engine.wait(0.2)
 
     def until_ended(self, *idents: AttemptId) -> None:
@@ -152,14 +152,14 @@ class Run:
         self.until(ended)
 
     def of(self, ident: AttemptId) -> list[EngineEvent]:
-        """What came of an attempt, in order."""
+        """Return the events of an attempt, in order."""
         return [event for event in self.events if ident == _about(event)]
 
     def blocks(self, ident: AttemptId) -> Blocks:
         return [(each.meta, each.ref) for each in self.of(ident) if isinstance(each, BlockReady)]
 
     def end(self, ident: AttemptId) -> AttemptEnd:
-        """The last word of an attempt that ended well."""
+        """Return the end of an attempt that ended well."""
         last = self.of(ident)[-1]
         assert isinstance(last, AttemptMessage)
         assert isinstance(last.message, AttemptEnd)
@@ -167,7 +167,7 @@ class Run:
         return last.message
 
     def map(self) -> Blocks:
-        """The blocks of all splits, in the plan's order."""
+        """Map all splits, and return their blocks in the plan's order."""
         idents = [self.start(split) for split in self.plan.splits]
         self.until_ended(*idents)
         return [block for ident in idents if self.end(ident) for block in self.blocks(ident)]
@@ -177,14 +177,14 @@ class Run:
         self.engine.finish(reducer, {part: PartDue(rows) for part, rows in expected.items()})
 
     def feed(self, reducer: int, blocks: Blocks, partitions: Sequence[int]) -> None:
-        """Make a reducer, and give it these blocks and its end."""
+        """Create a reducer, give it these blocks, and request its output."""
         self.engine.make_reducer(reducer, partitions)
         for meta, ref in blocks:
             self.engine.add(reducer, meta, ref)
         self.finish(reducer, blocks, partitions)
 
     def reduce(self, reducer: int, blocks: Blocks, partitions: Sequence[int]) -> dict[int, bytes]:
-        """The output of a new reducer by partition, as it is given these blocks."""
+        """Return the output of a new reducer for these blocks, by partition."""
         self.feed(reducer, blocks, partitions)
         last = partitions[-1]
         self.until(lambda event: _is_failure(event, reducer) or _is_end(event, reducer, last))
@@ -203,7 +203,7 @@ class Run:
         ]
 
     def failed(self, reducer: int) -> RayMrError:
-        """The error a reducer ends with."""
+        """Return the error with which a reducer ends."""
         event = self.until(lambda event: _is_failure(event, reducer))
         assert isinstance(event, ReducerFailed)
         return event.error
@@ -232,7 +232,7 @@ def _is_end(event: EngineEvent, reducer: int, partition: int) -> bool:
 
 
 def hanging_reducer(begin: Begin, folder: Path, hold: Hold) -> tuple[Run, Blocks]:
-    """A run whose reducer 1 is in the middle of its reduce program."""
+    """Return a run whose reducer 1 is in the middle of its reduce program."""
     source = hold.source + "def reduce(key, values):\n    hang()\n    return key"
     run = begin(reducer={"script": script(folder, "hanging.py", source)})
     blocks = run.map()

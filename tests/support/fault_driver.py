@@ -1,4 +1,4 @@
-"""Drivers that are killed, or that harm others, at a moment: the side of the test."""
+"""Driver processes that are killed, or kill others, at a moment: the test's side."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ if TYPE_CHECKING:
 
 
 class Work(Protocol):
-    """A job, and a folder for what the driver says."""
+    """A job, and a folder for the output of its driver."""
 
     folder: Path
 
     @property
     def job(self) -> Job:
-        """What the driver runs."""
+        """Job that the driver runs."""
 
 
 class Driver:
     """Runs drivers in processes of their own.
 
     Args:
-        environ: What they have beside our own environment: the address of a Ray.
-        within: A command that runs the command after it somewhere else.
+        environ: Environment variables to add, such as the address of a Ray.
+        within: Prefix of the command, which runs the rest elsewhere.
     """
 
     def __init__(self, environ: dict[str, str], within: Sequence[str] = ()) -> None:
@@ -45,7 +45,7 @@ class Driver:
             stdout=subprocess.PIPE,
         )
         self.pid = 0
-        self._heard = b""
+        self._buffer = b""
 
     def start(
         self,
@@ -58,30 +58,37 @@ class Driver:
         machine: str = "",
         **environ: str,
     ) -> None:
-        """Start one, which at this moment runs a command, or dies; see ``fault_moments``.
+        """Start a driver that dies at a moment, or runs a command; see ``fault_moments``.
 
-        ``how``: arguments of ``run``; ``machine``: the name of another machine than this.
+        Args:
+            world: Job and folder.
+            moment: Name of the moment; empty for none.
+            command: Command to run at the moment; empty to die.
+            on: See ``fault_moments``.
+            how: Arguments of ``run``.
+            machine: Name of another machine, on which the driver believes to be.
+            environ: Environment variables to add.
         """
         assert self._maker.stdin is not None
-        wanted = json.loads(world.job.model_dump_json(exclude_unset=True))
+        job = json.loads(world.job.model_dump_json(exclude_unset=True))
         self.said = world.folder / "said"
-        order = {"job": wanted, "moment": moment, "environ": environ, "said": str(self.said)}
+        order = {"job": job, "moment": moment, "environ": environ, "said": str(self.said)}
         order |= {"command": command, "on": on, "how": how or {"engine": "ray"}, "machine": machine}
         self._maker.stdin.write(json.dumps(order).encode() + b"\n")
         self._maker.stdin.flush()
-        self.pid = self._told()
+        self.pid = self._read_number()
 
     def wait(self) -> int:
-        """How it ended."""
-        return self._told()
+        """Return the exit code."""
+        return self._read_number()
 
-    def _told(self) -> int:
+    def _read_number(self) -> int:
         assert self._maker.stdout is not None
-        while b"\n" not in self._heard:  # a driver's id and its end may come together
+        while b"\n" not in self._buffer:  # a driver's id and its end may come together
             ready, _, _ = select.select([self._maker.stdout], [], [], 2 * PATIENCE_S)
             assert ready, "no driver ended"
-            self._heard += os.read(self._maker.stdout.fileno(), 32)
-        number, _, self._heard = self._heard.partition(b"\n")
+            self._buffer += os.read(self._maker.stdout.fileno(), 32)
+        number, _, self._buffer = self._buffer.partition(b"\n")
         return int(number)
 
     def close(self) -> None:

@@ -1,7 +1,7 @@
-"""Moments in a run at which a fault can strike, told by the driver's own steps and never by time.
+"""Moments in a run at which a fault can strike: steps of the driver, never points in time.
 
-As a program it runs drivers that die at such a moment.  It imports once and forks for each: to
-start Python and to import all that a driver needs takes longer than a run here.
+As a program it runs drivers that die at such a moment.  It imports once and forks for each, since
+starting Python and importing the driver takes longer than a run here.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     Act = Callable[[int | None], None]
-    """Given the start of the split that is being committed, if one is."""
+    """Called with the start of the split that is being committed, if there is one."""
 
 FIRST_PART = "first part published"
 STEPS: dict[str, tuple[Any, str, bool]] = {
@@ -60,7 +60,7 @@ STEPS: dict[str, tuple[Any, str, bool]] = {
 }
 """Moments by name: before or after (false) the first call of a function.
 
-In the commit: the ledger has the split, no reducer was told.  After it: reducers have its blocks.
+In the commit: the ledger has the split, and no reducer its blocks.  After it: reducers have them.
 """
 
 
@@ -73,15 +73,15 @@ WRITES = [
     (S3Store, "clear"),
     (Upload, "complete"),
 ]
-"""What changes what is to be seen at an output."""
+"""Calls that change something visible at an output."""
 WRITE = "before write "
 STATE_WRITE = "before state write "
-"""The same of what changes the state for ``--resume``, which only its removal changes besides."""
+"""The same for calls that change the checkpoint."""
 
 
 @contextlib.contextmanager
 def at_write(moment: str, act: Act) -> Iterator[list[str]]:
-    """As ``at``, before one of all that is changed at the output: ``before write 3``, from 0."""
+    """As ``at``, before one of the changes at the output: ``before write 3``, from 0."""
     struck: list[str] = []
     of_state = moment.startswith(STATE_WRITE)
     left = itertools.count(-int(moment.rpartition(" ")[2]))
@@ -106,7 +106,7 @@ def at_write(moment: str, act: Act) -> Iterator[list[str]]:
 
 @contextlib.contextmanager
 def at(moment: str, act: Act) -> Iterator[list[str]]:
-    """Have ``act`` called once, at this moment of a run; what is given tells that it was."""
+    """Call ``act`` once, at this moment of a run; yield a list that then holds the moment."""
     struck: list[str] = []
     owner, name, before = STEPS[moment]
     original = getattr(owner, name)

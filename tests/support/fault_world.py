@@ -1,4 +1,4 @@
-"""The world of a fault script: a job, what it puts out, and the processes at work for it."""
+"""World of a fault script: a job, its output, and the processes at work for it."""
 
 from __future__ import annotations
 
@@ -88,17 +88,17 @@ class World:
         (self.marks / "gate").touch()
 
     def mind_the_end(self) -> None:
-        """One attempt and one reducer will do: a new driver's workers have to start."""
+        """Use one attempt and one reducer, since the workers of a new driver have to start."""
         self.open_gate()
         self.options |= {"split_bytes": "1MiB", "memory": "64GiB"}
 
     def who(self, start: int) -> tuple[int, int]:
-        """The child of a split that has begun, and its worker."""
+        """Return the process IDs of the child of a split that has begun, and of its worker."""
         child, worker = (self.marks / f"pings-{start:04d}.xz").read_text().split()
         return int(child), int(worker)
 
     def another(self, start: int | None) -> int:
-        """The start of a split that has begun and does not go on."""
+        """Return the start of another split that has begun and waits."""
         starts = (int(path.name[6:10]) for path in self.marks.glob("pings-*"))
         return next(other for other in sorted(starts) if other != start)
 
@@ -106,26 +106,26 @@ class World:
         return [locate_part(self.output, part) for part in range(PARTS)]
 
     def result(self) -> bytes | None:
-        """What is published, or nothing: with a mark where the output has one."""
+        """Return the published bytes; ``None`` if there is no result."""
         store = registry.store_for(self.output)
         if self.output.endswith("/") and not store.exists(self.output + SUCCESS):
             return None
-        found = []
+        parts = []
         for name in dict.fromkeys(self.names()):
             if not store.exists(name):
                 return None
             with store.open(name) as stream:
-                found.append(stream.read())
-        return b"".join(found)
+                parts.append(stream.read())
+        return b"".join(parts)
 
     def report(self) -> dict[str, Any]:
         with registry.store_for(self.output).open(locate_report(self.output)) as stream:
-            kept: dict[str, Any] = json.load(stream)
-        return kept
+            report: dict[str, Any] = json.load(stream)
+        return report
 
 
 def end(pid: int) -> None:
-    """SIGKILL a process, and wait until it has ended."""
+    """Kill a process by SIGKILL, and wait until it has ended."""
     descriptor = os.pidfd_open(pid)
     try:
         os.kill(pid, signal.SIGKILL)
@@ -135,30 +135,31 @@ def end(pid: int) -> None:
 
 
 def undisturbed_bytes(folder: Path) -> bytes:
-    """The bytes that have to come out."""
+    """Return the bytes of the result of an undisturbed run."""
     world = World(folder, f"{folder}/out/result.txt")
     world.open_gate()
     assert run(world.job, engine="local").ok
-    found = world.result()
-    assert found is not None
-    assert len(found) > 200_000
-    return found
+    data = world.result()
+    assert data is not None
+    assert len(data) > 200_000
+    return data
 
 
 def check_whole(world: World, undisturbed: bytes) -> None:
-    """The result is that of an undisturbed run, the ledger balances, and nothing is left over."""
+    """Check that the result is undisturbed, the ledger balances, and nothing is left behind."""
     assert world.result() == undisturbed
-    kept = world.report()
-    assert (kept["ok"], kept["totals"]["ok"], kept["totals"]["unknown"]) == (True, FILES, 0)
-    assert kept["totals"]["mapped"] == kept["totals"]["records"] == FILES * 20
+    report = world.report()
+    totals = report["totals"]
+    assert (report["ok"], totals["ok"], totals["unknown"]) == (True, FILES, 0)
+    assert totals["mapped"] == totals["records"] == FILES * 20
     check_nothing_left(world)
 
 
 def check_nothing_left(world: World) -> None:
-    """No temporary file, no upload, no state beside the output but what it may have."""
+    """Check that there is no temporary file, upload or checkpoint beside the output."""
     if world.output.startswith("s3://"):
         return
-    known = {"report.json", "manifest.json", SUCCESS, *(Path(n).name for n in world.names())}
-    # What failed attempts leave is for the user.
-    left = {path.name for path in (world.folder / "out").iterdir()} - known
-    assert not [name for name in left if "failed-attempts" not in name], left
+    expected = {"report.json", "manifest.json", SUCCESS, *(Path(n).name for n in world.names())}
+    # Records of failed attempts are for the user.
+    others = {path.name for path in (world.folder / "out").iterdir()} - expected
+    assert not [name for name in others if "failed-attempts" not in name], others

@@ -1,4 +1,4 @@
-"""An engine that loses what a test says, and programs that do something once in a run."""
+"""Engine that loses things on command, and programs that do something once in a run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def once(name):
 
 
 def once(folder: Path) -> str:
-    """Source of ``once(name)``: true for the first caller in the whole run only."""
+    """Return the source of ``once(name)``, which is true for its first caller in a run."""
     marks = folder / "marks"
     marks.mkdir(exist_ok=True)
     return ONCE.format(marks=str(marks))
