@@ -37,7 +37,7 @@ def reduce(key, values):
 
 @pytest.fixture
 def numbers(folder: Path) -> dict[str, Any]:
-    """A job whose result tells in which order values were given to the reduce function."""
+    """A job whose result shows the order of values in calls of the reduce function."""
     return {
         "mapper": {"script": script(folder, "numbers.py", NUMBERS)},
         "reducer": {"script": script(folder, "in_order.py", IN_ORDER)},
@@ -45,7 +45,7 @@ def numbers(folder: Path) -> dict[str, Any]:
 
 
 def lists(names: Sequence[str]) -> bytes:
-    """The result of ``numbers`` for these keys."""
+    """Return the result of ``numbers`` for these keys."""
     return b"".join(
         f"{name} {','.join(str(n) for n in range(PLATFORMS.index(name), 80, 4))}\n".encode()
         for name in sorted(names)
@@ -53,7 +53,7 @@ def lists(names: Sequence[str]) -> bytes:
 
 
 def test_reducer_takes_blocks_in_any_order(begin: Begin, numbers: dict[str, Any]) -> None:
-    """Keys come sorted and values in the plan's order, however blocks and attempts arrived."""
+    """Keys are sorted and values in the plan's order, in whatever order blocks arrive."""
     run = begin(**numbers)
     blocks = run.map()
     assert len(blocks) == 4
@@ -67,12 +67,14 @@ def _backwards(block: tuple[BlockMeta, Ref]) -> int:
     return -block[0].id.start
 
 
-def test_reducer_of_several_partitions(begin: Begin, numbers: dict[str, Any]) -> None:
-    """Partitions come one after the other, each closed by its counts, also one without rows."""
+def test_reducer_of_several_partitions_sends_one_after_the_other(
+    begin: Begin, numbers: dict[str, Any]
+) -> None:
+    """Each partition ends with its counts, also one without rows."""
     run = begin(reducers=7, **numbers)
     blocks = run.map()
-    shares = [[0, 3, 6], [1, 2, 4, 5]]
-    for number, partitions in enumerate(shares, 1):
+    groups = [[0, 3, 6], [1, 2, 4, 5]]
+    for number, partitions in enumerate(groups, 1):
         for part, output in run.reduce(number, blocks, partitions).items():
             names = [name for name in PLATFORMS if compute_partition(name.encode(), 7) == part]
             assert output == lists(names)
@@ -84,12 +86,12 @@ def test_reducer_of_several_partitions(begin: Begin, numbers: dict[str, Any]) ->
             assert end.rows == end.fed == 20 * end.keys
             assert end.output_bytes == len(run.output(number, end.partition))
     assert sum(
-        len(run.output(number, part)) for number, share in enumerate(shares, 1) for part in share
+        len(run.output(number, part)) for number, group in enumerate(groups, 1) for part in group
     ) == len(lists(PLATFORMS))
 
 
-def test_large_output_comes_in_pieces(begin: Begin, folder: Path) -> None:
-    """Output of more than a few MiB is several pieces, in order, each held by the engine."""
+def test_large_output_arrives_in_ordered_pieces(begin: Begin, folder: Path) -> None:
+    """Output of more than a few MiB is several blocks that the engine holds."""
     source = (
         "def reduce(key, values):\n    return [key + '-%d' % i + 'x' * 999 for i in range(4000)]"
     )
@@ -101,8 +103,8 @@ def test_large_output_comes_in_pieces(begin: Begin, folder: Path) -> None:
     )
 
 
-def test_reduce_program_that_raises(begin: Begin, folder: Path) -> None:
-    """Its own exception ends a reducer for good: message and traceback, not worth another try."""
+def test_reduce_program_that_raises_fails_its_reducer(begin: Begin, folder: Path) -> None:
+    """The error has message and traceback, and is not retryable."""
     source = "def reduce(key, values):\n    return {}[key]"
     run = begin(reducer={"script": script(folder, "raises.py", source)})
     run.feed(1, run.map(), [0])
@@ -113,8 +115,8 @@ def test_reduce_program_that_raises(begin: Begin, folder: Path) -> None:
     assert "raises.py" in error.message
 
 
-def test_damaged_block(begin: Begin) -> None:
-    """Bytes that are not what the mapper sent are refused; a new reducer may get good ones."""
+def test_damaged_block_fails_its_reducer(begin: Begin) -> None:
+    """The error is retryable; a new reducer may read the block undamaged."""
     run = begin()
     blocks = run.map()
     meta, ref = blocks[0]
@@ -129,8 +131,8 @@ def test_damaged_block(begin: Begin) -> None:
     assert run.reduce(2, blocks, [0])[0]
 
 
-def test_reducer_refuses_wrong_counts(begin: Begin) -> None:
-    """A reducer that was not given every row gives no output, and no second try hides it."""
+def test_reducer_without_all_rows_fails(begin: Begin) -> None:
+    """It sends no output, and the error is not retryable."""
     run = begin()
     blocks = run.map()
     run.engine.make_reducer(1, [0])
@@ -143,8 +145,8 @@ def test_reducer_refuses_wrong_counts(begin: Begin) -> None:
     assert run.reduced(1) == []
 
 
-def test_drop_reducer_ends_it(begin: Begin, folder: Path) -> None:
-    """A dropped reducer's child and (ray) actor are gone, and nothing comes from it any more."""
+def test_dropped_reducer_ends_with_its_child(begin: Begin, folder: Path) -> None:
+    """On Ray its actor ends too; no later event comes from it."""
     hold = Hold(folder)
     run, _ = hanging_reducer(begin, folder, hold)
     child, parent = hold.who()
@@ -157,18 +159,18 @@ def test_drop_reducer_ends_it(begin: Begin, folder: Path) -> None:
     assert run.engine.wait(0.5) == []
 
 
-def test_drop_reducer_leaves_no_folder(begin: Begin) -> None:
-    """What a dropped reducer has spilled does not wait on the disk for the run's end."""
+def test_dropped_reducer_leaves_no_folder(begin: Begin) -> None:
+    """Its spilled rows are removed before the run ends."""
     run = begin(memory="8KiB")  # the rows need more, no key's values do
     run.reduce(1, run.map(), [0])
     assert "reducer-1" in run.names()
     run.engine.drop_reducer(1)
-    # Another process removes it, and tells nobody.
+    # Another process removes it, without an event.
     wait_until(lambda: "reducer-1" not in run.names())
 
 
-def test_reducer_that_is_gone_takes_nothing(begin: Begin) -> None:
-    """Blocks for a reducer whose end the driver has not heard of yet do no harm."""
+def test_blocks_for_a_dropped_reducer_are_ignored(begin: Begin) -> None:
+    """The driver may not have handled the reducer's end yet."""
     run = begin()
     blocks = run.map()
     run.engine.make_reducer(1, [0])
@@ -179,8 +181,8 @@ def test_reducer_that_is_gone_takes_nothing(begin: Begin) -> None:
     assert run.engine.wait(0.5) == []
 
 
-def test_close_ends_everything(begin: Begin, folder: Path, engine: str) -> None:
-    """Attempts, reducers and children end, the folder is empty, and a runtime that was up is up."""
+def test_close_ends_everything_of_its_run(begin: Begin, folder: Path, engine: str) -> None:
+    """Attempts, reducers and children end, the folder is empty, a shared Ray stays up."""
     hold = Hold(folder)
     run, _ = hanging_reducer(begin, folder, hold)
     in_reduce, _ = hold.who()

@@ -36,15 +36,15 @@ if TYPE_CHECKING:
 # ---------------------------------------------------------------- the engine
 
 
-def test_engines_have_names(engine: str) -> None:
-    """Each engine is in the table; a name that is not is the user's mistake, and told as such."""
+def test_engine_name_that_is_unknown_is_refused(engine: str) -> None:
+    """The error lists the engines."""
     assert engine in ENGINES
     with pytest.raises(JobError, match="no engine 'dask': there are ray, local"):
         engine_named("dask")
 
 
-def test_open_tells_the_capacity(begin: Begin) -> None:
-    """A run is told how many attempts and reducers fit, in numbers and in words."""
+def test_open_returns_the_capacity(begin: Begin) -> None:
+    """The number of attempts and reducers that fit, also in words."""
     run = begin()
     assert run.capacity.map_slots >= 1
     assert run.capacity.reducers >= 1
@@ -52,7 +52,7 @@ def test_open_tells_the_capacity(begin: Begin) -> None:
 
 
 def test_wait_ends_after_its_timeout(begin: Begin) -> None:
-    """Silence is an empty list after the time, whether there are reducers or not."""
+    """It returns no events then, with and without reducers."""
     run = begin()
     for _ in range(2):
         began = time.monotonic()
@@ -61,29 +61,25 @@ def test_wait_ends_after_its_timeout(begin: Begin) -> None:
         run.engine.make_reducer(1, [0])
 
 
-def test_close_without_open(engine: str) -> None:
-    """A run that ends before it was opened (no input) closes like any other."""
-    made = engine_named(engine)
-    made.prepare(Job(inputs=["x"], mapper="identity", reducers=4, reducer="sum"))
-    made.close()
+def test_close_without_open_ends_the_engine(engine: str) -> None:
+    """A run without input ends before it opens its engine."""
+    instance = engine_named(engine)
+    instance.prepare(Job(inputs=["x"], mapper="identity", reducers=4, reducer="sum"))
+    instance.close()
 
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_runtime")
-def test_full_disk_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where something is silent each node of Ray is asked for its disks: one that is full is named.
-
-    What makes a disk full is moved instead of filling one.
-    """
+def test_diagnose_names_the_full_disks_of_each_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limit is moved instead of filling a disk."""
     monkeypatch.setattr("ray_mr.engines.ray.cluster.MIN_FREE_SHARE", 0.0)
     assert engine_named("ray").diagnose() == ""
     monkeypatch.setattr("ray_mr.engines.ray.cluster.MIN_FREE_SHARE", 1.0)
-    found = r"node [0-9.]+: the disk of /\S+ is full \(\S+ \w+ of \S+ \w+ free\)"
-    assert re.fullmatch(f"{found}(; {found})*", engine_named("ray").diagnose())
+    problem = r"node [0-9.]+: the disk of /\S+ is full \(\S+ \w+ of \S+ \w+ free\)"
+    assert re.fullmatch(f"{problem}(; {problem})*", engine_named("ray").diagnose())
 
 
-def test_node_that_does_not_answer() -> None:
-    """It is told beside those that do."""
+def test_node_that_does_not_answer_is_named() -> None:
     answers = [("a", []), ("b", None), ("c", ["one", "two"])]
     assert describe_problems(answers) == "node b: it does not answer; node c: one; node c: two"
 
@@ -98,8 +94,8 @@ def mapper(uuid, file, js):
 """
 
 
-def test_attempt_speaks_in_order(begin: Begin, folder: Path) -> None:
-    """Progress first, then blocks in sequence whose rows follow each other, at last the end."""
+def test_attempt_sends_progress_then_blocks_then_its_end(begin: Begin, folder: Path) -> None:
+    """Blocks come in sequence, and their rows follow each other."""
     run = begin(mapper={"script": script(folder, "wide.py", WIDE)}, reducers=3)
     ident = run.start(run.plan.splits[0])
     run.until_ended(ident)
@@ -121,8 +117,8 @@ def test_attempt_speaks_in_order(begin: Begin, folder: Path) -> None:
     assert run.engine.wait(0.3) == []
 
 
-def test_many_attempts_at_once(begin: Begin) -> None:
-    """More attempts than slots all end, each told apart and in its own order."""
+def test_attempts_beyond_the_slots_all_end(begin: Begin) -> None:
+    """The messages and blocks of each are its own, in its own order."""
     run = begin()
     idents = [run.start(split) for split in run.plan.splits * 2]
     run.until_ended(*idents)
@@ -132,8 +128,8 @@ def test_many_attempts_at_once(begin: Begin) -> None:
     assert len({run.end(ident).id for ident in idents}) == 8
 
 
-def test_failed_attempt_says_why(begin: Begin, folder: Path) -> None:
-    """What an attempt finds wrong with an input arrives with its class, message and hint."""
+def test_failed_attempt_reports_the_error_of_its_input(begin: Begin, folder: Path) -> None:
+    """The error keeps its class, message and hint."""
     path = folder / "in" / "pings-0000.xz"
     path.write_bytes(path.read_bytes()[:-20])
     run = begin()
@@ -147,8 +143,8 @@ def test_failed_attempt_says_why(begin: Begin, folder: Path) -> None:
     assert "truncated" in last.message.failed[0].message
 
 
-def test_cancel_ends_attempt_and_child(begin: Begin, folder: Path) -> None:
-    """Cancelled attempts, running or queued, end with their children; nobody hears their end."""
+def test_cancelled_attempts_end_with_their_children(begin: Begin, folder: Path) -> None:
+    """Running or queued; their ends are not reported."""
     hold = Hold(folder)
     hanging = hold.source + MAPPER.replace("    return", "    if js['n'] < 60: hang()\n    return")
     run = begin(mapper={"script": script(folder, "hanging.py", hanging)})
@@ -175,7 +171,7 @@ def test_cancel_ends_attempt_and_child(begin: Begin, folder: Path) -> None:
 
 
 def test_blocks_outlive_attempt_and_worker(begin: Begin, folder: Path) -> None:
-    """A block can be read after its attempt, and (ray) after the worker that made it was killed."""
+    """A block can be read after its attempt and, on Ray, after its worker was killed."""
     hold = Hold(folder)
     wide = hold.source + WIDE.replace("    return", "    if js['n'] == 19: hang()\n    return")
     run = begin(mapper={"script": script(folder, "wide.py", wide)})
@@ -192,8 +188,8 @@ def test_blocks_outlive_attempt_and_worker(begin: Begin, folder: Path) -> None:
         assert compute_checksums(run.engine.read(ref), meta.offsets) == meta.checksums
 
 
-def test_block_that_nobody_holds_is_freed(begin: Begin, folder: Path) -> None:
-    """The last reference to a block is all that keeps it: a long run does not fill the disk."""
+def test_block_without_a_reference_is_freed(begin: Begin, folder: Path) -> None:
+    """A long run does not fill the disk or the store."""
     run = begin(mapper={"script": script(folder, "wide.py", WIDE)})
     ident = run.start(run.plan.splits[0])
     run.until_ended(ident)
@@ -202,11 +198,11 @@ def test_block_that_nobody_holds_is_freed(begin: Begin, folder: Path) -> None:
     assert not [name for name in run.names() if name.startswith("block-")]
 
 
-# ---------------------------------------------------------------- secrets, and shares
+# ---------------------------------------------------------------- secrets and slots
 
 
 def test_tasks_carry_no_secret(s3: S3Server, folder: Path) -> None:
-    """What goes to workers holds no value of an ``AWS_*`` variable."""
+    """Tasks and splits, which travel to workers, hold no value of an ``AWS_*`` variable."""
     secrets = {
         value: name
         for name, value in os.environ.items()
@@ -226,8 +222,8 @@ def test_tasks_carry_no_secret(s3: S3Server, folder: Path) -> None:
             assert value.encode() not in data, name
 
 
-def test_shares_of_this_machine() -> None:
-    """An attempt of many shares waits until they are free, and has them to itself."""
+def test_attempt_of_many_slots_waits_until_they_are_free() -> None:
+    """It is not overtaken, and more slots than there are mean all of them."""
     slots, order = _Slots(2), []
     waiting = threading.Event()
 

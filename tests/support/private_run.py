@@ -1,4 +1,4 @@
-"""A command that runs on a private Ray and holds still half-way, so that a test can look at it."""
+"""A command on a private Ray that pauses half-way, so that a test can inspect it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ NOBODY = 65534
 
 
 class PrivateRun:
-    """Folders of a user whose home and temporary folder others can enter, and a job in one."""
+    """A job and its user's folders; other users can enter the home and temporary folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.mark = folder, uuid.uuid4().hex
@@ -72,7 +72,7 @@ class PrivateRun:
         )
 
     def start_and_hold(self, **more: str) -> subprocess.Popen[str]:
-        """Start the command; return when its mapper is half-way."""
+        """Start the command; return when its mapper runs and waits."""
         self.hold.touch()
         process = self.start(**more)
         begun = self.folder / "begun"
@@ -81,7 +81,7 @@ class PrivateRun:
         return process
 
     def processes(self, part: bytes = b"") -> list[int]:
-        """Processes of the command whose command line has this in it."""
+        """Return processes of the command with this part in their command line."""
         found = []
         for entry in Path("/proc").iterdir():
             with contextlib.suppress(OSError):
@@ -109,16 +109,16 @@ class PrivateRun:
 
 @contextlib.contextmanager
 def private_run() -> Iterator[PrivateRun]:
-    """A run in a folder with a short name, as Ray's sockets want it; nothing of it lives on."""
-    made = PrivateRun(Path(tempfile.mkdtemp(prefix="rmp-", dir="/tmp")))
+    """Yield a run in a folder with a name short enough for Ray's sockets; end it afterwards."""
+    run = PrivateRun(Path(tempfile.mkdtemp(prefix="rmp-", dir="/tmp")))
     try:
-        yield made
+        yield run
     finally:
-        made.end()
+        run.end()
 
 
 def listening(pids: Sequence[int]) -> dict[str, str]:
-    """Addresses, in hexadecimal as in proc(5), at which these processes listen, with whose."""
+    """Return the addresses at which processes listen, as in proc(5), with the program's name."""
     owners = {}
     for pid in pids:
         with contextlib.suppress(OSError):

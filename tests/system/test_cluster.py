@@ -51,33 +51,33 @@ def call(state: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 def nodes_of(state: Path) -> list[int]:
-    """Sessions of the nodes that the state file knows."""
+    """Return the sessions of the nodes in the state file."""
     file = state / "state.json"
     return [n["pid"] for n in json.loads(file.read_text())["nodes"]] if file.exists() else []
 
 
 def processes_of(state: Path) -> list[str]:
-    """Command lines of all processes in the nodes' sessions or with the state folder's name."""
+    """Return command lines of processes in the nodes' sessions or with the state folder's name."""
     sessions = nodes_of(state)
     return [p.command for p in processes() if p.session in sessions or str(state) in p.command]
 
 
 def outside_ray(home: Path) -> dict[str, str]:
-    """Our environment with nothing in it that Ray would look at."""
+    """Return this environment without the variables that Ray reads."""
     return {k: v for k, v in os.environ.items() if not k.startswith("RAY_")} | {"HOME": str(home)}
 
 
 @pytest.fixture
 def state() -> Iterator[Path]:
-    """A folder with a short path, and nothing running in it afterwards."""
+    """A folder with a short path; nothing runs in it afterwards."""
     base = Path(tempfile.mkdtemp(prefix="rmc-", dir="/tmp"))
     yield base / "s"
     call(base / "s", "stop")
     shutil.rmtree(base)
 
 
-def test_cluster_lives_and_dies(state: Path, tmp_path: Path) -> None:
-    """Both nodes run tasks for who has the token; nobody else gets in; stop leaves no process."""
+def test_cluster_runs_tasks_until_it_is_stopped(state: Path, tmp_path: Path) -> None:
+    """Both nodes run tasks for clients with the token only; stop leaves no process."""
     begun = call(state, "start", "--nodes", "2", "--cpus", "1")
     assert begun.returncode == 0, begun.stderr
     exported = dict(
@@ -137,7 +137,7 @@ def test_cluster_lives_and_dies(state: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("nodes", [1, 2])
 def test_half_started_cluster_is_cleared(state: Path, nodes: int) -> None:
-    """A start killed in the middle leaves nothing that stop does not find; stop may be repeated."""
+    """After a start that was killed, stop ends every process; it may be repeated."""
     with subprocess.Popen(command(state, "start"), stdout=subprocess.DEVNULL) as starting:
         wait_until(lambda: len(nodes_of(state)) >= nodes)
         starting.kill()
@@ -151,7 +151,7 @@ def test_half_started_cluster_is_cleared(state: Path, nodes: int) -> None:
 
 
 def test_failed_start_leaves_nothing(state: Path) -> None:
-    """When Ray refuses, its own words are shown and no process or folder stays."""
+    """If Ray refuses, its message is shown, and no process or folder stays."""
     refused = call(state, "start", "--store-mib", "1")
     assert refused.returncode == 1
     assert "node-0" in refused.stderr
@@ -160,14 +160,14 @@ def test_failed_start_leaves_nothing(state: Path) -> None:
 
 
 def test_long_state_path_is_refused(state: Path) -> None:
-    """Ray's socket paths have a limit; the message says what to do, before anything is started."""
+    """Ray's socket paths have a limit; the message advises before a process starts."""
     refused = call(state / ("x" * 60), "start")
     assert refused.returncode == 1
     assert "shorter" in refused.stderr
 
 
 def joined(folder: Path, exported: dict[str, str]) -> subprocess.Popen[str]:
-    """The command, joining the cluster."""
+    """Start the command, which joins the cluster."""
     return subprocess.Popen(
         [sys.executable, "-m", "ray_mr", "run", "job.yml"],
         cwd=folder,
@@ -179,7 +179,7 @@ def joined(folder: Path, exported: dict[str, str]) -> subprocess.Popen[str]:
 
 
 def of_runs(state: Path) -> list[str]:
-    """What runs of ours have started on the nodes: attempts, reducers, programs, their children."""
+    """Return what runs have started on the nodes: attempts, reducers, programs, their children."""
     words = ("ray::run_attempt", "ray::_Reducer", ".ray_mr_harness", "sleep 617")
     return [each for each in processes_of(state) if any(word in each for word in words)]
 

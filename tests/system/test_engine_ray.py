@@ -1,4 +1,4 @@
-"""What is particular to the engine on Ray: what only Ray can lose, and its errors."""
+"""The engine on Ray: losses that only Ray has, Ray's errors, and how a runtime starts."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ ONLY_RAY = pytest.mark.parametrize(
 
 
 @ONLY_RAY
-def test_killed_worker_is_a_loss(begin: Begin, folder: Path) -> None:
-    """SIGKILL of a worker in mid-attempt is told, and ends the attempt's child."""
+def test_killed_worker_is_a_lost_attempt(begin: Begin, folder: Path) -> None:
+    """SIGKILL of a worker also ends the child of its attempt."""
     hold = Hold(folder)
     hanging = hold.source + MAPPER.replace("    return", "    hang()\n    return")
     run = begin(mapper={"script": script(folder, "hanging.py", hanging)})
@@ -80,9 +80,9 @@ def test_grandchildren_of_a_killed_worker_are_killed(begin: Begin, folder: Path)
 
 @ONLY_RAY
 def test_cancelled_attempts_do_not_outlive_their_run(begin: Begin, folder: Path) -> None:
-    """The marks that end them go with the run's folder: an attempt that missed its own would stay.
+    """A run removes its folder with the stop marks; an attempt takes that as a mark too.
 
-    Some run and were never heard of, others have not begun.
+    Some of the attempts run without a message yet, others have not begun.
     """
     hold = Hold(folder)
     hanging = hold.source + MAPPER.replace("    return", "    hang()\n    return")
@@ -101,7 +101,7 @@ def test_cancelled_attempts_do_not_outlive_their_run(begin: Begin, folder: Path)
 def test_attempts_that_wait_for_others_never_begin(
     begin: Begin, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A run that leaves while somebody else has all CPUs takes back what it has asked for."""
+    """A run that leaves while another has all CPUs withdraws its queued attempts."""
     import ray
 
     def busy(gate: str) -> None:
@@ -130,7 +130,7 @@ def test_attempts_that_wait_for_others_never_begin(
 @ONLY_RAY
 @pytest.mark.parametrize("idle", [False, True])
 def test_killed_actor_is_a_failed_reducer(begin: Begin, folder: Path, idle: bool) -> None:
-    """SIGKILL of an actor is told (idle: of its next call) and may be tried again."""
+    """SIGKILL of an actor is reported, if it was idle at its next call, and is retryable."""
     hold = Hold(folder)
     if idle:
         run = begin()
@@ -161,8 +161,8 @@ def _pid_of_actor(engine: Engine, reducer: int) -> int:
 
 
 @ONLY_RAY
-def test_reducer_that_cannot_begin(begin: Begin) -> None:
-    """Why a reducer did not begin is told as it is, not as a defect of its next call."""
+def test_reducer_that_fails_to_start_reports_its_own_error(begin: Begin) -> None:
+    """The error is not that of the next call."""
     run = begin()
     meta, ref = run.map()[0]
     nowhere: Any = "of/no/folder"
@@ -174,8 +174,8 @@ def test_reducer_that_cannot_begin(begin: Begin) -> None:
 
 
 @ONLY_RAY
-def test_worker_that_dies_before_an_announced_block(begin: Begin) -> None:
-    """A loss between the word of a block and the block is told at once, like any other."""
+def test_worker_that_dies_before_an_announced_block_is_lost(begin: Begin) -> None:
+    """A loss between the announcement of a block and the block is reported at once."""
     import ray
 
     from ray_mr.engines.ray.engine import RayEngine
@@ -202,8 +202,7 @@ def test_worker_that_dies_before_an_announced_block(begin: Begin) -> None:
 
 
 @ONLY_RAY
-def test_reducer_that_dies_before_an_announced_piece(begin: Begin) -> None:
-    """The same for a reducer's output."""
+def test_reducer_that_dies_before_an_announced_block_fails(begin: Begin) -> None:
     import ray
 
     from ray_mr.engines.ray.engine import RayEngine
@@ -226,10 +225,10 @@ def test_reducer_that_dies_before_an_announced_piece(begin: Begin) -> None:
 # ---------------------------------------------------------------- Ray's errors
 
 
-def _made(kind: type[BaseException]) -> BaseException:
-    """An exception of a class, from its signature where possible, else bare."""
+def _make_exception(kind: type[BaseException]) -> BaseException:
+    """Return an exception of a class, with arguments for its signature where possible."""
     parameters = list(inspect.signature(kind.__init__).parameters.values())[1:]
-    given = {
+    arguments = {
         each.name: None
         if "Optional" in str(each.annotation)
         else ("00" * 28 if "hex" in each.name else "told")
@@ -237,13 +236,13 @@ def _made(kind: type[BaseException]) -> BaseException:
         if each.default is each.empty and each.kind is each.POSITIONAL_OR_KEYWORD
     }
     with contextlib.suppress(Exception):
-        return kind(**given)
+        return kind(**arguments)
     return kind.__new__(kind)
 
 
 @pytest.mark.ray
 def test_every_exception_of_ray_is_translated() -> None:
-    """No class of ``ray.exceptions`` gets through, and each becomes an error that says its name."""
+    """Each class of ``ray.exceptions`` becomes an error with a message."""
     from ray import exceptions as rex
 
     from ray_mr.engines.ray.errors import translate_errors
@@ -256,15 +255,15 @@ def test_every_exception_of_ray_is_translated() -> None:
     assert len(kinds) > 25
     for kind in kinds:
         with pytest.raises(RayMrError) as caught, translate_errors():
-            raise _made(kind)
+            raise _make_exception(kind)
         assert caught.value.message, kind
         if kind is not rex.RayTaskError:
             assert isinstance(caught.value, EngineError), kind
 
 
 @pytest.mark.ray
-def test_losses_are_worth_another_try_and_nothing_else() -> None:
-    """Gone workers, actors, nodes and objects are retryable; a full disk or a bad set-up is not."""
+def test_losses_are_retryable_and_nothing_else() -> None:
+    """Lost workers, actors, nodes and objects are; a full disk or a wrong set-up is not."""
     from ray import exceptions as rex
 
     from ray_mr.engines.ray.errors import translate_errors
@@ -287,24 +286,24 @@ def test_losses_are_worth_another_try_and_nothing_else() -> None:
     }
     for kind, expected in retryable.items():
         with pytest.raises(RayMrError) as caught, translate_errors():
-            raise _made(kind)
+            raise _make_exception(kind)
         assert caught.value.retryable is expected, kind
 
 
 @pytest.mark.ray
-def test_our_errors_come_through_ray_as_they_are() -> None:
-    """An error of ours raised in a task is that very class, with message and hint."""
+def test_error_of_ray_mr_passes_through_ray_unchanged() -> None:
+    """An error raised in a task keeps its class, message and hint."""
     from ray import exceptions as rex
 
     from ray_mr.engines.ray.errors import BlockLostError, translate_errors
 
-    for ours in (CorruptObject("damaged", "fetch it again"), LedgerError("2 of 3", "a defect")):
-        plain = rex.RayTaskError("f", "traceback", ours)
+    for own in (CorruptObject("damaged", "fetch it again"), LedgerError("2 of 3", "a defect")):
+        plain = rex.RayTaskError("f", "traceback", own)
         for raised in (plain, plain.as_instanceof_cause()):
             with pytest.raises(RayMrError) as caught, translate_errors():
                 raise raised
-            assert type(caught.value) is type(ours)
-            assert caught.value.args == ours.args
+            assert type(caught.value) is type(own)
+            assert caught.value.args == own.args
     lost = rex.ObjectLostError("00" * 28, None, "")
     for cause in (lost, rex.NodeDiedError("gone"), rex.WorkerCrashedError()):
         with pytest.raises(BlockLostError), translate_errors():
@@ -318,23 +317,23 @@ def test_our_errors_come_through_ray_as_they_are() -> None:
 
 
 @pytest.fixture
-def given_to_init(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """What ``ray.init`` would be called with."""
-    given: dict[str, Any] = {}
+def init_options(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Arguments of the call of ``ray.init``."""
+    arguments: dict[str, Any] = {}
 
     def init(address: str | None = None, **options: Any) -> None:
-        given.update(options, address=address)
-        given["environ"] = dict(os.environ)
+        arguments.update(options, address=address)
+        arguments["environ"] = dict(os.environ)
 
     monkeypatch.setattr("ray.init", init)
     monkeypatch.setattr("ray.is_initialized", lambda: False)
     monkeypatch.setattr("ray.shutdown", lambda: None)
     monkeypatch.setattr("ray_mr.engines.ray.runtime.forget_token", lambda: None)
-    return given
+    return arguments
 
 
 def start_and_stop() -> dict[str, str]:
-    """Start a runtime and stop it; the environment of this process meanwhile."""
+    """Start a runtime and stop it; return the environment of this process between."""
     from ray_mr.engines.ray.engine import RayEngine
 
     runtime = RayEngine()._runtime
@@ -346,46 +345,48 @@ def start_and_stop() -> dict[str, str]:
 
 
 @pytest.mark.ray
-def test_private_ray_is_cut_to_the_machine(
-    monkeypatch: pytest.MonkeyPatch, given_to_init: dict[str, Any]
+def test_private_ray_is_sized_for_the_machine(
+    monkeypatch: pytest.MonkeyPatch, init_options: dict[str, Any]
 ) -> None:
-    """Without ``RAY_ADDRESS`` Ray is started; its folders and its environment go with it."""
+    """Without ``RAY_ADDRESS`` Ray is started; its folders and variables are removed with it."""
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setenv("RAY_AUTH_TOKEN", "of the user's clusters")
     before = dict(os.environ)
     start_and_stop()
-    assert given_to_init["address"] == "local", "one that somebody else runs is not joined"
-    assert given_to_init["num_cpus"] >= 1
-    assert given_to_init["object_store_memory"] >= 75 << 20
-    assert given_to_init["log_to_driver"] is False
-    assert not Path(given_to_init["object_spilling_directory"]).exists()
-    assert not Path(given_to_init["_temp_dir"]).exists()
-    inside = given_to_init["environ"]
+    assert init_options["address"] == "local", "a Ray of another user is not joined"
+    assert init_options["num_cpus"] >= 1
+    assert init_options["object_store_memory"] >= 75 << 20
+    assert init_options["log_to_driver"] is False
+    assert not Path(init_options["object_spilling_directory"]).exists()
+    assert not Path(init_options["_temp_dir"]).exists()
+    inside = init_options["environ"]
     assert "RAY_AUTH_TOKEN" not in inside
     assert Path(inside["RAY_AUTH_TOKEN_PATH"]).name == "token"
     assert dict(os.environ) == before
 
 
 @pytest.mark.ray
-def test_given_cluster_is_joined_with_the_token_of_the_user(
-    monkeypatch: pytest.MonkeyPatch, given_to_init: dict[str, Any]
+def test_named_cluster_is_joined_with_the_token_of_the_user(
+    monkeypatch: pytest.MonkeyPatch, init_options: dict[str, Any]
 ) -> None:
-    """With ``RAY_ADDRESS`` nothing is sized or started here."""
+    """With ``RAY_ADDRESS`` no Ray is sized or started."""
     monkeypatch.setenv("RAY_AUTH_TOKEN", "of the user's clusters")
     with socket.create_server(("127.0.0.1", 0)) as head:
         monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{head.getsockname()[1]}")
         start_and_stop()
-    inside = given_to_init.pop("environ")
+    inside = init_options.pop("environ")
     assert inside["RAY_AUTH_TOKEN"] == "of the user's clusters"
     assert "RAY_AUTH_TOKEN_PATH" not in inside
-    assert set(given_to_init) == {"address", "logging_level", "log_to_driver"}
-    assert given_to_init["address"] is None, "Ray reads the variable itself"
+    assert set(init_options) == {"address", "logging_level", "log_to_driver"}
+    assert init_options["address"] is None, "Ray reads the variable itself"
 
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_runtime")
-def test_nodes_are_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run sweeps all nodes of a cluster that it joins, not the driver's machine alone."""
+def test_nodes_of_a_joined_cluster_are_swept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also the nodes on other machines than the driver's."""
     make_pings(tmp_path / "in", files=1)
     monkeypatch.setattr("ray_mr.driver.run.sweep", lambda: None)
     with lock_as_worker("of-a-driver-elsewhere") as folder:

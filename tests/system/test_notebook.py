@@ -1,4 +1,4 @@
-"""What a notebook gets: functions as programs, progress, short words, a stop button that works."""
+"""Notebooks: functions as programs, progress, short errors, and the stop button."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ job = ray_mr.Job(inputs=[{inputs!r}], records="text", mapper=words, reducer="sum
 
 
 class Kernel:
-    """A notebook's kernel, and what its cells put out."""
+    """A notebook's kernel and the output of its cells."""
 
     def __init__(self, folder: Path) -> None:
         self.manager = KernelManager(kernel_name="python3")
@@ -49,7 +49,7 @@ class Kernel:
         self.client.wait_for_ready(timeout=PATIENCE_S)
 
     def run(self, code: str) -> list[dict[str, Any]]:
-        """Run a cell; the contents of its outputs."""
+        """Run a cell; return the contents of its outputs."""
         said: list[dict[str, Any]] = []
 
         def hear(message: dict[str, Any]) -> None:
@@ -60,7 +60,7 @@ class Kernel:
         return said
 
     def value(self, code: str) -> str:
-        """The text of the cell's value; fails if it raised."""
+        """Return the text of the cell's value; fail if the cell raised."""
         said = self.run(code)
         assert not [one for one in said if one["type"] == "error"], said
         return str(said[-1]["data"]["text/plain"])
@@ -105,8 +105,10 @@ def prepare(kernel: Kernel, folder: Path) -> None:
     ],
     ids=["local", "local, pressed thrice", "ray, pressed thrice", "ray of the notebook"],
 )
-def test_stop_button(kernel: Kernel, folder: Path, engine: str, begin: str, times: int) -> None:
-    """An interrupted run is one line; kernel and Ray go on, however often it is pressed."""
+def test_stop_button_ends_the_run_alone(
+    kernel: Kernel, folder: Path, engine: str, begin: str, times: int
+) -> None:
+    """The output is one line; kernel and Ray go on, however often it is pressed."""
     kernel.run(begin)
     prepare(kernel, folder)
     (folder / "hold").touch()
@@ -137,10 +139,10 @@ def test_stop_button(kernel: Kernel, folder: Path, engine: str, begin: str, time
 
 
 class TestOutputs:
-    """What cells show."""
+    """The output of cells."""
 
-    def test_progress(self, kernel: Kernel, folder: Path) -> None:
-        """One output, drawn anew, of what a terminal shows; none where it is not wanted."""
+    def test_progress_is_one_output_drawn_anew(self, kernel: Kernel, folder: Path) -> None:
+        """It shows what a terminal shows, and can be switched off."""
         prepare(kernel, folder)
         said = kernel.run("report = ray_mr.run(job, engine='local')")
         assert [one["type"] for one in said] == [
@@ -155,8 +157,8 @@ class TestOutputs:
         quiet = kernel.run("report = ray_mr.run(job, engine='local', force=True, progress=False)")
         assert quiet == []
 
-    def test_values(self, kernel: Kernel, folder: Path) -> None:
-        """A plan and a report are a short line, and in a notebook a table."""
+    def test_plan_and_report_are_a_line_and_a_table(self, kernel: Kernel, folder: Path) -> None:
+        """The table is the notebook's display."""
         prepare(kernel, folder)
         plan = kernel.run("ray_mr.plan(job)")[-1]["data"]
         assert plan["text/plain"] == "<Plan: 1 input, 6 bytes in 1 split>"
@@ -165,8 +167,8 @@ class TestOutputs:
         assert report["text/plain"].startswith("<Report: 1 input: 1 ok")
         assert str(folder / "result.txt") in report["text/html"]
 
-    def test_error(self, kernel: Kernel, folder: Path) -> None:
-        """An error of ours is its words, not the way through our code."""
+    def test_error_of_ray_mr_has_no_traceback(self, kernel: Kernel, folder: Path) -> None:
+        """The output is the message alone."""
         prepare(kernel, folder)
         said = kernel.run("ray_mr.run(ray_mr.Job(inputs=['none'], mapper=words, records='text'))")
         assert said[-1]["type"] == "error"
@@ -176,8 +178,8 @@ class TestOutputs:
 
 
 @pytest.mark.ray
-def test_example(tmp_path: Path) -> None:
-    """The example notebook runs from its first cell to its last, and finds the truth."""
+def test_example_notebook_runs_to_its_last_cell(tmp_path: Path) -> None:
+    """Its result is right."""
     # Where it stands in a checkout, so that it finds the maker of its data.
     for name in ("demo/make_pings.py", "examples/telemetry.ipynb"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -197,8 +199,8 @@ def test_example(tmp_path: Path) -> None:
     assert "Android" in platforms["text/plain"]
 
 
-def test_kept_without_outputs() -> None:
-    """The notebook is kept without outputs: they hold paths and times of one machine."""
+def test_example_notebook_is_stored_without_outputs() -> None:
+    """Outputs would hold paths and times of one machine."""
     notebook = json.loads((TOP / "examples" / "telemetry.ipynb").read_text())
     cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
     assert cells
@@ -215,7 +217,7 @@ class _Handle:
 
 
 def test_display_is_bounded_and_escaped() -> None:
-    """Bars come twice a second at most; texts of others are escaped; old notices make room."""
+    """Bars are drawn twice a second at most; texts are escaped; old notices are dropped."""
     now = 0.0
     display = NotebookProgress(clock=lambda: now)
     display._handle = handle = _Handle()

@@ -32,7 +32,7 @@ def private() -> Iterator[PrivateRun]:
 
 @pytest.fixture(scope="module")
 def held() -> Iterator[PrivateRun]:
-    """A run whose mapper is half-way; its user has a token in the environment for a cluster."""
+    """A run whose mapper waits; the user's environment has a token for a cluster."""
     with private_run() as made:
         process = made.start_and_hold(RAY_AUTH_TOKEN="of-a-cluster", RAY_AUTH_MODE="disabled")
         yield made
@@ -45,7 +45,7 @@ def held() -> Iterator[PrivateRun]:
 
 
 def as_nobody(*command: str) -> subprocess.CompletedProcess[str]:
-    """Run a command as another user than the one whose run it is."""
+    """Run a command as another user than the run's."""
     if os.getuid() or not shutil.which("setpriv"):
         pytest.skip("NOT TESTED: only root can become another user")
     become = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--"]
@@ -53,7 +53,7 @@ def as_nobody(*command: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_private_ray_session_is_closed_to_other_users(held: PrivateRun) -> None:
-    """Another user sees the folder's name, and can neither list nor change what is in it."""
+    """Another user sees the folder's name, and can neither list nor change its contents."""
     (session,) = held.sessions()
     assert stat.S_IMODE(session.stat().st_mode) == 0o700
     assert list(session.glob("r/session_2*/sockets/plasma_store"))
@@ -69,7 +69,7 @@ def test_private_ray_session_is_closed_to_other_users(held: PrivateRun) -> None:
 
 
 def test_private_ray_token_is_its_own_and_0600(held: PrivateRun) -> None:
-    """The token is new, in files of mode 0600; that of the user's cluster is not used."""
+    """The token is new; the token of the user's cluster is not used."""
     (session,) = held.sessions()
     token = (session / "token").read_text()
     assert len(token) == 64
@@ -94,7 +94,7 @@ def test_private_ray_listens_on_loopback_alone(held: PrivateRun) -> None:
 
 
 def test_private_ray_objects_have_no_name_in_shared_memory(held: PrivateRun) -> None:
-    """The object store is memory without a name, which only the raylet's socket hands out."""
+    """The object store is anonymous memory, which only the raylet's socket passes on."""
     (raylet,) = held.processes(b"raylet/raylet\0")
     maps = Path("/proc", str(raylet), "maps").read_text().splitlines()
     stores = [line for line in maps if "/dev/shm/" in line or "/plasma" in line]
@@ -103,7 +103,7 @@ def test_private_ray_objects_have_no_name_in_shared_memory(held: PrivateRun) -> 
 
 
 def test_failed_runs_keep_the_last_session_without_its_token(private: PrivateRun) -> None:
-    """The logs of the last failed run stay, closed to others, until another run fails."""
+    """Only the last failed run's logs stay, closed to other users."""
     private.put_mapper("#!/bin/sh\nexit 3\n")
     kept = []
     for _ in range(2):
@@ -145,8 +145,8 @@ def test_killed_driver_leaves_no_process_and_a_folder_for_the_next_run(
 
 
 @pytest.mark.parametrize("program", [b"raylet/raylet\0", b"gcs_server\0"])
-def test_ray_that_dies_in_a_run_leaves_its_logs(private: PrivateRun, program: bytes) -> None:
-    """Where Ray itself was killed, and took the driver along, its logs are kept and named."""
+def test_ray_that_dies_during_a_run_leaves_its_logs(private: PrivateRun, program: bytes) -> None:
+    """If Ray is killed and ends the driver, its logs are kept and named."""
     process = private.start_and_hold()
     (session,) = private.sessions()
     for pid in private.processes(program):

@@ -34,17 +34,17 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def use(monkeypatch: pytest.MonkeyPatch) -> Use:
-    """Make runs from here on use an engine, and notices come soon."""
+    """Make later runs use an engine, and send notices soon."""
     monkeypatch.setattr(wait_limits, "NOTICE_TIMEOUT_S", 0.2)
 
-    def used(engine: LocalEngine) -> None:
+    def use_engine(engine: LocalEngine) -> None:
         monkeypatch.setattr("ray_mr.driver.run.engine_named", lambda _: engine)
 
-    return used
+    return use_engine
 
 
 class FullEngine(LocalEngine):
-    """Starts no attempt until there is room."""
+    """An engine that starts no attempt until it has room."""
 
     def __init__(self, *, crowded: bool) -> None:
         super().__init__()
@@ -68,8 +68,8 @@ class FullEngine(LocalEngine):
         return self.crowded
 
 
-def test_attempts_without_a_place_end_the_run(folder: Path, use: Use) -> None:
-    """Where nobody else has the CPUs, waiting ends after ``stall_timeout``: exit 7."""
+def test_attempts_without_a_slot_end_the_run(folder: Path, use: Use) -> None:
+    """If no other run has the CPUs, waiting ends after ``stall_timeout``: exit 7."""
     use(FullEngine(crowded=False))
     notices: list[Event] = []
     with pytest.raises(
@@ -82,7 +82,7 @@ def test_attempts_without_a_place_end_the_run(folder: Path, use: Use) -> None:
 
 
 def test_attempts_behind_other_jobs_wait_for_their_turn(folder: Path, use: Use) -> None:
-    """Where others have the CPUs, a run waits longer than ``stall_timeout``."""
+    """If other runs have the CPUs, a run waits longer than ``stall_timeout``."""
     plain = undisturbed(folder)
     engine = FullEngine(crowded=True)
     use(engine)
@@ -93,10 +93,10 @@ def test_attempts_behind_other_jobs_wait_for_their_turn(folder: Path, use: Use) 
     assert sum("still waiting for a free CPU" in text for text in notices) == 2
 
 
-def test_reducers_without_a_place_end_the_run(
+def test_reducers_that_never_start_end_the_run(
     folder: Path, use: Use, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Reducers that never start are named, replaced, and end the run after ``attempts``."""
+    """They are named, replaced, and end the run after ``attempts``."""
 
     class Placeless(LocalEngine):
         def list_unplaced(self) -> set[int]:
@@ -159,8 +159,7 @@ def test_runtime_that_hangs_is_left_and_shut_down_once_it_is_up(
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_runtime")
-def test_ray_is_crowded_where_others_have_cpus(tmp_path: Path) -> None:
-    """The CPUs of other work on the cluster are seen, by Ray's own count."""
+def test_ray_is_crowded_while_other_work_has_cpus(tmp_path: Path) -> None:
     import ray
 
     from ray_mr.engines.ray.engine import RayEngine

@@ -53,7 +53,11 @@ class Runtime:
         self.is_private = False
         """Whether it is a private Ray, which ends with the run."""
         self.store_bytes: int | None = None
-        """Capacity of a private Ray's object store; ``None`` for a joined Ray."""
+        """Bytes of a private Ray's object store in shared memory; ``None`` for a joined Ray.
+
+        0 where ``/dev/shm`` is too small and the store is a file: it gains nothing over files of
+        blocks, and a full disk kills whichever process touches it.
+        """
         self.gcs_watch = GcsWatch()
         self._session: Session | None = None
         self._keeps_logs = self._is_abandoned = False
@@ -101,7 +105,7 @@ class Runtime:
                 session.keep()
             process_settings.prepare_private(session)
             sizes = sizing.measure_sizes()
-            self.store_bytes = sizes.store
+            self.store_bytes = sizes.store if sizes.uses_shm else 0
             options = sizing.make_options(sizes, session)
             with use_loopback():
                 # "local": without it Ray joins a cluster that another user has started here.

@@ -1,4 +1,4 @@
-"""Fault scripts for disks that are full while Ray runs: of blocks, and of what reducers sort.
+"""Disks that are full while Ray runs: with blocks, and with rows that reducers sort.
 
 The disks are real ones of a few megabytes; where the machine cannot mount one, the test is skipped.
 """
@@ -41,7 +41,7 @@ def mapper(uuid, file, js):
 
 @pytest.fixture
 def mount(request: pytest.FixtureRequest) -> Mount:
-    """Mounts a disk of a size on a folder."""
+    """Function that mounts a disk of a size on a folder."""
 
     def mounted(place: Path, size: str) -> None:
         place.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -56,15 +56,15 @@ def mount(request: pytest.FixtureRequest) -> Mount:
 
 @pytest.fixture
 def short() -> Iterator[Path]:
-    """A folder with a short name: Ray's sockets have room for no more."""
+    """A folder with a name short enough for Ray's sockets."""
     with tempfile.TemporaryDirectory(prefix="rmd-", dir="/tmp", ignore_cleanup_errors=True) as name:
         yield Path(name)
 
 
-def test_full_disk_of_blocks(short: Path, mount: Mount) -> None:
-    """A full disk behind what mappers put out, on a Ray of our own: exit 4, the path is named.
+def test_disk_full_of_blocks_ends_the_run(short: Path, mount: Mount) -> None:
+    """On a private Ray: exit 4 and the path; the report says of every input whether it counts.
 
-    The report says of every input whether it counts.
+    The blocks exceed the room for them in the object store and the disk together.
     """
     mount(short / "t" / f"ray_mr-{os.getuid()}", "48m")
     make_pings(short / "in", files=10, pings=100)
@@ -103,8 +103,8 @@ def test_full_disk_of_blocks(short: Path, mount: Mount) -> None:
 
 
 @pytest.mark.usefixtures("ray_runtime")
-def test_full_disk_of_reducers(tmp_path: Path, mount: Mount) -> None:
-    """A disk that is too small for what reducers put aside: exit 4, the path is named."""
+def test_disk_full_of_sorted_rows_ends_the_run(tmp_path: Path, mount: Mount) -> None:
+    """The disk is too small for what reducers spill: exit 4 and the path."""
     mount(Path(tempfile.gettempdir()) / f"ray_mr-{os.getuid()}", "400k")
     world = World(tmp_path, f"{tmp_path}/out/result.txt", {"memory": "8KiB"})
     script(tmp_path, Path(world.source).name, RANDOM)
