@@ -105,7 +105,7 @@ def _build_policy(keys_by_bucket: dict[str, set[str]]) -> dict[str, Any]:
     statements: list[dict[str, Any]] = []
     for bucket, keys in sorted(keys_by_bucket.items()):
         arn = f"arn:aws:s3:::{bucket}"
-        listed = sorted({key.rstrip("*") + "*" for key in keys})
+        prefixes = sorted({key.rstrip("*") + "*" for key in keys})
         statements += [
             {
                 "Effect": "Allow",
@@ -116,7 +116,7 @@ def _build_policy(keys_by_bucket: dict[str, set[str]]) -> dict[str, Any]:
                 "Effect": "Allow",
                 "Action": ["s3:ListBucket"],
                 "Resource": [arn],
-                "Condition": {"StringLike": {"s3:prefix": listed}},
+                "Condition": {"StringLike": {"s3:prefix": prefixes}},
             },
         ]
     return {"Version": "2012-10-17", "Statement": statements}

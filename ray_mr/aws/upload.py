@@ -58,18 +58,18 @@ class Upload:
         """See ``StagedObject``."""
         self._require_open()
         with memoryview(data) as source, source.cast("B") as view:
-            done = 0
-            while done < len(view):
+            offset = 0
+            while offset < len(view):
                 room = get_part_bytes(len(self._parts)) - len(self._buffer)
                 if not room:
                     try:
                         self._send()
                     except BaseException:
-                        self._buffer += view[done:]  # for ``get_unsent``
+                        self._buffer += view[offset:]  # for ``get_unsent``
                         raise
                     continue
-                self._buffer += view[done : done + room]
-                done += room
+                self._buffer += view[offset : offset + room]
+                offset += room
 
     def _begin(self) -> dict[str, str]:
         """Return the upload, begun if it is not yet: ``Bucket``, ``Key`` and ``UploadId``."""
@@ -103,9 +103,9 @@ class Upload:
             self._sealed = True
         return self._parts, self._size_bytes, bytes(self._buffer)
 
-    def make_target(self, *, joined: bool) -> UploadTarget | None:
+    def make_target(self, *, fragment: bool) -> UploadTarget | None:
         """See ``StagedObject``; begins the upload here, so that ``abort`` always knows it."""
-        return None if joined else UploadTarget(self._uri, self._begin())
+        return None if fragment else UploadTarget(self._uri, self._begin())
 
     def adopt(self, sealed: tuple[list[dict[str, Any]], int, bytes]) -> None:
         """See ``StagedObject``."""
@@ -244,7 +244,7 @@ class UploadTarget:
     uri: str
     upload: dict[str, str]
     """``Bucket``, ``Key``, ``UploadId``."""
-    joined: bool = False
+    is_fragment: bool = False
     """See ``WriteTarget``."""
 
     def open(self, store_for: Callable[[str], WritableStore], /) -> Upload | None:

@@ -50,7 +50,7 @@ class WriteTarget(Protocol):
     """Permission to write a staged object from another process: small, picklable, no secret."""
 
     @property
-    def joined(self) -> bool:
+    def is_fragment(self) -> bool:
         """Whether it will be appended to another object; then it needs no digest of its own."""
 
     def open(self, writable_store_for: Callable[[str], WritableStore], /) -> Writer | None:
@@ -79,11 +79,11 @@ class StagedObject(Protocol):
             StoreError: The store refused; ``abort`` must still be called.
         """
 
-    def make_target(self, *, joined: bool) -> WriteTarget | None:
+    def make_target(self, *, fragment: bool) -> WriteTarget | None:
         """Let another process write it; ``abort`` voids what that process writes.
 
         Args:
-            joined: It will be appended to another object.
+            fragment: It will be appended to another object.
 
         Returns:
             ``None`` if the store does not support this: the object must be written here.
@@ -100,10 +100,10 @@ class StagedObject(Protocol):
         """
 
     def append(self, other: Any) -> None:
-        """Append the content of another, made with ``joined`` and adopted; the other stays."""
+        """Append the content of another, a fragment that was adopted; the other stays."""
 
     def read(self, start: int, size: int) -> Iterator[bytes]:
-        """Read ``size`` bytes of the content so far, in a store that supports ``joined``."""
+        """Read ``size`` bytes of the content so far, in a store that supports fragments."""
 
     def prepare(self, inline_bytes: int) -> dict[str, Any]:
         """Seal it, so that ``WritableStore.commit`` can make it visible from any process.

@@ -61,10 +61,10 @@ def _get_scheme(uri: str) -> str:
     scheme = match[1].lower() if match else ""
     if scheme not in _STORES and scheme not in _READ_ONLY_STORES:
         names = sorted(filter(None, [*_STORES, *_READ_ONLY_STORES]))
-        known = ", ".join(f"{name}://" for name in names)
+        schemes = ", ".join(f"{name}://" for name in names)
         raise JobError(
             f"{redact_uri(uri)}: there is no store for {scheme}://",
-            f"known are {known} and plain paths",
+            f"known are {schemes} and plain paths",
         )
     return scheme
 

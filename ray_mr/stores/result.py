@@ -213,7 +213,7 @@ class Sink:
 
     def _make_target(self, part: int) -> WriteTarget | None:
         staged = self._lent[part] = self._store.stage(locate_part(self._output, part))
-        target = staged.make_target(joined=self._appends_parts)
+        target = staged.make_target(fragment=self._appends_parts)
         if target is None:
             self.withdraw([part])
         return target

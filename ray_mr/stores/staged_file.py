@@ -80,7 +80,7 @@ class StagedFile:
             os.fsync(file.fileno())
         self._sealed = True
 
-    def make_target(self, *, joined: bool) -> FileTarget | None:
+    def make_target(self, *, fragment: bool) -> FileTarget | None:
         """See ``StagedObject``."""
         boot_id = host.read_boot_id()
         if not boot_id:
@@ -89,7 +89,7 @@ class StagedFile:
             status = os.fstat(self._file.fileno())
             self._file.close()
         ident = (status.st_dev, status.st_ino)
-        return FileTarget(str(self._path), str(self._part), boot_id, ident, joined)
+        return FileTarget(str(self._path), str(self._part), boot_id, ident, fragment)
 
     def adopt(self, sealed: tuple[int, bool]) -> None:
         """See ``StagedObject``."""
@@ -167,7 +167,7 @@ class FileTarget:
     """Boot ID of the machine; another machine may have a file of the same path."""
     ident: tuple[int, int]
     """Device and inode of the staged file."""
-    joined: bool
+    is_fragment: bool
     """See ``WriteTarget``."""
 
     def open(self, _store_for: Callable[[str], WritableStore], /) -> FileWriter | None:
@@ -183,7 +183,7 @@ class FileTarget:
         if (status.st_dev, status.st_ino) != self.ident:
             file.close()
             return None
-        return FileWriter(self.name, file, sync=not self.joined)
+        return FileWriter(self.name, file, sync=not self.is_fragment)
 
 
 class FileWriter:

@@ -33,7 +33,7 @@ class PartWriter:
 
     def __init__(self, target: WriteTarget | None) -> None:
         self._writer: Writer | None = None if target is None else target.open(writable_store_for)
-        self._digest = hashlib.sha256() if target is not None and not target.joined else None
+        self._digest = hashlib.sha256() if target is not None and not target.is_fragment else None
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="output")
         self._write_future: Future[Any] | None = None
         self._lines = 0

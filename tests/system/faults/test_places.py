@@ -234,7 +234,7 @@ def test_target_on_a_full_disk_is_an_error() -> None:
 
     @dataclass
     class Full:
-        joined = False
+        is_fragment = False
 
         def open(self, _store_for: object, /) -> FileWriter:
             return FileWriter("/out/result.txt", Path("/dev/full").open("wb"), sync=True)
