@@ -1,4 +1,4 @@
-"""One key with very many values, and very many keys with one value: does each process fit?
+"""Measure memory with one key of very many values, and with very many keys of one value.
 
     python benchmarks/keys.py [--rows 50000000] [--memory 128MiB]
 
@@ -26,7 +26,7 @@ def reduce(key, values):
 
 
 def make_data(folder: Path, rows: int, *, one_key: bool) -> None:
-    """Files of ``key TAB value``: numbers in no order, as values or as keys."""
+    """Write files of ``key TAB value``: numbers in random order, as values or as keys."""
     folder.mkdir()
     for number, first in enumerate(range(0, rows, ROWS_A_FILE)):
         # A number that shares no factor with 10: every key is there once, far from in order.
@@ -41,7 +41,7 @@ def make_data(folder: Path, rows: int, *, one_key: bool) -> None:
 
 
 def check(result: Path, rows: int, *, one_key: bool) -> None:
-    """Refuse a result that is not right: the keys in order, and what each was counted to."""
+    """Refuse a wrong result: check the order of keys and the count of each."""
     with result.open("rb") as lines:
         if one_key:
             if lines.read() != b"k\t%d\n" % rows:
@@ -72,7 +72,7 @@ def main() -> None:
         for one_key in [True, False] if args.keys is None else [args.keys == "one"]:
             data = folder / ("one-key" if one_key else "one-value")
             make_data(data, args.rows, one_key=one_key)
-            for told, reducer in (("a function", function), ("distinct", "distinct")):
+            for label, reducer in (("a function", function), ("distinct", "distinct")):
                 job = {
                     "inputs": [f"{data}/"],
                     "reducer": reducer,
@@ -83,7 +83,7 @@ def main() -> None:
                 }
                 seconds, watch = ray_mr(job, folder, memory=True)
                 check(folder / "result.txt", args.rows, one_key=one_key)
-                print(f"{data.name}, {told}: {args.rows:,} rows, steady {seconds['steady']:.1f} s")
+                print(f"{data.name}, {label}: {args.rows:,} rows, steady {seconds['steady']:.1f} s")
                 print_memory(watch, idle)
                 most = (f"{role} {size / 1e6:.0f}" for role, size in watch.most.items() if size)
                 print(f"  the most that one process had for itself, MB: {', '.join(most)}")

@@ -1,4 +1,4 @@
-"""What the benchmarks share: runs of ray_mr and of peers, their time, processor and memory."""
+"""Shared by the benchmarks: runs of ray_mr and of peers, with their time, CPU and memory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 os.environ.pop("PYTHONUNBUFFERED", None)
-"""ray_mr does not hand it on to programs that write lines; peers' programs are not to suffer."""
+"""Removed for peers too, because ray_mr does not pass it to programs that write lines."""
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 SETTLE_S = 10.0
 ROLES = {
@@ -35,9 +35,9 @@ ROLES = {
     "-m ray_mr": "driver",
     "ray/": "other Ray",
 }
-"""What a process is, by a part of its command line; the first that fits."""
+"""Role of a process by a part of its command line; the first match counts."""
 PROGRAMS = {"Ray workers": "map programs", "reducers": "reduce programs"}
-"""Whose children are what: the parent knows the time of those that ended between two looks."""
+"""Role of a parent's children; it has the CPU time of those that ended between two samples."""
 
 
 class Watch(threading.Thread):
@@ -51,15 +51,15 @@ class Watch(threading.Thread):
         self._seen: dict[int, tuple[str, float, float]] = {}
         self._parents: dict[int, int] = {}
         self.most = dict.fromkeys([*ROLES.values(), "others"], 0)
-        """The most memory that one process of a role had for itself, in bytes; not the store."""
+        """Maximum private memory of one process of a role, in bytes, without the store."""
         self.samples: list[int] = []
-        """Bytes of memory of all: what processes share, the store too, counts once (PSS)."""
+        """Bytes of memory of all processes; shared pages, the store included, count once (PSS)."""
         self.peak: dict[str, list[int]] = {}
-        """The same of each process by role, when all together had the most."""
+        """Memory of each process by role at the peak of all."""
         self.start()
 
     def run(self) -> None:
-        """Look until the end."""
+        """Sample until the end."""
         while not self._ended.wait(0.5):
             now: dict[str, list[int]] = {}
             for pid in _tree(self._pid):
@@ -89,7 +89,7 @@ class Watch(threading.Thread):
             return "others", 0
 
     def end(self) -> dict[str, float]:
-        """CPU seconds by role."""
+        """Return CPU seconds by role."""
         self._ended.set()
         self.join()
         total = dict.fromkeys([*ROLES.values()], 0.0)
@@ -125,7 +125,7 @@ def _tree(root: int) -> list[int]:
 
 
 def _own(entry: Path) -> int:
-    """Memory of a process in bytes that is no file's and not shared."""
+    """Return the private memory of a process in bytes, without mapped files."""
     for line in (entry / "status").read_text(errors="replace").splitlines():
         if line.startswith("RssAnon:"):
             return int(line.split()[1]) << 10
@@ -133,7 +133,7 @@ def _own(entry: Path) -> int:
 
 
 def _pss(entry: Path) -> int:
-    """Proportional memory of a process in bytes: shared pages, the store's too, count once."""
+    """Return the proportional memory of a process in bytes: shared pages count once."""
     for line in (entry / "smaps_rollup").read_text().splitlines():
         if line.startswith("Pss:"):
             return int(line.split()[1]) << 10
@@ -179,7 +179,7 @@ session.close()
 
 
 def idle_ray() -> int:
-    """Bytes that a Ray as ray_mr starts it takes with nothing to do: workers, driver, all."""
+    """Return bytes of memory of an idle private Ray: workers, driver, all."""
     argv, pipe = [sys.executable, "-c", IDLE], subprocess.PIPE
     with subprocess.Popen(argv, stdin=pipe, stdout=pipe) as process:
         if process.stdout is not None:
@@ -189,7 +189,7 @@ def idle_ray() -> int:
 
 
 def print_memory(watch: Watch, idle_bytes: int) -> None:
-    """The most memory of all processes at once, beyond an idle Ray, and by role at that time."""
+    """Print the peak memory of all processes beyond an idle Ray, and by role at that time."""
     most = max(watch.samples, default=0)
     print(
         f"  memory: at most {most / 1e6:.0f} MB, {(most - idle_bytes) / 1e6:.0f} beyond "
@@ -201,7 +201,7 @@ def print_memory(watch: Watch, idle_bytes: int) -> None:
 
 
 def run_peer(command: str, files: Sequence[str], data: Path, output: Path) -> float:
-    """Run a peer's command; its result is ``{output}`` if it names that, else what it prints.
+    """Run a peer's command; its result is ``{output}`` if the command names it, else its stdout.
 
     Returns:
         Seconds.
@@ -220,7 +220,7 @@ def run_peer(command: str, files: Sequence[str], data: Path, output: Path) -> fl
 
 
 def digest(path: Path) -> str:
-    """A checksum of a file, or of all files below a folder in the order of their names."""
+    """Return a checksum of a file, or of all files below a folder in the order of their names."""
     found = hashlib.sha256()
     for each in sorted(path.iterdir()) if path.is_dir() else [path]:
         with each.open("rb") as stream:
@@ -229,8 +229,8 @@ def digest(path: Path) -> str:
     return found.hexdigest()[:16]
 
 
-def told(name: str, times: Sequence[float], base: float) -> str:
-    """A row: median, range, and how that is to the median of what it is compared with."""
+def format_times(name: str, times: Sequence[float], base: float) -> str:
+    """Return a row: median, range, and the ratio to the base's median."""
     middle = statistics.median(times)
     span = f"{min(times):.1f} to {max(times):.1f}"
     ratios = f"this / base = {middle / base:.2f}, base / this = {base / middle:.2f}"
@@ -238,7 +238,7 @@ def told(name: str, times: Sequence[float], base: float) -> str:
 
 
 def print_profile(watches: Sequence[dict[str, float]]) -> None:
-    """CPU seconds by role, the mean of some runs."""
+    """Print CPU seconds by role, the mean of some runs."""
     print("CPU seconds of a ray_mr run by process:")
     for role in sorted(watches[0], key=lambda role: -sum(each[role] for each in watches)):
         print(f"  {role:20} {sum(each[role] for each in watches) / len(watches):7.1f}")

@@ -3,10 +3,10 @@
     python benchmarks/sort.py [--rounds 5] [--data DIR] [--peer NAME=COMMAND ...]
     python benchmarks/sort.py --gigabytes 8 --rounds 1 --watch-memory
 
-Data are made: records of a 10-byte key, TAB, 87 bytes and newline, the same every time.  A peer's
-command gets all files for ``{files}``, their folder for ``{data}``, and writes ``{output}`` or
-prints.  The first peer is what the others are compared with.  Every result is checked, by order,
-number and a checksum of all records that does not depend on their order, before a time is told.
+Data are generated: records of a 10-byte key, TAB, 87 bytes and newline, the same in every run.  A
+peer's command gets all files for ``{files}``, their folder for ``{data}``, and writes ``{output}``
+or prints.  Times are compared with the first peer's.  Every result is checked, by order, number and
+a checksum of all records that does not depend on their order, before a time is printed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measuring import idle_ray, print_memory, print_profile, ray_mr, run_peer, told
+from measuring import format_times, idle_ray, print_memory, print_profile, ray_mr, run_peer
 
 RECORD_BYTES = 99
 KEY_BYTES = 10
@@ -31,7 +31,7 @@ LETTERS = np.frombuffer(
 
 
 def make_data(folder: Path, files: int) -> None:
-    """Records with random keys; all but 16 bytes of the rest are the same within a file."""
+    """Write records with random keys; all but 16 bytes of the rest are equal within a file."""
     folder.mkdir(parents=True)
     for number in range(files):
         rng = np.random.default_rng(number)
@@ -45,7 +45,7 @@ def make_data(folder: Path, files: int) -> None:
 
 
 def facts_of(files: list[Path], *, in_order: bool) -> tuple[int, int]:
-    """Number and checksum of all records; refuses keys out of order where they are to be in it.
+    """Return number and checksum of all records; refuse keys that should be in order and are not.
 
     The checksum is the sum of a number for each record that every byte of it and its place decide.
     """
@@ -68,7 +68,7 @@ def facts_of(files: list[Path], *, in_order: bool) -> tuple[int, int]:
 
 
 def job(args: argparse.Namespace, files: list[str]) -> dict[str, Any]:
-    """Lines through cat and cat, in parts by ranges of keys."""
+    """Return the job: lines through cat and cat, in parts by ranges of keys."""
     cat = {"language": "binary", "script": "cat", "feed": "lines"}
     return {
         "inputs": files,
@@ -129,7 +129,7 @@ def measure(args: argparse.Namespace, folder: Path) -> None:
         print(f"round {number + 1}: {latest}", flush=True)
     base = statistics.median(next(iter(times.values())))
     for name, each in times.items():
-        print(told(name, each, base))
+        print(format_times(name, each, base))
     print_profile(profiles)
 
 

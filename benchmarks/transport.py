@@ -1,4 +1,4 @@
-"""What many small splits and many reducers cost the driver: processor, memory, time.
+"""Measure the cost of many small splits and reducers to the driver: CPU, memory, time.
 
     python benchmarks/transport.py [--maps 2000] [--reducers 64]
 
@@ -17,7 +17,7 @@ from measuring import print_profile, ray_mr
 
 
 def make_data(folder: Path, files: int, rows: int) -> int:
-    """Files of ``key TAB 1``; how many keys there are."""
+    """Write files of ``key TAB 1``; return the number of keys."""
     folder.mkdir()
     rng = np.random.default_rng(7)
     seen: set[int] = set()

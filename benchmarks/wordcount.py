@@ -2,10 +2,10 @@
 
     python benchmarks/wordcount.py [--rounds 5] [--data DIR] [--peer NAME=COMMAND ...]
 
-Data are made: 200 MB of words in 32 gz files, the same every time.  A peer's command gets all files
-for ``{files}``; it prints ``word TAB count`` lines in byte order, or writes them to ``{output}``.
-The first peer is what the others are compared with.  Every result is compared with the first
-before a time is told.
+Data are generated: 200 MB of words in 32 gz files, the same in every run.  A peer's command gets
+all files for ``{files}``; it prints ``word TAB count`` lines in byte order, or writes them to
+``{output}``.  Times are compared with the first peer's.  Every result is compared with the first
+before a time is printed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measuring import digest, print_profile, ray_mr, run_peer, told
+from measuring import digest, format_times, print_profile, ray_mr, run_peer
 
 FILES = 32
 WORDS_A_FILE = 850_000
@@ -41,7 +41,7 @@ for word, group in itertools.groupby(pairs, key=lambda pair: pair[0]):
 
 
 def make_data(folder: Path) -> None:
-    """Lines of ten words each, few words often and many seldom."""
+    """Write lines of ten words each, with few frequent and many rare words."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(11)
     letters = rng.integers(97, 123, (VOCABULARY, 12), dtype=np.uint8)
@@ -57,7 +57,7 @@ def make_data(folder: Path) -> None:
 
 
 def jobs(args: argparse.Namespace, folder: Path, files: list[str]) -> dict[str, dict[str, Any]]:
-    """The job without a combiner, and with one."""
+    """Return the job, without and with a combiner."""
     for name, source in (("mapper", MAPPER), ("reducer", REDUCER)):
         given = getattr(args, name)
         (folder / f"{name}.py").write_text(Path(given).read_text() if given else source)
@@ -117,19 +117,19 @@ def measure(args: argparse.Namespace, folder: Path) -> None:
         print(f"round {number + 1}: {latest}", flush=True)
     base = statistics.median(next(iter(times.values())))
     for name, each in times.items():
-        print(told(name, each, base))
+        print(format_times(name, each, base))
     for name, profile in profiles.items():
         print(f"{name}:")
         print_profile(profile)
 
 
 def hash_of(files: list[str]) -> str:
-    """A checksum of all data."""
+    """Return a checksum of all data."""
     return digest(Path(files[0]).parent) if len(files) > 1 else digest(Path(files[0]))
 
 
 def checked(name: str, found: str, expected: str) -> str:
-    """The checksum that all results have."""
+    """Return the checksum that all results have."""
     if expected and found != expected:
         raise SystemExit(f"{name} has another result than the first: {found}, not {expected}")
     return found
