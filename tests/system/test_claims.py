@@ -21,7 +21,7 @@ FLAGS: list[dict[str, Any]] = [{}, {"force": True}, {"resume": True}]
 
 
 def refused(folder: Path, inputs: list[str], output: str, flags: list[dict[str, Any]]) -> None:
-    """With these flags: exit 2, a word about the input, and every file as it was."""
+    """Check that a run with these flags ends with exit 2, names the input, and changes no file."""
     before = contents(folder)
     wanted = Job(inputs=inputs, output=output, mapper=CAT, reducer=CAT)
     for each in flags:
@@ -59,7 +59,7 @@ def put(folder: Path, *names: str) -> None:
 def test_output_over_its_inputs_is_refused(
     tmp_path: Path, names: list[str], inputs: list[str], output: str
 ) -> None:
-    """Parts of any number, marks and the file itself, however they are spelled."""
+    """Parts of any number, marks and the file itself, in any spelling."""
     put(tmp_path, *names)
     (tmp_path / "e").mkdir()
     refused(tmp_path, [f"{tmp_path}/{name}" for name in inputs], f"{tmp_path}/{output}", FLAGS)
@@ -90,7 +90,7 @@ def test_output_behind_a_link_over_an_input_is_refused(tmp_path: Path) -> None:
 def test_inputs_in_a_folder_that_a_run_clears_stay(
     tmp_path: Path, output: str, name: str, mark: str
 ) -> None:
-    """Dead letters of an earlier run are mapped again: not with the same output."""
+    """Dead letters of an earlier run can be mapped again, but not with the same output."""
     below = f"out/{name}" if output.endswith("/") else f"out.txt.{name}"
     put(tmp_path, f"{below}/x.record", *([f"{below}/{mark}"] if mark else []))
     before = contents(tmp_path)

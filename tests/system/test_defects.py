@@ -1,7 +1,7 @@
-"""What the 2014 programs did wrong: one test for each row of the table of their defects.
+"""Defects of the 2014 programs: one test for each row of the table in the original contract.
 
-The table is in the original contract; its rows are the docstrings: what it did -> what we do.
-Rows that concern TaskCluster alone stand where it does: ``runs/1`` hard-coded and missing
+The docstrings are its rows: what the programs did -> what ray_mr does.
+Rows that concern TaskCluster alone are tested elsewhere: ``runs/1`` hard-coded and missing
 ``INPUT_TASK_IDS`` in ``test_reduce_task.py``; the poster in ``test_submit.py`` (here, that every
 key is in exactly one split); the key baked into the image in ``test_image_runs.py``.
 """

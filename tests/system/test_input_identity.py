@@ -1,4 +1,4 @@
-"""A local input that changes between listing and reading is seen, whatever its times say."""
+"""A local input that changes between listing and reading is detected, whatever its times."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ HARMS = {
 
 
 def write_back_in_time(path: Path, data: bytes) -> None:
-    """Write over a file in place, as ``rsync --inplace --times`` does."""
+    """Overwrite a file in place, as ``rsync --inplace --times`` does."""
     before = path.stat()
     with path.open("r+b") as file:
         file.write(data)
@@ -47,7 +47,7 @@ def write_back_in_time(path: Path, data: bytes) -> None:
 def test_input_that_changes_after_listing_fails_and_runs_with_resume(
     tmp_path: Path, engine: str, harm: str
 ) -> None:
-    """Nothing of it is published; what is there afterwards is what ``--resume`` maps."""
+    """Its rows are not published; ``--resume`` maps the new content."""
     (tmp_path / "in").mkdir()
     (tmp_path / "out").mkdir()
     one, two = tmp_path / "in" / "1", tmp_path / "in" / "2"

@@ -1,4 +1,4 @@
-"""A program is the same only if what it uses of the machine is: else nothing is gone on with."""
+"""Finished work is used only if the program and the files it uses have not changed."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def change_content(_: Path, bin_folder: Path) -> None:
 def test_resume_with_another_program_of_the_name_on_the_path_maps_everything(
     tmp_path: Path, bin_folder: Path, change: Callable[[Path, Path], None]
 ) -> None:
-    """Half of a result is not of one version, and half of the other."""
+    """No result is half of one version and half of another."""
     script(bin_folder, "myprog", ONE)
     mapper = {"language": "binary", "script": "myprog", "feed": "lines"}
     assert run(job_of(tmp_path, mapper, attempts=1), engine="local").exit_code == 6
@@ -139,7 +139,7 @@ def test_fingerprint_changes_with_what_a_program_uses(
     before = make_fingerprint(plan(job))
     assert make_fingerprint(plan(job)) == before
     os.utime(bin_folder / "myprog", (1, 1))
-    assert make_fingerprint(plan(job)) == before, "a time is no content"
+    assert make_fingerprint(plan(job)) == before, "a time is not content"
     script(bin_folder, "myprog", TWO)
     (tmp_path / "table").write_text("two")
     after = make_fingerprint(plan(job))

@@ -1,4 +1,4 @@
-"""Going on where a run stopped: only what was not committed runs, and the bytes are the same."""
+"""Resuming a run: only splits that were not committed run, and the bytes are the same."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def mapper(uuid, file, js):
 
 
 class World:
-    """A folder of pings, a mapper that logs what it is fed, and harm that a file turns on."""
+    """A folder of pings, a mapper that logs its inputs, and a fault that a file turns on."""
 
     def __init__(self, folder: Path, harm: str = "os._exit(3)") -> None:
         self.folder = folder
@@ -139,7 +139,7 @@ def test_resume_maps_only_missing_splits(world: World, engine: str, reducer: str
 
 
 def test_resume_with_a_failure_allowed_costs_no_run(world: World) -> None:
-    """A failure that is allowed the second time costs no run; the next can still mend it."""
+    """A failure that is allowed the second time costs no run; the next run can still repair it."""
     expected = plain(world)
     world.trap.write_text("0003")
     go(world.job())
@@ -157,7 +157,7 @@ def test_resume_with_a_failure_allowed_costs_no_run(world: World) -> None:
 
 
 def test_deadline_keeps_finished_work_for_resume(tmp_path: Path, engine: str) -> None:
-    """A job that is not done by its deadline ends with 130; what it finished counts later."""
+    """A job that misses its deadline ends with 130; its finished splits count later."""
     world = World(tmp_path, harm="__import__('time').sleep(600)")
     expected = plain(world)
     world.trap.write_text("0007")
@@ -220,7 +220,7 @@ def test_resume_with_a_changed_option_runs_all_and_names_it(
 
 
 def test_resume_compares_content_and_not_time(world: World) -> None:
-    """A file that was touched counts as it was; one that changed behind an old time does not."""
+    """A touched file counts as unchanged; a changed file with an old time does not."""
     world.trap.write_text("0003")
     go(world.job())
     world.fed()
@@ -329,9 +329,9 @@ def test_any_flipped_byte_is_detected(tmp_path_factory: Any, at: int, value: int
 
 
 def test_output_of_a_run_at_work_is_refused(world: World) -> None:
-    """A second run with the output of one that is at work is refused, whatever it may do.
+    """A second run with the output of one at work is refused, whatever its flags.
 
-    Nothing of the first is touched; when its process is gone, the next run goes on.
+    Nothing of the first is touched; when its process has ended, the next run goes on.
     """
     world.trap.write_text("0003")
     go(world.job())
@@ -398,7 +398,7 @@ def test_late_split_of_another_run_does_not_count(world: World) -> None:
 
 
 def test_only_failed_with_a_damaged_state(world: World) -> None:
-    """``--only-failed`` never runs more than that: a state that cannot be read is an error."""
+    """``--only-failed`` never runs more than that: an unreadable checkpoint is an error."""
     world.trap.write_text("0003")
     go(world.job())
     world.fed()
@@ -420,7 +420,7 @@ def test_resume_without_a_checkpoint_runs_all(world: World) -> None:
 
 
 def test_run_without_resume_starts_anew(world: World) -> None:
-    """Without ``--resume`` nothing of an earlier run is used, and its state is gone."""
+    """Without ``--resume`` nothing of an earlier run is used, and its checkpoint is removed."""
     world.trap.write_text("0003")
     go(world.job())
     world.fed()
@@ -536,7 +536,7 @@ def test_script_that_does_not_load(world: World) -> None:
 
 
 def test_state_in_s3(s3: S3Server, tmp_path: Path, engine: str) -> None:
-    """The same with inputs, output and state in a bucket; nothing is left there at the end."""
+    """The same with everything in a bucket; no other object is there at the end."""
     bucket = s3.bucket()
     for index in range(4):
         body = b"".join(map(ping_line, range(index * 10, index * 10 + 10)))
@@ -569,7 +569,7 @@ def test_state_in_s3(s3: S3Server, tmp_path: Path, engine: str) -> None:
 def test_state_that_arrives_badly(
     s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fate: str
 ) -> None:
-    """State that breaks off or is damaged on the way is asked for again: all of it counts."""
+    """Files that are cut short or damaged on the way are read again: all of them count."""
     bucket = s3.bucket()
     for index in range(3):
         body = b"".join(map(ping_line, range(index * 10, index * 10 + 10)))
@@ -597,7 +597,7 @@ def test_state_that_arrives_badly(
 
 
 def test_mapper_source_is_the_usual_one() -> None:
-    """The mapper of these tests puts out what that of the others does."""
+    """The mapper of these tests has the output of the others' mapper."""
     assert MAPPER.split("return")[1] == LOGGED.split("return")[1]
 
 
@@ -614,7 +614,7 @@ def mapper(uuid, file, js):
 def test_other_limits_give_what_a_fresh_run_gives(
     tmp_path: Path, engine: str, before: int, now: int
 ) -> None:
-    """An input that failed, or was let pass, under another limit is tried again under today's."""
+    """An input that failed or passed under another limit is tried again under today's."""
     make_pings(tmp_path / "in", files=3)
     dies = {"script": script(tmp_path, "dies.py", DIES_OF.format(bad=[5, 25, 26]))}
     options = {"mapper": dies, "split_bytes": 1, "max_failed_inputs": 2}
@@ -631,7 +631,7 @@ def test_other_limits_give_what_a_fresh_run_gives(
 
 
 def test_resume_with_a_later_timeout_tries_failures_again(tmp_path: Path) -> None:
-    """What was too slow for one ``timeout`` is tried again under a longer one."""
+    """An input that was too slow for one ``timeout`` is tried again under a longer one."""
     world = World(tmp_path, harm="__import__('time').sleep(3)")
     world.trap.write_text("0003")
     options = {"attempts": 1, "inputs": [f"{tmp_path}/in/pings-0003.xz"]}

@@ -1,4 +1,4 @@
-"""A whole run, from job to published result: what is promised to those who call it."""
+"""Whole runs, from the job to the published result, through every interface."""
 
 from __future__ import annotations
 
@@ -27,26 +27,26 @@ THREE_KEYS = "language: python\nscript: mapper.py\narguments: []\n"
 
 
 def marked(mark: str) -> list[int]:
-    """Processes whose environment holds the mark."""
+    """Return the processes whose environment holds the mark."""
     found = []
     for entry in Path("/proc").iterdir():
         try:
             if entry.name.isdigit() and mark.encode() in (entry / "environ").read_bytes():
                 found.append(int(entry.name))
         except OSError:
-            continue  # it has ended meanwhile, or is not ours
+            continue  # it has ended meanwhile, or belongs to another user
     return found
 
 
 def outside(**more: str) -> dict[str, str]:
-    """The environment of a process that starts a Ray of its own, or none."""
+    """Return the environment of a process that starts a private Ray, or none."""
     return {k: v for k, v in os.environ.items() if not k.startswith("RAY_")} | more
 
 
 def call(
     *words: str, cwd: Path, stdin: str | None = None, **environ: str
 ) -> subprocess.CompletedProcess[str]:
-    """``ray-mr`` in a process of its own."""
+    """Run ``ray-mr`` in a process of its own."""
     return subprocess.run(
         [sys.executable, "-m", "ray_mr", *words],
         cwd=cwd,
@@ -160,7 +160,7 @@ def mapper(uuid, file, js):
 
 
 def test_a_last_line_without_newline_is_a_line(tmp_path: Path, engine: str) -> None:
-    """What the mapper leaves without a newline at a file's end does not run into the next file."""
+    """Output without a newline at the end of a file is not joined with the next file."""
     make_pings(tmp_path / "in", files=3, pings=1)
     source = "def mapper(uuid, file, js): return 'x %d' % js['n']\n"
     wanted = job(tmp_path, reducer=None, mapper={"script": script(tmp_path, "m.py", source)})
@@ -307,7 +307,7 @@ print("up:", ray.is_initialized(), ray.get(ray.remote(lambda: "works").remote())
 def test_plain_python_session(folder: Path) -> None:
     """A script of lambdas runs; a private Ray is started and stopped, and one that is up stays up.
 
-    A cluster that somebody else runs on this machine is not joined without being asked to.
+    A cluster that another user runs on this machine is not joined, unless asked for.
     """
     mark = uuid.uuid4().hex
     with tempfile.TemporaryDirectory(prefix="rmr-", dir="/tmp") as place:

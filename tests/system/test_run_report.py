@@ -1,4 +1,4 @@
-"""What a whole run tells of itself: its report, its counters and how far it is."""
+"""Report, counters and progress of whole runs."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ def test_report_of_a_run_has_every_object(folder: Path, engine: str) -> None:
         file.write(b"no record\n")
     report, _ = run_told(job(folder, max_failed_inputs=1, max_bad_records=1), engine=engine)
     assert report.ok
-    told = report_of(folder)
-    assert (told["ok"], told["exit_code"], told["error"]) == (True, 0, "")
-    assert told["output"] == str(folder / "out" / "result.txt")
-    rows = {Path(row["uri"]).name: row for row in told["inputs"]}
+    report_json = report_of(folder)
+    assert (report_json["ok"], report_json["exit_code"], report_json["error"]) == (True, 0, "")
+    assert report_json["output"] == str(folder / "out" / "result.txt")
+    rows = {Path(row["uri"]).name: row for row in report_json["inputs"]}
     assert list(rows) == [f"pings-{number:04d}.xz" for number in range(4)]
     first, failed, last = (rows[f"pings-{number:04d}.xz"] for number in (0, 2, 3))
     path = folder / "in" / "pings-0000.xz"
@@ -63,13 +63,13 @@ def test_report_of_a_run_has_every_object(folder: Path, engine: str) -> None:
     assert "truncated" in failed["cause"]
     assert (last["records"], last["mapped"], last["bad_records"]) == (21, 20, 1)
     assert last["bad_sample"].startswith("line 21")
-    totals = told["totals"]
+    totals = report_json["totals"]
     assert totals == report.totals
     assert (totals["inputs"], totals["ok"], totals["failed"], totals["skipped"]) == (4, 3, 1, 0)
     assert (totals["records"], totals["mapped"], totals["bad_records"]) == (61, 60, 1)
     assert (totals["mapped_rows"], totals["shuffled_rows"], totals["keys"]) == (60, 60, 4)
-    assert {"list", "start", "map", "reduce", "steady", "total"} <= set(told["seconds"])
-    assert told["seconds"]["total"] >= told["seconds"]["map"] > 0
+    assert {"list", "start", "map", "reduce", "steady", "total"} <= set(report_json["seconds"])
+    assert report_json["seconds"]["total"] >= report_json["seconds"]["map"] > 0
     assert "61" not in report.summary()
     assert "60 records mapped, 1 set aside" in report.summary()
 

@@ -1,4 +1,4 @@
-"""What a whole run promises of its inputs and its output in S3, and of an output that exists."""
+"""Whole runs with inputs and output in S3, and runs whose output exists."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ CODED: dict[str, tuple[str, bytes]] = {
 def test_stored_content_encoding_decides_where_first_bytes_do_not(
     tmp_path: Path, s3: S3Server, feed: str
 ) -> None:
-    """Of S3 and of web servers alike; content that is not as promised fails, but not for files."""
+    """For S3 and web servers alike; content of another encoding than declared fails."""
     cat = script(tmp_path, "cat.sh", '#!/bin/sh\nwhile read -r name; do cat "$name"; done\n')
     mappers: dict[str, Any] = {
         "records": {"script": script(tmp_path, "m.py", "def mapper(f, line): return [line]")},
@@ -292,7 +292,7 @@ def test_nothing_is_visible_beyond_a_limit(tmp_path: Path, s3: S3Server, engine:
 
 
 def test_uploads_of_a_killed_run_are_aborted(folder: Path, s3: S3Server) -> None:
-    """The next run removes the uploads that a killed one has left under its prefix, no others."""
+    """The next run removes the uploads of a killed run under its prefix, and no others."""
     bucket = s3.bucket()
     for key in ("to/part-00000", "other/part-00000"):
         s3.client.create_multipart_upload(Bucket=bucket, Key=key)

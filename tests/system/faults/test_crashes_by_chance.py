@@ -1,7 +1,7 @@
-"""Programs that crash by chance change no byte: what counts was fed the same inputs together.
+"""Programs that crash by chance change no byte: the attempts that count had the same inputs.
 
-Each job here gives other bytes where a split is mapped in parts: a combiner adds floats, a mapper
-sums up what it read.  The program dies as often as there are files in a folder.
+Each job here gives other bytes if a split is mapped in parts: a combiner adds floats, a mapper
+sums up its records.  The program dies as often as there are files in a folder.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ class World:
     def go(
         self, kind: str, crashes: int = 0, engine: str = "local", *, how: Any = None, **more: Any
     ) -> tuple[Report, bytes, list[str]]:
-        """Run the job; the program crashes so many times."""
+        """Run the job; the program crashes this number of times."""
         for token in range(crashes):
             (self.flaky / f"{token}").touch()
         notices: list[str] = []

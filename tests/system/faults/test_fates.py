@@ -1,9 +1,9 @@
-"""Any script of fates over the real driver, commit and reducer code: the same bytes, or why not.
+"""Random scripts of faults over the real driver and reducers: the same bytes, or a reason.
 
-A table says what becomes of each attempt of each split, of each reducer and of each reading, and
-when the driver is stopped, in a commit or in publishing too, and has to go on; the engine of this
-process runs the attempts, of one kind with real programs.  Three hundred tables are followed, or
-``RAY_MR_FATES`` of each kind.
+A table has the fate of each attempt of each split, of each reducer and of each read.  It also has a
+moment at which the driver is stopped, perhaps in a commit or in publishing, and has to go on.  The
+local engine runs the attempts; one kind of table has real programs.  Three hundred tables are
+tested, or ``RAY_MR_FATES`` of each kind.
 """
 
 from __future__ import annotations
@@ -69,16 +69,16 @@ REDUCER_FATES = ["fails when fed", "loses a block", "fails at its end", ""]
 
 @dataclass
 class Script:
-    """What is to happen."""
+    """Faults of one run."""
 
     attempts: Mapping[tuple[int, int], str]
-    """By (start of the split, how many attempts of it came before)."""
+    """Fates by start of the split and number of its earlier attempts."""
     reducers: Mapping[int, str]
-    """By number of the reducer."""
+    """Fates by number of the reducer."""
     reads: frozenset[int]
-    """Readings of blocks by the driver that find nothing."""
+    """Reads of blocks by the driver that fail."""
     stop: str = ""
-    """A moment at which the driver is interrupted; see ``fault_moments``."""
+    """Moment at which the driver is interrupted; see ``fault_moments``."""
 
 
 SCRIPTS = st.builds(

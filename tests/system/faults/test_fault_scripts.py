@@ -1,8 +1,8 @@
-"""Fault scripts on Ray, in one table: who is killed, at which moment, and what must come out.
+"""Fault scripts on Ray: one table of processes, moments at which they are killed, and outputs.
 
 Every kill is a real SIGKILL of a real process.  Moments are steps of the driver
-(``fault_moments.py``) or requests that a proxy sees; nothing here waits for a time to pass.  What
-must come out are the bytes of an undisturbed run, or an exit code and a report of what is missing.
+(``fault_moments.py``) or requests that a proxy sees; no test waits for a time to pass.  A run ends
+with the bytes of an undisturbed run, or with an exit code and a report.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 @pytest.fixture
 def output(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Of the kind that a script asks for."""
+    """Output of the kind that a script asks for."""
     if request.param != "s3":
         (tmp_path / "out").mkdir()
         return f"{tmp_path}/out/{request.param}"
@@ -59,7 +59,7 @@ def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def actors(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """References to the process ids of the first reducers, as they are made."""
+    """References to the process IDs of the first reducers, in order."""
     from ray_mr.engines.ray.engine import RayEngine
 
     found: list[Any] = []
@@ -82,7 +82,7 @@ SEEN = {
     "another worker": "worker has died",
     "reducer": "a reducer is replaced",
 }
-"""What the user is told of a loss that costs something."""
+"""Notices of losses that cost something."""
 COMMIT = ["before the commit", "in the commit", "after the commit"]
 KILLS = [
     *(("another child", moment, "result.txt") for moment in COMMIT),
@@ -99,7 +99,7 @@ KILLS = [
 
 
 def victims(world: World, who: str, start: int | None, actors: list[Any]) -> list[int]:
-    """Process ids."""
+    """Return the IDs of the processes to kill."""
     import ray
 
     if "reducer" in who:
@@ -166,7 +166,7 @@ def driver(request: pytest.FixtureRequest) -> Iterator[Driver]:
 
 
 def check_resumed(world: World, undisturbed: bytes, driver: Driver) -> None:
-    """The driver was killed: there is no result, or all of it; going on gives all of it."""
+    """Check that a killed driver left all of its result or none, and that resuming gives all."""
     assert driver.wait() == -signal.SIGKILL, driver.said.read_text()
     world.open_gate()
     recorded = registry.store_for(world.output).exists(locate_record(world.output))

@@ -186,7 +186,7 @@ def faulty(monkeypatch: pytest.MonkeyPatch) -> FaultyEngine:
 def test_losses_change_no_byte(
     folder: Path, faulty: FaultyEngine, fault: str, reducers: int
 ) -> None:
-    """A lost attempt, block or reducer is made again: the same bytes, and the user is told."""
+    """A lost attempt, block or reducer is made again: the same bytes, and a notice."""
     plain = undisturbed(folder, reducers=reducers)
     faulty.__init__()  # type: ignore[misc]
     setattr(faulty, fault, 2)

@@ -1,7 +1,7 @@
 """Finished work of an earlier run stays until newer work has replaced it, or a result is published.
 
 Runs end early for every cause and under every flag, and drivers are killed before every single
-change that they make at the state: ``--resume`` then maps nothing that was finished.
+change that they make to the checkpoint: ``--resume`` then maps nothing that was finished.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ ways = pytest.mark.parametrize("way", FLAGS)
 
 @dataclass
 class Left:
-    """An output where a run has finished two of three inputs, and the third has failed."""
+    """Output of a run that has finished two of three inputs; the third has failed."""
 
     folder: Path
 
@@ -112,7 +112,7 @@ def left(tmp_path: Path) -> Left:
 
 
 def check_nothing_is_lost(left: Left, before: dict[str, bytes]) -> None:
-    """All finished work is there, and ``--only-failed`` runs nothing else."""
+    """Check that all finished work is there, and that ``--only-failed`` runs nothing else."""
     assert left.objects() == before
     left.fed()
     assert run(left.job, engine="local", only_failed=True).ok
@@ -190,7 +190,7 @@ def test_run_that_cannot_begin_leaves_finished_work(
 def test_run_of_a_changed_job_that_finishes_nothing_leaves_finished_work(
     left: Left, way: str
 ) -> None:
-    """Another mapper, which fails at once: the earlier one is put back and goes on."""
+    """Another mapper fails at once; then the earlier one is put back and goes on."""
     before = left.objects()
     source = Path(left.mapper).read_text()
     Path(left.mapper).write_text("#!/bin/sh\nexit 3\n")
@@ -241,7 +241,7 @@ def driver() -> Iterator[Driver]:
 def test_driver_killed_before_any_change_of_the_state_leaves_finished_work(
     left: Left, driver: Driver, way: str
 ) -> None:
-    """What a plain run has finished takes the place of the older work, and of nothing before."""
+    """Splits that a plain run has finished replace the older work, and not before."""
     old, kept_new = left.pieces(), 0
     for write in range(100):
         left.restore()

@@ -117,7 +117,7 @@ def test_silent_attempts_run_again(
     monkeypatch.setattr(scheduler, "SILENCE_TIMEOUT_S", 1.0)
     report, notices = run_told(job(folder, **options))
     assert report.ok
-    assert any("said nothing for 1 s; node 7: it does not answer" in told for told in notices)
+    assert any("said nothing for 1 s; node 7: it does not answer" in notice for notice in notices)
     assert result(folder) == plain
     assert {1, 3} <= set(engine.cancelled)
     assert sum("said nothing for 1 s" in notice for notice in notices) >= 2
@@ -294,22 +294,22 @@ def test_lost_block_with_missing_inputs_counts_once(
     """A split that runs again for a lost block, when inputs are missing by then, counts once."""
     options = {"reducers": 2, "max_failed_inputs": len(files)}
     make_pings(folder / "in" / "z", files=1)
-    gone = [folder / "in" / f"pings-{number:04d}.xz" for number in files]
-    kept = [path.read_bytes() for path in gone]
-    for path in gone:
+    missing = [folder / "in" / f"pings-{number:04d}.xz" for number in files]
+    contents = [path.read_bytes() for path in missing]
+    for path in missing:
         path.unlink()
     without = undisturbed(folder, **options)
-    for path, data in zip(gone, kept, strict=True):
+    for path, data in zip(missing, contents, strict=True):
         path.write_bytes(data)
 
     def lose_inputs() -> None:
-        for path in gone:
+        for path in missing:
             path.unlink()
 
     use(LosingEngine(1, lose_inputs))
     report, _ = run_told(job(folder, **options))
     assert report.ok
-    assert [uri for uri, _ in report.failed] == [str(path) for path in gone]
+    assert [uri for uri, _ in report.failed] == [str(path) for path in missing]
     assert result(folder) == without
 
 

@@ -236,11 +236,11 @@ def test_scheduler_progress_of_running_attempts_is_the_sum_of_their_bytes() -> N
 
     plan, events = plan_of(3), list[Event]()
     scheduler_of(plan, AnsweringEngine(answer), Ledger(plan), events).map()
-    told = [event for event in events if isinstance(event, MapProgress)]
-    assert {event.total_bytes for event in told} == {300}
-    assert [(event.done_bytes, event.running) for event in told][-1] == (300, 0)
-    assert max(event.done_bytes for event in told) == 300
-    assert [(event.done_bytes, event.running) for event in told][:4] == [
+    progress = [event for event in events if isinstance(event, MapProgress)]
+    assert {event.total_bytes for event in progress} == {300}
+    assert [(event.done_bytes, event.running) for event in progress][-1] == (300, 0)
+    assert max(event.done_bytes for event in progress) == 300
+    assert [(event.done_bytes, event.running) for event in progress][:4] == [
         (10, 1),
         (70, 1),
         (100, 0),
