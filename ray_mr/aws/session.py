@@ -42,7 +42,7 @@ def make_session(credentials: Credentials, refresh: Callable[[], Credentials] | 
             method="sealed",
         )
     else:
-        source = botocore.credentials.RefreshableCredentials.create_from_make_metadata(
+        source = botocore.credentials.RefreshableCredentials.create_from_metadata(
             _make_metadata(credentials), lambda: _make_metadata(refresh()), "sealed"
         )
     session._credentials = source  # noqa: SLF001 - botocore has no public way for refreshable ones
