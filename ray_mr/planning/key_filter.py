@@ -1,6 +1,7 @@
-"""The filter of 2014: which objects are read, by the parts of their paths.
+"""The key filter of 2014, which selects objects by the parts of their paths.
 
-``Filter.json`` has a dimension for each part, in order::
+``read_filter`` reads a ``Filter.json``; ``KeyFilter.find_reason`` says why an object is not read.
+The file has a dimension for each part, in order::
 
     {"version": 1, "dimensions": [{"field_name": "reason", "allowed_values": ["saved_session"]},
                                   {"field_name": "appVersion", "allowed_values": {"min": "22"}},
@@ -23,38 +24,38 @@ from ray_mr.system.user_files import read_named
 
 _UNSAFE_PATTERN = re.compile(r"[^a-zA-Z0-9_/.]")
 _MAX_NAME_PARTS = 2
-"""Parts that a file's name can give."""
+"""Maximum parts that the file name gives."""
 
 
 @dataclass(frozen=True, slots=True)
 class Dimension:
-    """What one part of a path may be."""
+    """Rule for one part of a path."""
 
     field: str
-    """Its name, for the reason."""
+    """Name of the part, for the reason."""
     values: frozenset[str] | None = None
-    """The values allowed; ``None``: any between the limits."""
-    least: str | None = None
-    most: str | None = None
+    """Allowed values; ``None`` for all values between the limits."""
+    min_value: str | None = None
+    max_value: str | None = None
 
     def allows(self, part: str) -> bool:
-        """Whether a part of a path is allowed."""
+        """Return whether a part of a path is allowed."""
         if self.values is not None:
             return part in self.values
         return not (
-            (self.least is not None and part < self.least)
-            or (self.most is not None and part > self.most)
+            (self.min_value is not None and part < self.min_value)
+            or (self.max_value is not None and part > self.max_value)
         )
 
 
 @dataclass(frozen=True, slots=True)
 class KeyFilter:
-    """All dimensions, in the order of the path's parts."""
+    """All rules, in the order of the path's parts."""
 
     dimensions: tuple[Dimension, ...]
 
-    def reason(self, key: str) -> str:
-        """Why an object of this key is not read; nothing if it is."""
+    def find_reason(self, key: str) -> str:
+        """Return why an object with this key is not read; empty if it is read."""
         *parts, name = key.split("/")
         missing = len(self.dimensions) - len(parts)
         parts += name.split(".")[: max(0, min(missing, _MAX_NAME_PARTS))]
@@ -62,7 +63,7 @@ class KeyFilter:
             if index < len(parts):
                 if not dimension.allows(parts[index]):
                     return f"filter: {dimension.field}"
-            elif dimension.values is not None or dimension.least or dimension.most:
+            elif dimension.values is not None or dimension.min_value or dimension.max_value:
                 return f"filter: no part for {dimension.field}"
         return ""
 
@@ -71,7 +72,7 @@ def read_filter(path: str) -> KeyFilter:
     """Read a ``Filter.json``.
 
     Raises:
-        JobError: It is missing, unreadable, or no such filter; the message says where.
+        JobError: The file is missing, unreadable, or not a filter; the message names the place.
     """
     try:
         text = read_named(path).decode("utf-8-sig")
@@ -89,15 +90,15 @@ def read_filter(path: str) -> KeyFilter:
         raise JobError(f"filter {path}: version is {version!r}: only 1 is known")
     dimensions = document["dimensions"]
     return KeyFilter(
-        tuple(_read_dimension(path, number, one) for number, one in enumerate(dimensions))
+        tuple(_read_dimension(path, number, item) for number, item in enumerate(dimensions))
     )
 
 
-def _read_dimension(path: str, number: int, one: Any) -> Dimension:
+def _read_dimension(path: str, number: int, item: Any) -> Dimension:
     where = f"filter {path}: dimensions[{number}]"
-    if not isinstance(one, dict) or "allowed_values" not in one:
+    if not isinstance(item, dict) or "allowed_values" not in item:
         raise JobError(f"{where}: must be an object with `field_name` and `allowed_values`")
-    field, allowed = str(one.get("field_name", number)), one["allowed_values"]
+    field, allowed = str(item.get("field_name", number)), item["allowed_values"]
     if allowed == "*":
         return Dimension(field)
     if isinstance(allowed, dict):

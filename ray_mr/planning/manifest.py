@@ -1,11 +1,11 @@
-"""Manifests: lists of objects to read, a line each, as text.
+"""Manifests: lists of objects to read, one per line.
+
+``read_manifest`` yields a ``ManifestEntry`` for each line; the driver looks the objects up.
 
 A line is a name (``s3://bucket/key``, ``https://...``, a path, a key of the job's bucket), a prefix
-that ends in ``/``, or JSON as ``{"key": ..., "size": ..., "etag": ..., "version": ...}``.  With
-size and etag given, nothing is asked about an object before it is read.  The words of the S3 API
-(``Key``, ``Size``, ``ETag``, ``VersionId``) are known too, so that what it lists is a manifest.
-
-Only the words are understood here; who reads them, and asks about objects, is the driver.
+that ends in ``/``, or JSON such as ``{"key": ..., "size": ..., "etag": ..., "version": ...}``.  An
+object with size and etag is not looked up before it is read.  The words of the S3 API (``Key``,
+``Size``, ``ETag``, ``VersionId``) are accepted too, so that a listing of S3 is a manifest.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _IGNORED_WORDS = frozenset(
         "restorestatus",
     }
 )
-"""What the S3 API says besides."""
+"""Words of the S3 API that are ignored."""
 MAX_LINE_BYTES = 1 << 16
 _GZIP_MAGIC = b"\x1f\x8b"
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
@@ -55,19 +55,19 @@ def read_manifest(
     folder: str,
     allow_empty: bool = False,
 ) -> Iterator[ManifestEntry]:
-    """The objects that a manifest names, in its order; empty lines are passed over.
+    """Yield the objects that a manifest names, in its order; empty lines are skipped.
 
     Args:
-        lines: With or without their ends.
-        name: Of the manifest, for messages.
-        bucket: Where keys without a scheme are; ``None``: they are paths.
-        folder: What paths are relative to.
-        allow_empty: There may be nothing in it.
+        lines: Lines with or without their ends.
+        name: Name of the manifest, for messages.
+        bucket: Bucket of keys without a scheme; ``None`` if they are paths.
+        folder: Folder of relative paths.
+        allow_empty: Accept a manifest without an object.
 
     Raises:
-        JobError: A line is none, with its number; or there is nothing in it.
+        JobError: A line is not valid, with its number; or the manifest is empty.
     """
-    number = found = 0
+    number = entries = 0
     for line in lines:
         number += 1
         text = line.rstrip(b"\r\n")
@@ -77,13 +77,13 @@ def read_manifest(
             continue
         where = f"{name}:{number}"
         if b"\0" in text or (number == 1 and text.startswith(_GZIP_MAGIC)):
-            raise JobError(f"{where}: this is no text", "a manifest is UTF-8, and not compressed")
+            raise JobError(f"{where}: not text", "a manifest is UTF-8, and not compressed")
         if len(text) > MAX_LINE_BYTES:
             raise JobError(f"{where}: the line is too long ({len(text):,} bytes) for a name")
-        found += 1
+        entries += 1
         facts = _read_json(where, text) if text.startswith(b"{") else {"key": _decode(text)}
         yield _make_entry(where, facts, bucket, folder)
-    if not found and not allow_empty:
+    if not entries and not allow_empty:
         raise JobError(f"no inputs in {name}", "it has a line for each: a name, or JSON")
 
 
@@ -92,25 +92,25 @@ def _decode(text: bytes) -> str:
 
 
 def _read_json(where: str, text: bytes) -> dict[str, Any]:
-    """What a line of JSON says, by our words.
+    """Return the values of a line of JSON by ray_mr's words.
 
     Raises:
-        JobError: It is no JSON object, or has a word that nobody knows.
+        JobError: The line is not a JSON object, or has an unknown word.
     """
     try:
-        said = json.loads(_decode(text))
+        document = json.loads(_decode(text))
     except (ValueError, RecursionError) as error:
         raise JobError(
             f"{where}: begins with {{ but is not JSON ({error})",
             'a key that begins so is written {"key": "..."}',
         ) from None
     facts: dict[str, Any] = {}
-    for word, value in said.items():
+    for word, value in document.items():
         known = _WORDS.get(word.lower().replace("_", ""))
         if known is None and word.lower() not in _IGNORED_WORDS:
             raise JobError(f"{where}: unknown word {word!r}{suggest_nearest(word, _WORDS)}")
         if known in facts:
-            raise JobError(f"{where}: {known} stands here twice")
+            raise JobError(f"{where}: {known} is given twice")
         if known is not None and value is not None:
             facts[known] = value
     return facts
@@ -135,7 +135,7 @@ def _make_entry(
 
 
 def complete_uri(name: str, bucket: str | None, folder: str) -> str:
-    """The URI or absolute path of a name without a scheme; anything with one stays as it is."""
+    """Return the URI or absolute path of a name; a name with a scheme stays as it is."""
     if _SCHEME.match(name):
         return name
     if bucket is not None:
@@ -145,6 +145,6 @@ def complete_uri(name: str, bucket: str | None, folder: str) -> str:
 
 
 def _quote_etag(uri: str, etag: str) -> str:
-    """An ETag in the quotes that S3 gives it."""
+    """Return an ETag in quotes, as S3 gives it."""
     bare = uri.startswith("s3://") and etag and not etag.startswith('"')
     return f'"{etag}"' if bare else etag

@@ -1,7 +1,20 @@
-"""Many objects in (nearly) flat memory, and inputs as stretches of them.
+"""Lists of many objects in nearly constant memory.
 
-A million objects as values of their own take 600 bytes each; so they stand in packed blocks, which
-go to a file when there are many, and become values when they are looked at.
+How callers use it:
+
+1. ``ObjectList.add`` appends objects as they are listed.
+2. An ``ObjectList`` is a sequence: indexes, slices and loops make ``StoredObject`` values.
+3. ``Inputs`` is a range of such a list as the inputs of one split.  Pickling it pickles that range
+   alone, so a split can be sent to a worker.
+4. ``Skipped`` is a list of objects with a reason for each.
+
+How it works inside: a million objects as Python values would take 600 bytes each.  So
+``BLOCK_OBJECTS`` objects at a time become an ``_ObjectBlock`` of columns, which is compressed and
+put into a ``Spill``, a temporary file once there are many.  Reading unpacks a block again; the last
+few blocks are cached (``_read_block``).
+
+Locators may hold passwords, which must be in no file.  From the first object with a locator on,
+blocks stay in memory.
 """
 
 from __future__ import annotations
@@ -17,7 +30,7 @@ from ray_mr.system.spill import Spill, pack_rows, unpack_rows
 BLOCK_OBJECTS = 512
 """Objects in a block."""
 MAX_RECENT_BLOCKS = 8
-"""Blocks that are kept as they were looked at, for those who go through them one by one."""
+"""Maximum unpacked blocks in the cache, for readers that go through objects one by one."""
 
 
 class _ObjectBlock(NamedTuple):
@@ -25,7 +38,7 @@ class _ObjectBlock(NamedTuple):
 
     uris: list[str]
     keys: list[int | str]
-    """Where in the URI the key begins, whose end it is; else the key."""
+    """Offset of the key in the URI, if the URI ends with the key; otherwise the key."""
     sizes: list[int]
     etags: list[str]
     locators: list[str]
@@ -33,7 +46,7 @@ class _ObjectBlock(NamedTuple):
 
     @classmethod
     def of(cls, objects: Sequence[StoredObject]) -> _ObjectBlock:
-        """The block of some objects."""
+        """Return the block of some objects."""
         return cls(
             [obj.uri for obj in objects],
             [
@@ -46,16 +59,16 @@ class _ObjectBlock(NamedTuple):
             [obj.remark for obj in objects] if any(obj.remark for obj in objects) else [],
         )
 
-    def key(self, at: int) -> str:
-        """The key of an object."""
+    def get_key(self, at: int) -> str:
+        """Return the key of an object."""
         key = self.keys[at]
         return self.uris[at][key:] if isinstance(key, int) else key
 
-    def value(self, at: int) -> StoredObject:
-        """An object."""
+    def get_object(self, at: int) -> StoredObject:
+        """Return an object as a value."""
         return StoredObject(
             self.uris[at],
-            self.key(at),
+            self.get_key(at),
             self.sizes[at],
             self.etags[at],
             self.locators[at],
@@ -66,12 +79,11 @@ class _ObjectBlock(NamedTuple):
 class ObjectList(Sequence[StoredObject]):
     """Objects by number, in the order in which they were added.
 
-    Threads may read it together, once all are added.  From the first one with a locator on, they
-    stay in memory: it may hold a password, which is on no disk.
+    Several threads may read it at a time, once all objects are added.
     """
 
     def __init__(self, objects: Iterable[StoredObject] = ()) -> None:
-        self._spool = Spill()
+        self._spill = Spill()
         self._last: list[StoredObject] = []  # no block yet
         self._recent: tuple[tuple[int, _ObjectBlock], ...] = ()  # replaced as a whole, for threads
         for obj in objects:
@@ -82,30 +94,32 @@ class ObjectList(Sequence[StoredObject]):
         self._recent = ()
         self._last.append(obj)
         if obj.locator:
-            self._spool.stay_in_memory()
+            self._spill.stay_in_memory()
         if len(self._last) == BLOCK_OBJECTS:
-            self._spool.append(pack_rows(tuple(_ObjectBlock.of(self._last))))
+            self._spill.append(pack_rows(tuple(_ObjectBlock.of(self._last))))
             self._last = []
 
     def __len__(self) -> int:
-        return len(self._spool) * BLOCK_OBJECTS + len(self._last)
+        return len(self._spill) * BLOCK_OBJECTS + len(self._last)
 
-    def _block(self, number: int) -> _ObjectBlock:
-        """A block by number; the last is one in the making."""
+    def _read_block(self, number: int) -> _ObjectBlock:
+        """Return a block by number; the last one may be incomplete."""
         for known, block in self._recent:
             if known == number:
                 return block
-        made = number < len(self._spool)
+        is_full = number < len(self._spill)
         block = (
-            _ObjectBlock(*unpack_rows(self._spool[number])) if made else _ObjectBlock.of(self._last)
+            _ObjectBlock(*unpack_rows(self._spill[number]))
+            if is_full
+            else _ObjectBlock.of(self._last)
         )
         self._recent = ((number, block), *self._recent[: MAX_RECENT_BLOCKS - 1])
         return block
 
-    def _stretch(self, low: int, high: int) -> Iterator[tuple[_ObjectBlock, int]]:
-        """Blocks and indexes into them, of the objects from one to before another."""
+    def _locate(self, low: int, high: int) -> Iterator[tuple[_ObjectBlock, int]]:
+        """Yield blocks and indexes into them, for the objects from ``low`` to before ``high``."""
         for number in range(low // BLOCK_OBJECTS, -(-high // BLOCK_OBJECTS)):
-            block, first = self._block(number), number * BLOCK_OBJECTS
+            block, first = self._read_block(number), number * BLOCK_OBJECTS
             for at in range(max(low - first, 0), min(high - first, BLOCK_OBJECTS)):
                 yield block, at
 
@@ -122,21 +136,21 @@ class ObjectList(Sequence[StoredObject]):
                 else map(self.__getitem__, range(low, high, step))
             )
         number, at = divmod(range(len(self))[index], BLOCK_OBJECTS)
-        if number == len(self._spool):
+        if number == len(self._spill):
             return self._last[at]
-        return self._block(number).value(at)
+        return self._read_block(number).get_object(at)
 
     def values(self, low: int, high: int) -> Iterator[StoredObject]:
-        """The objects from one to before another."""
-        return (block.value(at) for block, at in self._stretch(low, high))
+        """Yield the objects from ``low`` to before ``high``."""
+        return (block.get_object(at) for block, at in self._locate(low, high))
 
     def sizes(self, low: int, high: int) -> Iterator[int]:
-        """Their stored sizes, without making values of them."""
-        return (block.sizes[at] for block, at in self._stretch(low, high))
+        """Yield the stored sizes of these objects, without making values."""
+        return (block.sizes[at] for block, at in self._locate(low, high))
 
     def keys(self) -> Iterator[str]:
-        """The keys of all, without making values of them."""
-        return (block.key(at) for block, at in self._stretch(0, len(self)))
+        """Yield the keys of all objects, without making values."""
+        return (block.get_key(at) for block, at in self._locate(0, len(self)))
 
     def __iter__(self) -> Iterator[StoredObject]:
         return self.values(0, len(self))
@@ -147,27 +161,27 @@ class ObjectList(Sequence[StoredObject]):
         return NotImplemented
 
     def __getstate__(self) -> tuple[list[bytes], bytes]:
-        blocks = [self._spool[number] for number in range(len(self._spool))]
+        blocks = [self._spill[number] for number in range(len(self._spill))]
         return blocks, pack_rows(tuple(_ObjectBlock.of(self._last)))
 
     def __setstate__(self, state: tuple[Iterable[bytes], bytes]) -> None:
         blocks, last = state
         self.__init__()  # type: ignore[misc]
-        self._spool.stay_in_memory()  # a stretch is small
+        self._spill.stay_in_memory()  # a pickled range is small
         for block in blocks:
-            self._spool.append(block)
+            self._spill.append(block)
         rest = _ObjectBlock(*unpack_rows(last))
-        self._last = [rest.value(at) for at in range(len(rest.uris))]
+        self._last = [rest.get_object(at) for at in range(len(rest.uris))]
 
     __hash__ = None  # type: ignore[assignment]
 
 
 class Inputs(Sequence[Input]):
-    """A stretch of a catalog as inputs; what crosses processes is that stretch alone."""
+    """A range of an object list as inputs; only that range is pickled."""
 
-    def __init__(self, catalog: ObjectList, low: int, high: int, position: int) -> None:
-        """``position`` is that of the object number ``low``."""
-        self._catalog, self._low, self._high, self._position = catalog, low, high, position
+    def __init__(self, objects: ObjectList, low: int, high: int, position: int) -> None:
+        """Make inputs of objects ``low`` to before ``high``, from ``position`` on."""
+        self._objects, self._low, self._high, self._position = objects, low, high, position
 
     def __len__(self) -> int:
         return self._high - self._low
@@ -180,20 +194,20 @@ class Inputs(Sequence[Input]):
         if isinstance(index, slice):
             return tuple(self[each] for each in range(*index.indices(len(self))))
         index = range(len(self))[index]
-        return Input(self._position + index, self._catalog[self._low + index])
+        return Input(self._position + index, self._objects[self._low + index])
 
     def __iter__(self) -> Iterator[Input]:
-        objects = self._catalog.values(self._low, self._high)
+        objects = self._objects.values(self._low, self._high)
         return map(Input, itertools.count(self._position), objects)
 
     @property
     def positions(self) -> range:
-        """Positions of all, without making values of them."""
+        """Positions of all inputs, without making values."""
         return range(self._position, self._position + len(self))
 
     def sizes(self) -> Iterator[tuple[int, int]]:
-        """Position and stored size of each, without making values of them."""
-        return enumerate(self._catalog.sizes(self._low, self._high), self._position)
+        """Yield position and stored size of each input, without making values."""
+        return enumerate(self._objects.sizes(self._low, self._high), self._position)
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, Sequence):
@@ -204,29 +218,29 @@ class Inputs(Sequence[Input]):
         return hash((self._position, len(self)))
 
     def __reduce__(self) -> tuple[object, ...]:
-        part = self._catalog[self._low : self._high]
+        part = self._objects[self._low : self._high]
         return Inputs, (part, 0, len(self), self._position)
 
 
 class Skipped(Sequence[tuple[StoredObject, str]]):
-    """Objects that are not read, with the reason; of reasons there are few."""
+    """Objects that are not read, with a reason each; the reasons are few."""
 
     def __init__(self) -> None:
-        self._catalog = ObjectList()
+        self._objects = ObjectList()
         self._reasons: dict[str, int] = {}
-        self._which = array("I")
+        self._reason_numbers = array("I")
 
     def add(self, obj: StoredObject, reason: str) -> None:
         """Add an object."""
-        self._catalog.add(obj)
-        self._which.append(self._reasons.setdefault(reason, len(self._reasons)))
+        self._objects.add(obj)
+        self._reason_numbers.append(self._reasons.setdefault(reason, len(self._reasons)))
 
-    def counts(self) -> dict[str, int]:
-        """How many there are for each reason."""
-        return {reason: self._which.count(at) for reason, at in self._reasons.items()}
+    def count_reasons(self) -> dict[str, int]:
+        """Return the number of objects for each reason."""
+        return {reason: self._reason_numbers.count(at) for reason, at in self._reasons.items()}
 
     def __len__(self) -> int:
-        return len(self._which)
+        return len(self._reason_numbers)
 
     @overload
     def __getitem__(self, index: int) -> tuple[StoredObject, str]: ...
@@ -237,11 +251,13 @@ class Skipped(Sequence[tuple[StoredObject, str]]):
     ) -> tuple[StoredObject, str] | tuple[tuple[StoredObject, str], ...]:
         if isinstance(index, slice):
             return tuple(self[each] for each in range(*index.indices(len(self))))
-        return self._catalog[index], list(self._reasons)[self._which[index]]
+        return self._objects[index], list(self._reasons)[self._reason_numbers[index]]
 
     def __iter__(self) -> Iterator[tuple[StoredObject, str]]:
         reasons = list(self._reasons)
-        return ((obj, reasons[at]) for obj, at in zip(self._catalog, self._which, strict=True))
+        return (
+            (obj, reasons[at]) for obj, at in zip(self._objects, self._reason_numbers, strict=True)
+        )
 
     def __eq__(self, other: object) -> bool:
         return tuple(self) == tuple(other) if isinstance(other, Sequence) else NotImplemented

@@ -1,6 +1,17 @@
-"""The plan: which objects a run reads and how they are cut into splits.
+"""The plan: the objects that a run reads, cut into splits, and its programs.
 
-Pure and deterministic: sizes and the job decide, never time, load, memory or the machine.
+How callers use it: ``make_plan(job, objects)`` returns a ``Plan``, which the driver runs, prints
+(``describe``) or writes as JSON (``facts``).
+
+How ``make_plan`` works:
+
+1. The programs of the job are packed, with the files beside them (``_pack_step``).
+2. ``selection.choose_objects`` divides the listed objects into those to read and those to skip.
+3. ``keys.make_keys_distinct`` gives each object a key of its own.
+4. ``selection.refuse_objects`` takes out objects that cannot be read; they count as failed inputs.
+5. ``splits.cut_splits`` packs the rest into splits.
+
+A plan is deterministic: the job, names and sizes decide, never time, load, memory or the machine.
 """
 
 from __future__ import annotations
@@ -34,11 +45,11 @@ if TYPE_CHECKING:
     from ray_mr.model import Split, StoredObject
 
 LINE_COLLECTOR = "collect"
-"""The reducer of a map task for reduce tasks: lines as they come, in the order of the plan."""
+"""Name of the reducer of a map task for reduce tasks: it passes on lines in plan order."""
 FINAL_HOOK = b"mapper_final"
-"""A function of this name in a mapper's script is called after the last input of a split."""
+"""Name of the function in a mapper's script that is called after the last input of a split."""
 DECODED_RATIO = 10
-"""Decoded bytes for each stored byte of a compressed object; xz makes pings 5 to 10 times less."""
+"""Estimated decoded bytes per stored byte of a compressed object."""
 COMPRESSED_SUFFIXES = (
     ".gz",
     ".bz2",
@@ -52,34 +63,33 @@ COMPRESSED_SUFFIXES = (
     ".deflate",
 )
 _OPENS_ITSELF = ("records", "python")
-"""Feed and language whose harness decodes what it reads."""
+"""Feed and language whose harness decodes its inputs in memory."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Plan:
-    """Everything a run does, before it does it."""
+    """Everything that a run will do."""
 
     job: Job
-    """Without functions, so that it pickles anywhere."""
+    """The job without its functions, so that it can be pickled."""
     mapper: Program
     combiner: Program | str | None
-    """A word is a built-in."""
+    """A program, or the name of a built-in combiner."""
     reducer: Program | str | None
     splits: tuple[Split, ...]
-    """Positions of their inputs count from 0 without a gap."""
+    """Splits; the positions of their inputs count from 0 without a gap."""
     skipped: Sequence[tuple[StoredObject, str]]
-    """Objects that are not read, with the reason."""
+    """Objects that are not read, with the reason for each."""
     refused: tuple[tuple[StoredObject, DataError], ...]
-    """Objects that cannot be read: they count as failed inputs."""
+    """Objects that cannot be read, which count as failed inputs, with the cause for each."""
     patterns: tuple[Source, ...] = ()
-    """What each of the job's input patterns has brought."""
+    """Counts for each of the job's input patterns."""
     bounds: tuple[bytes, ...] = ()
-    """For ``partition: range``, the least keys of all parts but the first; not known before a run
-    has looked at the inputs."""
+    """Lowest key of each part but the first, for ``partition: range``; empty before the run."""
 
     @property
     def total_inputs(self) -> int:
-        """Objects in all splits."""
+        """Number of objects in all splits."""
         return sum(len(split.inputs) for split in self.splits)
 
     @property
@@ -89,11 +99,11 @@ class Plan:
 
     @property
     def fed_together(self) -> bool:
-        """Whether map output depends on which inputs one attempt is fed, not on each one alone.
+        """Whether map output depends on all inputs of an attempt together, not on each by itself.
 
-        A program fed files or lines reads all inputs of a split, a ``mapper_final`` may sum them
-        up, and a combiner works on rows of all of them.  What built-in combiners do is the same
-        however rows are grouped, once the reducer has the rest of it.
+        A program fed files or lines reads all inputs of a split; ``mapper_final`` may sum them up;
+        a combine program works on rows of all of them.  A built-in combiner with the matching
+        reducer gives the same result however rows are grouped.
         """
         if isinstance(self.combiner, Program) or self.mapper.feed in {"files", "lines"}:
             return True
@@ -106,47 +116,47 @@ class Plan:
         )
 
     def object_at(self, position: int) -> StoredObject:
-        """The object of the input at a position."""
+        """Return the object of the input at a position."""
         at = bisect.bisect_right(self.splits, position, key=lambda split: split.start) - 1
         split = self.splits[at]
-        index = position - split.start  # there, unless inputs were left out
+        index = position - split.start  # right unless inputs were removed from the split
         if index < len(split.inputs) and split.positions[index] == position:
             return split.inputs[index].object
         return next(item.object for item in split.inputs if item.position == position)
 
     def scratch_bytes(self, slots: int) -> int:
-        """Disk for the files of ``slots`` splits at a time, about; a run cannot do with less.
+        """Return an estimate of the disk for the files of ``slots`` splits at a time, in bytes.
 
-        The largest ``slots`` splits, stored and decoded; a compressed object (by the job's
-        ``decompress``, for ``auto`` by its name's end) is taken to decode to ``DECODED_RATIO``
-        times its size, but not for feed ``lines`` and functions of Python: they decode in memory.
+        It is the size of the largest ``slots`` splits, stored and decoded.  A compressed object (by
+        the job's ``decompress``; for ``auto`` by its suffix) counts as ``DECODED_RATIO`` times its
+        size when decoded; feed ``lines`` and Python functions decode in memory.
         """
-        scratch = sorted((self._scratch(split) for split in self.splits), reverse=True)
-        return sum(scratch[:slots])
+        sizes = sorted((self._estimate_scratch(split) for split in self.splits), reverse=True)
+        return sum(sizes[:slots])
 
     def disk_bytes(self, slots: int) -> int:
-        """Disk that a run needs, about, when ``slots`` splits run at a time.
+        """Return an estimate of the disk for a run with ``slots`` splits at a time, in bytes.
 
-        To ``scratch_bytes`` comes what mappers put out, which nobody knows before the run: taken
-        as the size of all inputs as stored, or nothing to speak of with a built-in combiner.
+        It is ``scratch_bytes`` and the mappers' output, which is unknown before the run: it counts
+        as the stored size of all inputs, or as 0 with a built-in combiner.
         """
-        shuffled = 0 if isinstance(self.combiner, str) else self.total_bytes
-        return self.scratch_bytes(slots) + shuffled
+        shuffle_bytes = 0 if isinstance(self.combiner, str) else self.total_bytes
+        return self.scratch_bytes(slots) + shuffle_bytes
 
-    def _scratch(self, split: Split) -> int:
+    def _estimate_scratch(self, split: Split) -> int:
         program = self.mapper
         streamed = program.feed == "lines" or (program.feed, program.language) == _OPENS_ITSELF
-        how = "none" if streamed else self.job.decompress
+        codec = "none" if streamed else self.job.decompress
         return sum(
             item.object.size_bytes * (1 + DECODED_RATIO)
-            if how not in {"auto", "none"}
-            or (how == "auto" and item.object.key.endswith(COMPRESSED_SUFFIXES))
+            if codec not in {"auto", "none"}
+            or (codec == "auto" and item.object.key.endswith(COMPRESSED_SUFFIXES))
             else item.object.size_bytes
             for item in split.inputs
         )
 
     def describe(self, slots: int = 1) -> str:
-        """A few lines for people; the disk is that of ``slots`` splits at a time."""
+        """Return the plan as text; the disk is that of ``slots`` splits at a time."""
         sizes = [split.size_bytes for split in self.splits]
         slots = max(1, min(slots, len(sizes)))
         objects = format_count(self.total_inputs, "object")
@@ -161,12 +171,14 @@ class Plan:
         if more := len(self.patterns) - MAX_PATTERNS_SHOWN:
             lines += [f"input     and {more:,} more patterns"] if more > 0 else []
         skipped = self.skipped
-        why = (
-            skipped.counts()
+        reasons = (
+            skipped.count_reasons()
             if isinstance(skipped, Skipped)
             else Counter(reason for _, reason in skipped)
         )
-        lines += [f"skipped   {format_count(n, 'object')}: {reason}" for reason, n in why.items()]
+        lines += [
+            f"skipped   {format_count(n, 'object')}: {reason}" for reason, n in reasons.items()
+        ]
         if self.refused:
             obj, error = self.refused[0]
             refused = format_count(len(self.refused), "object")
@@ -183,7 +195,7 @@ class Plan:
         return "\n".join(lines)
 
     def facts(self, slots: int = 1) -> dict[str, Any]:
-        """The plan as plain values; the disk is that of ``slots`` splits at a time."""
+        """Return the plan as plain values; the disk is that of ``slots`` splits at a time."""
         return {
             "inputs": self.total_inputs,
             "stored_bytes": self.total_bytes,
@@ -215,7 +227,7 @@ class Plan:
 
 
 def _describe_step(step: Program | str) -> str:
-    """``mapper.py, python, fed records``, or the word of a built-in."""
+    """Return ``mapper.py, python, fed records``, or the name of a built-in."""
     if isinstance(step, str):
         return step
     if step.function:
@@ -224,12 +236,12 @@ def _describe_step(step: Program | str) -> str:
 
 
 def make_plan(job: Job, objects: Iterable[StoredObject], sources: Sources | None = None) -> Plan:
-    """Cut the objects, in their order, into splits.
+    """Make the plan of a job.
 
     Args:
-        job: What to do.
-        objects: As the stores list them: in the order of the job's patterns, sorted within one.
-        sources: Where the objects are counted as they come.
+        job: The job.
+        objects: Objects in the order of the job's patterns, sorted within each pattern.
+        sources: Counts for each pattern, of which skipped objects are to be counted too.
 
     Raises:
         JobError: There is nothing to read, or a script cannot be packed.
@@ -273,14 +285,14 @@ def _pack_step(script: Script, extras: tuple[ProgramFile, ...]) -> Program:
 
 
 def _choose_identity(combiner: Program | str | None, reducer: Program | str | None) -> Program:
-    """A reducer that reads files gets the inputs themselves."""
+    """Return the mapper of a job with `identity`; a reducer that reads files gets whole inputs."""
     reads_files = isinstance(reducer, Program) and reducer.feed == "files"
     return WHOLE_FILES if reads_files and combiner is None else IDENTITY
 
 
 MAX_NAMES_SHOWN = 5
 MAX_PATTERNS_SHOWN = 20
-"""Patterns in a plan's text; its JSON has all."""
+"""Maximum patterns in a plan's text; its JSON has all of them."""
 
 
 def _describe_no_input(job: Job, skipped: Sequence[tuple[StoredObject, str]]) -> str:

@@ -49,7 +49,7 @@ def make_skip_rule(job: Job) -> Callable[[StoredObject], str]:
     def find_reason(obj: StoredObject) -> str:
         if reason := find_skip_reason(obj):
             return reason
-        return rules.reason(obj.key) if rules is not None else ""
+        return rules.find_reason(obj.key) if rules is not None else ""
 
     return find_reason
 

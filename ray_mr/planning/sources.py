@@ -1,13 +1,13 @@
-"""What each input pattern of a job has brought: objects, bytes, and how many were not read.
+"""Counts for each input pattern of a job: objects, bytes, and skipped objects.
 
 How callers use it:
 
-1. The listing calls ``begin`` and ``add`` as objects come, pattern after pattern, and ``finish``.
-   A pattern that has brought nothing to read is an error there.
+1. The listing calls ``begin`` for each pattern, ``add`` for each of its objects, and ``finish``.
+   A pattern without an object to read is an error there.
 2. The planner calls ``skip`` with the number of each object that it skips.
 3. ``rows`` goes into the plan and the report.
 
-A pattern takes a few numbers, however many objects it brings.
+A pattern takes constant memory, however many objects it names.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 FOLDER_MARKER = "folder marker"
 """Reason for skipping an empty object whose key ends in ``/``."""
 NO_MATCH_HINT = "see the names, capitals too: * is any part of a name, ** any number of folders"
-"""Advice where patterns fit nothing."""
+"""Hint for patterns that match nothing."""
 _PLURALS = {
     FOLDER_MARKER: "folder markers",
     HIDDEN.partition(":")[0]: "names that begin with _ or .",
@@ -40,21 +40,21 @@ _PLURALS = {
     ALREADY_LISTED: "folders listed under another name",
 }
 _EXACT_NAME_HINT = "an exact name reads one, and so does a pattern that has the `_` or `.` itself"
-_ALLOW_EMPTY_HINT = "`allow_empty: true` (--allow-empty) permits a pattern that brings nothing"
+_ALLOW_EMPTY_HINT = "`allow_empty: true` (--allow-empty) permits a pattern that matches nothing"
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What one pattern has brought."""
+    """Counts of one pattern."""
 
     pattern: str
-    """As a message may show it."""
+    """Pattern without secrets, for messages."""
     objects: int = 0
-    """Objects that it names, those included that are skipped or that other patterns name too."""
+    """Number of objects that it names, also those skipped or named by other patterns too."""
     stored_bytes: int = 0
     """Their stored size."""
     skipped: int = 0
-    """How many of them are not read."""
+    """Number of objects that are not read."""
 
     def facts(self) -> dict[str, Any]:
         """Return the row of a plan or report."""
@@ -72,7 +72,7 @@ class Source:
 
 
 def find_skip_reason(obj: StoredObject) -> str:
-    """Return why an object is not read whatever the job says, or nothing."""
+    """Return why an object is never read, whatever the job says; empty if it may be read."""
     if obj.remark and obj.remark != ARCHIVED:
         return obj.remark
     return FOLDER_MARKER if obj.key.endswith("/") and obj.size_bytes == 0 else ""
@@ -82,8 +82,8 @@ class Sources:
     """Counts for each of a job's patterns.
 
     Args:
-        patterns: In the job's order.
-        allow_empty: A pattern may bring nothing.
+        patterns: The patterns in the job's order.
+        allow_empty: Accept a pattern without an object to read.
     """
 
     def __init__(self, patterns: Iterable[object], *, allow_empty: bool) -> None:
@@ -91,21 +91,21 @@ class Sources:
         self._allow_empty = allow_empty
         size = len(self._names)
         self._objects, self._bytes, self._skipped = (array("Q", bytes(8 * size)) for _ in range(3))
-        self._ends = array("Q")  # for each pattern that is finished, how many objects came so far
+        self._ends = array("Q")  # objects so far, at the end of each pattern
         self._number = self._read = 0
         self._passed_over: Counter[str] = Counter()
 
     def begin(self, index: int) -> None:
-        """Note that the objects that follow are those of this pattern.
+        """Begin a pattern: the objects that follow are its own.
 
         Raises:
-            JobError: One of the patterns before it has brought nothing to read.
+            JobError: A pattern before it has no object to read.
         """
         while len(self._ends) < index:
             self._end(len(self._ends))
 
     def add(self, obj: StoredObject) -> None:
-        """Count an object of the pattern that has begun."""
+        """Count an object of the current pattern."""
         index = len(self._ends)
         self._number += 1
         self._objects[index] += 1
@@ -116,10 +116,10 @@ class Sources:
             self._read += 1
 
     def finish(self) -> None:
-        """Note that no more objects come.
+        """End the last pattern.
 
         Raises:
-            JobError: A pattern has brought nothing to read.
+            JobError: A pattern has no object to read.
         """
         self.begin(len(self._names))
 
@@ -144,6 +144,6 @@ class Sources:
         self._skipped[bisect.bisect_right(self._ends, number)] += 1
 
     def rows(self) -> tuple[Source, ...]:
-        """Return what each pattern has brought."""
+        """Return the counts of each pattern."""
         columns = zip(self._names, self._objects, self._bytes, self._skipped, strict=True)
         return tuple(Source(*row) for row in columns)

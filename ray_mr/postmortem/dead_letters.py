@@ -1,7 +1,11 @@
-"""Dead letters: records of which a program died, whole and with all that is known of them.
+"""Dead letters: records at which a program died, kept whole beside the output.
 
-They stand in a folder of the output's own beside it, two objects a record: its raw bytes, and JSON
-that says where they come from and what happened.  The same job leaves the same letters.
+``write_dead_letter`` writes two objects for a record into the folder of ``locate_folder``::
+
+    out.txt.dead-letters/part.gz-1a2b3c4d-line-17.record   the record's raw bytes
+    out.txt.dead-letters/part.gz-1a2b3c4d-line-17.json     its object, line and error
+
+Names depend on the record alone, so a repeated run leaves the same dead letters.
 """
 
 from __future__ import annotations
@@ -23,17 +27,23 @@ MAX_NAME_CHARS = 60
 
 
 def locate_folder(output: str) -> str:
-    """Where the dead letters of a run with this output stand; ends in ``/``."""
+    """Return the folder of the dead letters of a run with this output; it ends in ``/``."""
     return f"{output}dead-letters/" if is_prefix(output) else f"{output}.dead-letters/"
 
 
 def write_dead_letter(
     output: str, obj: StoredObject, poison: PoisonRecord, error: RayMrError
 ) -> str:
-    """Write a letter; its URI, without the end that tells its two objects apart.
+    """Write a dead letter; return its URI without the suffixes of its two objects.
+
+    Args:
+        output: The run's output.
+        obj: Object of the record.
+        poison: The record.
+        error: Error with which the program died.
 
     Raises:
-        StoreError: It cannot be written there.
+        StoreError: It cannot be written.
     """
     digest = hashlib.sha256(obj.uri.encode("utf-8", "surrogateescape")).hexdigest()[:8]
     stem = re.sub(r"[^A-Za-z0-9._-]", "_", obj.uri.rpartition("/")[2])[:MAX_NAME_CHARS]

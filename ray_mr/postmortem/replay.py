@@ -1,6 +1,16 @@
-"""A failed attempt in one small JSON, and the same attempt again, here.
+"""Capsules: descriptions of failed map attempts, and their replay on this machine.
 
-A capsule names what was read and run, and says how it ended; it holds neither data nor secrets.
+How callers use it:
+
+1. During a run, ``CapsuleWriter.write`` writes a capsule for each failed attempt: one small JSON
+   object in the folder of ``locate_folder``.
+2. ``ray-mr replay`` reads it with ``read_capsule``.
+3. ``replay_attempt`` runs the attempt again in this process and returns its error;
+   ``debug_attempt`` runs it in the terminal, in Python's debugger at the failing record.
+
+A capsule has the job, the inputs' names and versions, and how the attempt ended.  It holds neither
+data nor secrets: environment variables are listed by name only, and a replay takes their values
+from its own environment.  Scripts are read as they are now, so a corrected mapper can be tried.
 """
 
 from __future__ import annotations
@@ -34,13 +44,13 @@ if TYPE_CHECKING:
     from ray_mr.planning.plan import Plan
 
 MAX_CAPSULES = 100
-"""Of one run; the report counts the rest."""
-MAX_TEXT_CHARS = 64 << 10
+"""Maximum capsules of one run; the report counts the others."""
+MAX_MESSAGE_CHARS = 64 << 10
 MAX_CAPSULE_BYTES = 64 << 20
 
 
 def locate_folder(output: str) -> str:
-    """Where the capsules of a run with this output stand; ends in ``/``."""
+    """Return the folder of the capsules of a run with this output; it ends in ``/``."""
     return f"{output}failed-attempts/" if is_prefix(output) else f"{output}.failed-attempts/"
 
 
@@ -54,7 +64,7 @@ class CapsuleWriter:
     def write(
         self, split: Split, ident: AttemptId, options: AttemptOptions, end: AttemptEnd
     ) -> None:
-        """Keep how an attempt failed; without effect once there are many.
+        """Write the capsule of a failed attempt; no effect after ``MAX_CAPSULES``.
 
         Raises:
             StoreError: It cannot be written.
@@ -100,33 +110,33 @@ def _describe_object(obj: StoredObject) -> dict[str, Any]:
 def _describe_error(error: RayMrError | None) -> dict[str, str] | None:
     if error is None:
         return None
-    message = error.message[:MAX_TEXT_CHARS]
+    message = error.message[:MAX_MESSAGE_CHARS]
     return {"kind": type(error).__name__, "message": message, "hint": error.hint}
 
 
 @dataclass(frozen=True, slots=True)
 class Capsule:
-    """A failed attempt, ready to be run again."""
+    """A failed attempt, ready to run again."""
 
     uri: str
     plan: Plan
-    """Of the inputs at fault alone, where they are known."""
+    """Plan of the failed inputs alone, or of all inputs if those are unknown."""
     options: AttemptOptions
     line: int | None
-    """At which record the program died."""
-    told: str
-    """How it ended then."""
-    changed: bool
-    """The mapper is not the one that failed."""
-    withheld: tuple[str, ...]
-    """Environment variables that were not written down, and are not set here either."""
+    """Line of the record at which the program died, from 1; ``None`` if unknown."""
+    message: str
+    """Error message of the failed attempt."""
+    is_mapper_changed: bool
+    """Whether the mapper differs from the one that failed."""
+    missing_variables: tuple[str, ...]
+    """Names of the job's environment variables that are not set in this process."""
 
 
 def read_capsule(uri: str) -> Capsule:
-    """Read a capsule; scripts are taken as they are now.
+    """Read a capsule, and the job's scripts as they are now.
 
     Raises:
-        JobError: It is none, or its job cannot be run here.
+        JobError: It is not a capsule, or its job cannot run on this machine.
         StoreError: It cannot be read.
     """
     with store_for(uri).open(uri) as stream:
@@ -135,54 +145,54 @@ def read_capsule(uri: str) -> Capsule:
     try:
         facts = strict_json.loads(data)
         inputs = [_parse_input(item) for item in facts["inputs"]]
-        at_fault = _select_failed(facts, inputs)
+        failed_inputs = _select_failed(facts, inputs)
         careful = facts["terms"]["careful"]
         lines = None if careful is None else tuple(map(int, careful))
         options = AttemptOptions(isolate_record=lines)
         job_facts, digest, line = dict(facts["job"]), facts["mapper_digest"], facts["line"]
-        told = _find_message(facts)
+        message = _find_message(facts)
         env = dict(job_facts.pop("env"))
         programs = [job_facts.get(name) for name in ("mapper", "combiner", "reducer")]
         number = int(facts["attempt"]["split"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise JobError(
-            f"{uri} is no capsule of a failed attempt: {error!r}",
+            f"{uri} is not the capsule of a failed attempt: {error!r}",
             "they are the JSON files below failed-attempts, beside the output of a run",
         ) from None
-    if any(isinstance(one, dict) and not one.get("script") for one in programs):
+    if any(isinstance(each, dict) and not each.get("script") for each in programs):
         raise JobError(
             f"{uri}: its job is made of Python functions, which are not kept",
             "call the function on the input where it is defined",
         )
     missing = [name for name, value in env.items() if value is None]
     env |= {name: os.environ[name] for name in missing if name in os.environ}
-    kept = {name: value for name, value in env.items() if value is not None}
+    known = {name: value for name, value in env.items() if value is not None}
     uris = [item.object.uri for item in inputs]
     try:
-        job = Job(**job_facts | {"env": kept, "inputs": uris})
+        job = Job(**job_facts | {"env": known, "inputs": uris})
     except TypeError as error:  # a word that no job has, such as "self"
-        raise JobError(f"{uri}: its job makes no sense: {error}") from None
-    plan = make_plan(job, [item.object for item in at_fault])
+        raise JobError(f"{uri}: its job is not valid: {error}") from None
+    plan = make_plan(job, [item.object for item in failed_inputs])
     if plan.refused:
         raise plan.refused[0][1]
-    split = Split(number, tuple(at_fault))
+    split = Split(number, tuple(failed_inputs))
     return Capsule(
         uri,
         replace(plan, splits=(split,)),
         options,
         line,
-        told,
+        message,
         plan.mapper.digest != digest,
-        tuple(name for name in missing if name not in kept),
+        tuple(name for name in missing if name not in known),
     )
 
 
 def _parse_input(facts: dict[str, Any]) -> Input:
-    """An input of a capsule.
+    """Return an input of a capsule.
 
     Raises:
-        ValueError: It is not one.
-        TypeError: The same.
+        ValueError: A value has the wrong type.
+        TypeError: A value is missing or unknown.
     """
     position = facts.pop("position")
     obj = StoredObject(**facts)
@@ -195,28 +205,32 @@ def _parse_input(facts: dict[str, Any]) -> Input:
 
 
 def _select_failed(facts: dict[str, Any], inputs: list[Input]) -> list[Input]:
-    wanted = {uri for uri in facts["failed"] if uri}
-    found = [
+    failed_uris = {uri for uri in facts["failed"] if uri}
+    failed_inputs = [
         item
         for item in inputs
-        if strict_json.make_readable(item.object.uri) in wanted or item.position == facts["suspect"]
+        if strict_json.make_readable(item.object.uri) in failed_uris
+        or item.position == facts["suspect"]
     ]
-    return found or inputs
+    return failed_inputs or inputs
 
 
 def _find_message(facts: dict[str, Any]) -> str:
     errors = [facts["error"], *facts["failed"].values()]
-    return next((str(one["message"]) for one in errors if one), "unknown")
+    return next((str(error["message"]) for error in errors if error), "unknown")
 
 
 def replay_attempt(
     capsule: Capsule, *, on_stderr: Callable[[bytes], None] | None = None
 ) -> RayMrError | None:
-    """Run the attempt again in this process; what it fails with now.
+    """Run an attempt again in this process.
 
     Args:
-        capsule: What to run.
-        on_stderr: Called, from another thread, with each line of the child's stderr.
+        capsule: The attempt.
+        on_stderr: Called from another thread with each line of the child's stderr.
+
+    Returns:
+        Its error; ``None`` if it succeeds.
     """
     run_id = uuid.uuid4().hex[:12]
     (split,) = capsule.plan.splits
@@ -232,18 +246,18 @@ def replay_attempt(
             if isinstance(message, AttemptEnd):
                 end = message
     if end is None:
-        raise RayMrError("the attempt ended without a last word")
+        raise RayMrError("the attempt ended without its last message")
     return end.error or next(iter(end.failed.values()), None)
 
 
 def debug_attempt(capsule: Capsule) -> int:
-    """Run the attempt again in the terminal, in Python's debugger where it fails.
+    """Run an attempt again in the terminal, in Python's debugger where it fails.
 
     Returns:
         The exit code of the debugged program.
 
     Raises:
-        JobError: Its mapper is no Python function.
+        JobError: Its mapper is not a Python function.
     """
     job, mapper = capsule.plan.job, capsule.plan.mapper
     if mapper.language != "python" or mapper.feed != "records":

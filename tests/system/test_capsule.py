@@ -134,11 +134,11 @@ def test_debugger(folder: Path, source: str, words: str) -> None:
     "text", ["", "[]", "{}", '{"inputs": 3}', "\0", '{"inputs": [], "job": {"env": {}}}']
 )
 def test_no_capsule(tmp_path: Path, text: str) -> None:
-    """What is no capsule is refused by name."""
+    """A file that is not a capsule is refused by name."""
     (tmp_path / "x.json").write_text(text)
     found = replay(tmp_path / "x.json")
     assert found.exit_code == 2
-    assert "x.json is no capsule" in found.stderr
+    assert "x.json is not the capsule" in found.stderr
     assert replay(tmp_path / "nowhere.json").exit_code == 4
 
 

@@ -194,7 +194,7 @@ def test_spoiled_capsule_is_a_job_that_is_wrong(tmp_path: Path, odd_job: Any) ->
 def test_file_that_is_no_capsule_is_refused(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "report.json"
     path.write_bytes(data)
-    with pytest.raises(JobError, match="is no capsule of a failed attempt"):
+    with pytest.raises(JobError, match="is not the capsule of a failed attempt"):
         capsules.read_capsule(str(path))
 
 

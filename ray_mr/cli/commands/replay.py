@@ -30,12 +30,12 @@ def replay(*, capsule: str, pdb: bool) -> None:
 
     uri = capsule if "://" in capsule else str(Path(expand_home(capsule, "replay")).absolute())
     attempt = capsules.read_capsule(uri)
-    print_message(f"then: {summarize_message(attempt.told)}")
+    print_message(f"then: {summarize_message(attempt.message)}")
     for item in attempt.plan.splits[0].inputs:
         print_message(f"input: {item.object.uri}")
-    if attempt.changed:
+    if attempt.is_mapper_changed:
         print_message("the mapper has changed since: its present version runs")
-    for name in attempt.withheld:
+    for name in attempt.missing_variables:
         print_message(f"{name} was not saved and is not set here")
     if pdb:
         raise click.exceptions.Exit(capsules.debug_attempt(attempt))

@@ -324,7 +324,7 @@ def test_filters(tmp_path: Path) -> None:
         except JobError as error:
             assert str(path) in error.message
         else:
-            assert isinstance(wanted.reason(some_key(random_)), str)
+            assert isinstance(wanted.find_reason(some_key(random_)), str)
 
 
 URLS = [b"host:80/a%20b.gz?x=1&sig=abc#f", b"[::1]/x/y", b"h/x"]

@@ -87,7 +87,7 @@ class TestLines:
             (b'{"key": "x", "size": true}', "size must be a whole number"),
             (b'{"key": "x", "etag": 1}', "etag must be text"),
             (b'{"key": "x", "seize": 1}', "did you mean `size`"),
-            (b'{"key": "x", "Key": "y"}', "key stands here twice"),
+            (b'{"key": "x", "Key": "y"}', "key is given twice"),
             (b"{" * 60_000, "not JSON"),
             (b"x" * 70_000, "too long"),
             ("s3://b/k".encode("utf-16"), "is no text"),

@@ -192,7 +192,7 @@ def test_skipped() -> None:
     objects = list(generated(5))
     for at, obj in enumerate(objects):
         skipped.add(obj, "odd" if at % 2 else "even")
-    assert skipped.counts() == {"even": 3, "odd": 2}
+    assert skipped.count_reasons() == {"even": 3, "odd": 2}
     assert skipped[1] == (objects[1], "odd")
     assert [obj for obj, _ in skipped] == objects
     assert tuple(pickle.loads(pickle.dumps(skipped))) == tuple(skipped)  # noqa: S301 - our own
