@@ -1,13 +1,13 @@
-r"""JSON that every parser reads, whatever bytes names have.
+r"""JSON that every parser reads, whatever bytes the names in it have.
 
-Names of files are bytes.  Python keeps those that are not UTF-8 as halves of surrogate pairs, and
-its ``json`` writes these as escapes that strict parsers refuse, and others change.
+Names of files are bytes.  Python represents bytes that are not UTF-8 as halves of surrogate pairs,
+which its ``json`` writes as escapes that strict parsers refuse and others change.
 
-* ``dumps`` writes such a text readably, each odd byte as ``\xe9``.  Beside it, under the same name
-  and ``_bytes``, are all of its bytes in base64: ``"uri": "a\\xe9", "uri_bytes": "Yek="``.
-  In a list the text is ``{"text": ..., "text_bytes": ...}``.  All other text is as it is.
-  A float that JSON has no word for (NaN, Infinity) is ``null``.
-* ``loads`` gives back what ``dumps`` was given.
+* ``dumps`` writes such a text with each of these bytes as ``\xe9``, and beside it, under the same
+  name plus ``_bytes``, all of its bytes in base64: ``"uri": "a\\xe9", "uri_bytes": "Yek="``.
+  In a list the text is ``{"text": ..., "text_bytes": ...}``.  Other text is unchanged.
+  A float that JSON cannot express (NaN, Infinity) becomes ``null``.
+* ``loads`` returns the original value.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ def dumps(
         text = json.dumps(value, indent=indent, default=default, allow_nan=False)
         if _MAYBE_HALF not in text:
             return text
-    except ValueError:  # a float that JSON has no word for
+    except ValueError:  # a float that JSON cannot express
         pass
-    return json.dumps(_strict(value, default), indent=indent, allow_nan=False)
+    return json.dumps(_make_strict(value, default), indent=indent, allow_nan=False)
 
 
 def loads(text: str | bytes) -> Any:
-    """Return the value that ``dumps`` made JSON of.
+    """Return the value that ``dumps`` was called with.
 
     Raises:
         ValueError: The text is not JSON.
@@ -50,76 +50,74 @@ def loads(text: str | bytes) -> Any:
         value = json.loads(text)
     except RecursionError:
         raise ValueError("nested too deeply") from None
-    return (
-        _restored(value) if BYTES in (text if isinstance(text, str) else text.decode()) else value
-    )
+    return _restore(value) if BYTES in (text if isinstance(text, str) else text.decode()) else value
 
 
 def make_readable(text: str) -> str:
-    """Text without halves of surrogate pairs."""
+    """Return text without halves of surrogate pairs."""
     try:
         return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    except UnicodeEncodeError:  # a half that stands for no byte
+    except UnicodeEncodeError:  # a half that does not represent a byte
         return text.encode("utf-8", "backslashreplace").decode()
 
 
-def _named(name: str, text: str) -> dict[str, str]:
-    """A text under its name, and its bytes where it has odd ones."""
-    made = {name: make_readable(text)}
+def _make_entry(name: str, text: str) -> dict[str, str]:
+    """Return a text under its name, and its bytes if some are not UTF-8."""
+    entry = {name: make_readable(text)}
     try:
         data = text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
-        return made
-    return made | {name + BYTES: base64.b64encode(data).decode()}
+        return entry
+    return entry | {name + BYTES: base64.b64encode(data).decode()}
 
 
-def _strict(value: Any, default: Callable[[Any], Any] | None) -> Any:
+def _make_strict(value: Any, default: Callable[[Any], Any] | None) -> Any:
     if isinstance(value, dict):
-        made: dict[Any, Any] = {}
+        result: dict[Any, Any] = {}
         for key, item in value.items():
             name = make_readable(key) if isinstance(key, str) else key
             if isinstance(item, str) and _HALF.search(item):
-                made |= _named(name, item)
+                result |= _make_entry(name, item)
             else:
-                made[name] = _strict(item, default)
-        return made
+                result[name] = _make_strict(item, default)
+        return result
     if isinstance(value, list | tuple):
-        return [_strict_item(item, default) for item in value]
+        return [_make_strict_item(item, default) for item in value]
     if isinstance(value, str):
         return make_readable(value) if _HALF.search(value) else value
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if value is None or isinstance(value, int | float) or default is None:
         return value
-    return _strict(default(value), default)
+    return _make_strict(default(value), default)
 
 
-def _strict_item(item: Any, default: Callable[[Any], Any] | None) -> Any:
+def _make_strict_item(item: Any, default: Callable[[Any], Any] | None) -> Any:
     odd = isinstance(item, str) and _HALF.search(item)
-    return _named(TEXT, item) if odd else _strict(item, default)
+    return _make_entry(TEXT, item) if odd else _make_strict(item, default)
 
 
-def _restored(value: Any) -> Any:
+def _restore(value: Any) -> Any:
     if isinstance(value, list):
-        return [_restored_item(_restored(item), item) for item in value]
+        return [_restore_item(_restore(item), item) for item in value]
     if not isinstance(value, dict):
         return value
-    made = {key: _restored(item) for key, item in value.items()}
+    result = {key: _restore(item) for key, item in value.items()}
     for name in [key.removesuffix(BYTES) for key in value if key.endswith(BYTES)]:
-        text = _text_of(value[name + BYTES])
+        text = _decode_text(value[name + BYTES])
         if text is not None and _HALF.search(text) and value.get(name) == make_readable(text):
-            made[name] = text
-            del made[name + BYTES]
-    return made
+            result[name] = text
+            del result[name + BYTES]
+    return result
 
 
-def _restored_item(made: Any, item: Any) -> Any:
-    """A text of a list, where an object stands for it."""
-    stands = isinstance(item, dict) and item.keys() == {TEXT, TEXT + BYTES}
-    return made[TEXT] if stands and made.keys() == {TEXT} else made
+def _restore_item(restored: Any, item: Any) -> Any:
+    """Return the text that an object in a list represents; other values unchanged."""
+    is_text = isinstance(item, dict) and item.keys() == {TEXT, TEXT + BYTES}
+    return restored[TEXT] if is_text and restored.keys() == {TEXT} else restored
 
 
-def _text_of(coded: Any) -> str | None:
+def _decode_text(coded: Any) -> str | None:
     try:
         data = base64.b64decode(coded, validate=True)
     except (ValueError, TypeError):

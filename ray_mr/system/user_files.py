@@ -1,11 +1,11 @@
-"""Files that the user names: opened without waiting, and looked at before they are read.
+"""Files that the user names: opened without waiting, and checked before they are read.
 
-Opening a named pipe waits for its writer, and a device may have no end.  So whatever a name stands
-for is opened without blocking and looked at then, as the name may lead elsewhere a moment later.
+Opening a named pipe waits for its writer, and a device may have no end.  So a name is opened
+without blocking, and its kind is checked on the open file, as the name may change meanwhile.
 
-1. ``open_regular`` opens inputs and files that travel: regular files alone.
-2. ``open_stream`` opens what is read once, from its beginning to its end (a job file, a manifest, a
-   key): a pipe too, as a shell's ``<(...)`` gives one, or a terminal.
+1. ``open_regular`` opens inputs and files that are sent to tasks: regular files only.
+2. ``open_stream`` opens a file that is read once (a job file, a manifest, a key): also a pipe, as
+   of a shell's ``<(...)``, or a terminal.
 3. ``read_named`` reads such a file as a whole, up to a limit.
 """
 
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 WRITER_TIMEOUT_S = 60.0
-"""Maximum time for which a pipe may have nothing to read before its first byte."""
+"""Timeout in seconds for the first byte of a pipe."""
 MAX_NAMED_BYTES = 64 * 2**20
-"""Maximum length of a file that is read as a whole."""
+"""Maximum bytes of a file that is read as a whole."""
 _KINDS = {
     stat.S_IFIFO: "a pipe",
     stat.S_IFSOCK: "a socket",
@@ -37,11 +37,11 @@ _KINDS = {
 
 
 class NotAFile(OSError):
-    """What is there cannot be read as a file: a device, a socket, a pipe without a writer."""
+    """A name of something that cannot be read as a file: a device, a socket, a silent pipe."""
 
 
 def describe_kind(mode: int) -> str:
-    """Return what a file's mode says that it is, such as "a pipe"."""
+    """Return the kind of a file by its mode, such as "a pipe"."""
     return _KINDS.get(stat.S_IFMT(mode), "something else")
 
 
@@ -49,14 +49,14 @@ def open_regular(path: str) -> BinaryIO:
     """Open a regular file to read it.
 
     Raises:
-        NotAFile: It is something else; it was not read from.
+        NotAFile: It is something else.
         OSError: It cannot be opened.
     """
-    with _opened(path) as descriptor:
+    with _open(path) as descriptor:
         mode = os.fstat(descriptor).st_mode
         if not stat.S_ISREG(mode):
             raise NotAFile(errno.EINVAL, f"is {describe_kind(mode)}, not a regular file", path)
-        return _file(descriptor)
+        return _make_file(descriptor)
 
 
 def open_stream(path: str) -> BinaryIO:
@@ -66,15 +66,15 @@ def open_stream(path: str) -> BinaryIO:
         NotAFile: It is something else, or nothing writes to the pipe.
         OSError: It cannot be opened.
     """
-    with _opened(path) as descriptor:
+    with _open(path) as descriptor:
         mode = os.fstat(descriptor).st_mode
         if stat.S_ISDIR(mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
         if stat.S_ISFIFO(mode):
-            _await_writer(descriptor, path)
+            _wait_for_writer(descriptor, path)
         elif not stat.S_ISREG(mode) and not os.isatty(descriptor) and not _is_null(descriptor):
             raise NotAFile(errno.EINVAL, f"is {describe_kind(mode)}, not a file", path)
-        return _file(descriptor)
+        return _make_file(descriptor)
 
 
 def read_named(path: str, limit: int = MAX_NAMED_BYTES) -> bytes:
@@ -92,8 +92,8 @@ def read_named(path: str, limit: int = MAX_NAMED_BYTES) -> bytes:
 
 
 @contextlib.contextmanager
-def _opened(path: str) -> Iterator[int]:
-    """A descriptor, closed after an error alone."""
+def _open(path: str) -> Iterator[int]:
+    """Open a descriptor; close it only after an error."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     except OSError as error:
@@ -107,16 +107,16 @@ def _opened(path: str) -> Iterator[int]:
         raise
 
 
-def _file(descriptor: int) -> BinaryIO:
+def _make_file(descriptor: int) -> BinaryIO:
     os.set_blocking(descriptor, True)
     return os.fdopen(descriptor, "rb")
 
 
-def _await_writer(descriptor: int, path: str) -> None:
+def _wait_for_writer(descriptor: int, path: str) -> None:
     """Wait until a pipe has something to read, or its writer has closed it."""
-    waiting = select.poll()
-    waiting.register(descriptor, select.POLLIN | select.POLLHUP)
-    if not waiting.poll(WRITER_TIMEOUT_S * 1000):
+    poller = select.poll()
+    poller.register(descriptor, select.POLLIN | select.POLLHUP)
+    if not poller.poll(WRITER_TIMEOUT_S * 1000):
         raise NotAFile(errno.ETIMEDOUT, "is a pipe to which nothing writes", path)
 
 
