@@ -152,7 +152,7 @@ class Checkpoint:
         if self._state is None or generation is None:
             if mode.only_failed:
                 raise JobError(ONLY_FAILED_NEEDS_ALL, RESUME_FIRST)
-            self._notify(Notice("there is nothing to go on with: everything runs"))
+            self._notify(Notice("there is nothing to resume: everything runs"))
             return None
         if names := find_changes(generation, self._facts):
             if mode.only_failed:
@@ -248,7 +248,7 @@ class Checkpoint:
         try:
             self.writer.finish(check)
         except DeadlinePassed as error:
-            self._notify(Notice(f"not all of what is finished could be kept: {error.message}"))
+            self._notify(Notice(f"not all finished work could be kept: {error.message}"))
 
     def close(self) -> None:
         """Stop saving: nothing more is read from the engine."""
@@ -286,6 +286,6 @@ class Checkpoint:
             if published:
                 self._store.delete_others()
             if self._store.release() and not published:
-                self._notify(Notice("what is finished is kept: --resume goes on from there"))
+                self._notify(Notice("finished work is kept: --resume goes on from there"))
         except RayMrError as error:
             self._notify(Notice(f"{self._store.uri} stays behind: {error.message}"))

@@ -69,8 +69,8 @@ FREE = frozenset(
 """Options that change no byte of map output; programs are compared by their content."""
 LIMITS = ("attempts", "timeout", "stall_timeout", "max_bad_records")
 """Options that decide when an input that crashes or stalls the program has failed."""
-ONLY_FAILED_NEEDS_ALL = "--only-failed needs a run that has tried every input, and that one has not"
-RESUME_FIRST = "let it go on with --resume first"
+ONLY_FAILED_NEEDS_ALL = "--only-failed needs an earlier run that has tried every input"
+RESUME_FIRST = "finish the earlier run with --resume first"
 ANY_ORDER = frozenset({"sum", "count", "min", "max"})
 """Built-in reducers whose result does not depend on the order of a key's values."""
 
@@ -244,7 +244,7 @@ class _Matching:
         skipped = list(self._plan.skipped)
         if self._only_failed:
             skipped += [
-                (self._inputs[index].object, "not in the run that is gone on with")
+                (self._inputs[index].object, "not in the resumed run")
                 for index in rest
                 if not self._was_known(index)
             ]

@@ -91,7 +91,7 @@ class RunHistory:
         """
         output = self.stream or (self.plan.job.output if self.plan else "")
         error = EngineError(
-            f"the process of this run {cause}; Ray ends it so when its raylet or its GCS is gone; "
+            f"the process of this run {cause}; Ray does this when its raylet or its GCS is lost; "
             + (f"do not rely on {output}" if self.publishing else "nothing was published"),
             "go on with --resume",
         )

@@ -57,8 +57,9 @@ def check_reach(plan: Plan, capacity: Capacity) -> None:
     for split in plan.splits:
         for item in split.inputs:
             if "://" not in item.object.uri:
+                uri = item.object.uri
                 raise JobError(
-                    f"{item.object.uri} is a file of this machine, and the cluster has others",
+                    f"{uri} is a file of this machine, and the cluster has other machines",
                     "put the inputs into a bucket, or use --engine local",
                 )
 

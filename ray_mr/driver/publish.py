@@ -107,8 +107,9 @@ def stage_reports(report: Report) -> Iterator[tuple[StagedObject, StagedObject]]
 def _make_unfinished(output: str) -> Interrupted:
     sign = f"{SUCCESS} is there" if is_prefix(output) else "its bytes are those listed in results"
     return Interrupted(
-        f"a run is publishing {output}, or was stopped at it: rely on the result only if {sign}",
-        "if no run is at it any more, the next run with this output completes the result",
+        f"a run is publishing {output}, or was stopped while publishing: "
+        f"rely on the result only if {sign}",
+        "if no run is at work any more, the next run with this output completes the result",
     )
 
 

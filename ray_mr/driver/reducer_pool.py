@@ -248,5 +248,5 @@ def make_mismatch_error() -> RayMrError:
     """Return the error of a run whose programs gave other output when they ran again."""
     return RayMrError(
         "a part of the result that is written already came out differently",
-        "the mapper or the reducer depends on more than it is fed",
+        "the mapper or the reducer depends on more than its input",
     )

@@ -204,7 +204,7 @@ def _decide_joint_crash(work: PendingSplit, error: RayMrError, job: Job) -> Deci
     where = describe_split(work.split)
     if crashes >= job.attempts:
         message = f"{where}: each input was mapped, but never all of them in one run: "
-        hint = "make split_bytes smaller, or see what the program keeps from one input to the next"
+        hint = "make split_bytes smaller, or check which state the program keeps between inputs"
         return Decision(fatal_error=type(error)(message + error.message, hint))
     memory_retries = work.memory_retries + isinstance(error, ChildKilled)
     again = (replace(work, crashes=crashes, memory_retries=memory_retries),)

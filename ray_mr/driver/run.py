@@ -194,7 +194,7 @@ class _Run:
         """
         if self._mode.resume:
             raise JobError(
-                f"{stream.path} is {stream.kind}: nothing is kept there to go on with",
+                f"{stream.path} is {stream.kind}: a run with such an output cannot be resumed",
                 "run the job without --resume, or write to a file",
             )
         update = {
@@ -266,7 +266,7 @@ class _Run:
 
     def _remove_folder(self) -> None:
         if path := remove_run_folder(self._id):
-            self._notify(Notice(f"something that a program made is left on this machine: {path}"))
+            self._notify(Notice(f"a program left something on this machine: {path}"))
 
     def _finish_earlier(self) -> Report | None:
         """Complete what an earlier run was publishing when it was killed.
@@ -278,7 +278,7 @@ class _Run:
         facts = finish_earlier(output, may_forget=mode.force or mode.resume)
         if facts is None:
             return None
-        self._notify(Notice(f"{output}: completed what an earlier run was publishing: it is whole"))
+        self._notify(Notice(f"{output}: completed the result that an earlier run was publishing"))
         totals = facts.get("totals")
         self._checkpoint.retire(failures=not totals or bool(totals.get("failed")))
         if not (facts and mode.resume) or mode.only_failed or mode.force:

@@ -348,7 +348,7 @@ class Scheduler:
             self._notify(
                 Notice(
                     f"split {work.split.index} gave other output when it ran again: the mapper "
-                    "depends on more than it is fed; every reducer starts anew"
+                    "depends on more than its input; every reducer starts anew"
                 )
             )
         self.reducers.feed(committed)
@@ -381,7 +381,7 @@ class Scheduler:
     def _make_silence_error(self, name: str) -> RayMrError:
         cause = self._engine.diagnose()
         return WorkerLost(
-            f"{name} said nothing for {SILENCE_TIMEOUT_S:.0f} s{cause and f'; {cause}'}",
+            f"{name} sent nothing for {SILENCE_TIMEOUT_S:.0f} s{cause and f'; {cause}'}",
             "" if cause else "its machine is away, or a disk there is full",
         )
 

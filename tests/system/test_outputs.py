@@ -172,7 +172,7 @@ def test_socket_as_output_is_refused(folder: Path) -> None:
 
 def test_resume_with_a_pipe_is_refused(folder: Path) -> None:
     os.mkfifo(folder / "pipe")
-    with pytest.raises(JobError, match="nothing is kept there to go on with"):
+    with pytest.raises(JobError, match="a run with such an output cannot be resumed"):
         run(job(folder, f"{folder}/pipe"), engine="local", resume=True)
 
 

@@ -247,7 +247,7 @@ def test_resume_with_new_and_vanished_objects_follows_the_listing(world: World) 
     report, _ = go(world.job(), only_failed=True)
     assert world.fed() == {"3"}
     skipped = {Path(row["uri"]).name: row["cause"] for row in report.inputs if row["cause"]}
-    assert skipped == {"pings-0009.xz": "not in the run that is gone on with"}
+    assert skipped == {"pings-0009.xz": "not in the resumed run"}
     go(world.job(), force=True)
     expected = result(world.folder)
     world.trap.write_text("0003")
@@ -413,7 +413,7 @@ def test_resume_without_a_checkpoint_runs_all(world: World) -> None:
     """``--resume`` without anything to resume is a whole run, and says so."""
     report, notices = go(world.job(), resume=True)
     assert report.ok
-    assert notices == ["there is nothing to go on with: everything runs"]
+    assert notices == ["there is nothing to resume: everything runs"]
     (world.folder / "out" / "result.txt").unlink()
     with pytest.raises(JobError, match="no earlier run has left anything"):
         go(world.job(), only_failed=True)
@@ -497,7 +497,7 @@ def test_slow_checkpoint_holds_the_run_up_to_its_deadline(
         report, notices = go(world.job(max_failed_inputs=1))
         assert asked.is_set()
         assert report.ok
-        assert "not all of what is finished could be kept: so late" in notices
+        assert "not all finished work could be kept: so late" in notices
         world.trap.unlink()
         assert go(world.job(), force=True)[0].ok
     finally:

@@ -108,7 +108,7 @@ def test_reducers_that_never_start_end_the_run(
     use(Placeless())
     monkeypatch.setattr(scheduler, "SILENCE_TIMEOUT_S", 1.0)
     notices: list[Event] = []
-    with pytest.raises(EngineError, match="a reducer that has not started said nothing") as caught:
+    with pytest.raises(EngineError, match="a reducer that has not started sent nothing") as caught:
         run_told(job(folder, attempts=2), on_event=notices.append)
     assert caught.value.exit_code == 7
     told = [event.text for event in notices if isinstance(event, Notice)]

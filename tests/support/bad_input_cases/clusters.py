@@ -133,7 +133,7 @@ CASES = [
     on_cluster(
         "A file of this machine on a cluster of several",
         2,
-        "/home/me/job/in.txt is a file of this machine, and the cluster has others",
+        "/home/me/job/in.txt is a file of this machine, and the cluster has other machines",
         "put the inputs into a bucket, or use --engine local",
     ),
     on_cluster(

@@ -217,6 +217,6 @@ def test_silent_node(cluster: Cluster, undisturbed: bytes, moment: str, name: st
     assert (folder / "cut").exists()
     check_whole(world, undisturbed)
     if "commit" in moment:  # later the rest may have been on its way already
-        words = (" lost", "gone", "said nothing")  # by Ray, or by the driver if that is sooner
+        words = (" lost", "gone", "sent nothing")  # by Ray, or by the driver if that is sooner
         notices = world.report()["notices"]
         assert any(word in told for told in notices for word in words), notices

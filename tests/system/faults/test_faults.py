@@ -215,7 +215,7 @@ def test_nondeterministic_mapper_is_reported(folder: Path, faulty: FaultyEngine)
     faulty.lose_blocks = 1
     report, notices = run_told(job(folder, mapper=mapper))
     assert report.ok
-    assert any("depends on more than it is fed" in notice for notice in notices)
+    assert any("depends on more than its input" in notice for notice in notices)
     pids = {int(line.split()[1]) // 60 for line in result(folder).splitlines()}
     assert len(pids) == 1, "every row comes from the same attempt"
 

@@ -117,10 +117,10 @@ def test_silent_attempts_run_again(
     monkeypatch.setattr(scheduler, "SILENCE_TIMEOUT_S", 1.0)
     report, notices = run_told(job(folder, **options))
     assert report.ok
-    assert any("said nothing for 1 s; node 7: it does not answer" in notice for notice in notices)
+    assert any("sent nothing for 1 s; node 7: it does not answer" in notice for notice in notices)
     assert result(folder) == plain
     assert {1, 3} <= set(engine.cancelled)
-    assert sum("said nothing for 1 s" in notice for notice in notices) >= 2
+    assert sum("sent nothing for 1 s" in notice for notice in notices) >= 2
     assert report.totals["records"] == 120
 
 
@@ -139,7 +139,7 @@ def test_silent_reducers_are_replaced(
     assert report.ok
     assert result(folder) == plain
     assert 1 in engine.dropped
-    assert any("a reducer is replaced: a reducer said nothing" in notice for notice in notices)
+    assert any("a reducer is replaced: a reducer sent nothing" in notice for notice in notices)
 
 
 def test_reducer_silent_in_its_output_is_replaced(
@@ -172,7 +172,7 @@ def test_endless_silence_ends_the_run(
     setattr(engine, what, set(range(1000)))
     use(engine)
     monkeypatch.setattr(scheduler, "SILENCE_TIMEOUT_S", 0.5)
-    with pytest.raises(EngineError, match="said nothing") as caught:
+    with pytest.raises(EngineError, match="sent nothing") as caught:
         run_told(job(folder, attempts=2))
     assert caught.value.exit_code == 7
     assert not (folder / "out" / "result.txt").exists()
@@ -401,6 +401,6 @@ def test_other_output_after_a_part_was_written_ends_the_run(tmp_path: Path, use:
         "reducer": None,
     }
     use(PieceLosingEngine(1))
-    with pytest.raises(RayMrError, match="depends on more than it is fed"):
+    with pytest.raises(RayMrError, match="depends on more than its input"):
         run_told(job(tmp_path, **options))
     assert not (tmp_path / "out" / "result.txt").exists()
