@@ -6,13 +6,15 @@ that the user is most likely to change.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from ray_mr.jobs.script import Script
 from ray_mr.jobs.value import field_fault
 
 if TYPE_CHECKING:
-    from ray_mr.jobs.job import Job
+    from collections.abc import Sequence
+
+    from ray_mr.jobs.ordering import Sort, Term
 
 NOT_READ_BACK = (
     "with key_fields or a separator other than TAB in a map task: its result would be read back "
@@ -20,7 +22,36 @@ NOT_READ_BACK = (
 )
 
 
-def check_job(job: Job, *, is_map_task: bool) -> None:
+class JobFields(Protocol):
+    """Fields of ``Job`` that are checked here; a protocol, as ``Job`` imports this module."""
+
+    @property
+    def mapper(self) -> object: ...
+    @property
+    def combiner(self) -> object: ...
+    @property
+    def reducer(self) -> object: ...
+    @property
+    def reducers(self) -> int: ...
+    @property
+    def records(self) -> str | None: ...
+    @property
+    def partition(self) -> str: ...
+    @property
+    def key_fields(self) -> int: ...
+    @property
+    def separator(self) -> str: ...
+    @property
+    def fed(self) -> str: ...
+    @property
+    def tabs_in_keys(self) -> bool: ...
+    @property
+    def parts_by(self) -> Sequence[Term]: ...
+    @property
+    def order(self) -> Sort | None: ...
+
+
+def check_job(job: JobFields, *, is_map_task: bool) -> None:
     """Check the fields that depend on each other.
 
     Args:
@@ -36,7 +67,7 @@ def check_job(job: Job, *, is_map_task: bool) -> None:
     _check_sort(job, is_map_task=is_map_task)
 
 
-def _check_steps(job: Job, *, is_map_task: bool) -> None:
+def _check_steps(job: JobFields, *, is_map_task: bool) -> None:
     if job.fed == "records" and job.records is None:
         raise field_fault(
             "records",
@@ -63,7 +94,7 @@ def _check_steps(job: Job, *, is_map_task: bool) -> None:
         raise field_fault("reducers", "must be 1 without a reducer: map-only output has one part")
 
 
-def _check_partition(job: Job, *, is_map_task: bool) -> None:
+def _check_partition(job: JobFields, *, is_map_task: bool) -> None:
     if job.partition == "range" and getattr(job.reducer, "fed", "") == "files":
         raise field_fault("partition", "must be hash for a reducer fed files, which are not sorted")
     if job.partition == "range" and job.reducers != 1 and is_map_task:
@@ -78,7 +109,7 @@ def _check_partition(job: Job, *, is_map_task: bool) -> None:
         raise field_fault("partition", str(error)) from None
 
 
-def _check_sort(job: Job, *, is_map_task: bool) -> None:
+def _check_sort(job: JobFields, *, is_map_task: bool) -> None:
     try:
         order = job.order
     except ValueError as error:
