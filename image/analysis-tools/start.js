@@ -1,4 +1,4 @@
-// Runs `ray-mr COMMAND` with the arguments of this process, hands signals on, and ends as it ends.
+// Runs `ray-mr COMMAND` with the arguments of this process, forwards signals, and exits with its exit code.
 'use strict';
 const {spawn} = require('child_process');
 

@@ -103,7 +103,7 @@ class Soak:
 
     def _make(self, bad: float) -> None:
         data = self.folder / "data"
-        make_pings.make(data, files=self.objects, pings=PINGS, seed=self.seed)
+        make_pings.make_pings(data, files=self.objects, pings=PINGS, seed=self.seed)
         truth = json.loads((data / "truth.json").read_text())["files"]
         keys = sorted(truth)
         compressed = [key for key in keys if key.endswith((".gz", ".xz", ".lzma"))]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from demo.make_pings import CODECS, make
+from demo.make_pings import CODECS, make_pings
 from paths import TOP
 from ray_mr.jobs.job import Job
 
@@ -56,7 +56,7 @@ def count(raw: bytes) -> tuple[Counter[str], int]:
 def test_same_arguments_same_bytes(tmp_path: Path) -> None:
     """Two runs with one seed agree in every byte; another seed gives other pings."""
     for name, seed in (("a", 7), ("b", 7), ("c", 8)):
-        make(tmp_path / name, files=4, pings=5, seed=seed, malformed=0.2)
+        make_pings(tmp_path / name, files=4, pings=5, seed=seed, malformed=0.2)
     a, b, c = (content(tmp_path / name) for name in "abc")
     assert a == b
     assert len(a) == 5
@@ -66,7 +66,7 @@ def test_same_arguments_same_bytes(tmp_path: Path) -> None:
 @pytest.mark.parametrize("codec", ["mixed", *CODECS])
 def test_truth_is_right(tmp_path: Path, codec: str) -> None:
     """A count by other means gives the numbers of truth.json, for each file and in all."""
-    total = make(tmp_path, files=5, pings=40, codec=codec, malformed=0.1)
+    total = make_pings(tmp_path, files=5, pings=40, codec=codec, malformed=0.1)
     truth: dict[str, Any] = json.loads((tmp_path / "truth.json").read_text())
     files = content(tmp_path)
     del files["truth.json"]
@@ -96,7 +96,7 @@ def test_truth_is_right(tmp_path: Path, codec: str) -> None:
 
 def test_same_pings_in_every_codec(tmp_path: Path) -> None:
     """The codec changes how pings are stored, not the pings: results can be compared."""
-    totals = [make(tmp_path / codec, files=2, pings=10, codec=codec).os for codec in CODECS]
+    totals = [make_pings(tmp_path / codec, files=2, pings=10, codec=codec).os for codec in CODECS]
     assert totals.count(totals[0]) == len(CODECS)
 
 

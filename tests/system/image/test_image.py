@@ -57,7 +57,7 @@ def test_scripts_parse() -> None:
     """The shell script of the image is valid, and says how it is used."""
     subprocess.run(["bash", "-n", TOOL], check=True)
     helped = subprocess.run([TOOL, "help"], check=False, capture_output=True, text=True)
-    if "no docker or podman answers" not in helped.stderr:
+    if "docker and podman are not running" not in helped.stderr:
         assert helped.returncode == 2
         assert "image.sh build TAG" in helped.stderr
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from demo.s3_server import free_ports
+from demo.s3_server import find_free_ports
 from image_engine import Image, build, call, engine_name
 from jobs import MAPPER, REDUCER, make_pings, ping_line, script
 from paths import TOP
@@ -223,7 +223,7 @@ def test_no_key_inside(image: Image) -> None:
 def registry(tmp_path: Path) -> Iterator[str]:
     """A real registry on this machine (Debian's docker-registry); skipped loudly without."""
     program = require_tool("docker-registry")
-    address = f"127.0.0.1:{free_ports(1)[0]}"
+    address = f"127.0.0.1:{find_free_ports(1)[0]}"
     config = tmp_path / "registry.yml"
     config.write_text(
         f"version: 0.1\nstorage: {{filesystem: {{rootdirectory: {tmp_path}/registry}}}}\n"
