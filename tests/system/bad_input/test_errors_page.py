@@ -29,7 +29,7 @@ WITH_A_PLACE = re.compile(
 def test_every_error_has_advice() -> None:
     """Where a command ends with an error, its message has lines that say what to do.
 
-    Where a program of the user's ends it, its last words or its traceback may stand there.
+    Where the user's program failed, the end of its stderr or its traceback may take their place.
     """
     without = []
     for name, text in errors_page.entries().items():
@@ -59,7 +59,7 @@ def test_an_entry_that_is_not_up_to_date(monkeypatch: pytest.MonkeyPatch) -> Non
     [
         ("", ""),
         ("x raised KeyError: 'y'\nTraceback:\n  z", "x raised KeyError: 'y'"),
-        ("x died; the end of its stderr:\na\nb", "x died; its last words: b"),
+        ("x died; the end of its stderr:\na\nb", "x died; the end of its stderr: b"),
     ],
 )
 def test_headline(message: str, line: str) -> None:
