@@ -1,6 +1,6 @@
-"""The limit: no framework, one process a core, each counting its share of the files.
+"""Lower bound of time: no framework, one process per core, each counting its share of the files.
 
-The same work as the job of ``telemetry.py``, with the same libraries, and nothing else.
+The work is that of the job of ``telemetry.py``, with the same libraries.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ import orjson
 
 
 def count(path: str) -> Counter[str]:
-    """Pings of a file by platform; malformed lines are passed over."""
-    found: Counter[str] = Counter()
+    """Count the pings of a file by platform; skip malformed lines."""
+    counts: Counter[str] = Counter()
     with lzma.open(path) as lines:
         for line in lines:
             try:
-                found[orjson.loads(line[37:])["info"]["OS"]] += 1
+                counts[orjson.loads(line[37:])["info"]["OS"]] += 1
             except (orjson.JSONDecodeError, KeyError):
                 continue
-    return found
+    return counts
 
 
 if __name__ == "__main__":

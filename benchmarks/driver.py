@@ -62,7 +62,7 @@ class IdleEngine:
         return set()
 
 
-def plan_of(inputs: int) -> Plan:
+def make_small_plan(inputs: int) -> Plan:
     """Return a plan of this number of small inputs, each in a split of its own."""
     job = Job(inputs=["/in/"], mapper="identity", split_bytes=1)
     objects = (
@@ -73,12 +73,12 @@ def plan_of(inputs: int) -> Plan:
 
 
 def measure(inputs: int, splits: int) -> tuple[int, float]:
-    """Return how many splits were run, and the driver's CPU seconds for all of them."""
-    plan = plan_of(inputs)
+    """Return the number of splits that were run, and the driver's CPU seconds for all of them."""
+    plan = make_small_plan(inputs)
     splits = min(splits, inputs)
-    nothing: Any = IdleEngine(splits)
+    engine: Any = IdleEngine(splits)
     scheduler = Scheduler(
-        nothing, plan, Ledger(plan), Capacity(2, 2, "2"), lambda _: None, sink=nothing
+        engine, plan, Ledger(plan), Capacity(2, 2, "2"), lambda _: None, sink=engine
     )
     began = time.process_time()
     with contextlib.suppress(EnoughError):
@@ -90,7 +90,7 @@ def main() -> None:
     """Print a line for each number of inputs."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--inputs", type=int, nargs="+", default=[2_000, 40_000, 100_000])
-    parser.add_argument("--splits", type=int, default=1_000, help="splits that are run of each")
+    parser.add_argument("--splits", type=int, default=1_000, help="splits that are run per plan")
     words = parser.parse_args()
     for inputs in words.inputs:
         splits, cpu_s = measure(inputs, words.splits)

@@ -1,8 +1,8 @@
-"""Measure memory with one key of very many values, and with very many keys of one value.
+"""Measure the memory of each process for one key of many values, and for many keys of one value.
 
     python benchmarks/keys.py [--rows 50000000] [--memory 128MiB]
 
-Each is reduced by a streaming Python function, and by the built-in ``distinct``; one reducer has
+Both are reduced by a streaming Python function, and by the built-in ``distinct``.  One reducer has
 all rows.  Results are checked.
 """
 
@@ -15,9 +15,9 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from measuring import idle_ray, print_memory, print_profile, ray_mr
+from measuring import measure_idle_ray, print_memory, print_profile, run_ray_mr
 
-ROWS_A_FILE = 1_000_000
+FILE_ROWS = 1_000_000
 DIGITS = 9
 COUNT = """
 def reduce(key, values):
@@ -26,14 +26,14 @@ def reduce(key, values):
 
 
 def make_data(folder: Path, rows: int, *, one_key: bool) -> None:
-    """Write files of ``key TAB value``: numbers in random order, as values or as keys."""
+    """Write files of ``key TAB value``, with scattered numbers as values or as keys."""
     folder.mkdir()
-    for number, first in enumerate(range(0, rows, ROWS_A_FILE)):
-        # A number that shares no factor with 10: every key is there once, far from in order.
-        them = (np.arange(first, min(first + ROWS_A_FILE, rows)) * 387_420_489) % 10**DIGITS
-        digits = them[:, None] // 10 ** np.arange(DIGITS)[::-1] % 10 + ord("0")
+    for number, first in enumerate(range(0, rows, FILE_ROWS)):
+        # The factor is coprime to 10: every number occurs once, in no order.
+        numbers = (np.arange(first, min(first + FILE_ROWS, rows)) * 387_420_489) % 10**DIGITS
+        digits = numbers[:, None] // 10 ** np.arange(DIGITS)[::-1] % 10 + ord("0")
         before, after = (b"k\t", b"\n") if one_key else (b"", b"\t1\n")
-        lines = np.empty((len(them), len(before) + DIGITS + len(after)), np.uint8)
+        lines = np.empty((len(numbers), len(before) + DIGITS + len(after)), np.uint8)
         lines[:, : len(before)] = np.frombuffer(before, np.uint8)
         lines[:, len(before) : len(before) + DIGITS] = digits
         lines[:, len(before) + DIGITS :] = np.frombuffer(after, np.uint8)
@@ -41,38 +41,40 @@ def make_data(folder: Path, rows: int, *, one_key: bool) -> None:
 
 
 def check(result: Path, rows: int, *, one_key: bool) -> None:
-    """Refuse a wrong result: check the order of keys and the count of each."""
+    """Exit unless the result has all keys in order with their counts."""
     with result.open("rb") as lines:
         if one_key:
             if lines.read() != b"k\t%d\n" % rows:
                 raise SystemExit(f"{result} is wrong")
             return
-        found, last = 0, b""
-        while batch := list(itertools.islice(lines, ROWS_A_FILE)):
+        count, last = 0, b""
+        while batch := list(itertools.islice(lines, FILE_ROWS)):
             in_order = all(one < two for one, two in itertools.pairwise([last, *batch]))
             if not in_order or any(line[DIGITS:] != b"\t1\n" for line in batch):
-                raise SystemExit(f"{result} is wrong at about line {found}")
-            found, last = found + len(batch), batch[-1]
-        if found != rows:
-            raise SystemExit(f"{result} has {found} lines, not {rows}")
+                raise SystemExit(f"{result} is wrong at about line {count}")
+            count, last = count + len(batch), batch[-1]
+        if count != rows:
+            raise SystemExit(f"{result} has {count} lines, not {rows}")
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure, check and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rows", type=int, default=50_000_000)
-    parser.add_argument("--memory", default="128MiB", help="of a reducer actor")
-    parser.add_argument("--keys", choices=["one", "many"], help="if not both")
+    parser.add_argument("--memory", default="128MiB", help="memory of a reducer")
+    parser.add_argument(
+        "--keys", choices=["one", "many"], help="one of the two measurements; both by default"
+    )
     args = parser.parse_args()
-    idle = idle_ray()
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    idle = measure_idle_ray()
+    with tempfile.TemporaryDirectory() as path:
+        folder = Path(path)
         (folder / "count.py").write_text(COUNT)
         function = {"language": "python", "script": "count.py", "stream": True}
         for one_key in [True, False] if args.keys is None else [args.keys == "one"]:
             data = folder / ("one-key" if one_key else "one-value")
             make_data(data, args.rows, one_key=one_key)
-            for label, reducer in (("a function", function), ("distinct", "distinct")):
+            for name, reducer in (("a function", function), ("distinct", "distinct")):
                 job = {
                     "inputs": [f"{data}/"],
                     "reducer": reducer,
@@ -81,12 +83,16 @@ def main() -> None:
                     "combiner": None,
                     "split_bytes": "64MiB",
                 }
-                seconds, watch = ray_mr(job, folder, memory=True)
+                seconds, watch = run_ray_mr(job, folder, memory=True)
                 check(folder / "result.txt", args.rows, one_key=one_key)
-                print(f"{data.name}, {label}: {args.rows:,} rows, steady {seconds['steady']:.1f} s")
+                print(f"{data.name}, {name}: {args.rows:,} rows, steady {seconds['steady']:.1f} s")
                 print_memory(watch, idle)
-                most = (f"{role} {size / 1e6:.0f}" for role, size in watch.most.items() if size)
-                print(f"  the most that one process had for itself, MB: {', '.join(most)}")
+                most = (
+                    f"{role} {size / 1e6:.0f}" for role, size in watch.max_bytes.items() if size
+                )
+                print(
+                    f"  maximum memory of one process, without shared memory, MB: {', '.join(most)}"
+                )
                 print_profile([watch.end()])
                 sys.stdout.flush()
 

@@ -1,11 +1,11 @@
-"""Word count with a plain streaming mapper and reducer: ray_mr beside peers, in turns, in one run.
+"""Count words with a plain streaming mapper and reducer, with ray_mr and with peers, in turns.
 
     python benchmarks/wordcount.py [--rounds 5] [--data DIR] [--peer NAME=COMMAND ...]
 
-Data are generated: 200 MB of words in 32 gz files, the same in every run.  A peer's command gets
-all files for ``{files}``; it prints ``word TAB count`` lines in byte order, or writes them to
-``{output}``.  Times are compared with the first peer's.  Every result is compared with the first
-before a time is printed.
+Without ``--data``, 200 MB of words in 32 gz files are generated, the same every time.  In a peer's
+command, ``{files}`` stands for all files; it prints ``word TAB count`` lines in byte order, or
+writes them to ``{output}``.  Times are compared with the first peer's.  Every result must be equal
+to the first one.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measuring import digest, format_times, print_profile, ray_mr, run_peer
+from measuring import compute_digest, format_times, print_profile, run_peer, run_ray_mr
 
 FILES = 32
-WORDS_A_FILE = 850_000
+FILE_WORDS = 850_000
 VOCABULARY = 320_000
 MAPPER = """#!/usr/bin/env python3
 import re, sys
@@ -41,26 +41,28 @@ for word, group in itertools.groupby(pairs, key=lambda pair: pair[0]):
 
 
 def make_data(folder: Path) -> None:
-    """Write lines of ten words each, with few frequent and many rare words."""
+    """Write lines of ten words each; few words are frequent, many are rare."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(11)
     letters = rng.integers(97, 123, (VOCABULARY, 12), dtype=np.uint8)
     lengths = np.minimum(rng.poisson(4.6, VOCABULARY) + 2, 12)
     words = [bytes(row[:size]) for row, size in zip(letters, lengths.tolist(), strict=True)]
-    often = 1 / np.arange(1, VOCABULARY + 1)
+    frequency = 1 / np.arange(1, VOCABULARY + 1)
     for number in range(FILES):
-        chosen = rng.choice(VOCABULARY, WORDS_A_FILE, p=often / often.sum()).tolist()
+        chosen = rng.choice(VOCABULARY, FILE_WORDS, p=frequency / frequency.sum()).tolist()
         text = b"".join(
             words[word] + (b"\n" if at % 10 == 9 else b" ") for at, word in enumerate(chosen)
         )
         (folder / f"words-{number:02d}.gz").write_bytes(gzip.compress(text, 6, mtime=0))
 
 
-def jobs(args: argparse.Namespace, folder: Path, files: list[str]) -> dict[str, dict[str, Any]]:
-    """Return the job, without and with a combiner."""
+def make_jobs(
+    args: argparse.Namespace, folder: Path, files: list[str]
+) -> dict[str, dict[str, Any]]:
+    """Return the job without a combiner, and with one."""
     for name, source in (("mapper", MAPPER), ("reducer", REDUCER)):
-        given = getattr(args, name)
-        (folder / f"{name}.py").write_text(Path(given).read_text() if given else source)
+        path = getattr(args, name)
+        (folder / f"{name}.py").write_text(Path(path).read_text() if path else source)
     plain = {
         "inputs": files,
         "mapper": {"script": "mapper.py", "feed": "lines"},
@@ -74,9 +76,9 @@ def jobs(args: argparse.Namespace, folder: Path, files: list[str]) -> dict[str, 
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure, check and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--data", type=Path, help="folder of gz files; made if it is not there")
+    parser.add_argument("--data", type=Path, help="folder of gz files; created if missing")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--peer", action="append", default=[], metavar="NAME=COMMAND")
     parser.add_argument("--mapper", help="path of another streaming mapper in Python")
@@ -88,12 +90,12 @@ def main() -> None:
 
 
 def measure(args: argparse.Namespace, folder: Path) -> None:
-    """Run everything in turns, check every result, and print the table."""
+    """Run ray_mr and peers in turns, check every result, and print the table."""
     data = args.data or folder / "data"
     if not data.is_dir():
         make_data(data)
     files = sorted(map(str, data.glob("*.gz")))
-    first = hash_of(files)
+    first = compute_data_digest(files)
     print(
         f"{len(files)} files, data {first}; {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
     )
@@ -103,12 +105,12 @@ def measure(args: argparse.Namespace, folder: Path) -> None:
     expected = ""
     for number in range(args.rounds):
         for name, command in peers.items():
-            took = run_peer(command, files, data, folder / "peer.txt")
-            expected = checked(name, digest(folder / "peer.txt"), expected)
-            times[name].append(took)
-        for name, job in jobs(args, folder, files).items():
-            seconds, watch = ray_mr(job, folder)
-            expected = checked(name, digest(folder / "result.txt"), expected)
+            peer_seconds = run_peer(command, files, data, folder / "peer.txt")
+            expected = check(name, compute_digest(folder / "peer.txt"), expected)
+            times[name].append(peer_seconds)
+        for name, job in make_jobs(args, folder, files).items():
+            seconds, watch = run_ray_mr(job, folder)
+            expected = check(name, compute_digest(folder / "result.txt"), expected)
             for kind in ("steady", "whole"):
                 times.setdefault(f"{name}, {kind}", []).append(seconds[kind])
             profiles.setdefault(name, []).append(watch.end())
@@ -123,16 +125,18 @@ def measure(args: argparse.Namespace, folder: Path) -> None:
         print_profile(profile)
 
 
-def hash_of(files: list[str]) -> str:
+def compute_data_digest(files: list[str]) -> str:
     """Return a checksum of all data."""
-    return digest(Path(files[0]).parent) if len(files) > 1 else digest(Path(files[0]))
+    return (
+        compute_digest(Path(files[0]).parent) if len(files) > 1 else compute_digest(Path(files[0]))
+    )
 
 
-def checked(name: str, found: str, expected: str) -> str:
-    """Return the checksum that all results have."""
-    if expected and found != expected:
-        raise SystemExit(f"{name} has another result than the first: {found}, not {expected}")
-    return found
+def check(name: str, result: str, expected: str) -> str:
+    """Return the checksum of a result; exit if it is not the expected one."""
+    if expected and result != expected:
+        raise SystemExit(f"{name} has another result than the first: {result}, not {expected}")
+    return result
 
 
 if __name__ == "__main__":
