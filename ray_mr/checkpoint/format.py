@@ -1,6 +1,6 @@
 r"""Files of a checkpoint: their names, their bytes, and the values they hold.
 
-A checkpoint is a folder (or a prefix of a bucket) beside the output, see ``state_uri``:
+A checkpoint is a folder (or a prefix of a bucket) beside the output, see ``locate_state``:
 
     run.json                     run, owner and generations; JSON
     piece-<24 hex>-<8 hex>       a *saved split*: one committed attempt with its blocks
@@ -66,7 +66,7 @@ _EXCLUDED = {"failed", "error", "suspect", "fetch_retries", "poison", "usage", "
 """Fields of an ``AttemptEnd`` that are not among the ``counts`` of a saved split."""
 
 
-def state_uri(output: str) -> str:
+def locate_state(output: str) -> str:
     """Return the prefix of the checkpoint of runs with this output; it ends in ``/``."""
     if is_prefix(output):
         return f"{output}_ray_mr_state/"

@@ -176,7 +176,7 @@ def match_run(plan: Plan, previous: PreviousRun, *, only_failed: bool = False) -
     if not only_failed:
         matching.take_failures()
     any_order = isinstance(plan.reducer, str) and plan.reducer in ANY_ORDER
-    for saved in sorted(previous.splits, key=_order_of):
+    for saved in sorted(previous.splits, key=_make_sort_key):
         matching.take_split(saved, any_order=any_order)
     return matching.make_plan()
 
@@ -306,7 +306,7 @@ class _Matching:
         return any(index in self._members for index in range(low + 1, high))
 
 
-def _order_of(saved: SavedSplit) -> tuple[str, int]:
+def _make_sort_key(saved: SavedSplit) -> tuple[str, int]:
     """Return the sort key of a saved split: its first input, then the longest first."""
     return saved.versions[0].uri, -len(saved.versions)
 

@@ -44,6 +44,7 @@ from ray_mr.checkpoint.format import (
     encode_failure,
     encode_head,
     encode_mapped,
+    locate_state,
     make_name,
     parse_name,
     read_failure,
@@ -51,7 +52,6 @@ from ray_mr.checkpoint.format import (
     read_run,
     read_split,
     read_twice,
-    state_uri,
 )
 from ray_mr.errors import CorruptObject, JobError, StoreError
 from ray_mr.stores.publication import write_object
@@ -102,7 +102,7 @@ class CheckpointStore:
     """
 
     def __init__(self, output: str) -> None:
-        self.uri = state_uri(output)
+        self.uri = locate_state(output)
         """Prefix of the files."""
         self.is_replacing = False
         """Whether this run may replace an older result, which stands until then."""

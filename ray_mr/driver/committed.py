@@ -85,7 +85,7 @@ class CommittedSplits:
         self._count(committed, -1)
         return committed
 
-    def checksums(self) -> dict[int, list[Checksums]]:
+    def list_checksums(self) -> dict[int, list[Checksums]]:
         """Return the checksums of all blocks, by the start of their split."""
         return {start: committed.checksums for start, committed in self._splits.items()}
 

@@ -204,7 +204,7 @@ class Ledger:
     def find_excess(self) -> RayMrError | None:
         """Return the error of a run in which more has failed than the job allows."""
         failures, max_failed = self.failures, self._job.max_failed_inputs
-        if failures and self._all_denied():
+        if failures and self._has_only_denials():
             uri, first = failures[0]
             return type(first)(
                 f"every one of {format_count(len(failures), 'input')} was refused; the first: "
@@ -264,7 +264,7 @@ class Ledger:
         """
         return self.find_excess() if self._denied > self._job.max_failed_inputs else None
 
-    def _all_denied(self) -> bool:
+    def _has_only_denials(self) -> bool:
         """Return whether the store refused every input, which is not the fault of an object."""
         fates = self._columns.fate
         others = fates.count(_OK) + fates.count(_UNKNOWN)

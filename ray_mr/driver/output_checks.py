@@ -16,7 +16,7 @@ import os
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
-from ray_mr.checkpoint.format import RUN, state_uri
+from ray_mr.checkpoint.format import RUN, locate_state
 from ray_mr.driver.publish import read_facts
 from ray_mr.errors import JobError
 from ray_mr.jobs.script import Script
@@ -59,7 +59,7 @@ def make_absolute(output: str) -> str:
 def list_own_folders(output: str) -> dict[str, str]:
     """Return the folders that runs with this output clear, each with the file that marks it."""
     return {
-        state_uri(output): RUN,
+        locate_state(output): RUN,
         dead_letters.locate_folder(output): owned_folder.MARK,
         replay.locate_folder(output): owned_folder.MARK,
     }

@@ -187,7 +187,7 @@ class ReducerPool:
             RayMrError: A part is written in part, and its input has changed.
         """
         self.has_lost_blocks = False
-        current = self._committed.checksums()
+        current = self._committed.list_checksums()
         for number, slot in list(self._slots.items()):
             if not slot.is_broken and slot.checksums == current:
                 continue

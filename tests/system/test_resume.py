@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from fault_proxy import fault_proxy
 from jobs import MAPPER, REDUCER, job, make_pings, ping_line, result, script
 from ray_mr.checkpoint.checkpoint import Checkpoint
-from ray_mr.checkpoint.format import state_uri
+from ray_mr.checkpoint.format import locate_state
 from ray_mr.checkpoint.matching import make_fingerprint
 from ray_mr.checkpoint.store import CheckpointStore
 from ray_mr.driver.run import plan, run
@@ -77,7 +77,7 @@ class World:
 
     @property
     def state(self) -> Path:
-        return Path(state_uri(str(self.folder / "out" / "result.txt")))
+        return Path(locate_state(str(self.folder / "out" / "result.txt")))
 
     def pieces(self) -> list[Path]:
         return sorted(self.state.glob("piece-*"))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from jobs import MAPPER, job, make_pings, ping_line, result, run_told, script
-from ray_mr.checkpoint.format import state_uri
+from ray_mr.checkpoint.format import locate_state
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -138,7 +138,7 @@ def test_letters_beside_a_result_in_s3(folder: Path, s3: S3Server) -> None:
     assert report.ok
     names = [item["Key"] for item in s3.client.list_objects_v2(Bucket=bucket)["Contents"]]
     assert sum(name.startswith("out/dead-letters/pings-0005.xz-") for name in names) == 2
-    assert not any(name.startswith(state_uri("out/")) for name in names)
+    assert not any(name.startswith(locate_state("out/")) for name in names)
 
 
 def test_letters_are_of_this_run_and_output(folder: Path) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from jobs import script
-from ray_mr.checkpoint.format import state_uri
+from ray_mr.checkpoint.format import locate_state
 from ray_mr.driver.run import run
 from ray_mr.errors import ChildCrashed
 from ray_mr.events import Notice
@@ -247,7 +247,7 @@ def test_resume_of_a_run_with_other_inputs_gives_the_bytes_of_a_fresh_run(
     world.write(4, "die\t1\n")
     report, _, _ = world.go(kind, max_bad_records=0)
     assert report.exit_code == 6
-    assert len(list(Path(state_uri(f"{world.folder}/out/result.txt")).glob("piece-*"))) == 1
+    assert len(list(Path(locate_state(f"{world.folder}/out/result.txt")).glob("piece-*"))) == 1
     late.rename(world.folder / "in" / "1")
     world.write(4, "k\t5\n")
     report, found, _ = world.go(kind, how={"resume": True}, max_bad_records=0)

@@ -23,7 +23,7 @@ from fault_driver import Driver
 from fault_moments import STATE_WRITE
 from jobs import script
 from ray_mr.checkpoint import store
-from ray_mr.checkpoint.format import state_uri
+from ray_mr.checkpoint.format import locate_state
 from ray_mr.driver.run import run
 from ray_mr.engines.local import LocalEngine
 from ray_mr.errors import EngineError, JobError, RayMrError, StoreError
@@ -64,7 +64,7 @@ class Left:
             (self.folder / "in" / f"{number}").write_text(f"k{number}\t1\n")
         self.log, self.trap, self.out = (self.folder / name for name in ("log", "trap", "out"))
         self.mapper = script(self.folder, "m.sh", SOURCE.format(log=self.log, trap=self.trap))
-        self.state = Path(state_uri(str(self.out)))
+        self.state = Path(locate_state(str(self.out)))
         self.trap.touch()
         assert run(self.job, engine="local").exit_code == 6
         assert len(self.pieces()) == 2

@@ -9,9 +9,9 @@ from ray_mr.checkpoint.format import (
     encode_failure,
     encode_head,
     encode_mapped,
+    locate_state,
     make_name,
     parse_name,
-    state_uri,
 )
 from ray_mr.errors import ChildCrashed
 from ray_mr.model import AttemptEnd, AttemptId, BlockMeta, FileCounts
@@ -49,8 +49,8 @@ def test_failure_file_is_what_it_always_was() -> None:
 
 
 def test_names_and_digests_are_what_they_always_were() -> None:
-    assert state_uri("/out/result.txt") == "/out/.result.txt.ray-mr-state/"
-    assert state_uri("s3://bucket/out/") == "s3://bucket/out/_ray_mr_state/"
+    assert locate_state("/out/result.txt") == "/out/.result.txt.ray-mr-state/"
+    assert locate_state("s3://bucket/out/") == "s3://bucket/out/_ray_mr_state/"
     assert make_name("piece", [VERSION]) == "piece-e26451981124b4e3f01dc1a5"
     assert parse_name("/x/piece-9f86d081884c7d65-0a1b2c3d") == ("piece", "0a1b2c3d")
     assert Generation("0a1b2c3d", {"the mapper": "abc"}).basis == "deac5ab27ccd3ebea5b559e10c7d773d"
