@@ -1,11 +1,21 @@
 """The Python harness: calls the user's function for each record or group.
 
-Copied beside the user's script and run there; never imported by ray_mr.  It needs the standard
-library only, and takes ``orjson``, ``isal`` and ``zstandard`` where the interpreter has them.
-The messages are described in docs/reference/child-protocol.md.
+It is copied beside the user's script and run there; ray_mr never imports it.  It needs only the
+standard library of Python 3.8, and uses ``orjson``, ``isal`` and ``zstandard`` if the interpreter
+has them.  docs/reference/child-protocol.md describes the messages.
+
+It is one file, as it shares its folder and its import path with the user's script. Its sections:
+
+1. Messages and output: ``Wire`` reads and writes frames; ``Output`` gathers what a function
+   returns.
+2. Decoding: ``read_chunks`` yields the decoded content of a file.
+3. Records: ``split_lines`` cuts chunks into lines; ``parse_json`` and others parse them.
+4. Roles: ``Mapper``, ``Reducer`` and ``Streamer`` answer the frames that ``serve`` reads.
+5. Start: ``main`` takes the streams away from the user's code (``open_private_streams``), says
+   ``hello``, loads the script as ``begin`` says (``load``), and serves frames to their end.
 
 It runs as ``__main__`` in the program, and as ``__mp_main__`` in each process that multiprocessing
-starts by ``spawn`` or ``forkserver``: there it makes the user's script importable, and no more.
+starts by ``spawn`` or ``forkserver``: there it only makes the user's script importable.
 """
 
 import os
@@ -13,7 +23,7 @@ import sys
 
 HOME = os.path.dirname(os.path.abspath(__file__))  # the script's folder
 if __name__ == "__main__":
-    # Until `load`: a json.py beside the script is not for us.
+    # Until `load`: a json.py beside the script must not replace the standard library's.
     sys.path.pop(0)
 
 import array
@@ -38,14 +48,14 @@ CHUNK_BYTES = 1 << 18
 PROGRESS_S = 0.5
 MESSAGE_CHARS = 2000
 TRACE_CHARS = 8000
-GC_THRESHOLD = 100_000  # a parsed record is thousands of objects, and none of them a cycle
-MARK = b"\xef\xbb\xbf"  # the byte order mark of UTF-8
-WINDOW_BYTES = 1 << 30  # of zstd's window, for files of `zstd --long=30`
-GZIP_HEAD_BYTES = 1 << 20  # most of a gzip member's head: extra field, name, comment
-HEAD_BYTES = 512  # of decoded content, by which its format is recognised
+GC_THRESHOLD = 100_000  # a parsed record has thousands of objects, and no cycles
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # the byte order mark of UTF-8
+MAX_ZSTD_WINDOW_BYTES = 1 << 30  # as of files of `zstd --long=30`
+MAX_GZIP_HEAD_BYTES = 1 << 20  # head of a gzip member: extra field, name, comment
+HEAD_BYTES = 512  # start of decoded content, by which its format is recognised
 LITTLE = sys.byteorder == "little"
-VALUE_BYTES = 57  # what a str and its place in a list take, beside its characters
-NOT_THE_USERS = (__file__, "<frozen importlib")
+VALUE_OVERHEAD_BYTES = 57  # of a str and its place in a list, beside its characters
+OWN_FILES = (__file__, "<frozen importlib")
 
 
 class Corrupt(Exception):
@@ -53,25 +63,28 @@ class Corrupt(Exception):
 
 
 class Refused(Exception):
-    """A compressed file holds what is not read as lines, or expands beyond all measure."""
+    """A compressed file holds a format that is not read as lines, or expands too far."""
 
 
 class TooLarge(Exception):
-    """The values of one key are more than a list may hold."""
+    """The values of one key take more memory than a list may."""
 
 
-NOT_MANY = (dict, bytearray, memoryview)  # iterable, but what comes would surprise
+NOT_ITERATED = (dict, bytearray, memoryview)  # iterable, but hardly meant as many results
+
+
+# ---------------------------------------------------------------- messages and output
 
 
 class Wire:
-    """Frames in and out."""
+    """Reads and writes frames."""
 
     def __init__(self, source, target):
         self.source = source
         self.target = target
 
     def receive(self):
-        """The next frame as (name, position, count, payload), or None at the end."""
+        """Return the next frame as (name, position, count, payload), or None at the end."""
         head = self.source.readline()
         if not head:
             return None
@@ -83,7 +96,7 @@ class Wire:
         head = b"%s %d %d %d\n" % (name.encode(), position, count, len(payload))
         self.target.write(head + payload)
 
-    def tell(self, name, position, **facts):
+    def send_json(self, name, position, **facts):
         """Write one frame whose payload is JSON."""
         self.send(name, position, 0, json.dumps(facts).encode())
 
@@ -91,8 +104,8 @@ class Wire:
 class Output:
     """Gathers what a function returns, in frames whose cuts depend on the data alone.
 
-    A returned text is whole lines: one that ends within a line gets a line end.  With ``always``
-    every returned text gets one, an empty text too, as reducers' text did in 2014.
+    A returned text consists of whole lines: a missing line end at its end is added.  With
+    ``always``, as for reducers, a line end is added to every returned text, also to an empty one.
     """
 
     def __init__(self, wire, limit, *, always):
@@ -106,25 +119,25 @@ class Output:
         self.text, self.keys, self.values, self.size = [], [], [], 0
 
     def add(self, result):
-        """Take what a function returned: text, a pair, or many of them."""
+        """Add what a function returned: text, a pair, or an iterable of them."""
         if result is None:
             return
         if isinstance(result, (str, bytes)):
-            data = as_bytes(result)
+            data = to_bytes(result)
             if self.always:
                 self.add_text(data + b"\n")
             elif data:
                 self.add_line(data)
         elif isinstance(result, tuple):
             self.add_pair(result)
-        elif hasattr(result, "__iter__") and not isinstance(result, NOT_MANY):
+        elif hasattr(result, "__iter__") and not isinstance(result, NOT_ITERATED):
             for item in result:
                 if isinstance(item, tuple):
                     self.add_pair(item)
                 else:
-                    self.add_line(as_bytes(item))
+                    self.add_line(to_bytes(item))
         else:
-            raise TypeError(not_output(result))
+            raise TypeError(describe_bad_output(result))
 
     def add_line(self, data):
         self.add_text(data if data.endswith(b"\n") else data + b"\n")
@@ -139,10 +152,10 @@ class Output:
 
     def add_pair(self, pair):
         if len(pair) != 2:
-            raise TypeError(not_output(pair) + " of " + str(len(pair)))
+            raise TypeError(describe_bad_output(pair) + " of " + str(len(pair)))
         if self.text:
             self.flush()
-        key, value = as_bytes(pair[0]), as_bytes(pair[1])
+        key, value = to_bytes(pair[0]), to_bytes(pair[1])
         if len(key) + len(value) > self.limit:
             size = len(key) + len(value)
             raise ValueError(f"a pair of {size:,} bytes: max_record_bytes is {self.limit:,}")
@@ -156,34 +169,34 @@ class Output:
         if self.text:
             self.wire.send("text", self.position, 0, b"".join(self.text))
         elif self.keys:
-            lengths = u32(map(len, self.keys)) + u32(map(len, self.values))
+            lengths = pack_u32(map(len, self.keys)) + pack_u32(map(len, self.values))
             payload = lengths + b"".join(self.keys) + b"".join(self.values)
             self.wire.send("pairs", self.position, len(self.keys), payload)
         self.clear()
 
 
-def as_bytes(value):
+def to_bytes(value):
     if isinstance(value, bytes):
         return value
     if isinstance(value, str):
         try:
             return value.encode("utf-8", "surrogateescape")
-        except UnicodeEncodeError:  # half of a pair, as JSON's escapes can bring it
+        except UnicodeEncodeError:  # half of a surrogate pair, from an escape in JSON
             return value.encode("utf-8", "surrogatepass")
     if isinstance(value, (int, float)):
         return str(value).encode()
-    raise TypeError(not_output(value))
+    raise TypeError(describe_bad_output(value))
 
 
-def as_text(data):
+def to_text(data):
     return data.decode("utf-8", "surrogateescape")
 
 
-def not_output(value):
+def describe_bad_output(value):
     return "expected text, a (key, value) pair, or an iterable of them, got " + type(value).__name__
 
 
-def u32(numbers):
+def pack_u32(numbers):
     data = array.array("I", numbers)
     if not LITTLE:
         data.byteswap()
@@ -191,7 +204,7 @@ def u32(numbers):
 
 
 def unpack_pairs(payload, count):
-    """Two lists, keys and values, of a ``pairs`` payload."""
+    """Return two lists, keys and values, of a ``pairs`` payload."""
     lengths = array.array("I")
     lengths.frombytes(payload[: 8 * count])
     if not LITTLE:
@@ -204,11 +217,15 @@ def unpack_pairs(payload, count):
     return items[:count], items[count:]
 
 
-# ---------------------------------------------------------------- files to records
+# ---------------------------------------------------------------- decoding
 
 
-def members(stream, new, padding, told):
-    """Decode a file of one or more compressed members, whole or not at all."""
+def decode_members(stream, new, padding, report_progress):
+    """Decode a file of one or more compressed members to its end.
+
+    Raises:
+        Corrupt: It is truncated, or something follows its last member.
+    """
     decoder = None
     unit = zeros = 0  # zero bytes may follow a member, in multiples of the padding
     first = fresh = True
@@ -224,13 +241,13 @@ def members(stream, new, padding, told):
             zeros = 0
             decoder, fresh = new(), True
         if not data:
-            odd = "" if first or not fresh else ", or something else follows its end"
-            raise Corrupt(f"truncated: the file ends within its compressed data{odd}")
-        for chunk in decoder.chunks(data):
+            remark = "" if first or not fresh else ", or something else follows its end"
+            raise Corrupt(f"truncated: the file ends within its compressed data{remark}")
+        for chunk in decoder.decompress_chunks(data):
             if chunk:
                 fresh = False
                 yield chunk
-        told(stream.tell())
+        report_progress(stream.tell())
         if decoder.eof:
             data, decoder, unit, first = decoder.unused_data, None, padding, False
             data = data or stream.read(READ_BYTES)
@@ -241,7 +258,7 @@ def members(stream, new, padding, told):
 
 def check_padding(zeros, unit):
     if unit and zeros % unit:
-        raise Corrupt(f"the padding after its end is no multiple of {unit} bytes")
+        raise Corrupt(f"the padding after its end is not a multiple of {unit} bytes")
 
 
 class Bounded:
@@ -258,17 +275,17 @@ class Bounded:
     def unused_data(self):
         return self.decoder.unused_data
 
-    def chunks(self, data):
+    def decompress_chunks(self, data):
         yield self.decoder.decompress(data, CHUNK_BYTES)
         while not self.decoder.eof and not self.decoder.needs_input:
             yield self.decoder.decompress(b"", CHUNK_BYTES)
 
 
 class BoundedZlib(Bounded):
-    """The same for zlib's interface."""
+    """A decompressor with zlib's interface, bounded likewise."""
 
-    def chunks(self, data):
-        full = True  # it may hold back output of input that it has taken
+    def decompress_chunks(self, data):
+        full = True  # it may hold back output of input that it has consumed
         while (data or full) and not self.decoder.eof:
             chunk = self.decoder.decompress(data, CHUNK_BYTES)
             data, full = self.decoder.unconsumed_tail, len(chunk) == CHUNK_BYTES
@@ -276,30 +293,30 @@ class BoundedZlib(Bounded):
 
 
 class Gzip(BoundedZlib):
-    """The same for gzip, which is given a plain head: isal fails on some heads of several parts."""
+    """A decompressor of gzip that gets a plain head: isal fails on some heads with options."""
 
     head = b""
-    begun = False
+    has_head = False
 
-    def chunks(self, data):
-        if not self.begun:
+    def decompress_chunks(self, data):
+        if not self.has_head:
             data = self.head + data
-            size = gzip_head_bytes(data)
+            size = measure_gzip_head(data)
             if size is None:
                 self.head = data
-                if len(data) > GZIP_HEAD_BYTES:
+                if len(data) > MAX_GZIP_HEAD_BYTES:
                     raise Corrupt("damaged: its head is too long")
                 return
-            self.begun = True
+            self.has_head = True
             if size:
                 check_gzip_head(data[:size])
                 self.decoder.decompress(b"\x1f\x8b\x08\0\0\0\0\0\0\xff", CHUNK_BYTES)
                 data = memoryview(data)[size:]
-        yield from super().chunks(data)
+        yield from super().decompress_chunks(data)
 
 
-def gzip_head_bytes(data):
-    """Size of a head with optional parts; None while some of it is missing; 0 without one."""
+def measure_gzip_head(data):
+    """Return the size of a head with optional parts; None if incomplete; 0 without such parts."""
     if data[:3] != b"\x1f\x8b\x08":
         return None if b"\x1f\x8b\x08".startswith(data) else 0
     at = 10
@@ -322,15 +339,15 @@ def check_gzip_head(head):
 
     if head[3] & 0xE0:
         raise Corrupt("damaged: its head has flags that the format does not know")
-    told = int.from_bytes(head[-2:], "little")
-    if head[3] & 2 and zlib.crc32(head[:-2]) & 0xFFFF != told:
+    checksum = int.from_bytes(head[-2:], "little")
+    if head[3] & 2 and zlib.crc32(head[:-2]) & 0xFFFF != checksum:
         raise Corrupt("damaged: the checksum of its head is wrong")
 
 
 class SlicedZstd(Bounded):
-    """The same for zstandard, which bounds its output only by the input it gets."""
+    """A decompressor of zstandard, whose output is bounded by cutting its input."""
 
-    def chunks(self, data):
+    def decompress_chunks(self, data):
         for at in range(0, len(data), 1 << 12):
             yield self.decoder.decompress(data[at : at + (1 << 12)])
             if self.decoder.eof:
@@ -342,17 +359,17 @@ class SlicedZstd(Bounded):
         return self.rest
 
 
-def plain(stream, told):
+def read_plain(stream, report_progress):
     while True:
         data = stream.read(CHUNK_BYTES)
         if not data:
             return
-        told(stream.tell())
+        report_progress(stream.tell())
         yield data
 
 
-# Each opener gives a maker of decompressors, the padding allowed after a member, and the errors
-# of its library, which is imported when the first such file comes: every child pays for imports.
+# Each opener returns a factory of decompressors, the padding allowed after a member, and the errors
+# of its library. The library is imported for the first such file: imports slow down every start.
 
 
 def open_gz(_stream):
@@ -384,18 +401,18 @@ def open_lzma(_stream):
 def open_zst(stream):
     import zstandard
 
-    found = zstd_dictionary(stream, zstandard)
-    context = zstandard.ZstdDecompressor(found, max_window_size=WINDOW_BYTES)
+    dictionary = read_zstd_dictionary(stream, zstandard)
+    context = zstandard.ZstdDecompressor(dictionary, max_window_size=MAX_ZSTD_WINDOW_BYTES)
     return lambda: SlicedZstd(context.decompressobj()), 0, zstandard.ZstdError
 
 
-def zstd_dictionary(stream, zstandard):
-    """The dictionary in the first frame of a `.warc.zst` file, or None; it may be compressed."""
+def read_zstd_dictionary(stream, zstandard):
+    """Return the dictionary in the first frame of a `.warc.zst` file, or None."""
     head = stream.read(8)
     size = int.from_bytes(head[4:], "little")
     data = stream.read(size) if head[:4] == b"\x5d\x2a\x4d\x18" and size <= 64 << 20 else b""
     stream.seek(0)
-    if data[:4] == b"\x28\xb5\x2f\xfd":
+    if data[:4] == b"\x28\xb5\x2f\xfd":  # it is compressed itself
         try:
             data = zstandard.ZstdDecompressor().decompress(data, 64 << 20)
         except zstandard.ZstdError as error:
@@ -411,17 +428,17 @@ if importlib.util.find_spec("zstandard") is not None:
 
 
 def is_tar(head):
-    told = head[148:156].strip(b" \0")
-    if len(head) < 512 or not head[0] or not told or not set(told) <= set(b"01234567"):
+    digits = head[148:156].strip(b" \0")
+    if len(head) < 512 or not head[0] or not digits or not set(digits) <= set(b"01234567"):
         return False
-    return sum(head[:148]) + 8 * 32 + sum(head[156:]) == int(told, 8)
+    return sum(head[:148]) + 8 * 32 + sum(head[156:]) == int(digits, 8)
 
 
-def checked(chunks, stored):
-    """The chunks before a sign of refused content or of a bomb, as ``ray_mr/codecs`` has it."""
-    limit = max(stored * MOST_DECODED["ratio"], MOST_DECODED["floor"])
+def check_content(chunks, stored):
+    """Yield the chunks; raise Refused for refused content or a bomb, as ``ray_mr/codecs`` does."""
+    limit = max(stored * DECODED_LIMITS["ratio"], DECODED_LIMITS["floor"])
     size = 0
-    for chunk in inspected(chunks):
+    for chunk in inspect_start(chunks):
         size += len(chunk)
         if size > limit:
             raise Refused(
@@ -431,8 +448,8 @@ def checked(chunks, stored):
         yield chunk
 
 
-def inspected(chunks):
-    """The chunks, once the first bytes of the content have been looked at."""
+def inspect_start(chunks):
+    """Yield the chunks after a check of the content's first bytes."""
     head = b""
     for chunk in chunks:
         head = head + chunk if head else chunk
@@ -440,14 +457,14 @@ def inspected(chunks):
             break
     if is_tar(head[:HEAD_BYTES]):
         raise Refused("it is a compressed tar archive: unpack it first")
-    REFUSED.look_at(head[:HEAD_BYTES])
+    REFUSED.check(head[:HEAD_BYTES])
     if head:
         yield head
     yield from chunks
 
 
-class Table:
-    """The formats that ``begin`` names as refused: rows of name, pattern and advice."""
+class RefusedFormats:
+    """Table of the formats that ``begin`` names as refused: name, pattern and advice."""
 
     def __init__(self):
         self.rows, self.pattern = [], None
@@ -455,8 +472,8 @@ class Table:
     def fill(self, rows):
         self.rows, self.pattern = rows, None
 
-    def look_at(self, head):
-        if self.pattern is None:  # compiled for the first compressed file: it takes milliseconds
+    def check(self, head):
+        if self.pattern is None:  # compiled for the first compressed file, as it takes milliseconds
             source = "|".join("(" + row[1] + ")" for row in self.rows)
             self.pattern = re.compile(source.encode("latin-1"), re.DOTALL)
         match = self.pattern.match(head)
@@ -465,20 +482,20 @@ class Table:
             raise Refused(f"it is compressed and holds {name}: {advice}")
 
 
-REFUSED = Table()
-MOST_DECODED = {"ratio": 1000, "floor": 1 << 30}  # until ``begin`` tells them
+REFUSED = RefusedFormats()
+DECODED_LIMITS = {"ratio": 1000, "floor": 1 << 30}  # replaced by those of ``begin``
 
 
-def chunks_of(path, codec, told):
-    """The decoded content of a file; raises Corrupt or Refused."""
+def read_chunks(path, codec, report_progress):
+    """Yield the decoded content of a file; raise Corrupt or Refused."""
     with open(os.path.join(HOME, path), "rb", buffering=0) as stream:
         if codec == "none":
-            yield from plain(stream, told)
+            yield from read_plain(stream, report_progress)
             return
         new, padding, broken = OPENERS[codec](stream)
         try:
             size = os.fstat(stream.fileno()).st_size
-            yield from checked(members(stream, new, padding, told), size)
+            yield from check_content(decode_members(stream, new, padding, report_progress), size)
         except (broken, OSError, EOFError, ValueError) as error:
             if "ictionary mismatch" in str(error):
                 raise Corrupt(
@@ -487,50 +504,55 @@ def chunks_of(path, codec, told):
             raise Corrupt(f"damaged: {error or type(error).__name__}") from None
 
 
-class TooLong:
-    """Stands for a line that is not held: it is longer than a record may be."""
+# ---------------------------------------------------------------- records
+
+
+class TooLongLine:
+    """Takes the place of a line that is longer than a record may be, and is not held."""
 
     def __init__(self, size):
         self.size = size
 
 
-def without_mark(chunks):
-    """The chunks without the byte order mark at their very beginning."""
+def drop_mark(chunks):
+    """Yield the chunks without a byte order mark at their very beginning."""
     head = b""
     for chunk in chunks:
         head += chunk
-        if len(head) >= len(MARK):
+        if len(head) >= len(BYTE_ORDER_MARK):
             break
-    yield head[len(MARK) :] if head.startswith(MARK) else head  # noqa: FURB188 - Python 3.8
+    if head.startswith(BYTE_ORDER_MARK):  # noqa: FURB188 - Python 3.8
+        head = head[len(BYTE_ORDER_MARK) :]
+    yield head
     yield from chunks
 
 
-def lines_of(chunks, limit):
-    """Lines without their newline; a TooLong for each that is longer than the limit."""
+def split_lines(chunks, limit):
+    """Yield lines without their newline, a TooLongLine for each that is longer than the limit."""
     pieces, size = [], 0  # of the line that is not complete
-    for chunk in without_mark(iter(chunks)):
+    for chunk in drop_mark(iter(chunks)):
         lines = chunk.split(b"\n")
         size += len(lines[0])
         if size > limit:
-            pieces = []  # it is not held any more
+            pieces = []  # it is not held
         else:
             pieces.append(lines[0])
         if len(lines) == 1:
             continue
-        lines[0] = TooLong(size) if size > limit else b"".join(pieces)
+        lines[0] = TooLongLine(size) if size > limit else b"".join(pieces)
         last = lines.pop()
         pieces, size = [last], len(last)
         if len(chunk) > limit:
-            lines = [TooLong(len(line)) if is_long(line, limit) else line for line in lines]
+            lines = [TooLongLine(len(line)) if exceeds(line, limit) else line for line in lines]
         yield from lines
     if size > limit:
-        yield TooLong(size)
+        yield TooLongLine(size)
     elif size:
         yield b"".join(pieces)
 
 
-def is_long(line, limit):
-    return not isinstance(line, TooLong) and len(line) > limit
+def exceeds(line, limit):
+    return not isinstance(line, TooLongLine) and len(line) > limit
 
 
 def parse_json(data):
@@ -539,23 +561,25 @@ def parse_json(data):
             return orjson.loads(data)
         except ValueError:
             pass  # NaN and Infinity, which the standard library takes
-    return json.loads(data.decode("utf-8", "surrogatepass"))  # else it would guess the encoding
+    return json.loads(
+        data.decode("utf-8", "surrogatepass")
+    )  # bytes would make it guess the encoding
 
 
-class NoRecord(ValueError):
-    """A line is not what the job says; the message holds nothing of it."""
+class InvalidRecord(ValueError):
+    """A line does not have the job's record format; the message holds nothing of it."""
 
 
-def uuid_json(line):
-    """(uuid, object) of a 2014 line; raises ValueError."""
+def parse_uuid_json(line):
+    """Return (uuid, object) of a line in the format of 2014; raise ValueError."""
     if line[36:37] != b"\t":
-        raise NoRecord("no TAB after 36 characters")
+        raise InvalidRecord("no TAB after 36 characters")
     return line[:36].decode(), parse_json(line[37:])
 
 
-def why_bad(error):
-    """What is wrong with a record, in words that hold nothing of it."""
-    if isinstance(error, NoRecord):
+def explain_bad_record(error):
+    """Return what is wrong with a record, in words that hold nothing of it."""
+    if isinstance(error, InvalidRecord):
         return str(error)
     if isinstance(error, UnicodeDecodeError):
         return f"not UTF-8, at byte {error.start + 1}"
@@ -566,28 +590,28 @@ def why_bad(error):
     return type(error).__name__
 
 
-# ---------------------------------------------------------------- the two roles
+# ---------------------------------------------------------------- roles
 
 
 class Role:
-    """What a mapper and a reducer have in common."""
+    """Base of mapper and reducer."""
 
     final = None
 
     def end(self):
-        """Nothing more comes: call the last hook."""
+        """Call the last hook and report the end."""
         try:
             if self.final is not None:
                 self.output.add(self.final())
         except Exception as error:
-            fail(self.wire, 0, "final", error, " in the final hook")
+            send_failure(self.wire, 0, "final", error, " in the final hook")
             return
         self.output.flush()
         self.wire.send("ended")
 
 
 class Mapper(Role):
-    """Role map: one call a record."""
+    """Role map: one call per record."""
 
     def __init__(self, wire, function, begin):
         self.wire = wire
@@ -596,10 +620,10 @@ class Mapper(Role):
         self.call = getattr(self, "call_" + begin["records"].replace("-", "_"))
         self.function = function
         self.tally = None
-        self.careful = begin.get("careful")
+        self.isolated_lines = begin.get("careful")
 
     def call_uuid_json(self, path, line):
-        ident, value = uuid_json(line)
+        ident, value = parse_uuid_json(line)
         return lambda: self.function(ident, path, value)
 
     def call_json(self, path, line):
@@ -609,25 +633,25 @@ class Mapper(Role):
     def call_text(self, path, line):
         return lambda: self.function(path, line.decode("utf-8", "surrogateescape"))
 
-    def file(self, position, payload):
+    def map_file(self, position, payload):
         codec, _, path = payload.partition(b"\n")
         path = os.fsdecode(path)
         self.output.position = position
         tally = self.tally = Tally(self.wire, position)
         try:
-            chunks = tally.counted(chunks_of(path, codec.decode(), tally.told))
-            lines = lines_of(chunks, self.limit)
-            if self.careful is not None:
-                lines = self.announced(lines, tally)
-            self.records(path, lines, tally)
+            chunks = tally.count_bytes(read_chunks(path, codec.decode(), tally.report_progress))
+            lines = split_lines(chunks, self.limit)
+            if self.isolated_lines is not None:
+                lines = self.announce_lines(lines, tally)
+            self.map_lines(path, lines, tally)
         except (Corrupt, Refused) as error:
             self.output.clear()
             kind = type(error).__name__.lower()
             message = f"{codec.decode()}: {error}"
-            self.wire.tell("failed", position, kind=kind, message=message, trace="")
+            self.wire.send_json("failed", position, kind=kind, message=message, trace="")
             return
         self.output.flush()
-        self.wire.tell(
+        self.wire.send_json(
             "done",
             position,
             records=tally.records,
@@ -637,41 +661,41 @@ class Mapper(Role):
             sample=tally.sample,
         )
 
-    def announced(self, lines, tally):
-        """Lines, each told before and after; of those that are not to be seen, none."""
+    def announce_lines(self, lines, tally):
+        """Yield lines, each reported before and after its call; skip the isolated ones."""
         for line in lines:
             number = tally.records + 1
-            if number in self.careful:
+            if number in self.isolated_lines:
                 tally.records = number
-                tally.died()
+                tally.add_fatal_line()
                 continue
-            if isinstance(line, TooLong):
+            if isinstance(line, TooLongLine):
                 yield line
                 continue
             self.wire.send("at", tally.position, number, line)
             yield line
             self.wire.send("at", tally.position)
 
-    def where(self):
+    def describe_place(self):
         return f" at line {self.tally.records}" if self.tally else ""
 
-    def records(self, path, lines, tally):
+    def map_lines(self, path, lines, tally):
         for line in lines:
             tally.records += 1
-            if line.__class__ is TooLong:
-                tally.too_long(line.size, self.limit)
+            if line.__class__ is TooLongLine:
+                tally.add_long_line(line.size, self.limit)
                 continue
             try:
                 call = self.call(path, line)
             except (ValueError, RecursionError) as error:
-                tally.set_aside(error)
+                tally.add_bad_record(error)
                 continue
             self.output.add(call())
             tally.mapped += 1
 
 
 class Tally:
-    """Counts of one file, and a sign of life twice a second."""
+    """Counts of one file, and a report of progress twice a second."""
 
     def __init__(self, wire, position):
         self.wire = wire
@@ -680,36 +704,36 @@ class Tally:
         self.sample = ""
         self.next = time.monotonic() + PROGRESS_S
 
-    def told(self, stored_bytes):
+    def report_progress(self, stored_bytes):
         if time.monotonic() >= self.next:
             self.next = time.monotonic() + PROGRESS_S
             self.wire.send("progress", self.position, stored_bytes)
 
-    def counted(self, chunks):
+    def count_bytes(self, chunks):
         for chunk in chunks:
             self.decoded += len(chunk)
             yield chunk
 
-    def died(self):
+    def add_fatal_line(self):
         self.bad += 1
         if not self.sample:
             self.sample = f"line {self.records}: the program died of it"
 
-    def too_long(self, size, limit):
+    def add_long_line(self, size, limit):
         self.bad += 1
         if not self.sample:
             self.sample = (
                 f"line {self.records}: {size:,} bytes, more than max_record_bytes ({limit:,})"
             )
 
-    def set_aside(self, error):
+    def add_bad_record(self, error):
         self.bad += 1
         if not self.sample:
-            self.sample = f"line {self.records}: {why_bad(error)}"
+            self.sample = f"line {self.records}: {explain_bad_record(error)}"
 
 
 class Reducer(Role):
-    """Roles reduce and combine: one call a key, with a list."""
+    """Roles reduce and combine: one call per key, with a list."""
 
     def __init__(self, wire, function, begin):
         self.wire = wire
@@ -720,32 +744,32 @@ class Reducer(Role):
         self.values = []
         self.groups = self.rows = self.size = 0
 
-    def pairs(self, payload, count):
+    def reduce_pairs(self, payload, count):
         groups, held = self.groups, len(self.values)
-        self.take(payload, count)
+        self.take_rows(payload, count)
         self.rows += count
         if self.memory:
             if self.groups > groups:
                 self.size = held = 0
             fresh = self.values[held:]
-            self.size += sum(map(len, fresh)) + VALUE_BYTES * len(fresh)
+            self.size += sum(map(len, fresh)) + VALUE_OVERHEAD_BYTES * len(fresh)
             if self.size > self.memory:
-                raise TooLarge(f"the values of key {as_text(self.key)!r:.200}")
+                raise TooLarge(f"the values of key {to_text(self.key)!r:.200}")
 
-    def take(self, payload, count):
+    def take_rows(self, payload, count):
         for key, value in zip(*unpack_pairs(payload, count)):
             if key != self.key:
                 self.close_group()
                 self.key, self.values = key, []
-            self.values.append(as_text(value))
+            self.values.append(to_text(value))
 
-    def where(self):
-        return f" at key {as_text(self.key)!r:.200}" if self.key is not None else ""
+    def describe_place(self):
+        return f" at key {to_text(self.key)!r:.200}" if self.key is not None else ""
 
     def close_group(self):
         if self.key is not None:
             self.groups += 1
-            self.output.add(self.function(as_text(self.key), self.values))
+            self.output.add(self.function(to_text(self.key), self.values))
 
     def flush(self):
         self.close_group()
@@ -756,20 +780,20 @@ class Reducer(Role):
 
 
 class Streamer(Reducer):
-    """The same with `stream: true`: an iterator, which reads on as it is asked for values."""
+    """Roles reduce and combine with `stream: true`: the values are an iterator over the frames."""
 
-    def pairs(self, payload, count):
-        rows = self.coming(payload, count)
+    def reduce_pairs(self, payload, count):
+        rows = self.read_rows(payload, count)
         for key, group in itertools.groupby(rows, operator.itemgetter(0)):
             self.key = key
             self.groups += 1
-            values = (as_text(value) for _, value in group)
-            self.output.add(self.function(as_text(key), values))
+            values = (to_text(value) for _, value in group)
+            self.output.add(self.function(to_text(key), values))
         self.key = None
         self.flush()
 
-    def coming(self, payload, count):
-        """Rows of this frame and those that follow, to the flush."""
+    def read_rows(self, payload, count):
+        """Yield the rows of this frame and of those that follow, to the flush."""
         while True:
             self.rows += count
             yield from zip(*unpack_pairs(payload, count))
@@ -782,7 +806,7 @@ class Streamer(Reducer):
 
 
 def load(begin):
-    """The user's function, of a script or a pickle, and where its hooks are."""
+    """Return the user's function, from a script or a pickle, and the object with its hooks."""
     script = begin["script"]
     sys.argv = [script] + begin["arguments"]
     sys.path.insert(0, HOME)
@@ -790,7 +814,7 @@ def load(begin):
         with open(script, "rb") as stream:
             function = pickle.load(stream)
             return function, function
-    spec = spec_of(script)  # a process that multiprocessing starts finds it under this name, too
+    spec = make_spec(script)  # a process that multiprocessing starts finds it under this name, too
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
@@ -800,44 +824,47 @@ def load(begin):
     raise AttributeError(f"{script} has no function {' or '.join(begin['functions'])}")
 
 
-def spec_of(script):
-    """How to import the user's script, whatever its file is called."""
+def make_spec(script):
+    """Return how to import the user's script, whatever its file name is."""
     name = os.path.splitext(os.path.basename(script))[0].replace(".", "_")
     loader = importlib.machinery.SourceFileLoader(name, os.path.join(HOME, script))
     return importlib.util.spec_from_file_location(name, loader=loader)
 
 
 class ScriptFinder:
-    """Finds the user's script where its file name is none that Python finds by itself."""
+    """Finds the user's script if Python itself does not find its file name."""
 
     def find_spec(self, name, _path=None, _target=None):
         for file in os.listdir(HOME):
-            if spec_of(file).name == name and os.path.isfile(os.path.join(HOME, file)):
-                return spec_of(file)
+            if make_spec(file).name == name and os.path.isfile(os.path.join(HOME, file)):
+                return make_spec(file)
         return None
 
 
-def private_streams():
-    """Our own input and output; the user's print goes to stderr, a read finds the end."""
+def open_private_streams():
+    """Move stdin and stdout to private descriptors and return a Wire on them.
+
+    The user's prints then go to stderr, and a read of stdin finds its end.
+    """
     source = os.fdopen(os.dup(0), "rb", READ_BYTES)
     target = os.fdopen(os.dup(1), "wb", 0)
     nothing = os.open(os.devnull, os.O_RDWR)
     os.dup2(nothing, 0)
     os.dup2(2, 1)
 
-    # Numbers, no file objects: Python 3.8 and 3.9 crash at their end where a callback holds one.
+    # Numbers instead of file objects: Python 3.8 and 3.9 crash at exit if a callback holds one.
     private = (source.fileno(), target.fileno())
 
-    def forked():  # a copy that the user's code makes of us has no say
+    def detach_copy():  # a fork that the user's code makes must not write frames
         for number in private:
             os.dup2(nothing, number)
 
-    os.register_at_fork(after_in_child=forked)
-    return Wire(source, Whole(target))
+    os.register_at_fork(after_in_child=detach_copy)
+    return Wire(source, CompleteWriter(target))
 
 
-class Whole:
-    """A raw stream whose write writes everything."""
+class CompleteWriter:
+    """A raw stream whose write always writes everything."""
 
     def __init__(self, stream):
         self.stream = stream
@@ -848,17 +875,17 @@ class Whole:
             view = view[self.stream.write(view) :]
 
 
-def fail(wire, position, kind, error, where=""):
+def send_failure(wire, position, kind, error, where=""):
     import traceback
 
     frames = error.__traceback__
-    while frames is not None and frames.tb_frame.f_code.co_filename.startswith(NOT_THE_USERS):
-        frames = frames.tb_next  # what the user reads begins in the user's code
+    while frames is not None and frames.tb_frame.f_code.co_filename.startswith(OWN_FILES):
+        frames = frames.tb_next  # the traceback begins in the user's code
     trace = "".join(traceback.format_exception(type(error), error, frames))
     message = "".join(traceback.format_exception_only(type(error), error)).strip()
     if isinstance(error, SyntaxError):
         message, trace = f"{type(error).__name__}: {error}", message
-    wire.tell(
+    wire.send_json(
         "failed",
         position,
         kind=kind,
@@ -867,9 +894,9 @@ def fail(wire, position, kind, error, where=""):
     )
 
 
-def role_of(wire, begin):
-    """The role to play, ready for work; None if the script does not load."""
-    MOST_DECODED.update(begin.get("most_decoded", {}))
+def make_role(wire, begin):
+    """Load the script and return its role; None if it does not load."""
+    DECODED_LIMITS.update(begin.get("most_decoded", {}))
     REFUSED.fill(begin.get("refused", []))
     try:
         function, home = load(begin)
@@ -877,7 +904,7 @@ def role_of(wire, begin):
         if init is not None:
             init()
     except (Exception, SystemExit) as error:  # sys.exit(main()) without a guard
-        fail(wire, 0, "load", error)
+        send_failure(wire, 0, "load", error)
         return None
     kind = Mapper if begin["role"] == "map" else Streamer if begin["stream"] else Reducer
     role = kind(wire, function, begin)
@@ -887,59 +914,59 @@ def role_of(wire, begin):
 
 
 def main():
-    wire = private_streams()
+    wire = open_private_streams()
     gc.set_threshold(GC_THRESHOLD, 20, 20)
-    wire.tell("hello", 0, codecs=["none", *OPENERS])
+    wire.send_json("hello", 0, codecs=["none", *OPENERS])
     frame = wire.receive()
-    role = role_of(wire, json.loads(frame[3])) if frame is not None else None
+    role = make_role(wire, json.loads(frame[3])) if frame is not None else None
     if role is not None:
         serve(wire, role)
         sys.stdout.flush()
 
 
 def serve(wire, role):
-    """Answer frames to the end of them."""
+    """Answer frames to their end."""
     while (frame := wire.receive()) is not None:
         name, position, count, payload = frame
         try:
             if name == "file":
-                role.file(position, payload)
+                role.map_file(position, payload)
             elif name == "pairs":
-                role.pairs(payload, count)
+                role.reduce_pairs(payload, count)
             elif name == "flush":
                 role.flush()
             elif name == "end":
                 role.end()
         except TooLarge as error:
-            wire.tell("failed", position, kind="memory", message=str(error), trace="")
+            wire.send_json("failed", position, kind="memory", message=str(error), trace="")
         except Exception as error:
-            where = role.where()
+            where = role.describe_place()
             role.output.clear()
-            fail(wire, position, "raised", error, where)
+            send_failure(wire, position, "raised", error, where)
 
 
-class Unheard:
-    """A wire that goes nowhere."""
+class NullWire:
+    """A wire that drops all frames."""
 
     def send(self, *_frame):
         pass
 
-    tell = send
+    send_json = send
 
 
 def debug(path):
     """Call the function in the terminal, for the files that ``path`` names, under pdb."""
-    import pdb  # noqa: T100 - this is what it is for
+    import pdb  # noqa: T100 - its purpose
     import traceback
 
     with open(path) as stream:
         begin = json.load(stream)
     function, _ = load(begin)
-    role = Mapper(Unheard(), function, begin)
+    role = Mapper(NullWire(), function, begin)
     for name in begin["paths"]:
-        chunks = chunks_of(name, "none", lambda _read: None)
-        for number, line in enumerate(lines_of(chunks, role.limit), 1):
-            if isinstance(line, TooLong):
+        chunks = read_chunks(name, "none", lambda _read: None)
+        for number, line in enumerate(split_lines(chunks, role.limit), 1):
+            if isinstance(line, TooLongLine):
                 print(f"{name}, line {number}: set aside: {line.size:,} bytes")
                 continue
             try:
@@ -954,7 +981,7 @@ def debug(path):
                 else:
                     result = call()
                     if hasattr(result, "__next__"):
-                        list(result)  # a generator runs only so
+                        list(result)  # a generator runs only when it is read
             except Exception:
                 traceback.print_exc()
                 print(f"{name}, line {number}")

@@ -72,7 +72,7 @@ def harness() -> Any:
 
 
 def by_harness(harness: Any, path: Path, codec: str) -> bytes:
-    return b"".join(harness.chunks_of(str(path), codec, lambda _: None))
+    return b"".join(harness.read_chunks(str(path), codec, lambda _: None))
 
 
 @pytest.mark.parametrize("head", HEADS, ids=str)
@@ -172,4 +172,4 @@ def test_byte_order_mark_across_any_edge_is_dropped(harness: Any, content: bytes
         assert all(found)
         assert len(wanted) + text.dropped == len(content)
         assert b"".join(MarkRemover(iter(chunks), keep=True)) == content
-        assert b"".join(harness.without_mark(iter(chunks))) == wanted
+        assert b"".join(harness.drop_mark(iter(chunks))) == wanted
