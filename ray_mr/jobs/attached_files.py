@@ -1,4 +1,4 @@
-"""Files and folders that travel with a job's programs, beside their own scripts."""
+"""Files and folders of a job's ``files``, which travel with each of its programs."""
 
 from __future__ import annotations
 
@@ -17,24 +17,27 @@ if TYPE_CHECKING:
 Files = tuple[ProgramFile, ...]
 
 MAX_FILES_BYTES = 256 * 2**20
-"""They are written out for every child: data belongs into the inputs."""
+"""Maximum size of all files; they are written to disk for every child."""
 MAX_DEPTH = 100
-"""Folders within folders: a name in a program's folder must not get longer than a path can be."""
+"""Maximum depth of nested folders, so that no path gets too long."""
 RESERVED = frozenset({"s3", "mapperOutput", "result.txt"})
-"""Names in a child's folder that have a meaning; those that begin with a dot and ours, too."""
+"""Names with a meaning in a child's folder, beside ray_mr's own names that begin with a dot."""
 _RENAME = "give it another name there: path#name"
 
 
 def pack_attached_files(paths: Iterable[str]) -> Files:
-    """Read files, and folders with all that is in them; each stands under its own name.
+    """Read files, and folders with everything below them.
 
     Args:
-        paths: Of files and folders; ``path#name`` gives one another name, as Hadoop's ``-files``.
+        paths: Paths of files and folders; ``path#name`` gives another name, as Hadoop's ``-files``.
+
+    Returns:
+        The files under their own names, sorted; an empty folder is a name that ends in ``/``.
 
     Raises:
-        JobError: One is missing, unreadable, a name is taken, or all are too large.
+        JobError: A file is missing or unreadable, two names are equal, or all are too large.
     """
-    found: dict[str, Path] = {}
+    sources: dict[str, Path] = {}
     size = 0
     for text in paths:
         top, title = _split_name(text)
@@ -47,22 +50,23 @@ def pack_attached_files(paths: Iterable[str]) -> Files:
         for path in _walk(top) if top.is_dir() else (_check_regular(top),):
             is_folder = path.is_dir()
             name = str(Path(title, path.relative_to(top))) + "/" * is_folder
-            if found.setdefault(name, path) != path:
-                raise JobError(f"files: {found[name]} and {path} have the same name", _RENAME)
+            if sources.setdefault(name, path) != path:
+                raise JobError(f"files: {sources[name]} and {path} have the same name", _RENAME)
             size += 0 if is_folder else path.stat().st_size
             if size > MAX_FILES_BYTES:
+                limit = format_bytes(MAX_FILES_BYTES)
                 raise JobError(
-                    f"files: {text}: they have more than {format_bytes(MAX_FILES_BYTES)} in all",
+                    f"files: {text}: together the files have more than {limit}",
                     "they travel with every task: make data an input, or put it on the machines",
                 )
-    clash = _find_clash(found)
+    clash = _find_clash(sources)
     if clash:
         raise JobError(f"files: {clash} is the name of a file and of a folder", _RENAME)
-    return tuple(_read(name, path) for name, path in sorted(found.items()))
+    return tuple(_read(name, path) for name, path in sorted(sources.items()))
 
 
 def _find_clash(names: Iterable[str]) -> str:
-    """A name that is that of a file and of a folder with something in it; empty: none is."""
+    """Return a name that is both a file and a folder; empty if there is none."""
     files = {name for name in names if not name.endswith("/")}
     folders = {str(above) for name in names for above in Path(name.rstrip("/")).parents}
     folders |= {name.rstrip("/") for name in names if name.endswith("/")}
@@ -70,7 +74,7 @@ def _find_clash(names: Iterable[str]) -> str:
 
 
 def _check_regular(path: Path) -> Path:
-    """The path of a regular file, or of a link to one.
+    """Return the path of a regular file, or of a link to one.
 
     Raises:
         JobError: It is a pipe, a socket, a device, or a link to nothing.
@@ -84,10 +88,10 @@ def _check_regular(path: Path) -> Path:
 
 
 def _split_name(text: str) -> tuple[Path, str]:
-    """A path, and the name that it gets.
+    """Return a path, and the name for it.
 
     Raises:
-        JobError: The name cannot be one.
+        JobError: The name is not valid.
     """
     path, mark, name = text.rpartition("#")
     if not mark or path_exists(text):
@@ -98,10 +102,15 @@ def _split_name(text: str) -> tuple[Path, str]:
 
 
 def merge_files(title: str, own: Files, extras: Files) -> Files:
-    """A program's own files and the job's.
+    """Return a program's own files together with the job's.
+
+    Args:
+        title: Name of the program, for messages.
+        own: The program's own files.
+        extras: The job's files.
 
     Raises:
-        JobError: Two have the same name and other content.
+        JobError: Two files have the same name and different content.
     """
     names = {file.name: file for file in own}
     for file in extras:
@@ -119,7 +128,7 @@ def _is_reserved(name: str) -> bool:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    """Files below a folder, and folders that are empty; no folder is gone through in recursion.
+    """Yield files below a folder, and empty folders, without recursion.
 
     Raises:
         JobError: Something in it cannot be read or sent.
@@ -129,7 +138,7 @@ def _walk(folder: Path) -> Iterator[Path]:
         here = waiting.pop()
         if len(here.relative_to(folder).parts) > MAX_DEPTH:
             raise JobError(
-                f"files: {folder}: it has more than {MAX_DEPTH} folders within each other",
+                f"files: {folder}: folders are nested more than {MAX_DEPTH} deep",
                 "send it as an archive, and have `setup` unpack it",
             )
         try:

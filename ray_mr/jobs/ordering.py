@@ -1,7 +1,8 @@
-"""What a job says of its keys, as values: what rows are sorted by, and what divides them.
+"""Order and partition of rows as a job states them: ``sort`` and ``partition``, parsed to values.
 
-The words are those of sort(1), as far as Hadoop's comparator and partitioner know them: fields,
-``-n`` and ``-r``.  How rows are sorted and divided by them stands in ``shuffle/``.
+The syntax is that of sort(1), as far as Hadoop's comparator and partitioner accept it: fields,
+``-n`` and ``-r``.  ``-k1,1 -k2,2nr`` means field 1 by its bytes, then field 2 as a number from high
+to low.  ``shuffle/order/sort_keys.py`` sorts and partitions rows by these values.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MAX_FIELDS = 1_000
-"""Fields of a line that can be spoken of."""
+"""Maximum number of a field."""
 _FIELDS_PATTERN = re.compile(r"-k([0-9]+)([nr]*)(?:,([0-9]+)([nr]*))?")
 _OPTIONS_PATTERN = re.compile(r"-([nr]+)")
 _SORT_SYNTAX = "a sort is `-k1,1 -k2,2nr`, `key -n` or `key, value -nr`: fields, n and r"
@@ -23,47 +24,47 @@ _PARTITION_SYNTAX = "a partition is `hash`, `range`, or fields of the key such a
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """Some fields, and how they are compared."""
+    """A range of fields, and how they are compared."""
 
     first: int = 1
-    """Field at which they begin, from 1."""
+    """First field, from 1."""
     last: int | None = None
-    """Field with which they end; ``None``: the last."""
+    """Last field; ``None`` for all that follow."""
     numeric: bool = False
-    """As a number, by the rules of ``sort -n``; else byte by byte."""
+    """Whether they compare as a number, by the rules of ``sort -n``, instead of byte by byte."""
     reverse: bool = False
 
     @property
     def whole(self) -> bool:
-        """Whether only equal strings are alike in it."""
+        """Whether only equal strings compare as equal."""
         return self.first == 1 and self.last is None and not self.numeric
 
-    def but(self, options: str) -> Term:
-        """The term with these options, letters, besides its own."""
+    def with_options(self, options: str) -> Term:
+        """Return the term with these options (letters ``n`` and ``r``) in addition."""
         numeric, reverse = "n" in options, "r" in options
         return replace(self, numeric=self.numeric or numeric, reverse=self.reverse or reverse)
 
 
 @dataclass(frozen=True, slots=True)
 class Sort:
-    """What rows are sorted by; fields count from the start of the key, and of the value."""
+    """Order of rows; fields are counted from the start of the key, and of the value."""
 
     key: tuple[Term, ...] = ()
-    """Then the key's bytes decide, so that equal keys are neighbours."""
+    """Terms of the key; then the key's bytes decide, so that equal keys are neighbours."""
     value: tuple[Term, ...] = ()
-    """Then rows stay as they came."""
+    """Terms of the value; then rows keep their order of arrival."""
 
 
 def parse_sort(text: str, key_fields: int) -> Sort:
-    """What a job's ``sort`` means.
+    """Parse a job's ``sort``.
 
     Args:
-        text: Terms ``-kF,G`` with ``n`` and ``r`` behind them, or ``key`` and ``value`` with
-            ``-n`` and ``-r`` after them; these alone are about the key.
-        key_fields: How many fields the key has: those after them are the value's.
+        text: Terms ``-kF,G`` followed by ``n`` and ``r``, or ``key`` and ``value`` followed by
+            ``-n`` and ``-r``; options alone apply to the key.
+        key_fields: Number of fields of the key; later fields belong to the value.
 
     Raises:
-        ValueError: It makes no sense.
+        ValueError: The text is not valid.
     """
     key: list[Term] = []
     value: list[Term] = []
@@ -83,53 +84,55 @@ def parse_sort(text: str, key_fields: int) -> Sort:
 
 
 def parse_partition_fields(text: str, key_fields: int) -> tuple[Term, ...]:
-    """The fields of the key that divide rows: ``-k1,2``.
+    """Parse the key fields of a job's ``partition``, such as ``-k1,2``.
 
     Raises:
-        ValueError: They are no fields of the key.
+        ValueError: They are not fields of the key.
     """
-    found = list(_parse_terms(text, _PARTITION_SYNTAX))
-    for word, term in found:
+    terms = list(_parse_terms(text, _PARTITION_SYNTAX))
+    for word, term in terms:
         if not word.startswith("-k") or term.numeric or term.reverse:
-            raise ValueError(f"{word!r} is no field of the key, such as -k1,2")
+            raise ValueError(f"{word!r} is not a field of the key, such as -k1,2")
         if term.first > key_fields:
             raise ValueError(f"{word} is not in the key, which has key_fields: {key_fields}")
-    return tuple(_limit_to_key(word, term, key_fields) for word, term in found)
+    return tuple(_limit_to_key(word, term, key_fields) for word, term in terms)
 
 
 def _parse_terms(text: str, known: str = _SORT_SYNTAX) -> Iterator[tuple[str, Term]]:
-    """Each term with its word; options that stand alone are told to those that have none.
+    """Yield each term with its word; options that stand alone apply to terms without options.
 
-    ``known`` says what is understood.
+    Args:
+        text: A ``sort`` or ``partition``.
+        known: The valid syntax, for messages.
     """
-    found: list[tuple[str, Term]] = []
+    terms: list[tuple[str, Term]] = []
     common, of_word = "", False
     for word in re.sub(r"(^|\s)-k\s+", r"\1-k", text).replace(", ", " ").split():
         if word in {"key", "value"}:
-            found.append((word, Term()))
+            terms.append((word, Term()))
             of_word = True
         elif (options := _OPTIONS_PATTERN.fullmatch(word)) and of_word:
-            name, term = found.pop()
-            found.append((name, term.but(options[1])))
+            name, term = terms.pop()
+            terms.append((name, term.with_options(options[1])))
         elif options:
             common += options[1]
         elif fields := _FIELDS_PATTERN.fullmatch(word):
-            found.append((word, _parse_fields(word, fields)))
+            terms.append((word, _parse_fields(word, fields)))
             of_word = False
         else:
             raise ValueError(f"{word!r:.100} is not understood: {known}")
-    if not found and not common:
+    if not terms and not common:
         raise ValueError(f"is empty: {known}")
-    for name, term in found or [("key", Term())]:
+    for name, term in terms or [("key", Term())]:
         own = term.numeric or term.reverse
-        yield name, term if own else term.but(common)
+        yield name, term if own else term.with_options(common)
 
 
-def _parse_fields(word: str, found: re.Match[str]) -> Term:
-    first, last = _parse_field(found[1]), _parse_field(found[3]) if found[3] else None
+def _parse_fields(word: str, match: re.Match[str]) -> Term:
+    first, last = _parse_field(match[1]), _parse_field(match[3]) if match[3] else None
     if not 1 <= first <= MAX_FIELDS or not first <= (last or first) <= MAX_FIELDS or last == 0:
         raise ValueError(f"{word}: fields are 1 to {MAX_FIELDS}, the first before the last")
-    return Term(first, last).but(found[2] + (found[4] or ""))
+    return Term(first, last).with_options(match[2] + (match[4] or ""))
 
 
 def _parse_field(digits: str) -> int:
@@ -138,7 +141,7 @@ def _parse_field(digits: str) -> int:
 
 
 def _limit_to_key(word: str, term: Term, key_fields: int) -> Term:
-    """A term of the key; to the last of its fields is to its end."""
+    """Return a term of the key; one that ends with the key's last field ends with the key."""
     if term.last is not None and term.last > key_fields:
         raise ValueError(
             f"{word} begins in the key and ends in the value: say it as two, "

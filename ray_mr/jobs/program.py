@@ -1,4 +1,8 @@
-"""A program of the user as it travels to the workers: bytes, never paths."""
+"""Programs of the user, packed for the workers as bytes, never as paths.
+
+``pack_program`` reads a script and the files beside it, or pickles a function.  ``Program.digest``
+identifies the result: equal digests do the same work.
+"""
 
 from __future__ import annotations
 
@@ -25,44 +29,41 @@ if TYPE_CHECKING:
     from ray_mr.jobs.script import Feed, Script
 
 MAX_PROGRAM_BYTES = 16 * 2**20
-"""A program travels with every task: data belongs into the inputs."""
+"""Maximum size of a program with its files, which travels with every task."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProgramFile:
-    """A file that is put into an attempt's folder."""
+    """A file that is written to a child's folder."""
 
     name: str
-    """File name; with folders below the attempt's for what stands in a folder.
-
-    A name with a slash at its end is that of a folder with nothing in it.
-    """
+    """Path below the child's folder; with a final slash, an empty folder."""
     content: bytes
     executable: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A script or function as it travels to the workers: bytes, never paths."""
+    """A script or function, packed for the workers."""
 
     language: str
     entry: str
-    """Name of the file to run; a bare command on PATH where it is none of ``files``."""
+    """Name of the file to run; a command on PATH if it is not in ``files``."""
     files: tuple[ProgramFile, ...]
-    """The entry, the files beside it that it may import, and the job's own."""
+    """The entry, files beside it that it may import, and the job's ``files``."""
     arguments: tuple[str, ...]
     feed: Feed | Literal["identity", "whole"]
-    """The last two are no program: an input's lines, or its bytes under its name, as they are."""
+    """Form of the input; ``identity`` and ``whole`` run no program (see ``tasks/feeds.py``)."""
     function: bool
-    """The entry is a pickled function."""
+    """Whether the entry is a pickled function."""
     stream: bool = False
-    """A reduce function gets values as an iterator."""
+    """Whether a reduce function gets values as an iterator."""
     ignore_exit_code: bool = False
-    """It has ended well with any exit code."""
+    """Whether any exit code counts as success."""
 
     @property
     def installed(self) -> bool:
-        """The entry is a command on PATH, not a file that travels."""
+        """Whether the entry is a command on PATH instead of a file in ``files``."""
         return all(file.name != self.entry for file in self.files)
 
     @property
@@ -81,9 +82,9 @@ class Program:
 
 
 IDENTITY = Program("", "identity", (), (), "identity", function=False)
-"""Hands on lines: the mapper of a job that has none."""
+"""Mapper ``identity``, which passes on lines."""
 WHOLE_FILES = Program("", "identity", (), (), "whole", function=False)
-"""Hands on whole inputs, for a reducer that reads files."""
+"""Mapper that passes on whole inputs, for a reducer that reads files."""
 
 FUNCTION_ENTRY = "function.pkl"
 _SIBLING_SUFFIXES = {
@@ -91,15 +92,15 @@ _SIBLING_SUFFIXES = {
     "javascript": (".js", ".cjs", ".mjs", ".json"),
     "binary": (),
 }
-"""What of a script's folder travels with it, by language."""
+"""Suffixes of files that travel with a script from its folder, by language."""
 
 
 def pack_program(script: Script) -> Program:
     """Read a script and the files beside it, or pickle a function.
 
     Raises:
-        JobError: A file is missing, unreadable, not executable (binary) or all are too large; a
-            function does not pickle.
+        JobError: A file is missing, unreadable or not executable (binary), all files are too large,
+            or a function cannot be pickled.
     """
     files: tuple[ProgramFile, ...] = ()
     if script.function is not None:
@@ -137,7 +138,7 @@ def pack_program(script: Script) -> Program:
 def _make_size_error(title: str, size: int) -> JobError:
     limit = format_bytes(MAX_PROGRAM_BYTES)
     return JobError(
-        f"{title}: the program and what goes with it have {format_bytes(size)}, over {limit}",
+        f"{title}: the program and its files have {format_bytes(size)}, over {limit}",
         "it travels with every task: let the program read large data from where every worker can",
     )
 
@@ -154,7 +155,7 @@ def _read_with_siblings(path: Path, language: str) -> tuple[ProgramFile, ...]:
     if not path_exists(str(path)):
         raise JobError(f"{path}: no such script", PATH_HINT)
     if not path.is_file():
-        raise JobError(f"{path}: not a file, so no script", "name the script in it")
+        raise JobError(f"{path}: not a file", "name the script in it")
     if language == "binary" and not path.stat().st_mode & 0o111:
         raise JobError(f"{path}: not executable", f"allow it with: chmod +x {path}")
     try:
@@ -179,7 +180,7 @@ def _read_with_siblings(path: Path, language: str) -> tuple[ProgramFile, ...]:
 
 
 def _pickle_function(function: Callable[..., Any]) -> bytes:
-    """The function as bytes that load where its module cannot be imported."""
+    """Return a function as bytes that load where its module cannot be imported."""
     module = sys.modules.get(getattr(function, "__module__", None) or "")
     by_value = (
         module is not None
@@ -190,7 +191,7 @@ def _pickle_function(function: Callable[..., Any]) -> bytes:
         cloudpickle.register_pickle_by_value(module)
     try:
         return bytes(cloudpickle.dumps(function))
-    except Exception as error:  # pickling runs code of the user's objects: anything can come
+    except Exception as error:  # pickling runs code of the user's objects
         raise JobError(
             f"function {_name_function(function)} cannot be sent to the workers: "
             f"{type(error).__name__}: {error}",
@@ -202,7 +203,7 @@ def _pickle_function(function: Callable[..., Any]) -> bytes:
 
 
 def _is_importable(module: ModuleType) -> bool:
-    """Whether every worker has the module: ours, the standard library's or an installed one."""
+    """Return whether every worker has a module: ray_mr's, the standard library's or installed."""
     top = module.__name__.partition(".")[0]
     file = getattr(module, "__file__", None)
     if file is None or top in {"__main__", "ray_mr"} or top in sys.stdlib_module_names:

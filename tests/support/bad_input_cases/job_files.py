@@ -159,7 +159,7 @@ CASES = [
     wrong(
         "The script is a folder",
         "inputs: [in.txt]\nrecords: text\nmapper: {script: .}\n",
-        "not a file, so no script",
+        "not a file",
     ),
     wrong(
         "The script is not executable",

@@ -25,7 +25,7 @@ from ray_mr.stores.result import Sink
 from ray_mr.stores.result_reader import open_result
 from ray_mr.stores.staged_file import FileWriter
 from ray_mr.system import host
-from ray_mr.tasks import part_writer as output_module
+from ray_mr.tasks import part_writer
 from ray_mr.tasks.part_writer import PartWriter
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def output(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.fixture(autouse=True)
 def _small_and_quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(output_module, "PIECE_BYTES", 100_000)
+    monkeypatch.setattr(part_writer, "CHUNK_BYTES", 100_000)
     monkeypatch.setattr("ray_mr.driver.retry_policy.PAUSE_S", 0.01)
 
 

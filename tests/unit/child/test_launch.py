@@ -182,11 +182,11 @@ class TestFiles:
             "is taken in a program's folder": [".ray_mr_harness"],
             "have the same name": ["x", "a/x"],
             "is a link to a folder": ["b"],
-            "more than 4 bytes in all": ["x"],
+            "more than 4 bytes": ["x"],
         }
         for words, names in cases.items():
             if "bytes" in words:
-                monkeypatch.setattr(attached_files, "MAX_EXTRA_BYTES", 4)
+                monkeypatch.setattr(attached_files, "MAX_FILES_BYTES", 4)
             with pytest.raises(JobError) as caught:
                 pack_attached_files(str(tmp_path / name) for name in names)
             assert words in str(caught.value)
