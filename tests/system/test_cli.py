@@ -153,7 +153,7 @@ class TestRun:
         assert call("run", "job.yml", "--keys-from", "-", stdin="s3://b/1\n").exit_code == 0
         assert driver.job.inputs == (Manifest(manifest="-"),)
 
-    def test_failed_inputs(self, driver: FakeDriver) -> None:
+    def test_failed_inputs_are_named(self, driver: FakeDriver) -> None:
         """A run beyond its limits names what failed and ends with the report's code."""
         failed = [(f"s3://b/{n}", "does not decode") for n in range(25)]
         driver.report = FakeReport(ok=False, exit_code=5, failed=failed)
@@ -190,7 +190,7 @@ class TestRun:
         assert result.stderr.splitlines()[:2] == ["map: 3 splits", "split 1 runs again"]
         assert result.stdout == ""
 
-    def test_quiet(self, driver: FakeDriver) -> None:
+    def test_quiet_prints_only_errors(self, driver: FakeDriver) -> None:
         """``--quiet`` says nothing of a good run, and of another what went wrong."""
         driver.events = (Stage("map", "3 splits"), Notice("split 1 runs again"))
         result = call("run", "job.yml", "--quiet")
@@ -203,7 +203,7 @@ class TestRun:
             "ray-mr: error: not published: 1 input failed",
         ]
 
-    def test_json(self, driver: FakeDriver) -> None:
+    def test_json_report_is_alone_on_stdout(self, driver: FakeDriver) -> None:
         """``--json`` puts the report, and it alone, on stdout; people are told on stderr."""
         driver.events = (Notice("split 1 runs again"),)
         result = call("run", "job.yml", "--json")
@@ -244,19 +244,19 @@ class TestMap:
         assert driver.job.reducer is None
         assert driver.job.decompress == "none"
 
-    def test_local_keys(self, driver: FakeDriver, folder: Path) -> None:
+    def test_keys_without_bucket_are_paths(self, driver: FakeDriver, folder: Path) -> None:
         """Without a bucket a plain key is a path."""
         assert call("map", "x/1").exit_code == 0
         assert driver.job.inputs == (str(folder / "x/1"),)
 
-    def test_long_form(self, driver: FakeDriver) -> None:
+    def test_map_reads_the_long_form(self, driver: FakeDriver) -> None:
         """``--job`` names the file; of a long one the mapper alone runs, into result.txt."""
         assert call("map", "--job", "job.yml", "s3://b/1").exit_code == 0
         assert driver.job.reducer is None
         assert driver.job.output == "result.txt"
         assert driver.job.inputs == ("s3://b/1",)
 
-    def test_no_keys(self) -> None:
+    def test_map_without_keys_is_an_error(self) -> None:
         """No keys: a clear error with exit code 2 (in 2014 the task hung)."""
         result = call("map")
         assert result.exit_code == 2
@@ -283,7 +283,7 @@ class TestMap:
 class TestPlan:
     """``ray-mr plan``."""
 
-    def test_shows(self) -> None:
+    def test_plan_is_written_to_stdout(self) -> None:
         """The plan goes to stdout; the words of a run are valid."""
         result = call("plan", "job.yml", "--engine", "local", "--reducers", "3", "--force")
         assert result.exit_code == 0
@@ -291,7 +291,7 @@ class TestPlan:
         assert "reducers  3" in result.stdout
         assert result.stderr == ""
 
-    def test_json(self) -> None:
+    def test_json_plan_names_every_input(self) -> None:
         """``--json`` is the plan as plain values, every input named."""
         facts = json.loads(call("plan", "job.yml", "--json").stdout)
         assert facts["splits"] == [{"stored_bytes": 2**20, "inputs": ["s3://b/x"]}]
@@ -310,7 +310,9 @@ class TestErrors:
     """How a command ends when it ends badly."""
 
     @pytest.mark.parametrize("kind", list(_error_classes(errors.RayMrError)))
-    def test_every_error(self, driver: FakeDriver, kind: type[errors.RayMrError]) -> None:
+    def test_every_error_has_its_exit_code(
+        self, driver: FakeDriver, kind: type[errors.RayMrError]
+    ) -> None:
         """Each of our errors is a message with its hint, and its own exit code."""
         driver.error = kind("this went wrong", "do that")
         result = call("run", "job.yml")
@@ -320,7 +322,7 @@ class TestErrors:
     @pytest.mark.parametrize(
         "error", [ValueError("what"), EOFError("what"), BrokenPipeError(32, "what")]
     )
-    def test_defect(self, driver: FakeDriver, error: Exception) -> None:
+    def test_other_exception_is_a_bug(self, driver: FakeDriver, error: Exception) -> None:
         """Any other exception is a bug in ray_mr, reported with its traceback."""
         driver.error = error
         result = call("run", "job.yml")
@@ -329,13 +331,15 @@ class TestErrors:
         assert "what" in result.stderr
         assert "this is a bug in ray_mr" in result.stderr
 
-    def test_interrupted(self, driver: FakeDriver) -> None:
+    def test_interrupt_ends_with_its_code(self, driver: FakeDriver) -> None:
         """Ctrl-C ends with 130."""
         driver.error = KeyboardInterrupt()
         result = call("run", "job.yml")
         assert (result.exit_code, result.stderr) == (130, "ray-mr: interrupted\n")
 
-    def test_terminated(self, driver: FakeDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_termination_ends_with_its_code(
+        self, driver: FakeDriver, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """SIGTERM, by which schedulers end a task, cleans up and ends as Ctrl-C does."""
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         before = {number: signal.getsignal(number) for number in signals.SIGNALS}
@@ -364,7 +368,7 @@ class TestErrors:
             ("run", "job.yml", "--decompress", "gzip"),
         ],
     )
-    def test_usage(self, driver: FakeDriver, words: tuple[str, ...]) -> None:
+    def test_wrong_usage_ends_with_two(self, driver: FakeDriver, words: tuple[str, ...]) -> None:
         """What is wrong with the words themselves ends with 2, and runs nothing."""
         result = call(*words)
         assert result.exit_code == 2
@@ -378,13 +382,13 @@ class TestErrors:
             ("xyzzy", "no command 'xyzzy'; there are init, try, plan, run"),
         ],
     )
-    def test_unknown_command(self, word: str, told: str) -> None:
+    def test_unknown_command_suggests_the_nearest(self, word: str, told: str) -> None:
         """A word that is no command is told with the nearest that is one, or with all."""
         result = call(word)
         assert result.exit_code == 2
         assert told in result.stderr
 
-    def test_wrong_flag(self) -> None:
+    def test_wrong_flag_is_named(self) -> None:
         """A flag's fault names the flag and the valid words."""
         result = call("run", "job.yml", "--decompress", "gzip")
         assert result.stderr.startswith("ray-mr: error: --decompress: 'gzip' is none of auto")
@@ -399,7 +403,7 @@ class TestHelp:
     """``--help`` teaches."""
 
     @pytest.mark.parametrize("words", [(), *((name,) for name in main.commands)])
-    def test_example(self, words: tuple[str, ...]) -> None:
+    def test_help_shows_an_example(self, words: tuple[str, ...]) -> None:
         """Each command shows an example of itself."""
         result = call(*words, "--help")
         assert result.exit_code == 0
@@ -427,13 +431,13 @@ class TestHelp:
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
         assert (done.returncode, done.stderr) == (0, b"")
 
-    def test_module(self) -> None:
+    def test_module_is_the_command(self) -> None:
         """``python -m ray_mr`` is the command."""
         words = [sys.executable, "-m", "ray_mr", "--help"]
         done = subprocess.run(words, capture_output=True, check=True)
         assert done.stdout.startswith(b"Usage: ray-mr ")
 
-    def test_alone(self) -> None:
+    def test_no_command_prints_the_help(self) -> None:
         """Without a command there is the help, and an exit code that no script takes for done."""
         result = call()
         assert result.exit_code == 2
@@ -446,7 +450,7 @@ class TestHelp:
 class TestClosedStreams:
     """Whoever reads our output may go."""
 
-    def test_stdout(self, tmp_path: Path) -> None:
+    def test_closed_stdout_ends_quietly(self, tmp_path: Path) -> None:
         """``| head``: a command whose reader has gone ends as by SIGPIPE, without a word."""
         (tmp_path / "in").write_text("x\n")
         (tmp_path / "job.yml").write_text("inputs: [in]\nmapper: {language: binary, script: cat}")
@@ -459,7 +463,7 @@ class TestClosedStreams:
         os.close(writing)
         assert (done.returncode, done.stderr) == (141, b"")
 
-    def test_full_disk(self, tmp_path: Path) -> None:
+    def test_full_disk_is_an_error(self, tmp_path: Path) -> None:
         """Where stdout goes to a disk that is full, that is said, and is no defect."""
         (tmp_path / "in").write_text("x\n")
         (tmp_path / "job.yml").write_text("inputs: [in]\nmapper: {language: binary, script: cat}")
@@ -472,7 +476,7 @@ class TestClosedStreams:
         assert (done.returncode, done.stderr) == (4, said)
 
     @pytest.mark.parametrize("code", ["ascii", "latin-1", "utf-8"])
-    def test_few_letters(self, tmp_path: Path, code: str) -> None:
+    def test_name_beyond_the_encoding_is_escaped(self, tmp_path: Path, code: str) -> None:
         """A name that stdout's encoding does not have is written in letters that it has."""
         (tmp_path / "in").write_text("x\n")
         (tmp_path / "job.yml").write_text(
@@ -486,7 +490,7 @@ class TestClosedStreams:
         told = {"ascii": "\\xe9\\u2603", "latin-1": "é\\u2603", "utf-8": "é☃"}
         assert told[code] in done.stdout.decode(code)
 
-    def test_stderr(self, tmp_path: Path) -> None:
+    def test_closed_stderr_does_not_stop_a_run(self, tmp_path: Path) -> None:
         """A run whose messages nobody reads any more goes on to its result."""
         (tmp_path / "in").write_text("x\n")
         (tmp_path / "job.yml").write_text(

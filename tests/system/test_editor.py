@@ -70,7 +70,7 @@ class TestSchema:
         validator.validate(yaml.safe_load(path.read_text()))
 
     @pytest.mark.parametrize("text", VALID)
-    def test_valid(self, validator: Any, text: str) -> None:
+    def test_valid_job_files_match_the_schema(self, validator: Any, text: str) -> None:
         """What a job file may be is valid, by the schema and by ourselves."""
         document = yaml.safe_load(text)
         validator.validate(document)
@@ -82,7 +82,7 @@ class TestSchema:
         Job.from_file(tmp_path / "job.yml", inputs=["a"])
 
     @pytest.mark.parametrize("text", WRONG)
-    def test_wrong(self, validator: Any, text: str) -> None:
+    def test_wrong_job_files_do_not_match(self, validator: Any, text: str) -> None:
         """A misspelt key, a missing one, a value that is none: the editor shows it."""
         with pytest.raises(jsonschema.ValidationError):
             validator.validate(yaml.safe_load(text))
@@ -154,12 +154,14 @@ class TestCompletion:
             (("run", "--decompress", "lz"), "lzma"),
         ],
     )
-    def test_bash(self, tmp_path: Path, words: tuple[str, ...], offered: str | None) -> None:
+    def test_bash_completes_the_words(
+        self, tmp_path: Path, words: tuple[str, ...], offered: str | None
+    ) -> None:
         """Commands, flags and their values are completed."""
         assert next(words_after(tmp_path, *words), None) == offered
 
     @pytest.mark.parametrize(("line", "offered"), LINES)
-    def test_fish(self, tmp_path: Path, line: str, offered: str) -> None:
+    def test_fish_completes_the_words(self, tmp_path: Path, line: str, offered: str) -> None:
         """Fish offers commands with what they do, flags and their values."""
         done = subprocess.run(
             [
@@ -176,7 +178,7 @@ class TestCompletion:
         )
         assert offered in [each.partition("\t")[0] for each in done.stdout.splitlines()]
 
-    def test_zsh(self, tmp_path: Path) -> None:
+    def test_zsh_completes_the_words(self, tmp_path: Path) -> None:
         """Zsh completes what is typed on a terminal."""
         zsh = found("zsh")
         ours, its = pty.openpty()
@@ -204,7 +206,7 @@ class TestCompletion:
             os.close(its)
 
     @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-    def test_each_shell(self, shell: str) -> None:
+    def test_script_of_each_shell_calls_ray_mr(self, shell: str) -> None:
         """Each shell's text calls our own command."""
         done = CliRunner().invoke(main, ["completion", shell])
         assert done.exit_code == 0

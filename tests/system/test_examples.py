@@ -54,7 +54,7 @@ def run(folder: Path, *words: str) -> bytes:
 
 
 @pytest.mark.usefixtures("node")
-def test_result(example: Path, engine: str) -> None:
+def test_example_has_its_result(example: Path, engine: str) -> None:
     """The same bytes on each engine."""
     assert run(example, "--engine", engine) == (example / "expected.txt").read_bytes()
 

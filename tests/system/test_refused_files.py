@@ -58,7 +58,7 @@ def archive() -> bytes:
 
 
 @pytest.mark.parametrize("feed", FEEDS)
-def test_archives(tmp_path: Path, feed: str) -> None:
+def test_archives_are_refused_by_name(tmp_path: Path, feed: str) -> None:
     """Names and contents of archives fail their files before a line of them counts."""
     folder = tmp_path / "in"
     folder.mkdir()
@@ -79,7 +79,9 @@ def test_archives(tmp_path: Path, feed: str) -> None:
 
 
 @pytest.mark.parametrize("feed", FEEDS)
-def test_bombs(tmp_path: Path, feed: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bombs_are_refused_by_name(
+    tmp_path: Path, feed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A file that expands past the limit fails, whoever decodes it, and nothing of it counts."""
     monkeypatch.setattr(decode, "EXPANSION_FLOOR_BYTES", 1 << 20)
     folder = tmp_path / "in"

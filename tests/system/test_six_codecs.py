@@ -55,7 +55,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Data:
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_runtime")
-def test_six_codecs(tmp_path: Path, data: Data) -> None:
+def test_job_over_six_codecs_has_the_true_counts(tmp_path: Path, data: Data) -> None:
     """Counts equal the truth; both engines give the same bytes; R=4 is R=1 in another order."""
     results: dict[int, list[bytes]] = {1: [], 4: []}
     assert data.malformed

@@ -50,7 +50,7 @@ def test_runs_as_it_is(
     assert result.startswith(RESULTS[language])
 
 
-def test_here(folder: Path) -> None:
+def test_init_in_the_working_directory_keeps_its_files(folder: Path) -> None:
     """The working directory can be the job's folder; what it holds already stays."""
     (folder / "notes").write_text("mine")
     assert call("init", ".").exit_code == 0
@@ -72,7 +72,7 @@ def test_never_writes_over(folder: Path, there: str) -> None:
     assert sorted(folder.rglob("*")) == before
 
 
-def test_no_folder(folder: Path) -> None:
+def test_init_without_a_possible_folder_is_an_error(folder: Path) -> None:
     """Where no folder can be made, it is said in a line."""
     (folder / "file").write_text("")
     result = call("init", "file/job")

@@ -103,7 +103,7 @@ class TestGraph:
         others = [made(31), made(30, label="2"), made(30, reducers=2), made(30, env={"A": "b"})]
         assert first.group not in {each.group for each in others}
 
-    def test_most_maps(self) -> None:
+    def test_graph_with_maximum_of_maps_is_made(self) -> None:
         """9,999 maps are one graph, ids as arguments where a variable ends; 10,000 are refused."""
         found = made(9_999, 10)
         (task, last) = found.tasks[-1]
@@ -153,7 +153,7 @@ class TestGraph:
         assert graph.make_argument(versioned) == versioned.uri
 
 
-def test_documented_definitions() -> None:
+def test_definitions_match_the_documentation() -> None:
     """The payloads in docs/how-to/taskcluster.md are what submit makes."""
     page = (DOCS / "how-to" / "taskcluster.md").read_text()
     shown = [json.loads(text.partition("```")[0]) for text in page.split("```json")[1:]]
@@ -232,7 +232,9 @@ def work(queue: QueueServer, task: str, folder: Path, environ: dict[str, str]) -
 class TestSubmit:
     """The command."""
 
-    def test_dry_run(self, s3: S3Server, queue: QueueServer, tmp_path: Path) -> None:
+    def test_dry_run_prints_the_definitions(
+        self, s3: S3Server, queue: QueueServer, tmp_path: Path
+    ) -> None:
         """Prints the definitions, posts nothing, and is the same when asked again."""
         path = job_file(tmp_path, s3)
         first, second = (json.loads(submit(path, "--dry-run").stdout) for _ in range(2))
@@ -242,7 +244,9 @@ class TestSubmit:
         ]
         assert first["scopes"]
 
-    def test_filter(self, s3: S3Server, queue: QueueServer, tmp_path: Path) -> None:
+    def test_filter_chooses_the_keys(
+        self, s3: S3Server, queue: QueueServer, tmp_path: Path
+    ) -> None:
         """A ``Filter.json`` of 2014 chooses which keys become arguments of map tasks."""
         path = job_file(tmp_path, s3)
         wanted = ["pings-0001", "pings-0004"]

@@ -72,7 +72,9 @@ def test_every_error_is_ours(error: Exception) -> None:
         (503, StoreUnavailable),
     ],
 )
-def test_answers(server: QueueServer, status: int, kind: type[RayMrError]) -> None:
+def test_status_of_the_service_becomes_its_error(
+    server: QueueServer, status: int, kind: type[RayMrError]
+) -> None:
     """What the real client makes of a status ends as the right class of ours."""
     server.faults["/status"] = [(status, "always")]
     with pytest.raises(kind) as caught:
@@ -80,7 +82,9 @@ def test_answers(server: QueueServer, status: int, kind: type[RayMrError]) -> No
     assert type(caught.value) is kind
 
 
-def test_nobody_there(server: QueueServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreachable_service_is_unavailable(
+    server: QueueServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A deployment that cannot be reached may be there later; the variable is named."""
     assert server.url
     monkeypatch.setenv("TASKCLUSTER_ROOT_URL", "http://127.0.0.1:9")
@@ -138,7 +142,7 @@ def test_renewed_by_the_auth_service(server: QueueServer) -> None:
     assert found.expiry == dt.datetime(2026, 11, 24, 12, tzinfo=dt.UTC)
 
 
-def test_no_deployment() -> None:
+def test_missing_root_url_is_an_error() -> None:
     """Without a root URL the variable is named."""
     with pytest.raises(JobError, match="TASKCLUSTER_ROOT_URL"):
         ours.make_options({})

@@ -104,7 +104,7 @@ def terminal(folder: Path) -> Iterator[Terminal]:
     made.close()
 
 
-def test_run(terminal: Terminal, folder: Path) -> None:
+def test_run_shows_a_bar_then_the_summary(terminal: Terminal, folder: Path) -> None:
     """A bar while it runs, with the child's status; then the last line, and the cursor back."""
     wait_until(lambda: b"1 running: reading" in terminal.shown)
     (folder / "hold").unlink()
@@ -118,7 +118,7 @@ def test_run(terminal: Terminal, folder: Path) -> None:
     assert b"running" not in last, "the bar is taken away"
 
 
-def test_ctrl_c(terminal: Terminal, folder: Path) -> None:
+def test_ctrl_c_restores_the_cursor(terminal: Terminal, folder: Path) -> None:
     """Ctrl-C ends it with 130, a line that says so, the cursor back and nothing published."""
     wait_until(lambda: (folder / "begun").exists() and b"1 running" in terminal.shown)
     terminal.press(b"\x03")

@@ -53,7 +53,9 @@ class TestEnvelopes:
     """Sealing and opening."""
 
     @pytest.mark.parametrize("form", ["new", "2014"])
-    def test_round_trip(self, key_pair: tuple[bytes, bytes], form: sealed.EnvelopeFormat) -> None:
+    def test_sealed_credentials_open_to_the_same(
+        self, key_pair: tuple[bytes, bytes], form: sealed.EnvelopeFormat
+    ) -> None:
         """What is sealed opens to the same; the expiry only in the new form."""
         text = sealed.seal_credentials(FOUND, key_pair[1], "pub", form=form)
         found = sealed.open_envelope(text, Key(key_pair[0], "key", allow_2014=True))
@@ -71,7 +73,7 @@ class TestEnvelopes:
 
     @pytest.mark.parametrize("name", VECTORS)
     @pytest.mark.parametrize("key", ["key", "pkcs8"])
-    def test_of_2014(self, name: str, key: str) -> None:
+    def test_envelopes_of_2014_are_opened(self, name: str, key: str) -> None:
         """Envelopes made by the code of 2014 open with the key in either form."""
         vector = json.loads(shared(f"data/credentials/{name}.json").read_text())
         pem = shared(f"data/credentials/throwaway_rsa2048.{key}.pem").read_bytes()
@@ -113,7 +115,7 @@ class TestEnvelopes:
             ({"nonce": ""}, "changed after it was sealed"),
         ],
     )
-    def test_changed_head(
+    def test_changed_head_is_detected(
         self, key_pair: tuple[bytes, bytes], change: dict[str, object], told: str
     ) -> None:
         """Version and expiry are authenticated; a missing part is named."""
@@ -135,12 +137,16 @@ class TestEnvelopes:
             (base64.b64encode(b"[" * 20_000).decode(), "not a JSON object"),
         ],
     )
-    def test_no_envelope(self, key_pair: tuple[bytes, bytes], text: str, told: str) -> None:
+    def test_text_without_envelope_is_an_error(
+        self, key_pair: tuple[bytes, bytes], text: str, told: str
+    ) -> None:
         """Whatever is no envelope is named for what it lacks."""
         with pytest.raises(CredentialsError, match=told):
             sealed.open_envelope(text, Key(key_pair[0], "key", allow_2014=True))
 
-    def test_changed_2014(self, key_pair: tuple[bytes, bytes]) -> None:
+    def test_changed_envelope_of_2014_hides_its_content(
+        self, key_pair: tuple[bytes, bytes]
+    ) -> None:
         """A changed envelope of 2014 either opens to its own bytes or is an error without them."""
         envelope = unpacked(sealed.seal_credentials(FOUND, key_pair[1], "pub", form="2014"))
         inner = json.loads(envelope["credentials"])
@@ -152,13 +158,13 @@ class TestEnvelopes:
                 sealed.open_envelope(text, Key(key_pair[0], "key", allow_2014=True))
             assert "AKIA" not in str(caught.value)
 
-    def test_other_key(self, key_pair: tuple[bytes, bytes]) -> None:
+    def test_envelope_for_another_key_is_an_error(self, key_pair: tuple[bytes, bytes]) -> None:
         """An envelope for another key says so."""
         text = sealed.seal_credentials(FOUND, sealed.generate_key(2048)[1], "pub")
         with pytest.raises(CredentialsError, match="for another key than that of mine"):
             sealed.open_envelope(text, Key(key_pair[0], "mine"))
 
-    def test_expired(self, key_pair: tuple[bytes, bytes]) -> None:
+    def test_expired_credentials_are_refused(self, key_pair: tuple[bytes, bytes]) -> None:
         """Credentials are refused from the second on at which they expire."""
         text, key = sealed.seal_credentials(FOUND, key_pair[1], "pub"), Key(key_pair[0], "key")
         assert sealed.open_unexpired(text, lambda: key, NOW).seconds_left(NOW) == 7200
@@ -184,7 +190,7 @@ class TestEnvelopes:
             ('{"accessKeyId": "a", "secretAccessKey": "s", "expiry": "2026-01-01"}', "not a time"),
         ],
     )
-    def test_no_credentials(self, text: str, told: str) -> None:
+    def test_json_without_credentials_is_an_error(self, text: str, told: str) -> None:
         """JSON without credentials is named for what it lacks."""
         with pytest.raises(CredentialsError, match=told):
             sealed.parse_credentials(text, "stdin")
@@ -206,7 +212,7 @@ class TestEnvelopes:
 class TestCommands:
     """``ray-mr credentials``."""
 
-    def test_keygen(self) -> None:
+    def test_keygen_writes_two_files(self) -> None:
         """Two files: the private one is for its owner alone; nothing is written over."""
         assert call("keygen", "worker").exit_code == 0
         assert Path("worker.key.pem").stat().st_mode & 0o777 == 0o600
@@ -250,7 +256,9 @@ class TestCommands:
             (b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n", "not a private"),
         ],
     )
-    def test_bad_key(self, monkeypatch: pytest.MonkeyPatch, pem: bytes, told: str) -> None:
+    def test_bad_key_is_an_error(
+        self, monkeypatch: pytest.MonkeyPatch, pem: bytes, told: str
+    ) -> None:
         """A key that is none ends with exit code 3 and names the file."""
         text = call("seal", "--key", "w.pub.pem", stdin=FOUND.to_json(show_secrets=True)).stdout
         monkeypatch.setenv("CREDENTIALS", text.strip())
@@ -260,7 +268,7 @@ class TestCommands:
         assert "bad.pem" in result.stderr
         assert told in result.stderr
 
-    def test_no_key(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_missing_key_is_an_error(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Without a key, the ways to give one are named."""
         text = call("seal", "--key", "w.pub.pem", stdin=FOUND.to_json(show_secrets=True)).stdout
         monkeypatch.setenv("CREDENTIALS", text.strip())

@@ -31,7 +31,7 @@ def test_crosses_a_process(kind: type[RayMrError]) -> None:
             assert other.retryable is error.retryable
 
 
-def test_text() -> None:
+def test_hint_is_on_its_own_line() -> None:
     """The hint stands on a line of its own, and only if there is one."""
     assert str(RayMrError("a", "b")) == "a\n  b"
     assert str(RayMrError("a")) == "a"
@@ -50,6 +50,6 @@ def test_head_is_the_tree() -> None:
     assert found == {each.__name__: (each.__bases__[0].__name__, each.exit_code) for each in OURS}
 
 
-def test_exit_codes() -> None:
+def test_exit_codes_are_those_documented() -> None:
     """Exit codes are those of the design, and none means success."""
     assert {each.exit_code for each in OURS} == {1, 2, 3, 4, 5, 6, 7, 8, 130}

@@ -24,7 +24,7 @@ from ray_mr.units import format_bytes, format_count, format_seconds, parse_bytes
         ("7b", 7),
     ],
 )
-def test_sizes(text: str | int, size: int) -> None:
+def test_sizes_are_parsed_to_bytes(text: str | int, size: int) -> None:
     """Decimal and binary units, any case, with or without a space."""
     assert parse_bytes(text) == size
 
@@ -42,7 +42,7 @@ def test_sizes(text: str | int, size: int) -> None:
         ("1d", 86400),
     ],
 )
-def test_times(text: str | int, seconds: float) -> None:
+def test_times_are_parsed_to_seconds(text: str | int, seconds: float) -> None:
     """Seconds without a unit, and the usual units."""
     assert parse_seconds(text) == seconds
 
@@ -50,7 +50,7 @@ def test_times(text: str | int, seconds: float) -> None:
 @pytest.mark.parametrize(
     "text", ["", "x", "-1", "1 parsec", "1e3", "nan", "inf", "1..5", "5 MiB MiB", "MiB", "0x10"]
 )
-def test_no_quantity(text: str) -> None:
+def test_text_without_quantity_is_refused(text: str) -> None:
     """Anything else is a ValueError that quotes the text."""
     for parse in (parse_bytes, parse_seconds):
         with pytest.raises(ValueError, match="is not a quantity like"):
@@ -84,12 +84,12 @@ def test_sizes_read_back(size: int) -> None:
         (7800, "2 h 10 min"),
     ],
 )
-def test_times_written(seconds: float, text: str) -> None:
+def test_format_seconds_writes_times(seconds: float, text: str) -> None:
     """Tenths, then minutes and seconds, then hours and minutes; never 60 of anything below."""
     assert format_seconds(seconds) == text
 
 
-def test_counts() -> None:
+def test_format_count_writes_counts() -> None:
     """One input, many inputs, thousands with commas."""
     assert [format_count(n, "input") for n in (0, 1, 1204)] == [
         "0 inputs",

@@ -148,7 +148,7 @@ def text(size: int, seed: int = 1) -> bytes:
 
 
 @each
-def test_round_trip(
+def test_decode_of_encoded_content_returns_it(
     file: Callable[..., Path], codec: str, encode: Callable[[bytes], bytes]
 ) -> None:
     """A file of any size is told by its head and decoded to the byte, in chunks of 1 MiB."""
@@ -162,7 +162,9 @@ def test_round_trip(
 
 
 @each
-def test_members(file: Callable[..., Path], codec: str, encode: Callable[[bytes], bytes]) -> None:
+def test_concatenated_members_are_one_content(
+    file: Callable[..., Path], codec: str, encode: Callable[[bytes], bytes]
+) -> None:
     """Members one after the other are one content, wherever their ends fall; empty ones too."""
     parts = [text(size, size) for size in (0, 1, 70_000, 0, 65_500, 300_000, 13)]
     assert content(file(b"".join(map(encode, parts))), codec) == b"".join(parts)
@@ -171,7 +173,7 @@ def test_members(file: Callable[..., Path], codec: str, encode: Callable[[bytes]
 
 
 @each
-def test_truncated_anywhere(
+def test_file_truncated_anywhere_is_an_error(
     file: Callable[..., Path], codec: str, encode: Callable[[bytes], bytes]
 ) -> None:
     """A file cut at any byte is an error, except at a member's end: that is a shorter file.
@@ -202,7 +204,7 @@ def test_truncated_head_is_told_by_the_name(
 
 
 @each
-def test_damaged_anywhere(
+def test_file_damaged_anywhere_is_an_error(
     file: Callable[..., Path], codec: str, encode: Callable[[bytes], bytes]
 ) -> None:
     """A bit that flips is an error or changes nothing (such as gzip's time stamp)."""
@@ -220,7 +222,7 @@ def test_damaged_anywhere(
 
 
 @each
-def test_trailing_garbage(
+def test_bytes_after_the_end_are_an_error(
     file: Callable[..., Path], codec: str, encode: Callable[[bytes], bytes]
 ) -> None:
     """What follows the last member is never passed over in silence."""
@@ -230,7 +232,7 @@ def test_trailing_garbage(
             content(file(whole + garbage), codec)
 
 
-def test_padding(file: Callable[..., Path]) -> None:
+def test_padding_after_a_member_is_skipped(file: Callable[..., Path]) -> None:
     """Zero bytes after a member: any number for gzip (tapes), multiples of four for xz."""
     for zeros in (4, 512, 200_000):
         for encode, codec in ((gzip.compress, "gz"), (lzma.compress, "xz")):
@@ -247,7 +249,7 @@ def test_padding(file: Callable[..., Path]) -> None:
             content(file(strict(b"data") + bytes(8)), codec)
 
 
-def test_zstd_frames(file: Callable[..., Path]) -> None:
+def test_skippable_zstd_frames_are_skipped(file: Callable[..., Path]) -> None:
     """Skippable frames are skipped; a missing dictionary is an error that says so."""
     skipped = b"\x5a\x2a\x4d\x18" + (200_000).to_bytes(4, "little") + bytes(200_000)
     path = file(skipped + zst(b"a") + skipped + zst(b"b") + skipped)
@@ -296,7 +298,7 @@ def test_zstd_dictionary_in_the_first_frame_is_used(
         assert "needs a dictionary, which is missing" in str(failures(said)[0])
 
 
-def test_zstd_window(file: Callable[..., Path]) -> None:
+def test_zstd_window_beyond_the_limit_is_refused(file: Callable[..., Path]) -> None:
     """A file of ``zstd --long=30`` is read; a window that wants more memory is not taken."""
     for log, good in ((30, True), (31, False)):
         parameters = zstandard.ZstdCompressionParameters(window_log=log, write_content_size=False)
@@ -320,7 +322,7 @@ def test_files_of_the_tools(file: Callable[..., Path], tool: str) -> None:
         assert content(path, detect(path)) == data
 
 
-def test_bomb(file: Callable[..., Path]) -> None:
+def test_bomb_is_decoded_in_small_chunks(file: Callable[..., Path]) -> None:
     """What a small file blows up to comes in small chunks all the same."""
     size = 64 << 20
     for codec, encode in (("gz", gzip.compress), ("zst", zst)):
@@ -350,7 +352,7 @@ def test_bomb(file: Callable[..., Path]) -> None:
         b"\x28\xb5",
     ],
 )
-def test_plain(file: Callable[..., Path], data: bytes) -> None:
+def test_plain_file_is_read_as_it_is(file: Callable[..., Path], data: bytes) -> None:
     """What is in no known format is taken as it is, and an empty file is empty in all."""
     path = file(data)
     assert detect(path) == "none"
@@ -359,7 +361,7 @@ def test_plain(file: Callable[..., Path], data: bytes) -> None:
         assert all(content(path, codec) == b"" for codec in CODECS)
 
 
-def test_wrong_codec(file: Callable[..., Path]) -> None:
+def test_plain_file_is_corrupt_in_every_codec(file: Callable[..., Path]) -> None:
     """A plain file is in no compressed format; a codec that there is not is a job error."""
     for codec in CODECS:
         if codec != "none":
@@ -369,7 +371,7 @@ def test_wrong_codec(file: Callable[..., Path]) -> None:
         content(file(b""), "rar")
 
 
-def test_decode_to(file: Callable[..., Path], tmp_path: Path) -> None:
+def test_decode_to_writes_the_content_atomically(file: Callable[..., Path], tmp_path: Path) -> None:
     """The target appears whole, may be the source itself, and not at all after an error."""
     data = text(100_000)
     source, target = file(gzip.compress(data)), tmp_path / "target"
@@ -389,7 +391,7 @@ def test_decode_to(file: Callable[..., Path], tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"file", "target", "bad"}
 
 
-def test_random_writers(file: Callable[..., Path]) -> None:
+def test_gzip_of_random_writers_is_read(file: Callable[..., Path]) -> None:
     """Gzip files of all levels, with every optional part of the head, are read."""
     for seed in range(20):
         data = os.urandom(seed * 1000) + text(seed * 5000, seed)
@@ -461,7 +463,7 @@ def test_framed_snappy_by_its_suffix_too(file: Callable[..., Path]) -> None:
         content(file(snappy(b"a") + b"\x02\x01\0\0x"), "snappy")
 
 
-def test_lz4_frames(file: Callable[..., Path]) -> None:
+def test_skippable_lz4_frames_are_skipped(file: Callable[..., Path]) -> None:
     """Skippable frames belong to lz4 where the name says so; the legacy format is refused."""
     skipped = b"\x5a\x2a\x4d\x18" + (3).to_bytes(4, "little") + b"abc"
     path = file(skipped + lz4_checked(b"a") + skipped + lz4_checked(b"b"), "x.lz4")
@@ -524,7 +526,7 @@ def test_archives_are_refused(file: Callable[..., Path]) -> None:
     assert content(file(tar()), "none") == tar()
 
 
-def test_archive_names() -> None:
+def test_archive_suffixes_match_in_any_case() -> None:
     """Names of archives, whatever their letters' case; not those that only look alike."""
     for end in ARCHIVE_SUFFIXES:
         assert match_archive_suffix(f"a/b{end}") == match_archive_suffix(f"A/B{end.upper()}") == end

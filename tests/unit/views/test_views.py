@@ -38,7 +38,9 @@ class TestProgress:
             (_Terminal(), {"TERM": "dumb"}, PlainLines),
         ],
     )
-    def test_which(self, stream: io.StringIO, environ: dict[str, str], kind: type) -> None:
+    def test_make_view_chooses_a_bar_on_terminals_only(
+        self, stream: io.StringIO, environ: dict[str, str], kind: type
+    ) -> None:
         """A bar on terminals alone, and not where a terminal goes to a log."""
         shown = make_view(stream, environ)
         try:
@@ -46,7 +48,7 @@ class TestProgress:
         finally:
             shown.close()
 
-    def test_lines(self) -> None:
+    def test_plain_lines_come_at_most_every_five_seconds(self) -> None:
         """At most a line every five seconds, with the share and the time left."""
         now = 0.0
         stream = io.StringIO()
@@ -97,7 +99,7 @@ class TestProgress:
         lines.show(MapProgress(0, 0))
         assert stream.getvalue() == "map: 0 bytes of 0 bytes (0 %)\n"
 
-    def test_bar(self) -> None:
+    def test_bar_shows_bytes_and_keeps_notices(self) -> None:
         """The bar shows bytes; stages and notices stay, and brackets are no markup."""
         stream = _Terminal()
         bar = TerminalProgress(stream)
@@ -119,7 +121,9 @@ class TestProgress:
         assert "\x1b[2J" not in text.replace("\x1b[2K", "")
 
     @pytest.mark.parametrize("columns", ["1", "5", "20", "40", "300"])
-    def test_narrow(self, monkeypatch: pytest.MonkeyPatch, columns: str) -> None:
+    def test_bar_on_a_narrow_terminal_is_one_line(
+        self, monkeypatch: pytest.MonkeyPatch, columns: str
+    ) -> None:
         """However narrow the terminal, the bar is one line, and the words have room first."""
         monkeypatch.setenv("COLUMNS", columns)
         stream = _Terminal()
@@ -150,7 +154,7 @@ class TestProgress:
         told = {"ascii": "split \\xe9\\u2603", "latin-1": "split é\\u2603", "utf-8": "split é☃"}
         assert told[code] in raw.getvalue().decode(code)
 
-    def test_printable(self) -> None:
+    def test_replace_controls_keeps_letters_and_white_space(self) -> None:
         """Letters of any language, tabs and line ends stay; all else is replaced."""
         assert replace_controls("é\t中\n") == "é\t中\n"
         assert replace_controls("\x1b\r\udcff") == "\ufffd" * 3
