@@ -1,4 +1,4 @@
-"""What goes from mappers to reducers: few large objects, hardly larger than the rows in them."""
+"""Blocks between mappers and reducers: few and large, hardly larger than their rows."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 PARTITIONS = 64
 SMALL_BYTES = 100_000
-"""Ray keeps what is smaller in the driver's memory: data there would grow with the input."""
+"""Bytes below which Ray keeps an object in the driver's memory, which would grow with the input."""
 
 
 @pytest.fixture
@@ -41,8 +41,8 @@ def records(count: int) -> bytes:
 
 
 @pytest.mark.parametrize("reducer", ["cat", "distinct"])
-def test_only_the_last_pack_is_small(house: House, reducer: str) -> None:
-    """Of a split's objects that hold data, all but the last have 100 kB or more."""
+def test_only_the_last_block_of_a_split_is_small(house: House, reducer: str) -> None:
+    """All blocks but the last have 100 kB or more."""
     house.inputs([records(250_000)])
     plan = house.plan(
         CAT, records=None, reducers=PARTITIONS, reducer=CAT if reducer == "cat" else reducer
@@ -55,8 +55,8 @@ def test_only_the_last_pack_is_small(house: House, reducer: str) -> None:
 
 
 @pytest.mark.parametrize(("memory", "largest"), [("16MiB", 1 << 20), ("96MiB", 3 << 20)])
-def test_little_memory_means_small_objects(house: House, memory: str, largest: int) -> None:
-    """``memory`` bounds blocks too, and so what an attempt holds; by default they are 16 MiB."""
+def test_little_memory_means_small_blocks(house: House, memory: str, largest: int) -> None:
+    """``memory`` limits the size of blocks, which is 16 MiB by default."""
     house.inputs([records(150_000)])
     plan = house.plan(CAT, records=None, reducers=4, reducer=CAT, memory=memory)
     blocks, end = house.attempt(plan)
@@ -65,8 +65,8 @@ def test_little_memory_means_small_objects(house: House, memory: str, largest: i
     assert min(block.meta.size_bytes for block in blocks[:-1]) >= largest // 2
 
 
-def test_a_small_split_is_one_object(house: House) -> None:
-    """However many reducers there are, a small split is one object."""
+def test_small_split_is_one_block(house: House) -> None:
+    """Also with many reducers."""
     house.inputs([records(100)])
     blocks, _ = house.attempt(house.plan(CAT, records=None, reducers=PARTITIONS, reducer=CAT))
     assert len(blocks) == 1
@@ -75,7 +75,7 @@ def test_a_small_split_is_one_object(house: House) -> None:
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_runtime")
 def test_objects_are_hardly_larger_than_rows(house: House) -> None:
-    """At 64 partitions all objects of a split, as Ray has them, are below 1.1 of its rows."""
+    """At 64 partitions, Ray's objects of a split are together below 1.1 times its rows."""
     from ray.experimental import get_object_locations
 
     text = records(200_000)
@@ -94,17 +94,21 @@ def test_objects_are_hardly_larger_than_rows(house: House) -> None:
                 message = getattr(event, "message", None)
                 end = message if isinstance(message, AttemptEnd) else end
         assert end.error is None
-        told = get_object_locations([block.ref for block in refs])
-        assert len(told) == end.blocks > 1
-        assert len(text) / 2 < sum(each["object_size"] for each in told.values()) < len(text) * 1.1
+        locations = get_object_locations([block.ref for block in refs])
+        assert len(locations) == end.blocks > 1
+        assert (
+            len(text) / 2
+            < sum(each["object_size"] for each in locations.values())
+            < len(text) * 1.1
+        )
     finally:
         refs.clear()
         engine.close()
 
 
 @pytest.mark.parametrize(("memory", "system"), [(1 << 20, True), (512 << 20, False)])
-def test_little_memory_is_given_back(memory: int, system: bool) -> None:
-    """With little memory a worker has the system's allocator; else it keeps the quicker one."""
+def test_worker_with_little_memory_has_the_system_allocator(memory: int, system: bool) -> None:
+    """With more memory it keeps Arrow's, which is quicker and returns less to the system."""
     before = pa.default_memory_pool()
     try:
         set_memory_pool(memory)

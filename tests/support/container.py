@@ -28,7 +28,7 @@ HOST_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 CGROUPS = Path("/sys/fs/cgroup")
 NAMESPACES = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
 SPARE = "/mnt"
-"""A folder of every Linux in which nothing is looked for."""
+"""An existing folder without files, for mounts."""
 
 
 def not_tested(why: str) -> None:
@@ -50,10 +50,10 @@ def need_namespaces() -> None:
 
 @dataclass(frozen=True)
 class Container:
-    """What a command finds."""
+    """Conditions under which a command runs."""
 
     folder: Path
-    """Its working folder, the only place that is its own."""
+    """Working folder, and the only one that can be written."""
     user: int = 0
     shm: str = "64m"
     """Size of ``/dev/shm``; docker's default."""
@@ -61,12 +61,12 @@ class Container:
     """Size of ``/tmp``, if it is a file system of its own; ``none``: it cannot be written."""
     read_only: bool = False
     environment: Mapping[str, str] = field(default_factory=dict)
-    """Its whole environment, beside PATH."""
+    """Whole environment, beside PATH."""
     cgroups: Sequence[tuple[Path, str]] = ()
     """Folders of cgroups to be in, each with where it is to be seen (empty: as it is)."""
 
     def start(self, *words: str, stdout: int | None = None) -> subprocess.Popen[str]:
-        """Start a command as process 1; stderr and stdout come together, unless given."""
+        """Start a command as process 1; stderr goes to stdout unless given."""
         stream = subprocess.PIPE if stdout is None else stdout
         return subprocess.Popen(
             [*NAMESPACES, "bash", "-ec", self._script(), "container", *words],
@@ -78,7 +78,7 @@ class Container:
         )
 
     def run(self, *words: str) -> tuple[int, str]:
-        """Exit code and output of a command."""
+        """Run a command; return its exit code and output."""
         with self.start(*words) as process:
             try:
                 said, _ = process.communicate(timeout=240)
@@ -88,7 +88,7 @@ class Container:
         return process.returncode, said
 
     def ray_mr(self, *words: str) -> tuple[int, str]:
-        """Exit code and output of ``ray-mr``."""
+        """Run ``ray-mr``; return its exit code and output."""
         return self.run(sys.executable, "-m", "ray_mr", *words)
 
     def _script(self) -> str:
@@ -144,7 +144,7 @@ def _controller(name: str) -> Path:
         return first
     if name in _words(CGROUPS / "cgroup.subtree_control"):
         return CGROUPS
-    not_tested(f"there is no cgroup controller {name!r} to be had")
+    not_tested(f"no cgroup controller {name!r}")
     raise AssertionError
 
 

@@ -41,7 +41,7 @@ Blocks = list[tuple[BlockMeta, Ref]]
 
 
 class Watched:
-    """A process that runs, and whose end is an event."""
+    """A running process whose end can be waited for."""
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
@@ -68,7 +68,7 @@ class Hold:
 
     @property
     def source(self) -> str:
-        """Defines ``hang()``."""
+        """Source that defines ``hang()``."""
         return (
             "import os\n"
             "def hang():\n"

@@ -1,4 +1,4 @@
-"""cluster/local_cluster.py: two nodes on one machine, closed to strangers, gone when stopped."""
+"""cluster/local_cluster.py: two nodes on one machine, for clients with its token alone."""
 
 from __future__ import annotations
 
@@ -224,9 +224,9 @@ def test_run_is_stopped_and_another_survives_the_loss_of_a_node(
         wait_until(lambda: mark.exists() or running.poll() is not None)
         assert len(of_runs(state)) >= 4, "a reducer, an attempt, its program, and what that started"
         os.killpg(running.pid, signal.SIGINT)
-        _, told = running.communicate(timeout=120)
-    assert running.returncode == 130, told
-    assert "on 2 nodes" in told
+        _, output = running.communicate(timeout=120)
+    assert running.returncode == 130, output
+    assert "on 2 nodes" in output
     wait_until(lambda: not of_runs(state))
     assert call(state, "status").returncode == 0, "the cluster is somebody else's"
     assert not (tmp_path / "result.txt").exists()
@@ -236,7 +236,7 @@ def test_run_is_stopped_and_another_survives_the_loss_of_a_node(
     with joined(tmp_path, exported) as running:
         wait_until(lambda: mark.exists() or running.poll() is not None)
         os.kill(shown["nodes"]["node-1"]["raylet"][0], signal.SIGKILL)
-        _, told = running.communicate(timeout=120)
-    assert running.returncode == 0, told
+        _, output = running.communicate(timeout=120)
+    assert running.returncode == 0, output
     lines = (tmp_path / "result.txt").read_text().splitlines()
     assert sorted(lines) == [f"{name}\t100" for name in ("Android", "Darwin", "Linux", "WINNT")]

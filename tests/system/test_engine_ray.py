@@ -231,7 +231,7 @@ def _make_exception(kind: type[BaseException]) -> BaseException:
     arguments = {
         each.name: None
         if "Optional" in str(each.annotation)
-        else ("00" * 28 if "hex" in each.name else "told")
+        else ("00" * 28 if "hex" in each.name else "text")
         for each in parameters
         if each.default is each.empty and each.kind is each.POSITIONAL_OR_KEYWORD
     }
@@ -305,7 +305,7 @@ def test_error_of_ray_mr_passes_through_ray_unchanged() -> None:
             assert type(caught.value) is type(own)
             assert caught.value.args == own.args
     lost = rex.ObjectLostError("00" * 28, None, "")
-    for cause in (lost, rex.NodeDiedError("gone"), rex.WorkerCrashedError()):
+    for cause in (lost, rex.NodeDiedError("dead"), rex.WorkerCrashedError()):
         with pytest.raises(BlockLostError), translate_errors():
             raise rex.RayTaskError("f", "traceback", cause)
     with pytest.raises(RayMrError, match="a defect in a task") as caught, translate_errors():

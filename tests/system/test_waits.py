@@ -77,8 +77,8 @@ def test_attempts_without_a_slot_end_the_run(folder: Path, use: Use) -> None:
     ) as caught:
         run_told(job(folder, stall_timeout=1), on_event=notices.append)
     assert caught.value.exit_code == 7
-    told = [event.text for event in notices if isinstance(event, Notice)]
-    assert sum(text.startswith("still waiting for a free CPU") for text in told) == 1
+    texts = [event.text for event in notices if isinstance(event, Notice)]
+    assert sum(text.startswith("still waiting for a free CPU") for text in texts) == 1
 
 
 def test_attempts_behind_other_jobs_wait_for_their_turn(folder: Path, use: Use) -> None:
@@ -111,8 +111,8 @@ def test_reducers_that_never_start_end_the_run(
     with pytest.raises(EngineError, match="a reducer that has not started sent nothing") as caught:
         run_told(job(folder, attempts=2), on_event=notices.append)
     assert caught.value.exit_code == 7
-    told = [event.text for event in notices if isinstance(event, Notice)]
-    assert any(text.startswith("still waiting for a worker for 1 reducer") for text in told)
+    texts = [event.text for event in notices if isinstance(event, Notice)]
+    assert any(text.startswith("still waiting for a worker for 1 reducer") for text in texts)
 
 
 @pytest.mark.parametrize(
@@ -131,8 +131,8 @@ def test_engine_that_does_not_start_ends_the_run(
     with pytest.raises(error) as caught:
         run_told(job(folder, **options), on_event=notices.append)
     assert ("for Ray to start here" in caught.value.message) is ("stall_timeout" in options)
-    told = [event.text for event in notices if isinstance(event, Notice)]
-    assert told == ["still waiting for Ray to start here"]
+    texts = [event.text for event in notices if isinstance(event, Notice)]
+    assert texts == ["still waiting for Ray to start here"]
 
 
 @pytest.mark.ray

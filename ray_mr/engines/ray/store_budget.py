@@ -2,7 +2,7 @@
 
 Blocks go to the driver as references to objects in Ray's store.  The store of a private Ray is
 small, and a full store makes Ray spill to disk with processes of its own, and wait.  So the driver
-counts, and blocks for which there is no room are files (``block_files``).
+counts, and blocks without room are files (``block_files``).
 
 1. ``grant_attempt`` or ``grant_reducer`` reserves room before the work starts.  The worker sends
    blocks by reference while they fit into the grant, and writes files after that.

@@ -33,7 +33,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 
 def living() -> set[str]:
-    """Nodes that Ray takes for alive."""
+    """Return the nodes that count as alive for Ray."""
     import ray
 
     return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
@@ -41,7 +41,7 @@ def living() -> set[str]:
 
 @contextlib.contextmanager
 def second_node() -> Iterator[tuple[str, int]]:
-    """A node beside the session's own: its name, and the process id of its raylet."""
+    """Start a second node; yield its ID and the process id of its raylet."""
     import ray
 
     address, before = ray.get_runtime_context().gcs_address, living()
@@ -86,10 +86,10 @@ NODE_KILLS = [
 
 
 @pytest.mark.parametrize(("moment", "name"), NODE_KILLS)
-def test_killed_raylet(
+def test_killed_raylet_leaves_the_result_as_it_is(
     tmp_path: Path, undisturbed: bytes, monkeypatch: pytest.MonkeyPatch, moment: str, name: str
 ) -> None:
-    """SIGKILL of the raylet of a node on which everything is: the bytes of an undisturbed run."""
+    """All attempts and reducers are on the node whose raylet gets SIGKILL."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     from ray_mr.engines.ray import remote

@@ -46,7 +46,7 @@ EXPECTED = [f"{name} 30" for name in ("Android", "Darwin", "Linux", "WINNT")]
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
-    """A job's folder that belongs to nobody we know."""
+    """A job's folder that belongs to a user without a name."""
     need_namespaces()
     work = tmp_path / "work"
     make_pings(work / "in", files=6)
@@ -65,12 +65,12 @@ def names(folder: Path) -> set[str]:
 
 
 def counted(folder: Path) -> list[str]:
-    """Lines of the result, in the order of their keys."""
+    """Return the lines of the result, in the order of their keys."""
     return sorted((folder / "result.txt").read_text().splitlines())
 
 
 def slots(said: str) -> int:
-    """Map tasks at a time, as the run tells."""
+    """Return the number of map tasks at a time that the run reports."""
     found = re.search(r"(\d+) CPUs?\b", said)
     assert found, said
     return int(found[1])
@@ -88,8 +88,8 @@ CONDITIONS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("condition", CONDITIONS)
-def test_job(folder: Path, condition: str) -> None:
-    """Whoever the user is and wherever nothing can be written, the job runs, on Ray."""
+def test_job_in_a_restricted_container_runs_on_ray(folder: Path, condition: str) -> None:
+    """Any user, and any folder that cannot be written."""
     container = Container(folder, **CONDITIONS[condition])
     code, said = container.ray_mr("run", "job.yml")
     assert code == 0, said
@@ -98,8 +98,8 @@ def test_job(folder: Path, condition: str) -> None:
     assert slots(said) >= 1
 
 
-def test_more_data_than_shm_and_tmp_hold(folder: Path) -> None:
-    """180 MB pass through 64 MB of ``/dev/shm`` and 16 MB of ``/tmp``: all of it arrives."""
+def test_data_larger_than_shm_and_tmp_pass_through(folder: Path) -> None:
+    """180 MB with 64 MB of ``/dev/shm`` and 16 MB of ``/tmp``."""
     script(folder, "mapper.py", WIDE_MAPPER)
     (folder / "job.yml").write_text(JOB.format(reducer="count").replace("4KiB", "1KiB"))
     make_pings(folder / "in", files=18)
@@ -112,7 +112,7 @@ def test_more_data_than_shm_and_tmp_hold(folder: Path) -> None:
 
 @contextlib.contextmanager
 def cpu_limit(quota_us: int) -> Iterator[Path]:
-    """A cgroup that may use so many microseconds of CPU in 100,000."""
+    """Make a cgroup with this number of microseconds of CPU per 100,000."""
     if version_1("cpu"):
         limits = {"cpu__cfs_period_us": "100000", "cpu__cfs_quota_us": str(quota_us)}
     else:
@@ -123,15 +123,15 @@ def cpu_limit(quota_us: int) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def memory_limit(size: int) -> Iterator[Path]:
-    """A cgroup with so many bytes of memory."""
+    """Make a cgroup with this number of bytes of memory."""
     name = "memory__limit_in_bytes" if version_1("memory") else "memory__max"
     with cgroup("memory", **{name: str(size)}) as made:
         yield made
 
 
 @pytest.mark.parametrize("seen", ["/sys/fs/cgroup/cpu", ""])
-def test_cpu_limit(folder: Path, seen: str) -> None:
-    """One CPU of several: one map task at a time, whether the group is seen as docker shows it."""
+def test_limit_of_one_cpu_means_one_map_task_at_a_time(folder: Path, seen: str) -> None:
+    """In either place where a container may see its cgroup."""
     if len(os.sched_getaffinity(0)) < 2:
         pytest.skip("NOT TESTED: this machine has one CPU anyway")
     if seen and not version_1("cpu"):
@@ -144,8 +144,8 @@ def test_cpu_limit(folder: Path, seen: str) -> None:
     assert counted(folder) == EXPECTED
 
 
-def test_memory_limit(folder: Path) -> None:
-    """In 900 MB, which the kernel enforces, a job runs to its end, one map task at a time."""
+def test_memory_limit_means_one_map_task_at_a_time(folder: Path) -> None:
+    """The job runs to its end in 900 MB, which the kernel enforces."""
     with memory_limit(900 << 20) as limited:
         container = Container(folder, user=NOBODY, cgroups=[(limited, "")])
         code, said = container.ray_mr("run", "job.yml")
@@ -155,19 +155,19 @@ def test_memory_limit(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["TASK_ID", "CI", "NO_COLOR"])
-def test_terminal_that_is_a_log(folder: Path, name: str) -> None:
-    """A tty under TASK_ID gets plain lines that end in CRLF: no bar, no colour, no cursor moves."""
+def test_terminal_that_is_a_log_gets_plain_lines(folder: Path, name: str) -> None:
+    """A tty with TASK_ID set: lines end in CRLF, without bar, colour or cursor moves."""
     environment = {name: "fN1SbArXTPSVFNUvaOlinQ", "TERM": "xterm-256color"}
     container = Container(folder, user=NOBODY, environment=environment)
-    ours, theirs = pty.openpty()
+    own, other = pty.openpty()
     words = (sys.executable, "-m", "ray_mr", "run", "job.yml", "--engine", "local")
-    with container.start(*words, stdout=theirs) as process:
-        os.close(theirs)
+    with container.start(*words, stdout=other) as process:
+        os.close(other)
         said = b""
         with contextlib.suppress(OSError):  # how a terminal ends
-            while piece := os.read(ours, 1 << 16):
+            while piece := os.read(own, 1 << 16):
                 said += piece
-        os.close(ours)
+        os.close(own)
     assert process.returncode == 0, said
     assert said.endswith(b"\r\n")
     assert b"\x1b" not in said
