@@ -11,8 +11,8 @@ MIN_ARROW_POOL_BYTES = 256 << 20
 def set_memory_pool(memory_bytes: int) -> None:
     """Make Arrow use the system's allocator in this process if the job's ``memory`` is small.
 
-    Arrow's own allocator is a little faster, but keeps freed memory.  Only a process
-    that does one job's work and nothing else may call this.
+    Arrow's own allocator is a little faster, but keeps freed memory.  Only a process that does one
+    job's work and nothing else may call this.
     """
     if memory_bytes < MIN_ARROW_POOL_BYTES:
         pa.set_memory_pool(pa.system_memory_pool())
