@@ -22,7 +22,7 @@ MIN_SHM_BYTES = 100 << 20
 MIN_STORE_BYTES = 80 << 20
 """Minimum bytes of the object store; Ray refuses to start below 75 MiB."""
 MAX_STORE_BYTES = 256 << 20
-"""Maximum bytes of the object store, of which blocks may fill a half (``store_budget``)."""
+"""Maximum bytes of the object store, of which blocks may fill a quarter (``store_budget``)."""
 RAY_BYTES = 500 << 20
 """Bytes that Ray's processes and the driver use before there is any work."""
 TASK_BYTES = 256 << 20

@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Any
 
-BLOCK_SHARE = 0.5
+BLOCK_SHARE = 0.25
 """Share of the store that blocks may fill; tasks, their files and freed objects use the rest."""
 MIN_GRANT_BYTES = 1 << 20
 """Bytes granted to an attempt with little input, if the budget has them."""

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from ray_mr.engines.ray.store_budget import MIN_GRANT_BYTES, OUTPUT_MARGIN, StoreBudget
+from ray_mr.engines.ray.store_budget import BLOCK_SHARE, MIN_GRANT_BYTES, OUTPUT_MARGIN, StoreBudget
 
 MIB = 1 << 20
 
 
 @pytest.fixture
 def budget() -> StoreBudget:
-    """A budget of 100 MiB, half of the store, for 10 attempts at a time."""
-    return StoreBudget(200 * MIB, 10)
+    """A budget of 100 MiB for 10 attempts at a time."""
+    return StoreBudget(int(100 * MIB / BLOCK_SHARE), 10)
 
 
 def test_first_attempts_are_granted_a_share_or_the_size_of_their_input(
