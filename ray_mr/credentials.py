@@ -309,7 +309,7 @@ def detect_format(text: str) -> EnvelopeFormat:
     """Return the format of an envelope, without opening it.
 
     Raises:
-        CredentialsError: It is none.
+        CredentialsError: The text is not an envelope.
     """
     return "2014" if "symmetricKey" in _parse_envelope(text) else "new"
 

@@ -146,7 +146,7 @@ class User:
         return manager.__enter__()
 
     def fresh_stores(self) -> None:
-        """Let clients be made anew, from the environment as it is now, and again afterwards."""
+        """Let clients be made again from the present environment, now and afterwards."""
         registry._make_s3_of.cache_clear()
         self.request.addfinalizer(registry._make_s3_of.cache_clear)
 
@@ -168,20 +168,21 @@ class User:
         for name, content in case.files.items():
             self.put(name, content)
         before = self._contents()
-        told = (case.run or in_process)(self, case)
-        message = self.masked(told.output)
-        assert told.exit_code == case.exit_code, told.output
+        outcome = (case.run or in_process)(self, case)
+        message = self.masked(outcome.output)
+        assert outcome.exit_code == case.exit_code, outcome.output
         for part in case.says:
-            assert part in message, told.output
+            assert part in message, outcome.output
         before_it = message.partition("ray-mr: error:")[0]
-        assert "Traceback (most recent call last):\n" not in before_it, told.output
-        assert "a defect" not in message, told.output
+        assert "Traceback (most recent call last):\n" not in before_it, outcome.output
+        assert "a defect" not in message, outcome.output
+        assert "this is a bug" not in message, outcome.output
         self._check_folder(before, case)
         self.check_nothing_is_left()
         if case.after is not None:
             case.after(self)
-        errors_page.compare(case, self.masked(told.output))
-        return told
+        errors_page.compare(case, self.masked(outcome.output))
+        return outcome
 
     def masked(self, text: str) -> str:
         """A text without what differs from run to run."""

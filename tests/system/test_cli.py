@@ -191,7 +191,7 @@ class TestRun:
         assert result.stdout == ""
 
     def test_quiet_prints_only_errors(self, driver: FakeDriver) -> None:
-        """``--quiet`` says nothing of a good run, and of another what went wrong."""
+        """``--quiet`` prints nothing for a good run, and only errors for another."""
         driver.events = (Stage("map", "3 splits"), Notice("split 1 runs again"))
         result = call("run", "job.yml", "--quiet")
         assert (result.exit_code, result.output) == (0, "")
@@ -204,7 +204,7 @@ class TestRun:
         ]
 
     def test_json_report_is_alone_on_stdout(self, driver: FakeDriver) -> None:
-        """``--json`` puts the report, and it alone, on stdout; people are told on stderr."""
+        """``--json`` writes only the report to stdout; messages go to stderr."""
         driver.events = (Notice("split 1 runs again"),)
         result = call("run", "job.yml", "--json")
         assert json.loads(result.stdout) == {"ok": True, "exit_code": 0}
@@ -219,13 +219,13 @@ class TestRun:
         driver.error = errors.StoreError("s3://b: no such bucket")
         result = call("run", "job.yml", "--json")
         assert result.exit_code == 4
-        told = {"ok": False, "exit_code": 4, "error": "s3://b: no such bucket"}
-        assert json.loads(result.stdout) == told
+        expected = {"ok": False, "exit_code": 4, "error": "s3://b: no such bucket"}
+        assert json.loads(result.stdout) == expected
         assert result.stderr == "ray-mr: error: s3://b: no such bucket\n"
 
     @pytest.mark.parametrize("command", ["run", "plan"])
     def test_json_of_a_job_error(self, command: str) -> None:
-        """A job file that is not there is told in JSON too."""
+        """A missing job file is reported in JSON, too."""
         result = call(command, "none.yml", "--json")
         facts = json.loads(result.stdout)
         assert result.exit_code == facts["exit_code"] == 2
@@ -369,24 +369,24 @@ class TestErrors:
         ],
     )
     def test_wrong_usage_ends_with_two(self, driver: FakeDriver, words: tuple[str, ...]) -> None:
-        """What is wrong with the words themselves ends with 2, and runs nothing."""
+        """A wrong command line ends with 2, and runs nothing."""
         result = call(*words)
         assert result.exit_code == 2
         assert "Traceback" not in result.output
         assert not driver.jobs
 
     @pytest.mark.parametrize(
-        ("word", "told"),
+        ("word", "suggestion"),
         [
             ("runn", "no command 'runn'; did you mean `run`?"),
             ("xyzzy", "no command 'xyzzy'; there are init, try, plan, run"),
         ],
     )
-    def test_unknown_command_suggests_the_nearest(self, word: str, told: str) -> None:
-        """A word that is no command is told with the nearest that is one, or with all."""
+    def test_unknown_command_suggests_the_nearest(self, word: str, suggestion: str) -> None:
+        """An unknown command is reported with the nearest one, or with all."""
         result = call(word)
         assert result.exit_code == 2
-        assert told in result.stderr
+        assert suggestion in result.stderr
 
     def test_wrong_flag_is_named(self) -> None:
         """A flag's fault names the flag and the valid words."""
@@ -438,7 +438,7 @@ class TestHelp:
         assert done.stdout.startswith(b"Usage: ray-mr ")
 
     def test_no_command_prints_the_help(self) -> None:
-        """Without a command there is the help, and an exit code that no script takes for done."""
+        """Without a command the help is printed, with an exit code that is not success."""
         result = call()
         assert result.exit_code == 2
         assert "Commands" not in result.output
@@ -448,10 +448,10 @@ class TestHelp:
 
 
 class TestClosedStreams:
-    """Whoever reads our output may go."""
+    """The readers of stdout and stderr may close them."""
 
     def test_closed_stdout_ends_quietly(self, tmp_path: Path) -> None:
-        """``| head``: a command whose reader has gone ends as by SIGPIPE, without a word."""
+        """``| head``: a command whose stdout is closed ends as by SIGPIPE, without a message."""
         (tmp_path / "in").write_text("x\n")
         (tmp_path / "job.yml").write_text("inputs: [in]\nmapper: {language: binary, script: cat}")
         reading, writing = os.pipe()
@@ -464,7 +464,7 @@ class TestClosedStreams:
         assert (done.returncode, done.stderr) == (141, b"")
 
     def test_full_disk_is_an_error(self, tmp_path: Path) -> None:
-        """Where stdout goes to a disk that is full, that is said, and is no defect."""
+        """A full disk under stdout is reported as such, and not as a bug."""
         (tmp_path / "in").write_text("x\n")
         (tmp_path / "job.yml").write_text("inputs: [in]\nmapper: {language: binary, script: cat}")
         words = [sys.executable, "-m", "ray_mr", "plan", "job.yml", "--json"]
@@ -477,7 +477,7 @@ class TestClosedStreams:
 
     @pytest.mark.parametrize("code", ["ascii", "latin-1", "utf-8"])
     def test_name_beyond_the_encoding_is_escaped(self, tmp_path: Path, code: str) -> None:
-        """A name that stdout's encoding does not have is written in letters that it has."""
+        """Characters that stdout's encoding lacks are escaped."""
         (tmp_path / "in").write_text("x\n")
         (tmp_path / "job.yml").write_text(
             "inputs: [in]\noutput: é\N{SNOWMAN}\nmapper: {language: binary, script: cat}",
@@ -487,11 +487,11 @@ class TestClosedStreams:
         environ = os.environ | {"PYTHONIOENCODING": code}
         done = subprocess.run(words, cwd=tmp_path, env=environ, capture_output=True, check=False)
         assert (done.returncode, done.stderr) == (0, b"")
-        told = {"ascii": "\\xe9\\u2603", "latin-1": "é\\u2603", "utf-8": "é☃"}
-        assert told[code] in done.stdout.decode(code)
+        expected = {"ascii": "\\xe9\\u2603", "latin-1": "é\\u2603", "utf-8": "é☃"}
+        assert expected[code] in done.stdout.decode(code)
 
     def test_closed_stderr_does_not_stop_a_run(self, tmp_path: Path) -> None:
-        """A run whose messages nobody reads any more goes on to its result."""
+        """A run whose stderr is closed goes on to its result."""
         (tmp_path / "in").write_text("x\n")
         (tmp_path / "job.yml").write_text(
             "inputs: [in]\nmapper: {language: binary, script: xargs, arguments: [cat]}"

@@ -1,4 +1,4 @@
-"""What editors and shells are told: the JSON Schema of job files, and the completion of words."""
+"""The JSON Schema of job files for editors, and the completion scripts for shells."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class TestSchema:
 
     @pytest.mark.parametrize("path", JOB_FILES, ids=lambda path: str(path.relative_to(ROOT)))
     def test_our_job_files(self, validator: Any, path: Path) -> None:
-        """Every job file of ours is valid by the schema."""
+        """Every job file of this repository is valid by the schema."""
         validator.validate(yaml.safe_load(path.read_text()))
 
     @pytest.mark.parametrize("text", VALID)
@@ -83,7 +83,7 @@ class TestSchema:
 
     @pytest.mark.parametrize("text", WRONG)
     def test_wrong_job_files_do_not_match(self, validator: Any, text: str) -> None:
-        """A misspelt key, a missing one, a value that is none: the editor shows it."""
+        """A misspelt key, a missing one, a value of the wrong kind: the editor shows it."""
         with pytest.raises(jsonschema.ValidationError):
             validator.validate(yaml.safe_load(text))
 
@@ -181,29 +181,29 @@ class TestCompletion:
     def test_zsh_completes_the_words(self, tmp_path: Path) -> None:
         """Zsh completes what is typed on a terminal."""
         zsh = found("zsh")
-        ours, its = pty.openpty()
+        parent, child = pty.openpty()
         process = subprocess.Popen(
             [zsh, "-f", "-i"],
-            stdin=its,
-            stdout=its,
-            stderr=its,
+            stdin=child,
+            stdout=child,
+            stderr=child,
             cwd=tmp_path,
             start_new_session=True,
             env={"PATH": PATH, "TERM": "dumb", "HOME": str(tmp_path), "COLUMNS": "200"},
         )
         try:
             setup = 'autoload -U compinit; compinit -u; eval "$(ray-mr completion zsh)"'
-            os.write(ours, f"{setup}; echo READ''Y\n".encode())
-            seen(ours, "READY")
+            os.write(parent, f"{setup}; echo READ''Y\n".encode())
+            seen(parent, "READY")
             for line, offered in LINES:
-                os.write(ours, line.encode() + b"\t")
-                seen(ours, offered)
-                os.write(ours, b"\x15")  # away with the line
+                os.write(parent, line.encode() + b"\t")
+                seen(parent, offered)
+                os.write(parent, b"\x15")  # away with the line
         finally:
             process.kill()
             process.wait()
-            os.close(ours)
-            os.close(its)
+            os.close(parent)
+            os.close(child)
 
     @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
     def test_script_of_each_shell_calls_ray_mr(self, shell: str) -> None:

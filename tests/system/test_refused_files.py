@@ -82,7 +82,7 @@ def test_archives_are_refused_by_name(tmp_path: Path, feed: str) -> None:
 def test_bombs_are_refused_by_name(
     tmp_path: Path, feed: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A file that expands past the limit fails, whoever decodes it, and nothing of it counts."""
+    """A file that expands past the limit fails in every decoder, and none of its records count."""
     monkeypatch.setattr(decode, "EXPANSION_FLOOR_BYTES", 1 << 20)
     folder = tmp_path / "in"
     folder.mkdir()

@@ -258,16 +258,16 @@ class TestSubmit:
         chosen.write_text(json.dumps({"version": 1, "dimensions": dimensions}))
         ran = submit(path, "--filter", str(chosen), "--dry-run")
         assert ran.exit_code == 0, ran.stderr
-        told = json.loads(ran.stdout)
-        words = [w for t in told["tasks"] for w in t["definition"]["payload"]["command"]]
+        graph_facts = json.loads(ran.stdout)
+        words = [w for t in graph_facts["tasks"] for w in t["definition"]["payload"]["command"]]
         assert [Path(w).stem for w in words if w.startswith("s3://")] == wanted
         assert not queue.calls
 
     def test_ranges_are_refused(self, s3: S3Server, queue: QueueServer, tmp_path: Path) -> None:
         """Before anything is posted: map tasks could not agree on the ranges of keys."""
-        told = submit(job_file(tmp_path, s3), "--partition", "range")
-        assert told.exit_code == 2
-        assert "partition: range works within one run only" in told.stderr
+        result = submit(job_file(tmp_path, s3), "--partition", "range")
+        assert result.exit_code == 2
+        assert "partition: range works within one run only" in result.stderr
         assert not queue.posted
 
     def test_combined_fields_are_refused(
@@ -276,9 +276,9 @@ class TestSubmit:
         """Before anything is posted: a reduce task would cut combined lines in other places."""
         path = job_file(tmp_path, s3)
         path.write_text(path.read_text() + "combiner: sum\nkey_fields: 2\n")
-        told = submit(path)
-        assert told.exit_code == 2
-        assert "combiner: does not go with key_fields" in told.stderr
+        result = submit(path)
+        assert result.exit_code == 2
+        assert "combiner: does not go with key_fields" in result.stderr
         assert not queue.posted
 
     def test_maps_first_and_resumed(self, s3: S3Server, queue: QueueServer, tmp_path: Path) -> None:

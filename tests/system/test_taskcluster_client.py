@@ -1,4 +1,4 @@
-"""The door to the TaskCluster client: its errors are ours, its services are found, none hangs."""
+"""The TaskCluster client: its exceptions are translated, its services found, and no call hangs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ray_mr.errors import (
     StoreUnavailable,
 )
 from ray_mr.stores import access
-from ray_mr.taskcluster import client as ours
+from ray_mr.taskcluster import client
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,9 +54,9 @@ def _instances() -> list[Exception]:
 
 @pytest.mark.parametrize("error", _instances(), ids=lambda each: type(each).__name__)
 def test_every_error_is_ours(error: Exception) -> None:
-    """No exception of the client gets out; each names what the call was about."""
+    """Every exception of the client is translated, and names the subject of the call."""
     with pytest.raises(RayMrError, match="task X"):
-        ours.call("task X", _raise, error)
+        client.call("task X", _raise, error)
 
 
 @pytest.mark.parametrize(
@@ -75,10 +75,10 @@ def test_every_error_is_ours(error: Exception) -> None:
 def test_status_of_the_service_becomes_its_error(
     server: QueueServer, status: int, kind: type[RayMrError]
 ) -> None:
-    """What the real client makes of a status ends as the right class of ours."""
+    """What the real client makes of a status ends as the right class of client."""
     server.faults["/status"] = [(status, "always")]
     with pytest.raises(kind) as caught:
-        ours.call("task X", ours.make_queue().status, "X")
+        client.call("task X", client.make_queue().status, "X")
     assert type(caught.value) is kind
 
 
@@ -89,14 +89,14 @@ def test_unreachable_service_is_unavailable(
     assert server.url
     monkeypatch.setenv("TASKCLUSTER_ROOT_URL", "http://127.0.0.1:9")
     with pytest.raises(StoreUnavailable, match="TASKCLUSTER_ROOT_URL"):
-        ours.call("task X", ours.make_queue().status, "X")
+        client.call("task X", client.make_queue().status, "X")
 
 
 def test_call_that_hangs() -> None:
     """A call without an answer is given up."""
     never = threading.Event()
     with pytest.raises(StoreUnavailable, match="no answer"):
-        ours.call("task X", never.wait, limit_s=0.05)
+        client.call("task X", never.wait, limit_s=0.05)
     never.set()
 
 
@@ -105,7 +105,7 @@ def test_inside_an_event_loop(server: QueueServer) -> None:
     server.secrets["n"] = {"key": "k"}
 
     async def inside() -> dict[str, Any]:
-        return ours.fetch_secret("n")
+        return client.fetch_secret("n")
 
     assert asyncio.run(inside()) == {"key": "k"}
 
@@ -145,4 +145,4 @@ def test_renewed_by_the_auth_service(server: QueueServer) -> None:
 def test_missing_root_url_is_an_error() -> None:
     """Without a root URL the variable is named."""
     with pytest.raises(JobError, match="TASKCLUSTER_ROOT_URL"):
-        ours.make_options({})
+        client.make_options({})

@@ -104,7 +104,7 @@ class TestEnvelopes:
             assert SECRET not in str(caught.value)
 
     @pytest.mark.parametrize(
-        ("change", "told"),
+        ("change", "message"),
         [
             ({"expiry": "2099-01-01T00:00:00Z"}, "changed after it was sealed"),
             ({"expiry": ""}, "changed after it was sealed"),
@@ -116,15 +116,15 @@ class TestEnvelopes:
         ],
     )
     def test_changed_head_is_detected(
-        self, key_pair: tuple[bytes, bytes], change: dict[str, object], told: str
+        self, key_pair: tuple[bytes, bytes], change: dict[str, object], message: str
     ) -> None:
         """Version and expiry are authenticated; a missing part is named."""
         envelope = unpacked(sealed.seal_credentials(FOUND, key_pair[1], "pub")) | change
-        with pytest.raises(CredentialsError, match=told):
+        with pytest.raises(CredentialsError, match=message):
             sealed.open_envelope(packed(envelope), Key(key_pair[0], "key"))
 
     @pytest.mark.parametrize(
-        ("text", "told"),
+        ("text", "message"),
         [
             ("", "empty"),
             ("no base64!", "not base64"),
@@ -138,10 +138,10 @@ class TestEnvelopes:
         ],
     )
     def test_text_without_envelope_is_an_error(
-        self, key_pair: tuple[bytes, bytes], text: str, told: str
+        self, key_pair: tuple[bytes, bytes], text: str, message: str
     ) -> None:
-        """Whatever is no envelope is named for what it lacks."""
-        with pytest.raises(CredentialsError, match=told):
+        """The error of a text that is not an envelope says what is missing."""
+        with pytest.raises(CredentialsError, match=message):
             sealed.open_envelope(text, Key(key_pair[0], "key", allow_2014=True))
 
     def test_changed_envelope_of_2014_hides_its_content(
@@ -179,7 +179,7 @@ class TestEnvelopes:
         assert TOKEN not in repr(FOUND)
 
     @pytest.mark.parametrize(
-        ("text", "told"),
+        ("text", "message"),
         [
             ("nothing", "not JSON"),
             ("[]", "not an object"),
@@ -190,9 +190,9 @@ class TestEnvelopes:
             ('{"accessKeyId": "a", "secretAccessKey": "s", "expiry": "2026-01-01"}', "not a time"),
         ],
     )
-    def test_json_without_credentials_is_an_error(self, text: str, told: str) -> None:
+    def test_json_without_credentials_is_an_error(self, text: str, message: str) -> None:
         """JSON without credentials is named for what it lacks."""
-        with pytest.raises(CredentialsError, match=told):
+        with pytest.raises(CredentialsError, match=message):
             sealed.parse_credentials(text, "stdin")
 
     def test_names_of_others(self) -> None:
@@ -250,23 +250,23 @@ class TestCommands:
             assert json.loads(result.stdout)["region"] == "eu-west-1"
 
     @pytest.mark.parametrize(
-        ("pem", "told"),
+        ("pem", "message"),
         [
             (b"nothing", "not a private key in PEM"),
             (b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n", "not a private"),
         ],
     )
     def test_bad_key_is_an_error(
-        self, monkeypatch: pytest.MonkeyPatch, pem: bytes, told: str
+        self, monkeypatch: pytest.MonkeyPatch, pem: bytes, message: str
     ) -> None:
-        """A key that is none ends with exit code 3 and names the file."""
+        """A file that is not a key ends with exit code 3, and is named."""
         text = call("seal", "--key", "w.pub.pem", stdin=FOUND.to_json(show_secrets=True)).stdout
         monkeypatch.setenv("CREDENTIALS", text.strip())
         Path("bad.pem").write_bytes(pem)
         result = call("open", "--key", "bad.pem")
         assert result.exit_code == 3
         assert "bad.pem" in result.stderr
-        assert told in result.stderr
+        assert message in result.stderr
 
     def test_missing_key_is_an_error(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Without a key, the ways to give one are named."""
@@ -278,7 +278,7 @@ class TestCommands:
         assert "RAY_MR_KEY_SECRET" in result.stderr
 
     def test_seal_never_repeats_bad_input(self) -> None:
-        """What is no credentials may be a secret all the same: it is not shown."""
+        """Text that is not credentials may still be secret: it is not shown."""
         result = call("seal", "--key", "w.pub.pem", stdin=f'{{"secretAccessKey": "{SECRET}"}}')
         assert result.exit_code == 3
         assert SECRET not in result.output

@@ -105,7 +105,7 @@ def test_gzip_head_is_read_without_isal(
 
 
 def test_gzip_head_that_is_damaged_or_cut_is_an_error(tmp_path: Path, harness: Any) -> None:
-    """A head that does not end, or whose checksum is wrong, is no sound file."""
+    """A head that does not end, or has a wrong checksum, is an error."""
     whole = gzip_member(b"x\n", extra=b"abc", name=b"n", checked=True)
     path = tmp_path / "a.gz"
     wrong = whole[:12] + b"X" + whole[13:]

@@ -151,7 +151,7 @@ def text(size: int, seed: int = 1) -> bytes:
 def test_decode_of_encoded_content_returns_it(
     file: Callable[..., Path], codec: str, encode: Callable[[bytes], bytes]
 ) -> None:
-    """A file of any size is told by its head and decoded to the byte, in chunks of 1 MiB."""
+    """A file of any size is detected by its head and decoded exactly, in chunks of 1 MiB."""
     for size in (0, 1, 1000, 1 << 20, (1 << 20) + 1):
         for data in (text(size), bytes(size)) if size != 1 << 20 else (bytes(size),):
             path = file(encode(data))
@@ -165,7 +165,7 @@ def test_decode_of_encoded_content_returns_it(
 def test_concatenated_members_are_one_content(
     file: Callable[..., Path], codec: str, encode: Callable[[bytes], bytes]
 ) -> None:
-    """Members one after the other are one content, wherever their ends fall; empty ones too."""
+    """Concatenated members are one content, wherever they end; empty ones, too."""
     parts = [text(size, size) for size in (0, 1, 70_000, 0, 65_500, 300_000, 13)]
     assert content(file(b"".join(map(encode, parts))), codec) == b"".join(parts)
     many = [text(size) for size in range(100)]
@@ -323,7 +323,7 @@ def test_files_of_the_tools(file: Callable[..., Path], tool: str) -> None:
 
 
 def test_bomb_is_decoded_in_small_chunks(file: Callable[..., Path]) -> None:
-    """What a small file blows up to comes in small chunks all the same."""
+    """A small file that expands far is decoded in small chunks, too."""
     size = 64 << 20
     for codec, encode in (("gz", gzip.compress), ("zst", zst)):
         path = file(encode(bytes(size)))
@@ -353,7 +353,7 @@ def test_bomb_is_decoded_in_small_chunks(file: Callable[..., Path]) -> None:
     ],
 )
 def test_plain_file_is_read_as_it_is(file: Callable[..., Path], data: bytes) -> None:
-    """What is in no known format is taken as it is, and an empty file is empty in all."""
+    """A file in no known format is read as it is; an empty file is empty in every codec."""
     path = file(data)
     assert detect(path) == "none"
     assert content(path, "none") == data
@@ -474,7 +474,7 @@ def test_skippable_lz4_frames_are_skipped(file: Callable[..., Path]) -> None:
 
 
 def test_claims_cost_no_memory(file: Callable[..., Path]) -> None:
-    """A bare block that claims to hold gigabytes is damaged; nobody asks for the memory."""
+    """A bare block that claims gigabytes is damaged; the memory is not allocated."""
     huge = b"\xff\xff\xff\xff\x0f" + b"x" * 20
     for data, codec in (
         (huge, "snappy-raw"),
@@ -502,7 +502,7 @@ def tar() -> bytes:
 
 
 def test_archives_are_refused(file: Callable[..., Path]) -> None:
-    """An archive is told by its content, plain or compressed, with advice; a name alone is not."""
+    """An archive is detected by its content, plain or compressed, but not by its name alone."""
     sink = io.BytesIO()
     with zipfile.ZipFile(sink, "w") as archive:
         archive.writestr("a.txt", "hello")

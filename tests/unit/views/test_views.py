@@ -151,8 +151,8 @@ class TestProgress:
             bar._progress.refresh()
         finally:
             bar.close()
-        told = {"ascii": "split \\xe9\\u2603", "latin-1": "split é\\u2603", "utf-8": "split é☃"}
-        assert told[code] in raw.getvalue().decode(code)
+        expected = {"ascii": "split \\xe9\\u2603", "latin-1": "split é\\u2603", "utf-8": "split é☃"}
+        assert expected[code] in raw.getvalue().decode(code)
 
     def test_replace_controls_keeps_letters_and_white_space(self) -> None:
         """Letters of any language, tabs and line ends stay; all else is replaced."""
