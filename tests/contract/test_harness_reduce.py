@@ -31,7 +31,7 @@ class TestReduce:
     JOIN = "def reduce(key, values): return key + ' ' + ','.join(values)"
 
     def test_groups_across_frames(self, tmp_path: Path) -> None:
-        """A group may span frames; a key may be empty, or no UTF-8."""
+        """A group may span frames; a key may be empty, or not UTF-8."""
         frames = [
             [(b"", b"1"), (b"a", b"2")],
             [(b"a", b"3")],

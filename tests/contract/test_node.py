@@ -92,21 +92,21 @@ class TestText:
     """Strings of JavaScript hold Unicode, not bytes: what is none is never changed quietly."""
 
     def test_lines(self, speaker: Speaker) -> None:
-        """A line that is no UTF-8 is set aside and counted; its neighbours are mapped."""
+        """A line that is not UTF-8 is set aside and counted; its neighbours are mapped."""
         source = "exports.mapper = (file, line) => line + '\\n'"
         content = b"a\n\xff\n\xc3\n\xa9\n\xc3\xa9\nb\xff"
         said = speaker.map(javascript(source), [content])
         assert Text("a\né\n".encode()) in said
         counts = finished(said)[0]
         assert (counts.records, counts.mapped, counts.bad) == (6, 2, 4)
-        assert counts.sample == "line 2: no UTF-8"
+        assert counts.sample == "line 2: not UTF-8"
 
     @pytest.mark.parametrize("stream", [False, True])
     @pytest.mark.parametrize("pair", [(b"\xff", b""), (b"k", b"\xff"), (b"k\xc3", b"\xa9")])
     def test_pairs(self, speaker: Speaker, pair: tuple[bytes, bytes], stream: bool) -> None:
-        """A key or value that is no UTF-8 is an error that says so."""
+        """A key or value that is not UTF-8 is an error that says so."""
         source = "exports.reduce = (key, values) => key + [...values]"
-        with pytest.raises(ChildRaised, match="is no UTF-8"):
+        with pytest.raises(ChildRaised, match="is not UTF-8"):
             speaker.reduce(javascript(source), [(b"\xc3\xa9", b"1"), pair], stream=stream)
 
     def test_hint_for_a_bare_pair(self, speaker: Speaker) -> None:

@@ -1,7 +1,8 @@
 // The Node harness: calls the user's function for each record or group.
 //
-// Copied beside the user's script and run there.  It needs Node's standard library only.  The
-// messages are described in docs/reference/child-protocol.md.
+// It is copied beside the user's script and run there, and needs only Node's standard library.
+// docs/reference/child-protocol.md describes the messages.  Its sections: frames (Wire), output of
+// the user's function (Output), the roles (Mapper, Reducer, Streamer), and the start (main).
 'use strict';
 
 const buffer = require('buffer');
@@ -14,11 +15,11 @@ const CHUNK_BYTES = 1 << 18;
 const PROGRESS_MS = 500;
 const MESSAGE_CHARS = 2000;
 const TRACE_CHARS = 8000;
-const VALUE_BYTES = 32; // what a string and its place in an array take, beside its characters
+const VALUE_OVERHEAD_BYTES = 32; // of a string and its place in an array
 const NEWLINE = 10;
 const TAB = 9;
 const UUID_CHARS = 36;
-const MARK = Buffer.from([0xef, 0xbb, 0xbf]); // the byte order mark of UTF-8
+const BYTE_ORDER_MARK = Buffer.from([0xef, 0xbb, 0xbf]); // of UTF-8
 const HOME = process.cwd();
 
 const isAscii = buffer.isAscii || (() => false);
@@ -32,15 +33,16 @@ const isUtf8 = buffer.isUtf8 || ((bytes) => {
   }
 });
 
-class Bad extends Error {} // a record that cannot be parsed
+class InvalidRecord extends Error {} // a record that cannot be parsed
 
 class TooLarge extends Error {} // the values of one key are more than an array may hold
 
 // ---------------------------------------------------------------- frames
 
-// Our own input and output; what the user's code writes goes to stderr, a read finds the end.
-// A file that is opened gets the lowest free number: the one that was closed just before.
-function privateStreams() {
+// Move stdin and stdout to private descriptors and return a Wire on them.  What the user's code
+// writes then goes to stderr, and a read of stdin finds its end.  A file that is opened gets the
+// lowest free number, which is the one closed just before.
+function openPrivateStreams() {
   const source = fs.openSync('/proc/self/fd/0', fs.constants.O_RDONLY);
   const target = fs.openSync('/proc/self/fd/1', fs.constants.O_WRONLY);
   fs.closeSync(0);
@@ -58,7 +60,7 @@ class Wire {
     this.start = this.end = 0;
   }
 
-  // The next frame, or null at the end.
+  // Return the next frame, or null at the end.
   receive() {
     let at;
     while ((at = this.held.subarray(this.start, this.end).indexOf(NEWLINE)) < 0) {
@@ -106,16 +108,16 @@ class Wire {
     }
   }
 
-  // A frame whose payload is JSON.
-  tell(name, position, facts) {
+  // Write a frame whose payload is JSON.
+  sendJson(name, position, facts) {
     this.send(name, position, 0, Buffer.from(JSON.stringify(facts)));
   }
 }
 
 // ---------------------------------------------------------------- output
 
-// Bytes that grow.
-class Growing {
+// A buffer of bytes that grows.
+class ByteBuffer {
   constructor() {
     this.bytes = Buffer.allocUnsafe(CHUNK_BYTES);
     this.size = 0;
@@ -129,7 +131,7 @@ class Growing {
     }
   }
 
-  // Append text or bytes; how many bytes that was.
+  // Append text or bytes; return the number of bytes.
   add(value) {
     let size;
     if (typeof value === 'string') {
@@ -155,19 +157,19 @@ class Growing {
 
 // Gathers what a function returns, in frames whose cuts depend on the data alone.
 //
-// A returned text is whole lines: one that ends within a line gets a line end.  With `always`
-// every returned text gets one, an empty text too, as reducers' text did in 2014.
+// A returned text consists of whole lines: a missing line end at its end is added.  With `always`,
+// as for reducers, a line end is added to every returned text, also to an empty one.
 class Output {
   constructor(wire, always, limit) {
     this.wire = wire;
     this.always = always;
     this.limit = limit;
     this.position = 0;
-    this.text = new Growing();
-    this.keyLengths = new Growing();
-    this.valueLengths = new Growing();
-    this.keys = new Growing();
-    this.values = new Growing();
+    this.text = new ByteBuffer();
+    this.keyLengths = new ByteBuffer();
+    this.valueLengths = new ByteBuffer();
+    this.keys = new ByteBuffer();
+    this.values = new ByteBuffer();
     this.clear();
   }
 
@@ -178,7 +180,7 @@ class Output {
     }
   }
 
-  // Take what a function returned; a promise of the end if it gives its items one by one.
+  // Add what a function returned; return a promise if its items come asynchronously.
   add(result) {
     if (result === null || result === undefined) return undefined;
     if (typeof result === 'string' || result instanceof Uint8Array) {
@@ -190,7 +192,7 @@ class Output {
       }
     } else if (Array.isArray(result)) {
       for (const item of result) {
-        if (!Array.isArray(item)) throw notOutput(`an array with ${nameOf(item)} in it`);
+        if (!Array.isArray(item)) throw outputError(`an array with ${describeType(item)} in it`);
         this.addPair(item);
       }
     } else if (typeof result === 'object' && typeof result[Symbol.iterator] === 'function') {
@@ -198,7 +200,7 @@ class Output {
     } else if (typeof result === 'object' && typeof result[Symbol.asyncIterator] === 'function') {
       return this.addAll(result);
     } else {
-      throw notOutput(nameOf(result));
+      throw outputError(describeType(result));
     }
     return undefined;
   }
@@ -212,7 +214,7 @@ class Output {
       this.addPair(item);
       return;
     }
-    this.addLine(scalar(item));
+    this.addLine(checkScalar(item));
   }
 
   addLine(line) {
@@ -229,9 +231,9 @@ class Output {
   }
 
   addPair(pair) {
-    if (pair.length !== 2) throw notOutput(`an array of ${pair.length}`);
-    const key = scalar(pair[0]);
-    const value = scalar(pair[1]);
+    if (pair.length !== 2) throw outputError(`an array of ${pair.length}`);
+    const key = checkScalar(pair[0]);
+    const value = checkScalar(pair[1]);
     if (this.text.size) this.flush();
     const [keySize, valueSize] = [this.keys.add(key), this.values.add(value)];
     if (keySize + valueSize > this.limit) {
@@ -254,19 +256,19 @@ class Output {
   }
 }
 
-// A key, a value or a line as text or bytes.
-function scalar(value) {
+// Return a key, a value or a line as text or bytes; throw for other types.
+function checkScalar(value) {
   if (typeof value === 'string' || value instanceof Uint8Array) return value;
   if (typeof value === 'number' || typeof value === 'bigint') return String(value);
-  throw notOutput(nameOf(value));
+  throw outputError(describeType(value));
 }
 
-function notOutput(what) {
+function outputError(what) {
   return new TypeError('expected text, an array of [key, value] pairs, or an iterator of lines and '
     + `pairs, got ${what}`);
 }
 
-function nameOf(value) {
+function describeType(value) {
   if (value === null || typeof value !== 'object') return `${value === null ? 'null' : typeof value}`;
   return value.constructor ? value.constructor.name : 'object';
 }
@@ -286,7 +288,7 @@ class Role {
     this.output = new Output(wire, always, this.limit);
   }
 
-  // Nothing more comes: call the last hook.
+  // Call the last hook and report the end.
   async end() {
     try {
       if (this.final) await this.output.add(await this.final());
@@ -299,11 +301,11 @@ class Role {
   }
 }
 
-// Records of each format: from a line to the function's arguments.
+// By record format: parse a line to the function's arguments.
 const RECORDS = {
   'uuid-json': (file, bytes, start, end) => {
     if (end - start < UUID_CHARS + 1 || bytes[start + UUID_CHARS] !== TAB) {
-      throw new Bad('no TAB after 36 characters');
+      throw new InvalidRecord('no TAB after 36 characters');
     }
     const at = start + UUID_CHARS;
     return [bytes.toString('utf8', start, at), file, JSON.parse(bytes.toString('utf8', at + 1, end))];
@@ -312,40 +314,40 @@ const RECORDS = {
   text: (file, bytes, start, end) => [file, bytes.toString('utf8', start, end)],
 };
 
-// Role map: one call a record.
+// Role map: one call per record.
 class Mapper extends Role {
   constructor(wire, work, begin) {
     super(wire, work, begin, false);
     this.parse = RECORDS[begin.records];
     this.tally = null;
-    this.careful = begin.careful;
-    if (begin.careful) this.line = this.announced;
+    this.isolatedLines = begin.careful;
+    if (begin.careful) this.mapLine = this.mapLineAnnounced;
   }
 
-  where() {
+  describePlace() {
     return this.tally ? ` at line ${this.tally.records}` : '';
   }
 
-  async file(position, payload) {
+  async mapFile(position, payload) {
     const at = payload.indexOf(NEWLINE);
     const name = payload.subarray(at + 1);
     this.output.position = position;
     this.tally = { records: 0, mapped: 0, bad: 0, decoded_bytes: 0, sample: '' };
     const fd = fs.openSync(Buffer.concat([Buffer.from(`${HOME}/`), name]), 'r');
     try {
-      await this.lines(fd, position, name.toString());
+      await this.mapLines(fd, position, name.toString());
     } finally {
       fs.closeSync(fd);
     }
     this.output.flush();
-    this.wire.tell('done', position, this.tally);
+    this.wire.sendJson('done', position, this.tally);
   }
 
-  async lines(fd, position, file) {
+  async mapLines(fd, position, file) {
     let bytes = Buffer.allocUnsafe(CHUNK_BYTES);
-    let held = 0; // of a line that goes on
-    let begun = false; // the byte order mark at the beginning is dropped, if there is one
-    let dropped = 0; // of one that is too long to be held
+    let held = 0; // bytes of an incomplete line
+    let begun = false; // whether a byte order mark at the beginning has been dropped
+    let dropped = 0; // bytes of a line that is too long to be held
     let next = Date.now() + PROGRESS_MS;
     for (;;) {
       if (held === bytes.length) bytes = Buffer.concat([bytes], 2 * held);
@@ -353,13 +355,14 @@ class Mapper extends Role {
       if (!size) break;
       this.tally.decoded_bytes += size;
       let end = held + size;
-      if (!begun && end < MARK.length && MARK.subarray(0, end).equals(bytes.subarray(0, end))) {
+      const prefix = bytes.subarray(0, Math.min(end, BYTE_ORDER_MARK.length));
+      if (!begun && end < BYTE_ORDER_MARK.length && BYTE_ORDER_MARK.subarray(0, end).equals(prefix)) {
         held = end;
         continue;
       }
-      if (!begun && bytes.subarray(0, MARK.length).equals(MARK)) {
-        bytes.copyWithin(0, MARK.length, end);
-        end -= MARK.length;
+      if (!begun && prefix.equals(BYTE_ORDER_MARK)) {
+        bytes.copyWithin(0, BYTE_ORDER_MARK.length, end);
+        end -= BYTE_ORDER_MARK.length;
         held = 0;
       }
       begun = true;
@@ -372,9 +375,9 @@ class Mapper extends Role {
           const stop = chunk.indexOf(NEWLINE, at);
           const length = dropped + stop - start;
           if (length > this.limit) {
-            this.tooLong(length);
+            this.addLongLine(length);
           } else {
-            const pending = this.line(file, chunk, start, stop, sound);
+            const pending = this.mapLine(file, chunk, start, stop, sound);
             if (pending) await pending;
           }
           dropped = 0;
@@ -392,24 +395,24 @@ class Mapper extends Role {
         this.wire.send('progress', position, this.tally.decoded_bytes);
       }
     }
-    if (dropped) this.tooLong(dropped + held);
-    else if (held) await this.line(file, bytes, 0, held, false);
+    if (dropped) this.addLongLine(dropped + held);
+    else if (held) await this.mapLine(file, bytes, 0, held, false);
   }
 
-  tooLong(length) {
+  addLongLine(length) {
     this.tally.records += 1;
-    this.setAside(new Bad(`${length} bytes, more than max_record_bytes (${this.limit})`));
+    this.addBadRecord(new InvalidRecord(`${length} bytes, more than max_record_bytes (${this.limit})`));
   }
 
-  // Map one line; a promise if there is something to wait for.
-  line(file, bytes, start, end, sound) {
+  // Map one line; return a promise if its output comes asynchronously.
+  mapLine(file, bytes, start, end, sound) {
     this.tally.records += 1;
     let words;
     try {
-      if (!sound && !isUtf8(bytes.subarray(start, end))) throw new Bad('no UTF-8');
+      if (!sound && !isUtf8(bytes.subarray(start, end))) throw new InvalidRecord('not UTF-8');
       words = this.parse(file, bytes, start, end);
     } catch (error) {
-      this.setAside(error);
+      this.addBadRecord(error);
       return undefined;
     }
     const result = this.call(...words);
@@ -420,29 +423,30 @@ class Mapper extends Role {
     return pending;
   }
 
-  // As `line`, told before and after; of the lines that are not to be seen, none.
-  announced(file, bytes, start, end, sound) {
+  // Map one line and report it before and after its call; skip isolated lines.
+  mapLineAnnounced(file, bytes, start, end, sound) {
     const number = this.tally.records + 1;
     const position = this.output.position;
-    if (this.careful.includes(number)) {
+    if (this.isolatedLines.includes(number)) {
       this.tally.records = number;
-      this.setAside(new Bad('the program died of it'));
+      this.addBadRecord(new InvalidRecord('the program died of it'));
       return undefined;
     }
     this.wire.send('at', position, number, Buffer.from(bytes.subarray(start, end)));
-    const pending = Mapper.prototype.line.call(this, file, bytes, start, end, sound);
+    const pending = Mapper.prototype.mapLine.call(this, file, bytes, start, end, sound);
     const after = () => this.wire.send('at', position, 0);
     return pending ? pending.then(after) : after();
   }
 
-  setAside(error) {
+  addBadRecord(error) {
     this.tally.bad += 1;
-    const why = error instanceof Bad ? error.message : error.constructor.name; // never the content
-    if (!this.tally.sample) this.tally.sample = `line ${this.tally.records}: ${why}`;
+    // Never the record's content.
+    const reason = error instanceof InvalidRecord ? error.message : error.constructor.name;
+    if (!this.tally.sample) this.tally.sample = `line ${this.tally.records}: ${reason}`;
   }
 }
 
-// Rows of `pairs` frames, one after the other.
+// Iterates over the rows of a `pairs` frame.
 class Rows {
   constructor(payload, count) {
     this.payload = payload;
@@ -454,12 +458,12 @@ class Rows {
     for (let row = 0; row < count; row += 1) this.valueAt += payload.readUInt32LE(4 * row);
   }
 
-  // Go to the next row; false at the end.
+  // Go to the next row; return false at the end.
   next() {
     if (this.row === this.count) return false;
     const keyEnd = this.keyAt + this.payload.readUInt32LE(4 * this.row);
     const valueEnd = this.valueAt + this.payload.readUInt32LE(4 * (this.count + this.row));
-    this.key = this.payload.latin1Slice(this.keyAt, keyEnd); // a character a byte
+    this.key = this.payload.latin1Slice(this.keyAt, keyEnd); // one character per byte
     this.valueStart = this.valueAt;
     [this.keyAt, this.valueAt] = [keyEnd, valueEnd];
     this.row += 1;
@@ -467,27 +471,27 @@ class Rows {
   }
 
   value() {
-    return textOf(this.payload, this.valueStart, this.valueAt, this.ascii, 'a value');
+    return decodeText(this.payload, this.valueStart, this.valueAt, this.ascii, 'a value');
   }
 }
 
-function textOf(bytes, start, end, ascii, what) {
+function decodeText(bytes, start, end, ascii, what) {
   if (!ascii && !isUtf8(bytes.subarray(start, end))) {
-    throw new TypeError(`${what} is no UTF-8, which a string of JavaScript cannot hold`);
+    throw new TypeError(`${what} is not UTF-8, which a string of JavaScript cannot hold`);
   }
   return bytes.toString('utf8', start, end);
 }
 
-function keyText(key) {
+function decodeKey(key) {
   const bytes = Buffer.from(key, 'latin1');
-  return textOf(bytes, 0, bytes.length, false, 'a key');
+  return decodeText(bytes, 0, bytes.length, false, 'a key');
 }
 
-function shown(key) {
+function quoteKey(key) {
   return JSON.stringify(Buffer.from(key, 'latin1').toString()).slice(0, 200);
 }
 
-// Roles reduce and combine: one call a key, with an array.
+// Roles reduce and combine: one call per key, with an array.
 class Reducer extends Role {
   constructor(wire, work, begin) {
     super(wire, work, begin, true);
@@ -496,18 +500,18 @@ class Reducer extends Role {
   }
 
   clear() {
-    this.key = null; // a character a byte
+    this.key = null; // one character per byte
     this.values = [];
     this.groups = 0;
     this.rows = 0;
     this.size = 0;
   }
 
-  where() {
-    return this.key === null ? '' : ` at key ${shown(this.key)}`;
+  describePlace() {
+    return this.key === null ? '' : ` at key ${quoteKey(this.key)}`;
   }
 
-  async pairs(payload, count) {
+  async reducePairs(payload, count) {
     const rows = new Rows(payload, count);
     while (rows.next()) {
       if (rows.key !== this.key) {
@@ -518,9 +522,9 @@ class Reducer extends Role {
       }
       const value = rows.value();
       this.values.push(value);
-      this.size += value.length + VALUE_BYTES;
+      this.size += value.length + VALUE_OVERHEAD_BYTES;
       if (this.memory && this.size > this.memory) {
-        throw new TooLarge(`the values of key ${shown(this.key)}`);
+        throw new TooLarge(`the values of key ${quoteKey(this.key)}`);
       }
     }
     this.rows += count;
@@ -529,7 +533,7 @@ class Reducer extends Role {
   async closeGroup() {
     if (this.key === null) return;
     this.groups += 1;
-    await this.output.add(await this.call(keyText(this.key), this.values));
+    await this.output.add(await this.call(decodeKey(this.key), this.values));
   }
 
   async flush() {
@@ -540,9 +544,9 @@ class Reducer extends Role {
   }
 }
 
-// The same with `stream: true`: an iterator, which reads on as it is asked for values.
+// Roles reduce and combine with `stream: true`: the values are an iterator over the frames.
 class Streamer extends Reducer {
-  async pairs(payload, count) {
+  async reducePairs(payload, count) {
     this.source = new Rows(payload, count);
     this.rows += count;
     let more = this.advance();
@@ -550,8 +554,8 @@ class Streamer extends Reducer {
       this.key = this.source.key;
       this.groups += 1;
       const values = this.group(this.key);
-      await this.output.add(await this.call(keyText(this.key), values));
-      values.return(); // one that is kept is at its end
+      await this.output.add(await this.call(decodeKey(this.key), values));
+      values.return(); // an iterator that the user keeps is at its end
       while ((more = this.source !== null) && this.source.key === this.key) this.advance();
     }
     this.key = null;
@@ -566,7 +570,7 @@ class Streamer extends Reducer {
     }
   }
 
-  // Go to the next row, of this frame or a later one; false at the flush.
+  // Go to the next row, of this frame or a later one; return false at the flush.
   advance() {
     while (!this.source.next()) {
       const frame = this.wire.receive();
@@ -583,7 +587,7 @@ class Streamer extends Reducer {
 
 // ---------------------------------------------------------------- start
 
-// What the script has: the function to call, and its hooks.
+// Load the script and return the function to call and its last hook.
 async function load(begin) {
   const script = path.join(HOME, begin.script);
   process.argv = [process.argv[0], script, ...begin.arguments];
@@ -613,16 +617,16 @@ function fail(wire, position, kind, error, where) {
     message = error instanceof Error ? `${error.name}: ${error.message}` : `a thrown ${String(error)}`;
     const lines = String((error && error.stack) || '').split('\n');
     trace = lines.filter((line) => !line.includes(__filename)).join('\n');
-  } catch { /* the user's own error raises: what there is has to do */ }
-  wire.tell('failed', position, {
+  } catch { /* the user's error object throws itself: keep the defaults */ }
+  wire.sendJson('failed', position, {
     kind, message: message.slice(0, MESSAGE_CHARS) + where, trace: trace.slice(0, TRACE_CHARS),
   });
 }
 
 async function answer(role, frame) {
   switch (frame.name) {
-    case 'file': return role.file(frame.position, frame.payload);
-    case 'pairs': return role.pairs(frame.payload, frame.count);
+    case 'file': return role.mapFile(frame.position, frame.payload);
+    case 'pairs': return role.reducePairs(frame.payload, frame.count);
     case 'flush': return role.flush();
     case 'end': return role.end();
     default: return undefined;
@@ -630,8 +634,8 @@ async function answer(role, frame) {
 }
 
 async function main() {
-  const wire = privateStreams();
-  wire.tell('hello', 0, { codecs: ['none'] });
+  const wire = openPrivateStreams();
+  wire.sendJson('hello', 0, { codecs: ['none'] });
   let frame = wire.receive();
   if (frame === null) return;
   const begin = JSON.parse(frame.payload);
@@ -648,15 +652,15 @@ async function main() {
     try {
       await answer(role, frame);
     } catch (error) {
-      const where = role.where();
+      const where = role.describePlace();
       role.output.clear();
       if (error instanceof TooLarge) {
-        wire.tell('failed', frame.position, { kind: 'memory', message: error.message, trace: '' });
+        wire.sendJson('failed', frame.position, { kind: 'memory', message: error.message, trace: '' });
       } else {
         fail(wire, frame.position, 'raised', error, where);
       }
     }
-    await new Promise(setImmediate); // what the user's code has begun may go on
+    await new Promise(setImmediate); // lets the user's pending promises and timers run
   }
 }
 
