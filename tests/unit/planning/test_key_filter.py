@@ -59,16 +59,16 @@ def loaded(tmp_path: Path) -> Any:
 )
 def test_parts(loaded: Any, allowed: tuple[Any, ...], reason: str) -> None:
     """Folders, then the first parts of the name, are compared with values or a range as strings."""
-    assert loaded(*allowed).reason(KEY) == reason
+    assert loaded(*allowed).find_reason(KEY) == reason
 
 
 def test_short_paths(loaded: Any) -> None:
     """A part that is not there is allowed where anything is."""
     wanted = loaded("*", "*", "*")
-    assert wanted.reason("a") == ""
-    assert loaded("*", "*", "*", ["x"]).reason("a") == "filter: no part for version"
-    assert loaded("*", ["b"]).reason("a/b.c.gz") == ""
-    assert loaded(["a"]).reason("a/b/c/d/e") == ""
+    assert wanted.find_reason("a") == ""
+    assert loaded("*", "*", "*", ["x"]).find_reason("a") == "filter: no part for version"
+    assert loaded("*", ["b"]).find_reason("a/b.c.gz") == ""
+    assert loaded(["a"]).find_reason("a/b/c/d/e") == ""
 
 
 @pytest.mark.parametrize(

@@ -90,7 +90,7 @@ class TestLines:
             (b'{"key": "x", "Key": "y"}', "key is given twice"),
             (b"{" * 60_000, "not JSON"),
             (b"x" * 70_000, "too long"),
-            ("s3://b/k".encode("utf-16"), "is no text"),
+            ("s3://b/k".encode("utf-16"), "not text"),
         ],
     )
     def test_no_line(self, line: bytes, words: str) -> None:
