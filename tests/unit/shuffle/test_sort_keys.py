@@ -284,7 +284,7 @@ def test_other_options_of_sort_are_refused(text: str, says: str) -> None:
 def test_other_fields_are_refused() -> None:
     """Only fields of the key can partition rows."""
     assert parse_partition_fields("-k1,2 -k4", 5) == (Term(1, 2), Term(4))
-    for text, says in (("-k1n", "no field"), ("-k3", "not in the key"), ("-kx", "'-kx'")):
+    for text, says in (("-k1n", "not a field"), ("-k3", "not in the key"), ("-kx", "'-kx'")):
         with pytest.raises(ValueError, match=says):
             parse_partition_fields(text, 2)
 
