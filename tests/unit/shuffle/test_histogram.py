@@ -106,5 +106,7 @@ def test_job_with_a_width_writes_its_bins(tmp_path: Path) -> None:
 def test_width_that_is_not_a_number_is_refused(tmp_path: Path, word: str) -> None:
     """The message shows a width that is right."""
     (tmp_path / "in").mkdir()
-    with pytest.raises(JobError, match=r"reducer: 'histogram.*' is not a bin width .* histogram 10"):
+    with pytest.raises(
+        JobError, match=r"reducer: 'histogram.*' is not a bin width .* histogram 10"
+    ):
         cat_job(tmp_path, reducer=word)
