@@ -101,7 +101,7 @@ class TestLines:
 
     def test_compressed(self) -> None:
         """A compressed list is no list of odd names."""
-        with pytest.raises(JobError, match=r"(?s)keys:1: .*no text.*not compressed"):
+        with pytest.raises(JobError, match=r"(?s)keys:1: .*not text.*not compressed"):
             read(*gzip.compress(b"s3://b/k\n" * 99).splitlines(keepends=True))
 
     def test_empty(self) -> None:
