@@ -44,7 +44,7 @@ class Blocks:
 
         self.kinds: list[str] = []
         self.lose_first = False
-        self.budget = StoreBudget(store_bytes)
+        self.budget = StoreBudget(store_bytes, 4)
         open_engine, put = RayEngine.open, BlockBatcher.put
 
         def open_limited(engine: RayEngine, *tasks: Any) -> object:
