@@ -1,7 +1,7 @@
-"""What every harness promises of a mapper: the same conversation with each language.
+"""The contract of every harness with a mapper, checked in each language.
 
-Reducers and combiners stand in `test_conversations_reduce.py`, what is special to one language in
-`test_harnesses.py` (Python) and `test_node.py`.
+Reducers and combiners are tested in `test_conversations_reduce.py`. Behaviour special to one
+language is tested in `test_harnesses.py` (Python) and `test_node.py`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ray_mr.child.process import Limits
 from ray_mr.errors import ChildCrashed, ChildNotStarted, ChildRaised, ChildTimeout
 from ray_mr.model import FileCounts
 from samples import ident, make_launch
-from speaker import Speaker, failures, finished, rows_of, text_of
+from speaker import Speaker, collect_counts, collect_failures, collect_pairs, join_text
 
 SHOW = {
     "python": """
@@ -32,45 +32,47 @@ LINE = {
 }
 
 
-def shown(data: bytes) -> list[Any]:
-    """What SHOW was called with, call by call."""
+def read_calls(data: bytes) -> list[Any]:
+    """Return the arguments of each call of SHOW."""
     return [json.loads(line) for line in data.splitlines()]
 
 
 class TestRecords:
-    """What one record is, and how the function is called with it."""
+    """The records of a file, and the arguments of the function."""
 
-    def test_uuid_json(self, speaker: Speaker) -> None:
-        """36 characters of uuid, the path as told, the parsed object."""
+    def test_uuid_json_record_has_uuid_path_and_object(self, speaker: Speaker) -> None:
+        """The uuid has 36 characters; the path is the delivered one."""
         line = ident(7).encode() + b'\t{"a": [1, "\xc3\xbc", null]}\n'
-        said = speaker.text(SHOW, line, records="uuid-json")
-        assert shown(said) == [[ident(7), "./in-0", {"a": [1, "ü", None]}]]
+        output = speaker.text(SHOW, line, records="uuid-json")
+        assert read_calls(output) == [[ident(7), "./in-0", {"a": [1, "ü", None]}]]
 
-    def test_json(self, speaker: Speaker) -> None:
-        """Path and object; a CR before the newline is white space to JSON."""
-        said = speaker.text(SHOW, b'[1]\r\n "x" \n', records="json")
-        assert shown(said) == [["./in-0", [1]], ["./in-0", "x"]]
+    def test_json_record_has_path_and_object(self, speaker: Speaker) -> None:
+        """A CR before the newline is white space to JSON."""
+        output = speaker.text(SHOW, b'[1]\r\n "x" \n', records="json")
+        assert read_calls(output) == [["./in-0", [1]], ["./in-0", "x"]]
 
-    def test_text(self, speaker: Speaker) -> None:
-        """Path and line without its newline; CR, NUL, empty lines and U+2028 stay."""
+    def test_text_record_has_path_and_line(self, speaker: Speaker) -> None:
+        """The line has no newline; CR, NUL, empty lines and U+2028 are kept."""
         content = "a\r\n\n\u2028b\x0bc\n\0\n\ufefflast"
-        said = speaker.text(SHOW, content.encode())
-        assert shown(said) == [["./in-0", line] for line in content.split("\n")]
+        output = speaker.text(SHOW, content.encode())
+        assert read_calls(output) == [["./in-0", line] for line in content.split("\n")]
 
     @pytest.mark.parametrize("records", ["text", "json", "uuid-json"])
     def test_byte_order_mark_at_the_beginning_is_dropped(
         self, speaker: Speaker, records: str
     ) -> None:
-        """It belongs to no record; a second one, or one further on, is part of its line."""
+        """A mark belongs to no record; a second or later one is part of its line."""
         mark, line = b"\xef\xbb\xbf", {"text": b"a", "json": b"[1]"}.get(records, b"")
         line = (line or ident(1).encode() + b"\t[1]") + b"\n"
-        (plain,) = shown(speaker.text(SHOW, line, records=records))
+        (plain,) = read_calls(speaker.text(SHOW, line, records=records))
         contents = [mark + line, mark, mark + b"\n", mark[:2], mark + mark, line + mark + line, b""]
-        said = speaker.map(SHOW, contents, records)
-        counts = finished(said)
+        output = speaker.map(SHOW, contents, records)
+        counts = collect_counts(output)
         assert [counts[n].decoded_bytes for n in range(7)] == list(map(len, contents))
         assert [counts[n].records for n in range(7)] == [1, 0, 1, 1, 1, 2, 0]
-        words = [each[1:] if records == "uuid-json" else each for each in shown(text_of(said))]
+        words = [
+            each[1:] if records == "uuid-json" else each for each in read_calls(join_text(output))
+        ]
         assert plain[-1] == words[0][-1]
         if records == "text":
             lines = [each[-1] for each in words]
@@ -79,8 +81,8 @@ class TestRecords:
         else:
             assert [counts[n].bad for n in range(7)] == [0, 0, 1, 1, 1, 1, 0]
 
-    def test_malformed_lines(self, speaker: Speaker) -> None:
-        """What cannot be parsed is set aside and counted, the first told by its line only."""
+    def test_malformed_lines_are_set_aside_and_counted(self, speaker: Speaker) -> None:
+        """The sample names the first bad line by its number, without its content."""
         good = ident(1).encode() + b"\t{}\n"
         bad = [
             b"\n",
@@ -97,49 +99,49 @@ class TestRecords:
             ident(1).encode() + b"\t" + b"9" * 5000 + b"x\n",
         ]
         content = good + b"".join(bad) + good
-        counts = finished(speaker.map(SHOW, [content], "uuid-json"))[0]
+        counts = collect_counts(speaker.map(SHOW, [content], "uuid-json"))[0]
         assert (counts.records, counts.mapped, counts.bad) == (len(bad) + 2, 2, len(bad))
         assert counts.sample.startswith("line 2: ")
         assert "secret" not in counts.sample
         assert counts.decoded_bytes == len(content)
 
-    def test_counts(self, speaker: Speaker) -> None:
-        """Records are lines, the last one with or without its newline; bytes are the file's."""
+    def test_counts_match_lines_and_bytes(self, speaker: Speaker) -> None:
+        """The last line counts with or without its newline."""
         contents = [b"", b"\n", b"x", b"x\ny", b"x\ny\n"]
-        counts = finished(speaker.map(LINE, contents))
+        counts = collect_counts(speaker.map(LINE, contents))
         for position, content in enumerate(contents):
             lines = len(content.splitlines())
             assert counts[position].records == counts[position].mapped == lines
             assert counts[position].decoded_bytes == len(content)
 
-    def test_many_lines(self, speaker: Speaker) -> None:
-        """Lines across the edges of what is read at once arrive whole and in order."""
+    def test_lines_across_read_buffers_arrive_whole(self, speaker: Speaker) -> None:
+        """Lines arrive in order, too."""
         content = b"".join(b"%d %s\n" % (n, b"x" * (n * n % 977)) for n in range(9000))
         assert speaker.text(LINE, content) == content
 
-    def test_long_line(self, speaker: Speaker) -> None:
-        """A line of 30 MB is one record, and takes no quadratic time."""
+    def test_line_of_30_mb_is_one_record(self, speaker: Speaker) -> None:
+        """It takes no quadratic time."""
         sources = {
             "python": "def mapper(file, line): return '%d %s\\n' % (len(line), line[-3:])",
             "javascript": "exports.mapper = (file, line) => `${line.length} ${line.slice(-3)}\\n`",
         }
-        said = speaker.text(sources, b"a\n" + b"x" * 30_000_000 + b"end\nb")
-        assert said == b"1 a\n30000003 end\n1 b\n"
+        output = speaker.text(sources, b"a\n" + b"x" * 30_000_000 + b"end\nb")
+        assert output == b"1 a\n30000003 end\n1 b\n"
 
 
 class TestResults:
-    """What a function may return."""
+    """Values that a function may return."""
 
-    def evaluated(self, speaker: Speaker, expressions: list[str]) -> list[ChildOutput]:
-        """What a mapper says that returns an expression's value: a file each."""
+    def evaluate(self, speaker: Speaker, expressions: list[str]) -> list[ChildOutput]:
+        """Return the output of a mapper that returns the value of its line, one file for each."""
         sources = {
             "python": "def mapper(file, line): return eval(line)",
             "javascript": "exports.mapper = (file, line) => (0, eval)(line)",
         }
         return speaker.map(sources, [line.encode() + b"\n" for line in expressions])
 
-    def test_text(self, speaker: Speaker) -> None:
-        """Text as it is, its last line completed at the file's end; items of many a line each."""
+    def test_text_results_become_lines(self, speaker: Speaker) -> None:
+        """The last line is completed at the end of the file; each item of an iterable is a line."""
         expected = {
             "python": {
                 "'a b\\nc\\n'": b"a b\nc\n",
@@ -166,27 +168,26 @@ class TestResults:
                 "(async function* () { yield 'y'; yield 'z'; })()": b"y\nz\n",
             },
         }[speaker.language]
-        said = self.evaluated(speaker, list(expected))
-        assert failures(said) == {}
+        output = self.evaluate(speaker, list(expected))
+        assert collect_failures(output) == {}
         text = dict.fromkeys(range(len(expected)), b"")
         at = 0
-        for item in said:
+        for item in output:
             if isinstance(item, Text):
                 text[at] += item.data
             at += isinstance(item, FileCounts)
         assert list(text.values()) == list(expected.values())
 
     def test_returned_text_without_line_end_gets_one(self, speaker: Speaker) -> None:
-        """A returned text is whole lines: two calls never make one line; '' is nothing."""
+        """A returned text is whole lines: two calls never share one line; '' is no line."""
         sources = {
             "python": "def mapper(file, line): return eval(line)",
             "javascript": "exports.mapper = (file, line) => eval(line)",
         }
-        said = speaker.text(sources, b"'a'\n'b'\n''\n", b"''\n", b"'c\\n'\n'd\\ne'\n'f\\r'\n")
-        assert said == b"a\nb\nc\nd\ne\nf\r\n"
+        output = speaker.text(sources, b"'a'\n'b'\n''\n", b"''\n", b"'c\\n'\n'd\\ne'\n'f\\r'\n")
+        assert output == b"a\nb\nc\nd\ne\nf\r\n"
 
     def test_text_of_the_final_hook_gets_a_line_end(self, speaker: Speaker) -> None:
-        """The text of `mapper_final` is a line of its own."""
         sources = {
             "python": "def mapper(file, line): return line\ndef mapper_final(): return 'end'",
             "javascript": "exports.mapper = (file, line) => line;"
@@ -195,19 +196,19 @@ class TestResults:
         assert speaker.text(sources, b"a\n", b"b") == b"a\nb\nend\n"
 
     def test_text_longer_than_a_frame_gets_a_line_end(self, speaker: Speaker) -> None:
-        """A line end is never lost where a text fills a frame, before text or before a pair."""
+        """A line end is kept where a text fills a frame, before text and before a pair."""
         sources = {
             "python": "def mapper(file, line):\n"
             "    return ('k', 1) if line == 'p' else line * (1 << 20)",
             "javascript": "exports.mapper = (file, line) => (line === 'p' ? [['k', 1]]"
             " : line.repeat(1 << 20))",
         }
-        said = speaker.map(sources, [b"x\ny\np\n"])
-        assert text_of(said) == b"x" * (1 << 20) + b"\n" + b"y" * (1 << 20) + b"\n"
-        assert rows_of(said) == [(b"k", b"1")]
+        output = speaker.map(sources, [b"x\ny\np\n"])
+        assert join_text(output) == b"x" * (1 << 20) + b"\n" + b"y" * (1 << 20) + b"\n"
+        assert collect_pairs(output) == [(b"k", b"1")]
 
-    def test_pairs(self, speaker: Speaker) -> None:
-        """Pairs of key and value, any bytes in both, numbers as text."""
+    def test_pair_results_become_rows(self, speaker: Speaker) -> None:
+        """Keys and values may hold any bytes; numbers are sent as text."""
         expected = {
             "python": {
                 "('k', 1)": [(b"k", b"1")],
@@ -225,22 +226,21 @@ class TestResults:
                 ],
             },
         }[speaker.language]
-        said = self.evaluated(speaker, list(expected))
-        assert failures(said) == {}
-        assert rows_of(said) == [pair for pairs in expected.values() for pair in pairs]
+        output = self.evaluate(speaker, list(expected))
+        assert collect_failures(output) == {}
+        assert collect_pairs(output) == [pair for pairs in expected.values() for pair in pairs]
 
-    def test_text_and_pairs(self, speaker: Speaker) -> None:
-        """Both may come from one function, in their order; text before a pair is completed."""
+    def test_text_and_pairs_keep_their_order(self, speaker: Speaker) -> None:
         sources = {
             "python": "def mapper(file, line): return line if line > '1' else (line, 'v')",
             "javascript": "exports.mapper = (file, line) => line > '1' ? line : [[line, 'v']]",
         }
-        said = speaker.map(sources, [b"2\n1\n3\n"])
-        assert [type(item).__name__ for item in said] == ["Text", "Pairs", "Text", "FileCounts"]
-        assert text_of(said) == b"2\n3\n"
+        output = speaker.map(sources, [b"2\n1\n3\n"])
+        assert [type(item).__name__ for item in output] == ["Text", "Pairs", "Text", "FileCounts"]
+        assert join_text(output) == b"2\n3\n"
 
-    def test_wrong_types(self, speaker: Speaker) -> None:
-        """Anything else is an error that says what was expected and what came."""
+    def test_other_result_types_raise_child_raised(self, speaker: Speaker) -> None:
+        """The message names the expected type and the returned one."""
         expressions = {
             "python": ["5", "True", "{'a': 1}", "('a',)", "('a', None)", "[['a']]"],
             "javascript": [
@@ -260,16 +260,16 @@ class TestResults:
                 "Promise.resolve(5)",
             ],
         }[speaker.language]
-        said = self.evaluated(speaker, expressions)
-        assert list(failures(said)) == list(range(len(expressions)))
-        assert not [item for item in said if isinstance(item, Text | Pairs)]
-        for error in failures(said).values():
+        output = self.evaluate(speaker, expressions)
+        assert list(collect_failures(output)) == list(range(len(expressions)))
+        assert not [item for item in output if isinstance(item, Text | Pairs)]
+        for error in collect_failures(output).values():
             assert isinstance(error, ChildRaised)
             assert "expected text, a" in str(error)
             assert ", got " in str(error)
 
-    def test_much(self, speaker: Speaker) -> None:
-        """Ten megabytes of pairs and of text arrive whole, in frames of about a megabyte."""
+    def test_ten_megabytes_arrive_in_small_frames(self, speaker: Speaker) -> None:
+        """Pairs and text come in frames of about a megabyte."""
         sources = {
             "python": """
                 def mapper(file, line):
@@ -283,17 +283,17 @@ class TestResults:
                 }
             """,
         }
-        said = speaker.map(sources, [b"xy\n", b"text\n"])
-        pairs = [item for item in said if isinstance(item, Pairs)]
-        assert rows_of(said) == [(b"%d" % n, b"xy" * 50) for n in range(100_000)]
+        output = speaker.map(sources, [b"xy\n", b"text\n"])
+        pairs = [item for item in output if isinstance(item, Pairs)]
+        assert collect_pairs(output) == [(b"%d" % n, b"xy" * 50) for n in range(100_000)]
         assert max(len(item.payload) for item in pairs) < 2 << 20
-        sizes = [len(item.data) for item in said if isinstance(item, Text)]
+        sizes = [len(item.data) for item in output if isinstance(item, Text)]
         assert sum(sizes) == 10_000_000
         assert max(sizes) < 2 << 20
 
     def test_cuts_do_not_depend_on_time(self, speaker: Speaker) -> None:
-        """A slow mapper's frames are those of a fast one."""
-        said = []
+        """A slow mapper sends the same frames as a fast one."""
+        outputs = []
         for pause in (0, 30):
             sources = {
                 "python": f"""
@@ -310,15 +310,15 @@ class TestResults:
                     }}
                 """,
             }
-            said.append(speaker.map(sources, [b"".join(b"%d\n" % n for n in range(9))] * 2))
-        assert said[0] == said[1]
+            outputs.append(speaker.map(sources, [b"".join(b"%d\n" % n for n in range(9))] * 2))
+        assert outputs[0] == outputs[1]
 
 
 class TestUserCode:
-    """What user code does, and what it must not be able to spoil."""
+    """Side effects of user code, which must not disturb the conversation."""
 
-    def test_raises(self, speaker: Speaker) -> None:
-        """An exception fails its file, with a traceback; the other files go on, no text mixed."""
+    def test_raising_mapper_fails_only_its_file(self, speaker: Speaker) -> None:
+        """The error has a traceback; text of the files is not mixed."""
         sources = {
             "python": """
                 def mapper(file, line):
@@ -335,27 +335,26 @@ class TestUserCode:
                 }
             """,
         }
-        said = speaker.map(sources, [b"a\nb\n", b"c\nbad\nd\n", b"e\n"])
-        error = failures(said)[1]
+        output = speaker.map(sources, [b"a\nb\n", b"c\nbad\nd\n", b"e\n"])
+        error = collect_failures(output)[1]
         assert isinstance(error, ChildRaised)
         assert "Error: what it says at line 2\n" in str(error)
         assert "deeper" in str(error)
-        assert list(finished(said)) == [0, 2]
-        assert [item.data for item in said if isinstance(item, Text)] == [b"a,\nb,\n", b"e,\n"]
+        assert list(collect_counts(output)) == [0, 2]
+        assert [item.data for item in output if isinstance(item, Text)] == [b"a,\nb,\n", b"e,\n"]
 
-    def test_generator_raises_midway(self, speaker: Speaker) -> None:
-        """What it had yielded is not sent with the next file."""
+    def test_generator_that_raises_midway_sends_nothing(self, speaker: Speaker) -> None:
         sources = {
             "python": "def mapper(file, line):\n yield line\n if line == '2': raise ValueError\n",
             "javascript": "exports.mapper = function* (file, line) { yield line; "
             "if (line === '2') throw 'it'; }",
         }
-        said = speaker.map(sources, [b"1\n2\n", b"3\n"])
-        assert list(failures(said)) == [0]
-        assert [item.data for item in said if isinstance(item, Text)] == [b"3\n"]
+        output = speaker.map(sources, [b"1\n2\n", b"3\n"])
+        assert list(collect_failures(output)) == [0]
+        assert [item.data for item in output if isinstance(item, Text)] == [b"3\n"]
 
-    def test_prints(self, speaker: Speaker) -> None:
-        """Prints, writes to descriptor 1 and those of its children go to stderr, and may count."""
+    def test_prints_go_to_stderr_and_may_count(self, speaker: Speaker) -> None:
+        """Writes to descriptor 1 and prints of child processes do, too."""
         sources = {
             "python": """
                 import os, subprocess
@@ -383,8 +382,8 @@ class TestUserCode:
         assert speaker.text(sources, b"a\n", b"b\n") == b"a\nb\n"
         assert speaker.counters == {"g,out": 2}
 
-    def test_reads_stdin(self, speaker: Speaker) -> None:
-        """User code that reads stdin, or whose child does, finds its end."""
+    def test_stdin_of_user_code_is_empty(self, speaker: Speaker) -> None:
+        """A child process of the user code finds the end of stdin, too."""
         sources = {
             "python": """
                 import os, subprocess
@@ -405,8 +404,8 @@ class TestUserCode:
         }
         assert speaker.text(sources, b"a\nb\n", b"c\n") == b"a 0\nb 0\nc 0\n"
 
-    def test_exits(self, speaker: Speaker) -> None:
-        """An exit within the function is a crash, or it has not said that it did all."""
+    def test_exit_in_function_is_a_crash_or_unfinished(self, speaker: Speaker) -> None:
+        """With exit code 0 the child does not report that it has ended."""
         sources = {
             "python": "import os\ndef mapper(file, line):\n if line != 'a': os._exit(int(line))\n",
             "javascript": "exports.mapper = (file, line) => {"
@@ -414,12 +413,11 @@ class TestUserCode:
         }
         with pytest.raises(ChildCrashed, match="ended with exit code 3"):
             speaker.map(sources, [b"3\n"])
-        said = speaker.map(sources, [b"a\n", b"0\n", b"a\n"])
-        assert list(finished(said)) == [0]
+        output = speaker.map(sources, [b"a\n", b"0\n", b"a\n"])
+        assert list(collect_counts(output)) == [0]
         assert not speaker.ended
 
-    def test_killed(self, speaker: Speaker) -> None:
-        """A signal is told in words."""
+    def test_killed_child_error_names_signal(self, speaker: Speaker) -> None:
         sources = {
             "python": "import os\ndef mapper(file, line): os.kill(os.getpid(), 9)\n",
             "javascript": "exports.mapper = () => process.kill(process.pid, 'SIGKILL')",
@@ -427,16 +425,14 @@ class TestUserCode:
         with pytest.raises(ChildCrashed, match="SIGKILL"):
             speaker.map(sources, [b"a\n"])
 
-    def test_chdir(self, speaker: Speaker) -> None:
-        """A mapper that changes its folder still gets the files that come."""
+    def test_chdir_in_mapper_keeps_files_readable(self, speaker: Speaker) -> None:
         sources = {
             "python": "import os\ndef mapper(file, line):\n os.chdir('/')\n return line",
             "javascript": "exports.mapper = (file, line) => { process.chdir('/'); return line; }",
         }
         assert speaker.text(sources, b"a\n", b"b\n") == b"a\nb\n"
 
-    def test_arguments(self, speaker: Speaker) -> None:
-        """The command line is the script's."""
+    def test_script_sees_its_own_arguments(self, speaker: Speaker) -> None:
         sources = {
             "python": "import sys\ndef mapper(file, line): return '|'.join(sys.argv[1:])",
             "javascript": "exports.mapper = () => process.argv.slice(2).join('|')",
@@ -444,8 +440,8 @@ class TestUserCode:
         program = speaker.program(sources, "--x", "y z")
         child = HarnessChild(make_launch(speaker.folder, program), "map", ("mapper",), "text")
         (speaker.folder / "in").write_bytes(b"a\n")
-        said = list(map_records(child, [FileDelivery(0, "none", b"in")]))
-        assert Text(b"--x|y z\n") in said
+        output = list(map_records(child, [FileDelivery(0, "none", b"in")]))
+        assert Text(b"--x|y z\n") in output
 
     @pytest.mark.parametrize(
         ("python", "javascript", "words"),
@@ -461,44 +457,42 @@ class TestUserCode:
             ),
         ],
     )
-    def test_does_not_load(
+    def test_script_that_does_not_load_raises_child_not_started(
         self, speaker: Speaker, python: str, javascript: str, words: str
     ) -> None:
-        """A script that does not load is ChildNotStarted with its error, and is not retried."""
+        """The error is a ChildNotStarted with the script's own error, and is not retried."""
         with pytest.raises(ChildNotStarted) as caught:
             speaker.map({"python": python, "javascript": javascript}, [b"a\n"])
         assert " does not load: " in str(caught.value)
         assert words in str(caught.value)
         assert not caught.value.retryable
 
-    def test_nothing_to_do(self, speaker: Speaker) -> None:
-        """No file is no error."""
+    def test_map_without_files_ends_well(self, speaker: Speaker) -> None:
         assert speaker.map(LINE, []) == []
         assert speaker.ended
 
-    def test_missing_file(self, speaker: Speaker) -> None:
-        """A file that is not there fails alone."""
+    def test_missing_file_fails_alone(self, speaker: Speaker) -> None:
         child = HarnessChild(
             make_launch(speaker.folder, speaker.program(LINE)), "map", ("mapper",), "text"
         )
         (speaker.folder / "in").write_bytes(b"a\n")
         files = [FileDelivery(4, "none", b"nowhere"), FileDelivery(5, "none", b"in")]
-        said = list(map_records(child, files))
-        assert list(failures(said)) == [4]
-        assert text_of(said) == b"a\n"
+        output = list(map_records(child, files))
+        assert list(collect_failures(output)) == [4]
+        assert join_text(output) == b"a\n"
 
-    def test_odd_path(self, speaker: Speaker) -> None:
-        """A file of any name but with a newline is read."""
+    def test_file_name_of_odd_bytes_is_read(self, speaker: Speaker) -> None:
+        """A name may have any bytes but a newline."""
         name = b"\xff \t'x\xc3\xbc"
         child = HarnessChild(
             make_launch(speaker.folder, speaker.program(LINE)), "map", ("mapper",), "text"
         )
         with open(bytes(speaker.folder) + b"/" + name, "wb") as file:  # noqa: PTH123 - bytes
             file.write(b"a\n")
-        assert text_of(list(map_records(child, [FileDelivery(0, "none", name)]))) == b"a\n"
+        assert join_text(list(map_records(child, [FileDelivery(0, "none", name)]))) == b"a\n"
 
-    def test_limits(self, speaker: Speaker) -> None:
-        """A hung mapper is killed, whether it waits or works."""
+    def test_hung_mapper_is_killed(self, speaker: Speaker) -> None:
+        """The mapper waits without output."""
         sources = {
             "python": "import time\ndef mapper(file, line): time.sleep(60)\n",
             "javascript": "exports.mapper = () => new Promise((done) => setTimeout(done, 60000))",
@@ -506,8 +500,8 @@ class TestUserCode:
         with pytest.raises(ChildTimeout):
             speaker.map(sources, [b"a\n"], limits=Limits(stall_s=1.5))
 
-    def test_final(self, speaker: Speaker) -> None:
-        """What comes first is called once; what the last gives is output after all files."""
+    def test_init_runs_first_and_final_output_comes_last(self, speaker: Speaker) -> None:
+        """`mapper_init` is called once."""
         sources = {
             "python": """
                 def mapper_init():
@@ -526,13 +520,12 @@ class TestUserCode:
                 exports.mapper_final = async () => [['lines', count]];
             """,
         }
-        said = speaker.map(sources, [b"a\nb\n", b"c\n"])
-        assert list(finished(said)) == [0, 1]
-        assert rows_of(said[-1:]) == [(b"lines", b"3")]
+        output = speaker.map(sources, [b"a\nb\n", b"c\n"])
+        assert list(collect_counts(output)) == [0, 1]
+        assert collect_pairs(output[-1:]) == [(b"lines", b"3")]
         assert speaker.ended
 
-    def test_final_fails(self, speaker: Speaker) -> None:
-        """No file is to blame for a last call that raises."""
+    def test_raising_final_hook_blames_no_file(self, speaker: Speaker) -> None:
         sources = {
             "python": "def mapper(f, l): 1\ndef mapper_final(): raise ValueError('too few')\n",
             "javascript": "exports.mapper = () => null;"

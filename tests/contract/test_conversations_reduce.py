@@ -1,4 +1,4 @@
-"""What every harness promises of a reducer: the same conversation with each language."""
+"""The contract of every harness with a reducer, checked in each language."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ray_mr.child.messages import FlushCounts, Text
 from ray_mr.errors import ChildError, ChildRaised
 from ray_mr.shuffle.pairs import pack_pairs
 from samples import alive, make_launch, rows, wait_until
-from speaker import Speaker, rows_of
+from speaker import Speaker, collect_pairs
 
 JOIN = {
     "python": "def reduce(key, values): return key + ' ' + ','.join(values)",
@@ -28,16 +28,16 @@ class TestReduce:
     """A reduce function gets each key once, with all its values in order."""
 
     @pytest.mark.parametrize("stream", [False, True])
-    def test_groups_across_frames(self, speaker: Speaker, stream: bool) -> None:
-        """A group may span frames; a key may be empty, a value hold anything."""
+    def test_group_across_frames_is_one_call(self, speaker: Speaker, stream: bool) -> None:
+        """A key may be empty; a value may hold any text."""
         text, flushed = speaker.reduce(JOIN, *FRAMES, stream=stream)
         assert text == Text(" 1\na 2,3,\nb ü\nbü x\ty\n\n".encode())
         assert flushed == FlushCounts(4, 6)
         assert speaker.ended
 
     @pytest.mark.parametrize("stream", [False, True])
-    def test_newline(self, speaker: Speaker, stream: bool) -> None:
-        """A newline is added to what is returned, as in 2014; none to a line that has one."""
+    def test_missing_newline_is_added_to_result(self, speaker: Speaker, stream: bool) -> None:
+        """A line that ends with a newline gets no second one."""
         sources = {
             "python": "def reduce(key, values):\n"
             "    return {'a': 'x', 'b': ['y', 'z\\n'], 'c': None}[key]",
@@ -48,13 +48,11 @@ class TestReduce:
         assert speaker.reduce(sources, *frames, stream=stream)[0] == Text(b"x\ny\nz\n")
 
     @pytest.mark.parametrize("stream", [False, True])
-    def test_nothing(self, speaker: Speaker, stream: bool) -> None:
-        """No rows: no call, and an answer all the same."""
+    def test_reduce_without_rows_is_acknowledged(self, speaker: Speaker, stream: bool) -> None:
         assert speaker.reduce(JOIN, stream=stream) == [FlushCounts(0, 0)]
 
     @pytest.mark.parametrize("stream", [False, True])
-    def test_raises(self, speaker: Speaker, stream: bool) -> None:
-        """An exception names the key."""
+    def test_exception_in_reduce_names_the_key(self, speaker: Speaker, stream: bool) -> None:
         sources = {
             "python": "def reduce(key, values):\n if key == 'b': raise ValueError('oh')",
             "javascript": "exports.reduce = (key) => { if (key === 'b') throw Error('oh'); }",
@@ -62,8 +60,8 @@ class TestReduce:
         with pytest.raises(ChildRaised, match=r"Error: oh at key .b"):
             speaker.reduce(sources, *FRAMES, stream=stream)
 
-    def test_values_left_over(self, speaker: Speaker) -> None:
-        """A function may stop early, or not look at all: the next key comes all the same."""
+    def test_unread_values_are_skipped_for_next_key(self, speaker: Speaker) -> None:
+        """A function may stop early, or read no value."""
         sources = {
             "python": "def reduce(key, values):\n if key != 'b': return key + next(values)",
             "javascript": "exports.reduce = (key, values) => "
@@ -73,8 +71,8 @@ class TestReduce:
         assert text == Text("1\na2\nbüx\ty\n\n".encode())
         assert flushed == FlushCounts(4, 6)
 
-    def test_kept_iterator(self, speaker: Speaker) -> None:
-        """An iterator that is kept for later is at its end, never another key's."""
+    def test_kept_iterator_is_exhausted(self, speaker: Speaker) -> None:
+        """It never yields values of another key."""
         sources = {
             "python": """
                 kept = []
@@ -93,8 +91,8 @@ class TestReduce:
         text = speaker.reduce(sources, *FRAMES, stream=True)[0]
         assert text == Text(b"\n.\n..\n...\n")
 
-    def test_list_past_memory(self, speaker: Speaker) -> None:
-        """A list that grows past `memory` is an error with its key and the way out."""
+    def test_list_larger_than_memory_is_an_error(self, speaker: Speaker) -> None:
+        """The error names the key and the remedy."""
         sources = {
             "python": "def reduce(key, values): return str(len(values))",
             "javascript": "exports.reduce = (key, values) => String(values.length)",
@@ -107,8 +105,8 @@ class TestReduce:
             speaker.reduce(sources, *frames, memory_bytes=200 * 100)
         assert "`stream: true`" in str(caught.value)
 
-    def test_many_rows(self, speaker: Speaker) -> None:
-        """300,000 rows of one key in many frames take no quadratic time."""
+    def test_many_rows_of_one_key_take_linear_time(self, speaker: Speaker) -> None:
+        """300,000 rows come in 30 frames."""
         sources = {
             "python": "def reduce(key, values): return str(len(values))",
             "javascript": "exports.reduce = (key, values) => String(values.length)",
@@ -116,8 +114,8 @@ class TestReduce:
         frames = [[(b"k", b"1")] * 10_000] * 30
         assert speaker.reduce(sources, *frames) == [Text(b"300000\n"), FlushCounts(1, 300_000)]
 
-    def test_ended_by_us(self, speaker: Speaker) -> None:
-        """An exception ends the child, while much is still to be fed."""
+    def test_raising_reduce_ends_the_child(self, speaker: Speaker) -> None:
+        """The child ends while many frames are still waiting."""
         sources = {
             "python": "import os\ndef reduce(key, values): raise ValueError(f'pid={os.getpid()}')",
             "javascript": "exports.reduce = () => { throw Error(`pid=${process.pid}`); }",
@@ -128,8 +126,7 @@ class TestReduce:
         pid = int(str(caught.value).partition("pid=")[2].split()[0])
         wait_until(lambda: not alive(pid))
 
-    def test_combiner(self, speaker: Speaker) -> None:
-        """A combiner answers batch by batch, in one child."""
+    def test_one_combiner_child_answers_each_batch(self, speaker: Speaker) -> None:
         sources = {
             "python": """
                 calls = 0
@@ -152,9 +149,9 @@ class TestReduce:
         }
         combiner = CombinerChild(make_launch(speaker.folder, speaker.program(sources)))
         frames = ([(b"a", b"1"), (b"a", b"2")], [(b"a", b"10")])
-        said = [rows_of([*combiner.combine(pack_pairs(rows(frame)))]) for frame in frames]
+        output = [collect_pairs([*combiner.combine(pack_pairs(rows(frame)))]) for frame in frames]
         combiner.close()
-        assert said == [
+        assert output == [
             [(b"a", b"3"), (b"calls", b"11")],
             [(b"a", b"10"), (b"calls", b"12")],
         ]

@@ -1,6 +1,7 @@
-"""What Python's harness promises of a mapper beyond the conversation that every harness holds.
+"""The contract of Python's harness with a mapper, beyond that of every harness.
 
-That stands in `test_conversations.py`, reducers in `test_harness_reduce.py`.
+The contract of every harness is tested in `test_conversations.py`, reducers in
+`test_harness_reduce.py`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 import cloudpickle
 import pytest
 
-from python_harness import converse, mapped
+from python_harness import converse, map_files
 from ray_mr.child.harness_child import HarnessChild, map_records
 from ray_mr.child.messages import ChildOutput, FileDelivery, Pairs, Text
 from ray_mr.child.process import Limits
@@ -21,7 +22,7 @@ from ray_mr.errors import ChildCrashed, ChildNotStarted, ChildRaised, ChildTimeo
 from ray_mr.jobs.program import Program, ProgramFile
 from ray_mr.model import FileCounts
 from samples import COMPRESS, PATIENCE_S, alive, make_launch, python, wait_until
-from speaker import failures, finished
+from speaker import collect_counts, collect_failures
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -32,30 +33,30 @@ REPR = "def mapper(*args): return repr(args) + '\\n'"
 
 
 class TestRecords:
-    """What one record is, and how the function is called with it."""
+    """The records of a file, and the arguments of the function."""
 
-    def test_text(self, tmp_path: Path) -> None:
-        """Path and line without its newline; CR, empty lines, odd bytes and U+2028 stay."""
-        said = mapped(tmp_path, REPR, "a\r\n\n\u2028b\x0bc\n".encode() + b"\xff\0\nlast")
+    def test_text_record_has_path_and_line(self, tmp_path: Path) -> None:
+        """The line has no newline; CR, empty lines, odd bytes and U+2028 are kept."""
+        output = map_files(tmp_path, REPR, "a\r\n\n\u2028b\x0bc\n".encode() + b"\xff\0\nlast")
         lines = ["a\r", "", "\u2028b\x0bc", "\udcff\0", "last"]
-        assert said.decode() == "".join(repr(("./in-0", line)) + "\n" for line in lines)
+        assert output.decode() == "".join(repr(("./in-0", line)) + "\n" for line in lines)
 
-    def test_nan(self, tmp_path: Path) -> None:
-        """NaN and Infinity, which Python's json writes, are read, as is half an emoji."""
+    def test_json_record_may_hold_nan_and_infinity(self, tmp_path: Path) -> None:
+        """Python's json writes them. Half a surrogate pair is read, too."""
         content = b'NaN\n[Infinity, -Infinity]\n"\\ud83d"\n'
-        assert mapped(tmp_path, REPR, content, records="json").count(b"\n") == 3
+        assert map_files(tmp_path, REPR, content, records="json").count(b"\n") == 3
 
 
 class TestResults:
-    """What a function may return."""
+    """Values that a function may return."""
 
-    def evaluated(self, folder: Path, expressions: list[str]) -> list[ChildOutput]:
-        """What a mapper says that returns an expression's value: a file each."""
+    def evaluate(self, folder: Path, expressions: list[str]) -> list[ChildOutput]:
+        """Return the output of a mapper that returns the value of its line, one file for each."""
         source = "def mapper(file, line): return eval(line)"
         return converse(folder, python(source), [line.encode() + b"\n" for line in expressions])
 
-    def test_text(self, tmp_path: Path) -> None:
-        """Text as it is, a last line without its end completed; many of them a line each."""
+    def test_text_results_become_lines(self, tmp_path: Path) -> None:
+        """The last line is completed at the end of the file; each item of an iterable is a line."""
         expected = [
             ("'a b\\nc\\n'", b"a b\nc\n"),
             ("'ü'", b"\xc3\xbc\n"),
@@ -70,18 +71,18 @@ class TestResults:
             ("['']", b"\n"),
             ("'\\ud83d'", b"\xed\xa0\xbd\n"),
         ]
-        said = self.evaluated(tmp_path, [expression for expression, _ in expected])
-        assert failures(said) == {}
+        output = self.evaluate(tmp_path, [expression for expression, _ in expected])
+        assert collect_failures(output) == {}
         text = dict.fromkeys(range(len(expected)), b"")
         at = 0
-        for item in said:
+        for item in output:
             if isinstance(item, Text):
                 text[at] += item.data
             at += isinstance(item, FileCounts)
         assert list(text.values()) == [data for _, data in expected]
 
-    def test_wrong_types(self, tmp_path: Path) -> None:
-        """Anything else is an error that says what was expected and what came."""
+    def test_other_result_types_raise_child_raised(self, tmp_path: Path) -> None:
+        """The message names the expected types and the returned one."""
         expressions = [
             "5",
             "1.5",
@@ -100,34 +101,33 @@ class TestResults:
             "memoryview(b'x')",
             "len",
         ]
-        said = self.evaluated(tmp_path, expressions)
-        assert list(failures(said)) == list(range(len(expressions)))
-        assert not [item for item in said if isinstance(item, Text | Pairs)]
-        for error in failures(said).values():
+        output = self.evaluate(tmp_path, expressions)
+        assert list(collect_failures(output)) == list(range(len(expressions)))
+        assert not [item for item in output if isinstance(item, Text | Pairs)]
+        for error in collect_failures(output).values():
             assert isinstance(error, ChildRaised)
             words = "expected text, a (key, value) pair, or an iterable of them, got "
             assert words in str(error)
-        told = "".join(str(error) for error in failures(said).values())
-        assert all(f"got tuple of {length}" in told for length in (0, 1, 3))
+        messages = "".join(str(error) for error in collect_failures(output).values())
+        assert all(f"got tuple of {length}" in messages for length in (0, 1, 3))
 
 
 class TestUserCode:
-    """What user code does, and what it must not be able to spoil."""
+    """Side effects of user code, which must not disturb the conversation."""
 
-    def test_raises_at_length(self, tmp_path: Path) -> None:
-        """A message of megabytes, or one that cannot be made, does no harm."""
+    def test_exception_with_odd_message_is_reported(self, tmp_path: Path) -> None:
+        """The message has megabytes, or its `__str__` raises."""
         source = """
             class Odd(Exception):
                 def __str__(self): raise ValueError
             def mapper(file, line):
                 raise ValueError('x' * 5_000_000 + '\\udcff') if line == '1' else Odd()
         """
-        errors = failures(converse(tmp_path, python(source), [b"1\n", b"2\n"]))
+        errors = collect_failures(converse(tmp_path, python(source), [b"1\n", b"2\n"]))
         assert len(str(errors[0])) < 20_000
         assert "Odd" in str(errors[1])
 
-    def test_counters(self, tmp_path: Path) -> None:
-        """Counters may be printed, to either stream."""
+    def test_counters_are_read_from_both_streams(self, tmp_path: Path) -> None:
         source = """
             import sys
             def mapper(file, line):
@@ -149,28 +149,28 @@ class TestUserCode:
         ],
         ids=["read", "lines", "descriptor", "cat"],
     )
-    def test_reads_stdin(self, tmp_path: Path, how: str) -> None:
-        """User code that reads stdin finds its end, and takes no frame away."""
+    def test_stdin_of_user_code_is_empty(self, tmp_path: Path, how: str) -> None:
+        """User code that reads stdin takes no frame of the conversation."""
         source = f"""
             import os, subprocess, sys
             def mapper(file, line):
                 return '%s %d\\n' % (line, len({how}))
         """
-        assert mapped(tmp_path, source, b"a\nb\n", b"c\n") == b"a 0\nb 0\nc 0\n"
+        assert map_files(tmp_path, source, b"a\nb\n", b"c\n") == b"a 0\nb 0\nc 0\n"
 
-    def test_exits(self, tmp_path: Path) -> None:
-        """An exit within the function is the child's end: a crash, or files without counts."""
+    def test_exit_in_function_is_a_crash_or_unfinished(self, tmp_path: Path) -> None:
+        """With exit code 0 the remaining files have no counts."""
         for call in ("sys.exit(3)", "os._exit(3)", "sys.exit('bye')"):
             source = f"import os, sys\ndef mapper(file, line): {call}\n"
             with pytest.raises(ChildCrashed, match="ended with exit code"):
                 converse(tmp_path, python(source), [b"a\n"])
         for call in ("sys.exit(0)", "os._exit(0)"):
             source = f"import os, sys\ndef mapper(file, line):\n if line == 'x': {call}\n"
-            said = converse(tmp_path, python(source), [b"a\n", b"x\n", b"b\n"])
-            assert list(finished(said)) == [0]
+            output = converse(tmp_path, python(source), [b"a\n", b"x\n", b"b\n"])
+            assert list(collect_counts(output)) == [0]
 
-    def test_arguments_and_siblings(self, tmp_path: Path) -> None:
-        """sys.argv is the script's; modules beside it import, at once and late, after a chdir."""
+    def test_script_sees_its_arguments_and_siblings(self, tmp_path: Path) -> None:
+        """Modules beside the script can be imported at load time, and later after a chdir."""
         source = """
             import os, sys
             import helper
@@ -180,31 +180,29 @@ class TestUserCode:
                 return [repr(sys.argv), helper.WORD + late.WORD, __name__, str(sys.path.count(''))]
         """
         program = python(source, "--x", "y z", helper="WORD = 'he'", late="WORD = 'lp'")
-        said = converse(tmp_path, program, [b"a\n"])
-        assert said[0] == Text(b"['script.py', '--x', 'y z']\nhelp\nscript\n0\n")
+        output = converse(tmp_path, program, [b"a\n"])
+        assert output[0] == Text(b"['script.py', '--x', 'y z']\nhelp\nscript\n0\n")
 
-    def test_sibling_named_like_a_library(self, tmp_path: Path) -> None:
-        """A file beside the script that is named like one of our modules does not stop us."""
+    def test_sibling_named_like_a_library_is_ignored(self, tmp_path: Path) -> None:
+        """The harness does not import a file beside the script in place of its own modules."""
         broken = "raise RuntimeError('not for you')"
         modules = dict.fromkeys(
             ("array", "bz2", "json", "lzma", "pickle", "traceback", "zlib", "orjson", "isal"),
             broken,
         )
-        said = converse(tmp_path, python(REPR, **modules), [b"{}\n"], "json")
-        assert finished(said)[0].mapped == 1
+        output = converse(tmp_path, python(REPR, **modules), [b"{}\n"], "json")
+        assert collect_counts(output)[0].mapped == 1
 
-    def test_function(self, tmp_path: Path) -> None:
-        """A pickled function, with what it closes over."""
+    def test_pickled_function_keeps_its_closure(self, tmp_path: Path) -> None:
         word = "closed over "
         content = cloudpickle.dumps(lambda _file, line: word + line)
         file = ProgramFile("function.pkl", content, executable=False)
         program = Program("python", "function.pkl", (file,), (), "records", function=True)
         assert converse(tmp_path, program, [b"a\n"])[0] == Text(b"closed over a\n")
 
-    def test_any_file_name(self, tmp_path: Path) -> None:
-        """A script needs no suffix."""
-        said = converse(tmp_path, python(REPR, name="my-mapper"), [b"a\n"])
-        assert finished(said)[0].mapped == 1
+    def test_script_without_suffix_is_loaded(self, tmp_path: Path) -> None:
+        output = converse(tmp_path, python(REPR, name="my-mapper"), [b"a\n"])
+        assert collect_counts(output)[0].mapped == 1
 
     @pytest.mark.parametrize(
         ("source", "words"),
@@ -218,23 +216,26 @@ class TestUserCode:
             ("\0", "source code"),
         ],
     )
-    def test_does_not_load(self, tmp_path: Path, source: str, words: str) -> None:
-        """A script that does not load is ChildNotStarted with the traceback, and is not retried."""
+    def test_script_that_does_not_load_raises_child_not_started(
+        self, tmp_path: Path, source: str, words: str
+    ) -> None:
+        """The error is a ChildNotStarted with the traceback, and is not retried."""
         with pytest.raises(ChildNotStarted) as caught:
             converse(tmp_path, python(source), [b"a\n"])
         assert "script.py does not load: " in str(caught.value)
         assert words in str(caught.value)
         assert not caught.value.retryable
 
-    def test_function_does_not_load(self, tmp_path: Path) -> None:
-        """The same for a pickle that is damaged."""
+    def test_damaged_pickle_raises_child_not_started(self, tmp_path: Path) -> None:
         file = ProgramFile("function.pkl", b"junk", executable=False)
         program = Program("python", "function.pkl", (file,), (), "records", function=True)
         with pytest.raises(ChildNotStarted, match="does not load"):
             converse(tmp_path, program, [b"a\n"])
 
-    def test_no_interpreter(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """If the child cannot be started, whoever waits for its hello is let go."""
+    def test_failed_start_releases_waiting_thread(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The thread waits for the hello message."""
         child = HarnessChild(make_launch(tmp_path, python(REPR)), "map", ("mapper",), "text")
         monkeypatch.setattr("ray_mr.child.start.subprocess.Popen", _refuse)
         waiting = threading.Thread(target=child.can_decode, args=("gz",), daemon=True)
@@ -244,18 +245,18 @@ class TestUserCode:
         waiting.join(PATIENCE_S)
         assert not waiting.is_alive()
 
-    def test_limits(self, tmp_path: Path) -> None:
-        """The time limit is for each file, good or bad; a hung mapper is killed."""
+    def test_time_limit_holds_for_each_file(self, tmp_path: Path) -> None:
+        """Files that end well or fail in time are not affected; a hung mapper is killed."""
         source = "import time\ndef mapper(file, line):\n time.sleep(.7)\n if line == 'bad': 1 / 0\n"
         limits = Limits(timeout_s=3.0)
-        said = converse(tmp_path, python(source), [b"bad\n"] * 5, limits=limits)
-        assert len(failures(said)) == 5
+        output = converse(tmp_path, python(source), [b"bad\n"] * 5, limits=limits)
+        assert len(collect_failures(output)) == 5
         source = "import time\ndef mapper(file, line): time.sleep(60)\n"
         with pytest.raises(ChildTimeout):
             converse(tmp_path, python(source), [b"a\n"], limits=Limits(stall_s=0.5))
 
-    def test_speaks_while_it_works(self, tmp_path: Path) -> None:
-        """Output of a file comes while a later one is not there yet; closing ends the child."""
+    def test_output_arrives_before_next_file(self, tmp_path: Path) -> None:
+        """Closing the conversation ends the child."""
         source = "import os\ndef mapper(file, line): return str(os.getpid())"
         child = HarnessChild(make_launch(tmp_path, python(source)), "map", ("mapper",), "text")
         (tmp_path / "in").write_bytes(b"a\n")
@@ -265,11 +266,11 @@ class TestUserCode:
             yield FileDelivery(0, "none", b"in")
             stop.wait(30)
 
-        said = map_records(child, deliveries())
-        text = next(item for item in said if isinstance(item, Text))
-        assert isinstance(next(item for item in said if item is not None), FileCounts)
+        output = map_records(child, deliveries())
+        text = next(item for item in output if isinstance(item, Text))
+        assert isinstance(next(item for item in output if item is not None), FileCounts)
         stop.set()
-        said.close()  # type: ignore[attr-defined]
+        output.close()  # type: ignore[attr-defined]
         wait_until(lambda: not alive(int(text.data)))
 
 
@@ -278,7 +279,7 @@ def _refuse(*_: object, **__: object) -> None:
 
 
 def test_harness_needs_the_standard_library_only(tmp_path: Path) -> None:
-    """Without orjson, isal and zstandard it works the same, and says what it cannot open."""
+    """Without orjson, isal and zstandard it works the same, and reports what it cannot decode."""
     source = """
         import sys
         def mapper(file, js): return repr(js) + ' ' + str(bool(sys.modules.get('isal')))
@@ -295,15 +296,17 @@ def test_harness_needs_the_standard_library_only(tmp_path: Path) -> None:
     (bare / "sitecustomize.py").write_text(hide)
     assert LANGUAGES["python"].interpreter == (sys.executable,)
     launch.env["PYTHONPATH"] = str(bare)  # type: ignore[index]
-    said = [item for item in map_records(child, [FileDelivery(0, "gz", b"in")]) if item is not None]
-    assert said[0] == Text(b"[1, 2.5] False\n")
+    output = [
+        item for item in map_records(child, [FileDelivery(0, "gz", b"in")]) if item is not None
+    ]
+    assert output[0] == Text(b"[1, 2.5] False\n")
     assert not child.can_decode("zst")
     assert child.can_decode("gz")
     assert child.can_decode("xz")
 
 
-def test_names() -> None:
-    """Every language of the table with a harness has it on disk, as text of its own."""
+def test_harness_of_each_language_is_on_disk() -> None:
+    """The files are not empty."""
     from ray_mr.child.languages import LANGUAGES
 
     sources: dict[str, Callable[[], bytes]] = {

@@ -1,4 +1,4 @@
-"""What Node's harness promises beyond the conversation that every harness holds."""
+"""The contract of Node's harness, beyond that of every harness."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ray_mr.errors import ChildRaised
 from ray_mr.jobs.program import ProgramFile
 from ray_mr.shuffle.pairs import pack_pairs
 from samples import COMPRESS, function_of, make_launch, rows
-from speaker import Speaker, failures, finished
+from speaker import Speaker, collect_counts, collect_failures
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,17 +26,17 @@ pytestmark = pytest.mark.usefixtures("node")
 
 @pytest.fixture
 def speaker(tmp_path: Path) -> Speaker:
-    """Node."""
+    """Return a client of the Node harness."""
     return Speaker("javascript", tmp_path)
 
 
 def javascript(source: str) -> dict[str, str]:
-    """As the conversations have their sources."""
+    """Return the source as the conversations expect it."""
     return {"javascript": source}
 
 
 class TestModules:
-    """Every form of a module."""
+    """All forms of a module."""
 
     @pytest.mark.parametrize(
         ("name", "source", "beside"),
@@ -68,7 +68,9 @@ class TestModules:
             ),
         ],
     )
-    def test_loads(self, tmp_path: Path, name: str, source: str, beside: dict[str, str]) -> None:
+    def test_module_of_each_form_is_loaded(
+        self, tmp_path: Path, name: str, source: str, beside: dict[str, str]
+    ) -> None:
         """CommonJS and ES modules, named, default and computed exports, modules beside it."""
         files = {name: source, **beside}
         program = replace(
@@ -78,8 +80,8 @@ class TestModules:
         )
         child = HarnessChild(make_launch(tmp_path, program), "map", ("mapper",), "text")
         (tmp_path / "in").write_bytes(b"a\n")
-        said = list(map_records(child, [FileDelivery(0, "none", b"in")]))
-        assert Text(b"a\n") in said
+        output = list(map_records(child, [FileDelivery(0, "none", b"in")]))
+        assert Text(b"a\n") in output
 
     def test_package_beside_does_not_stop_the_harness(self, speaker: Speaker) -> None:
         """The harness is CommonJS, whatever the package's type."""
@@ -89,30 +91,31 @@ class TestModules:
 
 
 class TestText:
-    """Strings of JavaScript hold Unicode, not bytes: what is none is never changed quietly."""
+    """JavaScript strings hold Unicode, not bytes: other bytes are reported, never replaced."""
 
-    def test_lines(self, speaker: Speaker) -> None:
-        """A line that is not UTF-8 is set aside and counted; its neighbours are mapped."""
+    def test_line_that_is_not_utf8_is_set_aside(self, speaker: Speaker) -> None:
+        """Its neighbours are mapped."""
         source = "exports.mapper = (file, line) => line + '\\n'"
         content = b"a\n\xff\n\xc3\n\xa9\n\xc3\xa9\nb\xff"
-        said = speaker.map(javascript(source), [content])
-        assert Text("a\né\n".encode()) in said
-        counts = finished(said)[0]
+        output = speaker.map(javascript(source), [content])
+        assert Text("a\né\n".encode()) in output
+        counts = collect_counts(output)[0]
         assert (counts.records, counts.mapped, counts.bad) == (6, 2, 4)
         assert counts.sample == "line 2: not UTF-8"
 
     @pytest.mark.parametrize("stream", [False, True])
     @pytest.mark.parametrize("pair", [(b"\xff", b""), (b"k", b"\xff"), (b"k\xc3", b"\xa9")])
-    def test_pairs(self, speaker: Speaker, pair: tuple[bytes, bytes], stream: bool) -> None:
-        """A key or value that is not UTF-8 is an error that says so."""
+    def test_pair_that_is_not_utf8_raises_child_raised(
+        self, speaker: Speaker, pair: tuple[bytes, bytes], stream: bool
+    ) -> None:
         source = "exports.reduce = (key, values) => key + [...values]"
         with pytest.raises(ChildRaised, match="is not UTF-8"):
             speaker.reduce(javascript(source), [(b"\xc3\xa9", b"1"), pair], stream=stream)
 
     def test_hint_for_a_bare_pair(self, speaker: Speaker) -> None:
-        """`return [key, value]` could be two lines: it is refused, and the message shows how."""
+        """`return [key, value]` could mean two lines: the error shows the right form."""
         source = "exports.mapper = (file, line) => [line, 1]"
-        error = failures(speaker.map(javascript(source), [b"a\n"]))[0]
+        error = collect_failures(speaker.map(javascript(source), [b"a\n"]))[0]
         assert "an array of [key, value] pairs" in str(error)
         assert "got an array with string in it" in str(error)
 
@@ -120,28 +123,25 @@ class TestText:
 class TestAsync:
     """Promises are awaited, one record after the other."""
 
-    def test_order(self, speaker: Speaker) -> None:
-        """A record that takes long is not overtaken."""
+    def test_slow_record_is_not_overtaken(self, speaker: Speaker) -> None:
         source = """
             const {setTimeout: sleep} = require('timers/promises');
             exports.mapper = async (file, line) => { await sleep(30 - line); return line + '\\n'; }
         """
         assert speaker.text(javascript(source), b"30\n1\n29\n2\n") == b"30\n1\n29\n2\n"
 
-    def test_rejection(self, speaker: Speaker) -> None:
-        """A promise that is rejected fails its file like an exception."""
+    def test_rejected_promise_fails_its_file(self, speaker: Speaker) -> None:
         source = "exports.mapper = async (file, line) => { throw new TypeError(line) }"
-        said = speaker.map(javascript(source), [b"a\n", b"", b"b\n"])
-        assert list(failures(said)) == [0, 2]
-        assert "TypeError: a at line 1" in str(failures(said)[0])
+        output = speaker.map(javascript(source), [b"a\n", b"", b"b\n"])
+        assert list(collect_failures(output)) == [0, 2]
+        assert "TypeError: a at line 1" in str(collect_failures(output)[0])
 
-    def test_never_settled(self, speaker: Speaker) -> None:
-        """A promise nobody settles ends Node: the child has not said that it did all."""
+    def test_unsettled_promise_ends_child_early(self, speaker: Speaker) -> None:
+        """The child does not report that it has ended."""
         speaker.map(javascript("exports.mapper = () => new Promise(() => 0)"), [b"a\n"])
         assert not speaker.ended
 
-    def test_open_handles(self, speaker: Speaker) -> None:
-        """A timer or server that the script leaves open does not keep it from ending."""
+    def test_open_timer_or_server_does_not_delay_end(self, speaker: Speaker) -> None:
         source = """
             setInterval(() => 0, 1000);
             require('net').createServer().listen(0);
@@ -150,8 +150,8 @@ class TestAsync:
         assert speaker.text(javascript(source), b"a\n") == b"a\n"
 
 
-def test_flat_memory(tmp_path: Path) -> None:
-    """Millions of values of one key pass through a heap of 24 MB with `stream: true`."""
+def test_streamed_values_take_flat_memory(tmp_path: Path) -> None:
+    """Four million values of one key pass through a heap of 24 MB."""
     source = """
         exports.reduce = (key, values) => {
             let sum = 0;
@@ -165,15 +165,15 @@ def test_flat_memory(tmp_path: Path) -> None:
         env={"NODE_OPTIONS": "--max-old-space-size=24"},
     )
     frame = pack_pairs(rows([(b"k", b"1")] * 65_536))
-    said = reduce_records(HarnessChild(launch, "reduce", ("reduce",)), [frame] * 60)
-    assert [item for item in said if item is not None] == [
+    output = reduce_records(HarnessChild(launch, "reduce", ("reduce",)), [frame] * 60)
+    assert [item for item in output if item is not None] == [
         Text(b"3932160\n"),
         FlushCounts(1, 3_932_160),
     ]
 
 
-def test_compressed_inputs(tmp_path: Path) -> None:
-    """Node's harness opens no compressed file: whatever the codec, it gets decoded ones."""
+def test_compressed_inputs_arrive_decoded(tmp_path: Path) -> None:
+    """The Node harness decodes no codec itself."""
     house = House(tmp_path)
     for codec in COMPRESS:
         path = tmp_path / "in" / f"file.{codec}"
@@ -187,8 +187,8 @@ def test_compressed_inputs(tmp_path: Path) -> None:
     assert sorted(lines) == sorted(f"{each}\t./s3{tmp_path}/in/file.{each}" for each in COMPRESS)
 
 
-def test_run(tmp_path: Path, engine: str) -> None:
-    """The job of 2014 with all its programs in JavaScript; the same bytes as with Python's."""
+def test_javascript_job_equals_python_job(tmp_path: Path, engine: str) -> None:
+    """The job of 2014 has the same bytes with all its programs in JavaScript."""
     make_pings(tmp_path / "in", files=3)
     sources = {
         "mapper": "exports.mapper = (uuid, file, js) => `${js.info.OS} 1\\n`;",

@@ -1,4 +1,4 @@
-"""The Python harness as a module, for tests of its parts in this process."""
+"""The Python harness as a module, for tests of its functions in this process."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ from ray_mr.child.languages import HARNESSES
 
 
 def load_harness() -> Any:
-    """Load a fresh copy; `sys.path`, of which it takes the script's folder, stays as it is."""
-    kept = list(sys.path)
+    """Load a fresh copy.
+
+    The harness removes the script's folder from `sys.path`; the path is restored afterwards.
+    """
+    path = list(sys.path)
     spec = importlib.util.spec_from_file_location("ray_mr_harness", HARNESSES / "python.py")
     assert spec is not None
     assert spec.loader is not None
@@ -19,5 +22,5 @@ def load_harness() -> Any:
     try:
         spec.loader.exec_module(module)
     finally:
-        sys.path[:] = kept
+        sys.path[:] = path
     return module

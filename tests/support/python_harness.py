@@ -9,7 +9,7 @@ from ray_mr.child.harness_child import HarnessChild, map_records, reduce_records
 from ray_mr.child.messages import ChildOutput, FileDelivery
 from ray_mr.shuffle.pairs import pack_pairs
 from samples import make_launch, python, rows
-from speaker import failures, finished, text_of
+from speaker import collect_counts, collect_failures, join_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 
 File = bytes | tuple[str, bytes]
-"""Content, or codec and content as stored."""
+"""Content, or a pair of the codec and the stored content."""
 
 
 def converse(
     folder: Path, program: Program, files: Sequence[File], records: str = "text", **options: Any
 ) -> list[ChildOutput]:
-    """All that a mapper says to these files, less silence and signs of life."""
+    """Return a mapper's output for these files, without progress reports."""
     launch = make_launch(folder, program, **options)
     child = HarnessChild(launch, "map", ("mapper",), records)
     deliveries = []
@@ -33,29 +33,29 @@ def converse(
         codec, content = file if isinstance(file, tuple) else ("none", file)
         (folder / f"in-{position}").write_bytes(content)
         deliveries.append(FileDelivery(position, codec, f"./in-{position}".encode()))
-    said = [item for item in map_records(child, deliveries) if item is not None]
-    return [item for item in said if type(item).__name__ != "InputProgress"]
+    output = [item for item in map_records(child, deliveries) if item is not None]
+    return [item for item in output if type(item).__name__ != "InputProgress"]
 
 
-def mapped(folder: Path, source: str, *files: File, records: str = "text") -> bytes:
-    """The text a mapper makes of files that all end well."""
-    said = converse(folder, python(source), files, records)
-    assert failures(said) == {}
-    counts = finished(said)
+def map_files(folder: Path, source: str, *files: File, records: str = "text") -> bytes:
+    """Return the text of a mapper, and check that each file ends well."""
+    output = converse(folder, python(source), files, records)
+    assert collect_failures(output) == {}
+    counts = collect_counts(output)
     assert list(counts) == list(range(len(files)))
     assert all(item.records == item.mapped + item.bad for item in counts.values())
-    return text_of(said)
+    return join_text(output)
 
 
-def reduced(
+def reduce_frames(
     folder: Path,
     source: str,
     *frames: list[tuple[bytes, bytes]],
     stream: bool = False,
     memory_bytes: int = 0,
 ) -> list[ChildOutput]:
-    """What a reduce function says to pairs that come in these frames."""
+    """Return a reduce function's output for pairs in these frames."""
     launch = make_launch(folder, replace(python(source), stream=stream))
     child = HarnessChild(launch, "reduce", ("reduce", "reducer"), memory_bytes=memory_bytes)
-    said = reduce_records(child, (pack_pairs(rows(frame)) for frame in frames))
-    return [item for item in said if item is not None]
+    output = reduce_records(child, (pack_pairs(rows(frame)) for frame in frames))
+    return [item for item in output if item is not None]

@@ -1,4 +1,4 @@
-"""Conversations with a harness of any language, for tests, and what it says in them."""
+"""Conversations with a harness of any language, for tests, and what is read from its output."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Speaker:
-    """Conversations with the harness of one language."""
+    """A client of the harness of one language."""
 
     def __init__(self, language: str, folder: Path) -> None:
         self.language, self.folder = language, folder
@@ -33,7 +33,7 @@ class Speaker:
         records: str = "text",
         limits: Limits | None = None,
     ) -> list[ChildOutput]:
-        """All that a mapper says to these files, less silence and signs of life."""
+        """Return a mapper's output for these files, without progress reports."""
         options: Any = {} if limits is None else {"limits": limits}
         launch = make_launch(self.folder, self.program(sources), **options)
         child = HarnessChild(launch, "map", ("mapper",), records)
@@ -41,20 +41,20 @@ class Speaker:
         for position, content in enumerate(files):
             (self.folder / f"in-{position}").write_bytes(content)
             deliveries.append(FileDelivery(position, "none", f"./in-{position}".encode()))
-        said = [item for item in map_records(child, deliveries) if item is not None]
+        output = [item for item in map_records(child, deliveries) if item is not None]
         self.ended = child.ended
         self.counters = child.process.counters
-        return [item for item in said if type(item).__name__ != "InputProgress"]
+        return [item for item in output if type(item).__name__ != "InputProgress"]
 
     def text(self, sources: dict[str, str], *files: bytes, records: str = "text") -> bytes:
-        """The text of a mapper whose files all end well."""
-        said = self.map(sources, files, records)
-        assert failures(said) == {}
-        counts = finished(said)
+        """Return the text of a mapper, and check that each file ends well."""
+        output = self.map(sources, files, records)
+        assert collect_failures(output) == {}
+        counts = collect_counts(output)
         assert list(counts) == list(range(len(files)))
         assert all(item.records == item.mapped + item.bad for item in counts.values())
         assert self.ended
-        return text_of(said)
+        return join_text(output)
 
     def reduce(
         self,
@@ -63,31 +63,33 @@ class Speaker:
         stream: bool = False,
         memory_bytes: int = 0,
     ) -> list[ChildOutput]:
-        """What a reduce function says to pairs that come in these frames."""
+        """Return a reduce function's output for pairs in these frames."""
         launch = make_launch(self.folder, self.program(sources, stream=stream))
         child = HarnessChild(launch, "reduce", ("reduce", "reducer"), memory_bytes=memory_bytes)
-        said = reduce_records(child, (pack_pairs(rows(frame)) for frame in frames))
-        found: list[ChildOutput] = [item for item in said if item is not None]
+        frames_of_pairs = (pack_pairs(rows(frame)) for frame in frames)
+        output: list[ChildOutput] = [
+            item for item in reduce_records(child, frames_of_pairs) if item is not None
+        ]
         self.ended = child.ended
-        return found
+        return output
 
 
-def failures(said: list[ChildOutput]) -> dict[int, Exception]:
-    """The files that failed, and why."""
-    return {item.position: item.error for item in said if isinstance(item, ChildFailure)}
+def collect_failures(output: list[ChildOutput]) -> dict[int, Exception]:
+    """Return the error of each failed file by its position."""
+    return {item.position: item.error for item in output if isinstance(item, ChildFailure)}
 
 
-def finished(said: list[ChildOutput]) -> dict[int, FileCounts]:
-    """The counts of files that ended well."""
-    return {item.position: item for item in said if isinstance(item, FileCounts)}
+def collect_counts(output: list[ChildOutput]) -> dict[int, FileCounts]:
+    """Return the counts of each file that ended well by its position."""
+    return {item.position: item for item in output if isinstance(item, FileCounts)}
 
 
-def text_of(said: list[ChildOutput]) -> bytes:
-    """All text."""
-    return b"".join(item.data for item in said if isinstance(item, Text))
+def join_text(output: list[ChildOutput]) -> bytes:
+    """Return all text."""
+    return b"".join(item.data for item in output if isinstance(item, Text))
 
 
-def rows_of(said: Sequence[ChildOutput]) -> list[tuple[bytes, bytes]]:
-    """All pairs."""
-    frames = [item for item in said if isinstance(item, Pairs)]
+def collect_pairs(output: Sequence[ChildOutput]) -> list[tuple[bytes, bytes]]:
+    """Return all pairs."""
+    frames = [item for item in output if isinstance(item, Pairs)]
     return [pair for item in frames for pair in pairs_of(unpack_pairs(item))]

@@ -23,13 +23,13 @@ import lz4.frame
 import pytest
 import zstandard
 
-from python_harness import converse, mapped
+from python_harness import converse, map_files
 from ray_mr.codecs import decode as codecs
 from ray_mr.codecs.archives import ARCHIVE_SUFFIXES, match_archive_suffix
 from ray_mr.codecs.decode import CODECS, compute_decoded_limit, decode, decode_to, detect
 from ray_mr.errors import CorruptObject, Interrupted, JobError, RefusedObject, StoreError
 from samples import python
-from speaker import failures
+from speaker import collect_failures
 from tools import require_tool
 
 if TYPE_CHECKING:
@@ -287,7 +287,7 @@ def test_zstd_dictionary_in_the_first_frame_is_used(
     assert detect(path, as_text=True) == "zst"
     assert content(path, "zst") == wanted
     source = "def mapper(file, line): return line + '\\n'"
-    assert mapped(tmp_path, source, ("zst", whole)) == wanted + b"\n" * (wanted[-1:] != b"\n")
+    assert map_files(tmp_path, source, ("zst", whole)) == wanted + b"\n" * (wanted[-1:] != b"\n")
     other = b"\x5d\x2a\x4d\x18\x02\0\0\0hi"
     assert content(file(other + zst(b"a")), "zst") == b"a"
     if numbered:
@@ -295,7 +295,7 @@ def test_zstd_dictionary_in_the_first_frame_is_used(
         with pytest.raises(CorruptObject, match="dictionary"):
             content(later, "zst")
         said = converse(tmp_path, python(source), [("zst", later.read_bytes())])
-        assert "needs a dictionary, which is missing" in str(failures(said)[0])
+        assert "needs a dictionary, which is missing" in str(collect_failures(said)[0])
 
 
 def test_zstd_window_beyond_the_limit_is_refused(file: Callable[..., Path]) -> None:
