@@ -1,4 +1,4 @@
-"""How workers share the tests."""
+"""The distribution of tests to workers."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ CHILD = "import pytest\n@pytest.mark.parametrize('n', range(20))\ndef test_{name
 OURS = "from sharing import Sharing\ndef pytest_xdist_make_scheduler(config, log):\n"
 
 
-def test_together(tmp_path: Path) -> None:
-    """Tests of a file that is named stay in one worker."""
+def test_named_file_stays_in_one_worker(tmp_path: Path) -> None:
     (tmp_path / "tests" / "system").mkdir(parents=True)
     names = {"test_cluster": "one", "test_other": "many"}
     for file, name in names.items():
@@ -38,12 +37,12 @@ def test_together(tmp_path: Path) -> None:
     assert len({words[0] for words in ran if "_one[" in words[-1]}) == 1
 
 
-def test_one_by_one() -> None:
-    """Each test of another file goes to the worker that is free."""
+def test_other_tests_are_shared_one_by_one() -> None:
+    """A worker takes the next test when it is free."""
     test = "tests/test_other.py::test_many[1]"
     assert share(test) == test
 
 
-def test_files_are_there() -> None:
-    """Every file of the table exists: one that is renamed is not forgotten."""
+def test_files_of_the_table_exist() -> None:
+    """A renamed file is not forgotten."""
     assert [name for name in TOGETHER if not (TOP / name.partition("::")[0]).is_file()] == []

@@ -1,4 +1,4 @@
-"""Where and how programs run: interpreters, files that travel, setup, environment."""
+"""How and where programs run: interpreters, attached files, setup, environment."""
 
 from __future__ import annotations
 
@@ -32,25 +32,25 @@ WHICH = "import sys\ndef mapper(file, line): return sys.executable + '\\n'"
 
 @pytest.fixture
 def house(tmp_path: Path) -> House:
-    """One with an input of one line."""
-    made = House(tmp_path)
-    made.inputs([b"a\n"])
-    return made
+    """Return a house with an input of one line."""
+    new_house = House(tmp_path)
+    new_house.inputs([b"a\n"])
+    return new_house
 
 
-def said(house: House, plan: Plan) -> bytes:
-    """The text of a map-only job whose attempt ends well."""
+def run_plan(house: House, plan: Plan) -> bytes:
+    """Return the text of a map-only job whose attempt ends well."""
     blocks, end = house.attempt(plan)
     assert end.error is None, end.error
     return b"".join(bytes(item.data) for item in blocks)
 
 
-def binary(house: House, source: str) -> dict[str, str]:
+def make_binary_mapper(house: House, source: str) -> dict[str, str]:
     return house.shell("m", source) | {"feed": "lines"}
 
 
-def fake_venv(folder: Path) -> Path:
-    """A folder as `python -m venv` makes it, less the packages."""
+def make_venv(folder: Path) -> Path:
+    """Make a folder like that of `python -m venv`, without packages."""
     (folder / "bin").mkdir(parents=True)
     (folder / "bin" / "python").symlink_to(sys.executable)
     (folder / "pyvenv.cfg").write_text(f"home = {Path(sys.executable).parent}\n")
@@ -58,49 +58,49 @@ def fake_venv(folder: Path) -> Path:
 
 
 class TestInterpreters:
-    """`python` and `node` choose what runs scripts."""
+    """`python` and `node` choose the interpreter of scripts."""
 
     @pytest.mark.parametrize("tail", ["", "bin/python"])
-    def test_virtual_environment(self, house: House, tail: str) -> None:
-        """A virtual environment, by its folder or its interpreter."""
-        venv = fake_venv(house.folder / "venv")
+    def test_virtual_environment_is_used(self, house: House, tail: str) -> None:
+        """It is given by its folder or by its interpreter."""
+        venv = make_venv(house.folder / "venv")
         plan = house.plan(WHICH, python=str(venv / tail))
-        assert said(house, plan) == f"{venv}/bin/python\n".encode()
+        assert run_plan(house, plan) == f"{venv}/bin/python\n".encode()
 
-    def test_default(self, house: House) -> None:
-        """Ours, where nothing is chosen."""
-        assert said(house, house.plan(WHICH)) == f"{sys.executable}\n".encode()
+    def test_default_interpreter_is_that_of_ray_mr(self, house: House) -> None:
+        assert run_plan(house, house.plan(WHICH)) == f"{sys.executable}\n".encode()
 
-    def test_name_on_path(self, house: House) -> None:
-        """A bare name is looked up on the PATH of the machine, or of `env`."""
-        venv = fake_venv(house.folder / "venv")
+    def test_bare_name_is_found_on_path(self, house: House) -> None:
+        """The PATH is that of the machine, or of `env`."""
+        venv = make_venv(house.folder / "venv")
         (venv / "bin" / "python").rename(venv / "bin" / "mine")
         path = f"{venv}/bin:{os.environ['PATH']}"
         plan = house.plan(WHICH, python="mine", env={"PATH": path})
-        assert said(house, plan) == f"{venv}/bin/mine\n".encode()
+        assert run_plan(house, plan) == f"{venv}/bin/mine\n".encode()
 
-    def test_node(self, house: House, node: str) -> None:
-        """The same for Node, in every feed."""
+    def test_node_of_a_folder_is_used(self, house: House, node: str) -> None:
         folder = house.folder / "own"
         (folder / "bin").mkdir(parents=True)
         (folder / "bin" / "node").symlink_to(node)
         source = "console.log(process.argv0); process.stdin.resume()"
         mapper = {"language": "javascript", "script": house.script("m", source), "feed": "lines"}
         plan = house.plan(mapper, records=None, node=str(folder))
-        assert said(house, plan) == f"{folder}/bin/node\n".encode()
+        assert run_plan(house, plan) == f"{folder}/bin/node\n".encode()
 
-    def test_first_on_path(self, house: House) -> None:
-        """A chosen interpreter is what its name means to scripts of any language, too."""
-        venv = fake_venv(house.folder / "venv")
+    def test_chosen_interpreter_comes_first_on_path(self, house: House) -> None:
+        """Scripts of any language find it by its name, too."""
+        venv = make_venv(house.folder / "venv")
         plan = house.plan(
-            binary(house, "cat >&2; command -v python"), records=None, python=str(venv)
+            make_binary_mapper(house, "cat >&2; command -v python"), records=None, python=str(venv)
         )
-        assert said(house, plan) == f"{venv}/bin/python\n".encode()
+        assert run_plan(house, plan) == f"{venv}/bin/python\n".encode()
 
     @pytest.mark.parametrize("key", ["python", "node"])
     @pytest.mark.parametrize("what", ["missing", "empty folder", "not executable"])
-    def test_missing(self, house: House, key: str, what: str) -> None:
-        """An interpreter that is not there is named with its option, and nothing is tried again."""
+    def test_missing_interpreter_error_names_its_option(
+        self, house: House, key: str, what: str
+    ) -> None:
+        """The attempt is not retried."""
         place = house.folder / "there"
         if what == "empty folder":
             place.mkdir()
@@ -114,18 +114,17 @@ class TestInterpreters:
         assert f"`{key}`" in str(end.error)
         assert not end.error.retryable
 
-    def test_missing_name(self, house: House) -> None:
-        """A name that is not on the PATH is told as such."""
+    def test_name_missing_on_path_is_reported(self, house: House) -> None:
         _, end = house.attempt(house.plan(WHICH, python="no-such-python"))
         assert isinstance(end.error, ChildNotStarted)
         assert "cannot run 'no-such-python'" in str(end.error)
 
 
 class TestFiles:
-    """`files` travel with the job into every program's folder."""
+    """`files` are copied into every program's folder."""
 
-    def test_files_and_folders(self, house: House) -> None:
-        """Files under their names, folders with all below, executable where they were."""
+    def test_files_and_folders_are_copied(self, house: House) -> None:
+        """Files keep their names and executable bits; folders are copied with their content."""
         data = house.folder / "data"
         (data / "deep" / "er").mkdir(parents=True)
         (data / "deep" / "er" / "x").write_bytes(b"\0\xff")
@@ -134,11 +133,13 @@ class TestFiles:
         tool.write_text("#!/bin/sh\necho tool\n")
         tool.chmod(0o755)
         source = "cat >&2; ./tool; cat data/.hidden; od -An -tx1 data/deep/er/x; ls -1"
-        plan = house.plan(binary(house, source), records=None, files=[str(data), str(tool)])
-        assert said(house, plan) == b"tool\nh 00 ff\ndata\nm.py\ns3\ntool\n"
+        plan = house.plan(
+            make_binary_mapper(house, source), records=None, files=[str(data), str(tool)]
+        )
+        assert run_plan(house, plan) == b"tool\nh 00 ff\ndata\nm.py\ns3\ntool\n"
 
-    def test_every_program(self, house: House) -> None:
-        """Mapper, combiner and reducer all find them; a command of the PATH stays one."""
+    def test_every_program_finds_the_files(self, house: House) -> None:
+        """A command on the PATH is still found there."""
         (house.folder / "word").write_text("w")
         source = "def {}(*a): return [(open('word').read(), len(a[-1]))]"
         plan = house.plan(
@@ -155,10 +156,10 @@ class TestFiles:
             records=None,
             files=[str(house.folder / "word")],
         )
-        assert said(house, plan) == b"a\n"
+        assert run_plan(house, plan) == b"a\n"
 
-    def test_command_among_them(self, house: House) -> None:
-        """A file that travels can be the program: `script` names it, like a command."""
+    def test_attached_file_can_be_the_program(self, house: House) -> None:
+        """`script` names it like a command."""
         tool = house.folder / "cat"
         tool.write_text("#!/bin/sh\nexec tr a b\n")
         tool.chmod(0o755)
@@ -167,10 +168,12 @@ class TestFiles:
             records=None,
             files=[str(tool)],
         )
-        assert said(house, plan) == b"b\n"
+        assert run_plan(house, plan) == b"b\n"
 
-    def test_refused(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """What is missing, taken, twice, a link to a folder, or too much is named."""
+    def test_unusable_file_is_refused_by_name(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It is missing, taken, listed twice, a link to a folder, or too large."""
         (tmp_path / "a").mkdir()
         for name in ("x", "s3", ".ray_mr_harness", "a/x"):
             (tmp_path / name).write_text("12345")
@@ -193,26 +196,26 @@ class TestFiles:
             assert names[-1] in str(caught.value)
 
     def test_empty_folder_is_there_for_the_program(self, house: House) -> None:
-        """Alone, and within a folder; also under another name."""
+        """The folder is attached itself, within another one, or under another name."""
         for name in ("empty", "full/empty"):
             (house.folder / name).mkdir(parents=True)
         (house.folder / "full" / "file").write_text("x")
         plan = house.plan(
-            binary(house, "cat >&2; find empty full new -mindepth 0 | sort"),
+            make_binary_mapper(house, "cat >&2; find empty full new -mindepth 0 | sort"),
             records=None,
             files=[
                 *(str(house.folder / name) for name in ("empty", "full")),
                 f"{house.folder}/empty#new",
             ],
         )
-        assert said(house, plan) == b"empty\nfull\nfull/empty\nfull/file\nnew\n"
+        assert run_plan(house, plan) == b"empty\nfull\nfull/empty\nfull/file\nnew\n"
 
     @pytest.mark.parametrize("kind", ["pipe", "socket", "device", "dangling"])
     @pytest.mark.parametrize("where", ["", "folder/"])
-    def test_what_is_no_file_is_refused_and_never_read(
+    def test_special_file_is_refused_and_never_read(
         self, tmp_path: Path, kind: str, where: str
     ) -> None:
-        """A pipe would be read for ever, named itself or in a folder."""
+        """Reading a pipe would block forever. It is named itself, or is in a folder."""
         (tmp_path / "folder").mkdir()
         path = tmp_path / f"{where}x"
         if kind == "pipe":
@@ -224,13 +227,13 @@ class TestFiles:
             path.symlink_to("/dev/zero")
         else:
             path.symlink_to(tmp_path / "nothing")
-        named = tmp_path / (where or "x")
+        listed_path = tmp_path / (where or "x")
         with pytest.raises(JobError, match=r"not a regular file|no such file") as caught:
-            pack_attached_files([str(named)])
+            pack_attached_files([str(listed_path)])
         assert str(path) in caught.value.message
 
     def test_file_and_folder_of_one_name_are_refused(self, house: House) -> None:
-        """Among `files`, and beside the program's own."""
+        """The two are both in `files`, or one is a file of the program."""
         folder = house.folder / "folder"
         (folder / "below").mkdir(parents=True)
         (folder / "file").write_text("x")
@@ -245,7 +248,7 @@ class TestFiles:
             house.plan({"script": script}, files=[f"{folder}#{Path(script).name}"])
 
     def test_folder_that_is_too_deep_is_refused(self, tmp_path: Path) -> None:
-        """Whatever its depth, nothing recurses; one at the limit is sent."""
+        """A folder at the limit is packed; nothing recurses at any depth."""
         folder = tmp_path / "d"
         (folder / Path(*["d"] * attached_files.MAX_DEPTH)).mkdir(parents=True)
         (packed,) = pack_attached_files([str(folder)])
@@ -254,14 +257,13 @@ class TestFiles:
         with pytest.raises(JobError, match="more than 100 folders"):
             pack_attached_files([str(folder)])
 
-    def test_named_like_the_script(self, house: House) -> None:
-        """One that would take the place of the script, or of a file beside it, is refused."""
+    def test_file_named_like_the_script_is_refused(self, house: House) -> None:
+        """It would replace the script, or a file beside it."""
         (house.folder / "mapper.py").write_text("other")
         with pytest.raises(JobError, match=r"mapper\.py is also a file of mapper\.py"):
             house.plan(WHICH, files=[str(house.folder / "mapper.py")])
 
-    def test_digest(self, house: House) -> None:
-        """Programs with other files are other programs."""
+    def test_program_digest_includes_the_files(self, house: House) -> None:
         word = house.folder / "word"
         digests = set()
         for text in ("a", "b"):
@@ -271,36 +273,37 @@ class TestFiles:
 
 
 class TestEnvironment:
-    """What a program finds set."""
+    """The environment of a program."""
 
-    @pytest.mark.parametrize(("given", "found"), [({}, ""), ({"PYTHONUNBUFFERED": "x"}, "x")])
+    @pytest.mark.parametrize(("env", "expected"), [({}, ""), ({"PYTHONUNBUFFERED": "x"}, "x")])
     def test_output_is_buffered(
-        self, house: House, monkeypatch: pytest.MonkeyPatch, given: dict[str, str], found: str
+        self, house: House, monkeypatch: pytest.MonkeyPatch, env: dict[str, str], expected: str
     ) -> None:
-        """A program that writes lines buffers them whatever its image wants; the job can say no."""
+        """A program buffers its output whatever its image sets, unless the job sets it."""
         monkeypatch.setenv("PYTHONUNBUFFERED", "1")
-        mapper = binary(house, 'cat >&2; echo "[$PYTHONUNBUFFERED]"')
-        assert said(house, house.plan(mapper, records=None, env=given)) == f"[{found}]\n".encode()
+        mapper = make_binary_mapper(house, 'cat >&2; echo "[$PYTHONUNBUFFERED]"')
+        assert (
+            run_plan(house, house.plan(mapper, records=None, env=env)) == f"[{expected}]\n".encode()
+        )
 
 
 class TestSetup:
-    """`setup` is run in the folder of every program before it."""
+    """`setup` runs in every program's folder before the program."""
 
-    def test_before_the_program(self, house: House) -> None:
-        """It finds the script and the files, and what it leaves is there for the program."""
+    def test_setup_runs_before_the_program(self, house: House) -> None:
+        """It finds the script and the files; the program finds its output."""
         (house.folder / "word").write_text("from a file\n")
         plan = house.plan(
-            binary(house, 'cat >&2; cat made; echo "$1"'),
+            make_binary_mapper(house, 'cat >&2; cat made; echo "$1"'),
             records=None,
             files=[str(house.folder / "word")],
             env={"NAME": "value"},
             setup='test -e m.py\ncp word made\necho "$NAME" >> made\necho to nobody',
         )
-        assert said(house, plan) == b"from a file\nvalue\n\n"
+        assert run_plan(house, plan) == b"from a file\nvalue\n\n"
 
     @pytest.mark.parametrize("role", ["mapper", "combiner", "reducer"])
-    def test_every_program(self, house: House, role: str) -> None:
-        """Mapper, combiner and reducer each have their own."""
+    def test_setup_runs_for_every_program(self, house: House, role: str) -> None:
         source = "import os\ndef {}(*a): return [('k', os.path.exists('made'))]"
         steps: dict[str, Any] = {
             "mapper": {"script": house.script("mapper", source.format("mapper"))},
@@ -314,8 +317,8 @@ class TestSetup:
         assert house.reduce(plan, blocks)[0][0] == b"k\tTrue\n"
 
     @pytest.mark.parametrize("feed", ["files", "lines", "records"])
-    def test_fails(self, house: House, feed: str) -> None:
-        """The first command that fails ends it: told in words, and not tried again."""
+    def test_failing_command_ends_the_attempt(self, house: House, feed: str) -> None:
+        """The exit code is reported, and the attempt is not retried."""
         mapper: dict[str, str] = {"script": house.script("m", WHICH), "feed": feed}
         plan = house.plan(mapper, setup="echo what is wrong; (exit 3)\necho never")
         _, end = house.attempt(plan)
@@ -325,15 +328,15 @@ class TestSetup:
         assert "never" not in str(end.error)
         assert not end.error.retryable
 
-    def test_hangs(self, house: House) -> None:
-        """One that makes no progress is killed like a program."""
+    def test_hung_setup_is_killed(self, house: House) -> None:
         plan = house.plan(WHICH, setup="sleep 60", stall_timeout=0.5)
         _, end = house.attempt(plan)
         assert isinstance(end.error, ChildNotStarted)
         assert "stall_timeout" in str(end.error)
 
-    def test_signs_of_life(self, house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-        """While it runs the attempt says that it is alive."""
+    def test_running_setup_reports_progress(
+        self, house: House, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr(attempt_state, "PROGRESS_S", 0.0)
         go = house.folder / "go"
         plan = house.plan(WHICH, setup=f"while ! test -e {go}; do sleep 0.05; done")
@@ -345,18 +348,20 @@ class TestSetup:
         go.touch()
         assert len(list(messages)) >= 1
 
-    def test_reads_no_input(self, tmp_path: Path) -> None:
-        """It finds the end of its stdin, not the program's."""
+    def test_setup_reads_no_input(self, tmp_path: Path) -> None:
+        """Its stdin is empty; it is not the program's."""
         place = LaunchSpec(shell("cat"), tmp_path, {}, Limits(), setup="cat > read")
         place.write_program()
         assert list(filter(None, place.run_setup())) == []
         assert (tmp_path / "read").read_bytes() == b""
 
 
-def test_job_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Paths in a job file are relative to its folder, also that of an environment."""
+def test_paths_in_job_file_are_relative_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The path of an environment is, too."""
     folder = tmp_path / "job"
-    fake_venv(folder / "venv")
+    make_venv(folder / "venv")
     (folder / "m.py").write_text(WHICH)
     (folder / "data").mkdir()
     (folder / "data" / "x").write_text("x")
@@ -368,14 +373,13 @@ def test_job_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read = Job.from_file("job/job.yml")
     assert (read.python, read.node) == (str(folder / "venv"), str(folder / "n/bin/node"))
     assert read.files == (str(folder / "data"), str(folder / "m.py"))
-    made = Job(inputs=["a"], mapper={"script": "m"}, records="text", python="./venv", node="node")
-    assert (made.python, made.node) == (str(tmp_path / "venv"), "node")
+    direct = Job(inputs=["a"], mapper={"script": "m"}, records="text", python="./venv", node="node")
+    assert (direct.python, direct.node) == (str(tmp_path / "venv"), "node")
 
 
-def test_run(tmp_path: Path, engine: str) -> None:
-    """A whole run with an environment, files and setup, on each engine."""
+def test_whole_run_with_environment_files_and_setup(tmp_path: Path, engine: str) -> None:
     make_pings(tmp_path / "in", files=2)
-    fake_venv(tmp_path / "venv")
+    make_venv(tmp_path / "venv")
     (tmp_path / "names").mkdir()
     (tmp_path / "names" / "WINNT").write_text("Windows")
     options: dict[str, Any] = {

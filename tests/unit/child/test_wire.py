@@ -1,4 +1,4 @@
-"""What the framing promises: frames come whole, however the bytes are cut; junk is refused."""
+"""The contract of the framing: frames arrive whole, however the bytes are cut; junk is refused."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ NUMBERS = st.integers(0, 10**19 - 1)
 FRAMES = st.builds(Frame, NAMES, NUMBERS, NUMBERS, st.binary(max_size=300))
 
 
-def encoded(frame: Frame) -> bytes:
-    """The bytes of a frame."""
+def encode(frame: Frame) -> bytes:
+    """Return the bytes of a frame."""
     return wire.encode(frame.name, frame.position, frame.count, frame.payload)
 
 
-def decoded(*pieces: bytes) -> list[Frame]:
-    """Frames of a whole stream."""
+def decode(*pieces: bytes) -> list[Frame]:
+    """Return the frames of a whole stream."""
     decoder = Decoder()
     frames = [frame for piece in pieces for frame in decoder.feed(piece)]
     decoder.close()
@@ -39,64 +39,61 @@ SAMPLE = [
     Frame("pairs", 10**19 - 1, 3, b""),
     Frame("done", 0, 0, b"\n"),
 ]
-STREAM = b"".join(map(encoded, SAMPLE))
+STREAM = b"".join(map(encode, SAMPLE))
 
 
 def test_bytes_are_as_described() -> None:
-    """A head of four words, a newline, the payload."""
+    """A frame is a head of four words, a newline and the payload."""
     assert wire.encode("text", 3, 4, b"ab\n") == b"text 3 4 3\nab\n"
     assert wire.encode_file(5, "gz", b"./s3/\xff k") == b"file 5 0 11\ngz\n./s3/\xff k"
 
 
-def test_byte_by_byte() -> None:
-    """One byte at a time, a frame comes with its last byte and not before."""
+def test_frame_fed_byte_by_byte_ends_with_its_last() -> None:
+    """A frame is returned with its last byte, and not before."""
     decoder = Decoder()
-    ends = list(itertools.accumulate(len(encoded(frame)) for frame in SAMPLE))
+    ends = list(itertools.accumulate(len(encode(frame)) for frame in SAMPLE))
     for at in range(len(STREAM)):
-        got = list(decoder.feed(STREAM[at : at + 1]))
-        assert got == ([SAMPLE[ends.index(at + 1)]] if at + 1 in ends else [])
+        frames = list(decoder.feed(STREAM[at : at + 1]))
+        assert frames == ([SAMPLE[ends.index(at + 1)]] if at + 1 in ends else [])
     decoder.close()
 
 
-def test_every_cut_in_three() -> None:
-    """Two cuts anywhere change nothing."""
+def test_stream_cut_in_three_anywhere_is_decoded() -> None:
     for low, high in itertools.combinations(range(len(STREAM) + 1), 2):
-        assert decoded(STREAM[:low], STREAM[low:high], STREAM[high:]) == SAMPLE
+        assert decode(STREAM[:low], STREAM[low:high], STREAM[high:]) == SAMPLE
 
 
 @given(st.lists(FRAMES, max_size=8), st.lists(st.integers(0, 3000), max_size=8))
-def test_round_trip(frames: list[Frame], cuts: list[int]) -> None:
-    """Any frames in any pieces come back."""
-    data = b"".join(map(encoded, frames))
+def test_frames_in_any_pieces_round_trip(frames: list[Frame], cuts: list[int]) -> None:
+    data = b"".join(map(encode, frames))
     edges = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
-    assert decoded(*(data[low:high] for low, high in itertools.pairwise(edges))) == frames
+    assert decode(*(data[low:high] for low, high in itertools.pairwise(edges))) == frames
 
 
 @given(st.integers(1, len(STREAM) - 1))
-def test_early_end(at: int) -> None:
-    """A stream that ends within a frame is an error; at a frame's end it is none."""
-    ends = list(itertools.accumulate(len(encoded(frame)) for frame in SAMPLE))
+def test_stream_that_ends_within_a_frame_is_refused(at: int) -> None:
+    ends = list(itertools.accumulate(len(encode(frame)) for frame in SAMPLE))
     if at in ends:
-        assert decoded(STREAM[:at]) == SAMPLE[: ends.index(at) + 1]
+        assert decode(STREAM[:at]) == SAMPLE[: ends.index(at) + 1]
     else:
         with pytest.raises(ChildProtocol, match="ended within a frame"):
-            decoded(STREAM[:at])
+            decode(STREAM[:at])
 
 
 @given(st.binary(max_size=400), st.integers(1, 400))
-def test_junk(junk: bytes, step: int) -> None:
-    """Junk gives frames or ChildProtocol, never anything else, and the same in any pieces."""
+def test_junk_raises_child_protocol_or_is_frames(junk: bytes, step: int) -> None:
+    """The outcome is the same however the bytes are cut."""
 
     def outcome(*pieces: bytes) -> list[object]:
         decoder = Decoder()
-        got: list[object] = []
+        results: list[object] = []
         try:
             for piece in pieces:
-                got += list(decoder.feed(piece))
+                results += list(decoder.feed(piece))
             decoder.close()
         except ChildProtocol:
-            got.append("refused")
-        return got
+            results.append("refused")
+        return results
 
     pieces = [junk[at : at + step] for at in range(0, len(junk), step)]
     assert outcome(junk)[-1:] == outcome(*pieces)[-1:]
@@ -124,10 +121,10 @@ def test_junk(junk: bytes, step: int) -> None:
         b"text 0 0 9999999999999999999\n",
     ],
 )
-def test_no_head(head: bytes) -> None:
-    """What is no head is refused at once, not waited for, and the frames before it still count."""
+def test_malformed_head_is_refused_at_once(head: bytes) -> None:
+    """The frames before it still count."""
     decoder = Decoder()
-    frames = decoder.feed(encoded(SAMPLE[0]) + head)
+    frames = decoder.feed(encode(SAMPLE[0]) + head)
     assert next(frames) == SAMPLE[0]
     with pytest.raises(ChildProtocol, match="not a frame") as caught:
         next(frames)
@@ -136,23 +133,23 @@ def test_no_head(head: bytes) -> None:
 
 
 def test_largest_head_fits() -> None:
-    """The longest name with the largest numbers is no junk."""
+    """The longest name with the largest numbers is not junk."""
     numbers = f" {10**19 - 1}" * 3
     assert len("a" * 16 + numbers + "\n") <= wire.MAX_HEAD_BYTES
     frame = Frame("a" * 16, 10**19 - 1, 10**19 - 1, b"x")
-    assert decoded(encoded(frame)) == [frame]
+    assert decode(encode(frame)) == [frame]
 
 
-def test_many_small_and_one_large() -> None:
-    """50,000 frames in one piece, and 64 MiB in pieces of a pipe, take no quadratic time."""
+def test_many_or_large_frames_take_linear_time() -> None:
+    """50,000 frames in one piece, or 64 MiB in pieces of a pipe, take no quadratic time."""
     small = [Frame("text", number, 0, b"x\n") for number in range(50_000)]
-    assert decoded(b"".join(map(encoded, small))) == small
-    large = encoded(Frame("pairs", 0, 0, bytes(64 << 20)))
+    assert decode(b"".join(map(encode, small))) == small
+    large = encode(Frame("pairs", 0, 0, bytes(64 << 20)))
     pieces = [large[at : at + 65536] for at in range(0, len(large), 65536)]
-    assert len(decoded(*pieces)[0].payload) == 64 << 20
+    assert len(decode(*pieces)[0].payload) == 64 << 20
 
 
-def test_pairs_layout() -> None:
-    """The payload of pairs is lengths of keys, of values, keys, values; little-endian."""
+def test_pairs_payload_has_documented_layout() -> None:
+    """The lengths of the keys, of the values, the keys, the values; little-endian."""
     payload = pack_pairs(rows([(b"k", b"vv"), (b"", b"x")])).payload
     assert payload == struct.pack("<4I", 1, 0, 2, 1) + b"kvvx"

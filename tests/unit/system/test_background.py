@@ -50,8 +50,8 @@ def test_in_order_and_to_the_end() -> None:
     assert background.close(0)
 
 
-def test_bounded() -> None:
-    """When as many wait as may, whoever brings more waits, as long as its check lets it."""
+def test_full_queue_blocks_until_deadline() -> None:
+    """A caller waits as long as its check lets it."""
     act, background = Stuck(), Background(1, 2, "test")
     for _ in range(3):  # one is being done, two wait
         background.put(lambda: act(0), never)

@@ -40,8 +40,8 @@ def many_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
         ("", 64),
     ],
 )
-def test_version_2(tmp_path: Path, quota: str, cpus: int) -> None:
-    """The quota of a container of cgroup version 2, rounded up; its memory."""
+def test_cgroup_v2_limits_apply(tmp_path: Path, quota: str, cpus: int) -> None:
+    """The CPU quota is rounded up."""
     place(tmp_path, "proc/self/cgroup", "0::/\n")
     place(tmp_path, "proc/self/mountinfo", V2.format(top="/"))
     place(tmp_path, "sys/fs/cgroup/cpu.max", quota)
@@ -65,8 +65,8 @@ def test_limits_further_up_count(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("many_cpus")
 @pytest.mark.parametrize("top", ["/docker/abc", "/", "/elsewhere"])
-def test_version_1(tmp_path: Path, top: str) -> None:
-    """Limits of version 1, whether the container sees its own group as the top or all of them."""
+def test_cgroup_v1_limits_apply(tmp_path: Path, top: str) -> None:
+    """The container sees its own group as the top, or all groups."""
     place(tmp_path, "proc/self/cgroup", "5:cpu:/docker/abc\n4:memory:/docker/abc\n0::/\n")
     lines = V1.format(top=top, name="cpu") + V1.format(top=top, name="memory")
     place(tmp_path, "proc/self/mountinfo", lines)
@@ -79,8 +79,8 @@ def test_version_1(tmp_path: Path, top: str) -> None:
 
 
 @pytest.mark.usefixtures("many_cpus")
-def test_no_limits(tmp_path: Path) -> None:
-    """Without cgroups, or with ones that limit nothing, the whole machine is there."""
+def test_machine_without_limits_counts_whole(tmp_path: Path) -> None:
+    """There are no cgroups, or they limit nothing."""
     assert host.count_cpus(tmp_path) == 64
     assert host.read_memory_limit(tmp_path) == 64 << 30
     place(tmp_path, "proc/self/cgroup", "5:cpu:/\n4:memory:/\n")

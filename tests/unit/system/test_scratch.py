@@ -1,4 +1,4 @@
-"""Working folders: keys cannot leave them, and they are gone afterwards."""
+"""Working folders: keys cannot leave them, and they are removed afterwards."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ from ray_mr.system.sweep import sweep
 @pytest.mark.parametrize(
     "key", ["a", "a/b", "a b/%2e%2e/ü", "...", ".a", "a\nb", "x" * 255, "ü" * 127]
 )
-def test_safe_keys(tmp_path: Path, key: str) -> None:
-    """A key that is a plain path below the folder becomes just that, and can be written."""
+def test_safe_key_becomes_a_path_below_the_folder(tmp_path: Path, key: str) -> None:
+    """The path can be written."""
     path = make_safe_path(tmp_path, key)
     assert path == Path(f"{tmp_path}/{key}")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -64,15 +64,14 @@ def test_safe_keys(tmp_path: Path, key: str) -> None:
         "\ud800",
     ],
 )
-def test_unsafe_keys(tmp_path: Path, key: str) -> None:
-    """A key that is none is an error of that input, which shows it with its odd letters."""
+def test_unsafe_key_is_refused_and_quoted(tmp_path: Path, key: str) -> None:
+    """The message shows its odd characters escaped."""
     with pytest.raises(UnsafeKey) as caught:
         make_safe_path(tmp_path, key)
     assert repr(key) in caught.value.message
 
 
-def test_longest_path(tmp_path: Path) -> None:
-    """The longest key that is let through can be written."""
+def test_longest_accepted_key_can_be_written(tmp_path: Path) -> None:
     room = 4096 - 64 - len(os.fsencode(tmp_path)) - 1
     key = ("d" * 99 + "/") * (room // 100) + "e" * (room % 100 or 1)
     path = make_safe_path(tmp_path, key[:room].rstrip("/"))
@@ -83,8 +82,8 @@ def test_longest_path(tmp_path: Path) -> None:
         make_safe_path(tmp_path, "f/" * 50 + key)
 
 
-def test_arriving(tmp_path: Path) -> None:
-    """A file appears whole or not at all, and replaces a link, not what that points to."""
+def test_atomic_write_replaces_whole_file(tmp_path: Path) -> None:
+    """A failed write changes nothing. A link is replaced, not its target."""
     original = tmp_path / "original"
     original.write_bytes(b"original")
     path = tmp_path / "path"
@@ -101,8 +100,8 @@ def test_arriving(tmp_path: Path) -> None:
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["original", "path"]
 
 
-def test_work_dir(tmp_path: Path) -> None:
-    """The folder is fresh, private, and gone afterwards, with what is read-only in it."""
+def test_work_dir_is_private_and_removed(tmp_path: Path) -> None:
+    """It is empty at first; read-only entries are removed, too."""
     outside = tmp_path / "outside"
     outside.mkdir(mode=0o755)
     (outside / "kept").write_bytes(b"")
@@ -121,8 +120,8 @@ def test_work_dir(tmp_path: Path) -> None:
     assert stat.S_IMODE(outside.stat().st_mode) == 0o755
 
 
-def test_work_dir_is_no_link(tmp_path: Path) -> None:
-    """A link in the place of the folder is replaced, and what it points to left alone."""
+def test_work_dir_replaces_a_link(tmp_path: Path) -> None:
+    """The target of the link is left alone."""
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "kept").write_bytes(b"")
@@ -133,7 +132,7 @@ def test_work_dir_is_no_link(tmp_path: Path) -> None:
 
 
 def test_work_dir_keeps_the_error(tmp_path: Path) -> None:
-    """An error on the way out is never hidden by one of the clearing away."""
+    """An error inside is never hidden by an error of the removal."""
     with pytest.raises(KeyError), WorkDir(tmp_path, "attempt") as work:
         raise KeyError
     assert not work.path.exists()
@@ -141,8 +140,8 @@ def test_work_dir_keeps_the_error(tmp_path: Path) -> None:
         pass
 
 
-def test_work_dir_while_somebody_writes(tmp_path: Path) -> None:
-    """A last process that still writes does not keep the folder from going."""
+def test_work_dir_is_removed_despite_a_writer(tmp_path: Path) -> None:
+    """The last process may still write while the folder is removed."""
     stop = time.monotonic() + 0.1
 
     def write(folder: Path) -> None:
@@ -161,8 +160,10 @@ def test_work_dir_while_somebody_writes(tmp_path: Path) -> None:
     assert not work.path.exists()
 
 
-def test_run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run's folder is the user's own: private, the same when asked again, never a link."""
+def test_run_folder_is_private_and_never_a_link(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second call returns the same folder."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     folder = make_run_folder("run-1")
     assert folder == tmp_path / f"ray_mr-{os.getuid()}" / "run-1"
@@ -199,10 +200,10 @@ with contextlib.ExitStack() as stack:
 
 
 @pytest.mark.parametrize("who", ["driver", "worker"])
-def test_folder_of_the_dead_is_swept(
+def test_folder_of_dead_process_is_swept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, who: str
 ) -> None:
-    """A run's folder goes when its driver is dead, on other machines when nobody works in it."""
+    """The folder goes when its driver is dead; on other machines, when no worker uses it."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     argv = [sys.executable, "-c", USER, str(tmp_path), who]
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as living:
@@ -217,46 +218,46 @@ def test_folder_of_the_dead_is_swept(
         living.kill()
     sweep()
     assert not folder.exists()
-    with lock_as_worker("run") as entered:
-        assert entered.exists()
+    with lock_as_worker("run") as new_folder:
+        assert new_folder.exists()
         sweep()
-        assert entered.exists()
+        assert new_folder.exists()
     sweep()
     assert not folder.exists()
 
 
-def test_folder_is_entered_while_it_is_swept(
+def test_folder_entered_during_sweep_is_new(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Who enters a folder that is being swept away waits, and then has a new one."""
+    """A worker that enters a folder during its removal waits, and gets a new one."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     with lock_as_worker("run"):
         pass
-    entered = threading.Event()
+    entry = threading.Event()
 
     def enter() -> None:
         with lock_as_worker("run") as folder:
             (folder / "mine").touch()
-            entered.set()
+            entry.set()
 
     for folder in find_dead_runs():
         thread = threading.Thread(target=enter)
         thread.start()
         time.sleep(0.2)  # if it came in too early, it would now
-        assert not entered.is_set()
+        assert not entry.is_set()
         remove_dead_run(folder)
     thread.join()
     assert [path.name for path in make_run_folder("run").iterdir()] == ["mine"]
 
 
-def names(tmp_path: Path) -> list[str]:
+def list_names(tmp_path: Path) -> list[str]:
     return sorted(path.name for path in (tmp_path / f"ray_mr-{os.getuid()}").iterdir())
 
 
 def test_run_folder_whose_removal_was_killed_is_swept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """SIGKILL after any of the changes to the disk that a removal makes: the next sweep does it."""
+    """SIGKILL comes after any one of the changes that a removal makes to the disk."""
     kill = (
         "import os, signal, sys, tempfile\n"
         "from ray_mr.system import scratch\n"
@@ -280,17 +281,17 @@ def test_run_folder_whose_removal_was_killed_is_swept(
         if subprocess.run(argv, check=False).returncode == 0:
             break
         killed += 1
-        assert names(tmp_path), "something is left, or nobody needs a sweep"
+        assert list_names(tmp_path), "something is left, or no sweep is needed"
         sweep()
-        assert names(tmp_path) == []
+        assert list_names(tmp_path) == []
     assert killed >= 6, "file, two folders, the run's own, two locks"
-    assert names(tmp_path) == []
+    assert list_names(tmp_path) == []
 
 
 def test_run_folder_without_any_lock_is_swept_when_it_is_old(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Somebody removed the lock file; a run that begins has made its folder, but no lock yet."""
+    """A user removed the lock file; or a new run has made its folder, but no lock yet."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     folder = make_run_folder("run")
     (folder / "data").write_bytes(b"x")
@@ -305,7 +306,7 @@ def test_run_folder_without_any_lock_is_swept_when_it_is_old(
 def test_run_folder_of_an_older_version_is_swept_unless_it_lives(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mark: str
 ) -> None:
-    """Versions before this one had the lock file inside."""
+    """Older versions had the lock file inside the folder."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     folder = make_run_folder("run")
     with (folder / mark).open("xb") as file:
@@ -320,7 +321,7 @@ def test_run_folder_of_an_older_version_is_swept_unless_it_lives(
 def test_work_dir_that_resists_removal_is_moved_aside(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The attempt has ended well all the same, and its name is free for the next."""
+    """The attempt has ended well all the same, and the name is free for the next attempt."""
 
     def refuse(path: Path) -> None:
         if path.exists():
@@ -336,7 +337,7 @@ def test_work_dir_that_resists_removal_is_moved_aside(
 def test_run_whose_folder_resists_removal_ends_well_with_a_notice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a program leaves is no reason for a good result to have failed."""
+    """Files that a program left must not fail a good result."""
 
     def refuse(path: Path) -> None:
         if "left-" not in path.name and path.exists():
