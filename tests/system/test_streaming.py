@@ -1,4 +1,4 @@
-"""What Hadoop Streaming has beside its feed: `-combiner`, exit codes, `-files path#name`."""
+"""Hadoop Streaming beyond its feed: `-combiner`, exit codes, `-files path#name`."""
 
 from __future__ import annotations
 
@@ -25,108 +25,114 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SPLIT = "tr -s ' ' '\\n' | sed '/^$/d; s/$/\\t1/'"
-"""Words of lines, with a 1 each."""
+"""A mapper that writes each word with the value 1."""
 ADD = """awk -F '\\t' '
     $1 != key && NR > 1 { print key "\\t" sum; sum = 0 }
     { key = $1; sum += $2 }
     END { if (NR) print key "\\t" sum }'"""
-"""Adds up the values of each key of sorted lines."""
+"""A reducer that adds up the values of each key of sorted lines."""
 TEXTS = [b"b a b\n", b"a\n" * 500 + b"c a\n", b"", b"last b"]
 COUNTS = {b"a": 502, b"b": 3, b"c": 1, b"last": 1}
 
 
 @pytest.fixture
 def house(tmp_path: Path) -> House:
-    """A fresh one."""
+    """Return an empty house."""
     return House(tmp_path)
 
 
-def fed_lines(house: House, name: str, source: str, **options: Any) -> dict[str, Any]:
-    """A shell script fed lines."""
+def make_step(house: House, name: str, source: str, **options: Any) -> dict[str, Any]:
+    """Return a step whose program is a shell script with feed `lines`."""
     return house.shell(name, source) | {"feed": "lines"} | options
 
 
 class TestCombiner:
-    """A program fed sorted lines, whose output lines are rows again."""
+    """A combiner is a program that reads sorted lines; its output lines are rows again."""
 
-    def test_result(self, house: House) -> None:
-        """A word count has the result of the same without a combiner, of far fewer rows."""
+    def test_result_equals_that_without_combiner(self, house: House) -> None:
+        """Far fewer rows are shuffled."""
         house.inputs(TEXTS)
-        said = []
-        for combiner in ({}, {"combiner": fed_lines(house, "c", ADD)}):
+        results = []
+        for combiner in ({}, {"combiner": make_step(house, "c", ADD)}):
             plan = house.plan(
-                fed_lines(house, "m", SPLIT),
-                reducer=fed_lines(house, "r", ADD),
+                make_step(house, "m", SPLIT),
+                reducer=make_step(house, "r", ADD),
                 records=None,
                 **combiner,
             )
             blocks, end = house.attempt(plan)
             assert end.error is None
-            said.append((house.reduce(plan, blocks)[0][0], end.rows, end.mapped_rows))
-        assert said[0][0] == said[1][0] == b"".join(b"%s\t%d\n" % each for each in COUNTS.items())
-        assert [each[1:] for each in said] == [(507, 507), (4, 507)]
+            results.append((house.reduce(plan, blocks)[0][0], end.rows, end.mapped_rows))
+        assert (
+            results[0][0]
+            == results[1][0]
+            == b"".join(b"%s\t%d\n" % each for each in COUNTS.items())
+        )
+        assert [each[1:] for each in results] == [(507, 507), (4, 507)]
 
-    def test_sorted_input(self, house: House) -> None:
-        """It reads `key TAB value` in key order, values as they came; no TAB: one at the end."""
+    def test_input_is_sorted_by_key(self, house: House) -> None:
+        """Values keep their order; a line without TAB gets one at its end."""
         house.inputs([b"b\t2\na\nb\t1\nc\tx\ty\n"])
         plan = house.plan(
-            fed_lines(house, "m", "cat"),
-            reducer=fed_lines(house, "r", "cat"),
+            make_step(house, "m", "cat"),
+            reducer=make_step(house, "r", "cat"),
             records=None,
-            combiner=fed_lines(house, "c", "sed 's/^/all\\t/'"),
+            combiner=make_step(house, "c", "sed 's/^/all\\t/'"),
         )
         blocks, end = house.attempt(plan)
         assert end.error is None
         assert house.reduce(plan, blocks)[0][0] == b"all\ta\t\nall\tb\t2\nall\tb\t1\nall\tc\tx\ty\n"
 
-    def test_output_in_any_order(self, house: House) -> None:
-        """Its output is parsed at the first TAB and sorted again; a last line may lack its end."""
+    def test_output_in_any_order_is_sorted(self, house: House) -> None:
+        """Output is split at the first TAB and sorted again; the last line may lack its newline."""
         house.inputs([b"a\t1\nb\t2\n"])
         plan = house.plan(
-            fed_lines(house, "m", "cat"),
-            reducer=fed_lines(house, "r", "cat"),
+            make_step(house, "m", "cat"),
+            reducer=make_step(house, "r", "cat"),
             records=None,
-            combiner=fed_lines(house, "c", "sort -r; printf 'no tab 1\\nA\\tx\\ty'"),
+            combiner=make_step(house, "c", "sort -r; printf 'no tab 1\\nA\\tx\\ty'"),
         )
         blocks, _ = house.attempt(plan)
         pairs = [(b"A", b"x\ty"), (b"a", b"1"), (b"b", b"2"), (b"no tab 1", b"")]
         assert all_pairs(blocks) == pairs
 
-    def test_of_a_function(self, house: House) -> None:
-        """The mapper may be a function whose lines end their keys at a space."""
+    def test_combiner_of_a_function_reads_its_lines(self, house: House) -> None:
+        """The keys of the function's lines end at a space."""
         house.inputs([b"x y\n"])
         plan = house.plan(
             "def mapper(file, line): return 'k one 1\\n'",
-            reducer=fed_lines(house, "r", "cat"),
-            combiner=fed_lines(house, "c", "cat; echo a b"),
+            reducer=make_step(house, "r", "cat"),
+            combiner=make_step(house, "c", "cat; echo a b"),
         )
         blocks, _ = house.attempt(plan)
         assert all_pairs(blocks) == [(b"a b", b""), (b"k one", b"1")]
 
     @pytest.mark.parametrize(("separator", "key"), [("tab", b"a\tb"), (".", b"a.b")])
-    def test_keys_of_two_fields(self, house: House, separator: str, key: bytes) -> None:
-        """Keys are whole before and after it, whatever is between their fields."""
+    def test_keys_of_two_fields_stay_whole(self, house: House, separator: str, key: bytes) -> None:
+        """Any separator may stand between the fields of a key."""
         mark = "\t" if separator == "tab" else separator
         house.inputs([f"a{mark}b{mark}1\na{mark}b{mark}2\n".encode()])
         plan = house.plan(
-            fed_lines(house, "m", "cat"),
-            reducer=fed_lines(house, "r", "cat"),
+            make_step(house, "m", "cat"),
+            reducer=make_step(house, "r", "cat"),
             records=None,
-            combiner=fed_lines(house, "c", "sed 's/$/!/'"),
+            combiner=make_step(house, "c", "sed 's/$/!/'"),
             separator=separator,
             key_fields=2,
         )
         assert all_pairs(house.attempt(plan)[0]) == [(key, b"1!"), (key, b"2!")]
 
-    def test_each_batch(self, house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-        """It runs for each batch, as for Hadoop's spills; `setup` is run once, counters add up."""
+    def test_combiner_runs_for_each_batch(
+        self, house: House, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A batch is like a spill of Hadoop. `setup` runs once; counters add up."""
         monkeypatch.setattr(map_side, "BATCH_BYTES", 100_000)
         house.inputs([b"word another\n" * 400_000])
         plan = house.plan(
-            fed_lines(house, "m", SPLIT),
-            reducer=fed_lines(house, "r", ADD),
+            make_step(house, "m", SPLIT),
+            reducer=make_step(house, "r", ADD),
             records=None,
-            combiner=fed_lines(house, "c", f"echo reporter:counter:g,runs,1 >&2; {ADD}"),
+            combiner=make_step(house, "c", f"echo reporter:counter:g,runs,1 >&2; {ADD}"),
             setup="test ! -e here; touch here",
         )
         blocks, end = house.attempt(plan)
@@ -135,14 +141,13 @@ class TestCombiner:
         assert end.rows <= 2 * end.counters["g,runs"]
         assert house.reduce(plan, blocks)[0][0] == b"another\t400000\nword\t400000\n"
 
-    def test_environment(self, house: House) -> None:
-        """It has the names of its map task."""
+    def test_environment_is_that_of_the_map_task(self, house: House) -> None:
         house.inputs([b"a\n"])
         plan = house.plan(
-            fed_lines(house, "m", "cat"),
-            reducer=fed_lines(house, "r", "cat"),
+            make_step(house, "m", "cat"),
+            reducer=make_step(house, "r", "cat"),
             records=None,
-            combiner=fed_lines(house, "c", 'cat >&2; echo "$mapreduce_task_ismap$map_input_file"'),
+            combiner=make_step(house, "c", 'cat >&2; echo "$mapreduce_task_ismap$map_input_file"'),
         )
         assert all_pairs(house.attempt(plan)[0]) == [(f"true{house.folder}/in/000".encode(), b"")]
 
@@ -153,39 +158,39 @@ class TestCombiner:
             ("head -n 1", ChildError, "before it had read every line"),
         ],
     )
-    def test_fails(self, house: House, source: str, kind: type[ChildError], words: str) -> None:
-        """A crash, or an end before all is read, is an error; nothing of its output counts."""
+    def test_failing_combiner_ends_the_attempt(
+        self, house: House, source: str, kind: type[ChildError], words: str
+    ) -> None:
+        """It crashes, or ends before it has read its input."""
         house.inputs([b"line\t1\n" * 500_000])
         plan = house.plan(
-            fed_lines(house, "m", "cat"),
-            reducer=fed_lines(house, "r", "cat"),
+            make_step(house, "m", "cat"),
+            reducer=make_step(house, "r", "cat"),
             records=None,
-            combiner=fed_lines(house, "c", source),
+            combiner=make_step(house, "c", source),
         )
         _, end = house.attempt(plan)
         assert isinstance(end.error, kind)
         assert words in str(end.error)
 
-    def test_files_are_refused(self) -> None:
-        """A combiner cannot be fed files."""
+    def test_combiner_fed_files_is_refused(self) -> None:
         step = {"language": "binary", "script": "cat", "feed": "lines"}
         combiner = {"language": "binary", "script": "cat"}
         with pytest.raises(JobError, match=r"combiner: must have .*records` .* or `feed: lines`"):
             Job(inputs=["a"], mapper=step, combiner=combiner, reducer=step)
 
-    def test_run(self, tmp_path: Path, engine: str) -> None:
-        """A whole run, on each engine."""
+    def test_whole_run_on_each_engine(self, tmp_path: Path, engine: str) -> None:
         house = House(tmp_path)
         house.inputs(TEXTS)
-        made = job(
+        whole_job = job(
             tmp_path,
-            mapper=fed_lines(house, "m", SPLIT),
-            combiner=fed_lines(house, "c", ADD),
-            reducer=fed_lines(house, "r", ADD),
+            mapper=make_step(house, "m", SPLIT),
+            combiner=make_step(house, "c", ADD),
+            reducer=make_step(house, "r", ADD),
             records=None,
             split_bytes=1,
         )
-        run_told(made, engine=engine)
+        run_told(whole_job, engine=engine)
         assert result(tmp_path) == b"".join(b"%s\t%d\n" % each for each in COUNTS.items())
 
 
@@ -193,39 +198,37 @@ class TestExitCodes:
     """`ignore_exit_code: true` is `stream.non.zero.exit.is.failure=false`."""
 
     GREP = "grep b"
-    """Ends with 1 where there is no such line."""
+    """A command that exits with 1 if there is no such line."""
 
     @pytest.mark.parametrize("feed", ["lines", "files"])
-    def test_mapper(self, house: House, feed: str) -> None:
-        """A non-zero exit code is counted, no failure, in both feeds of programs."""
+    def test_exit_code_of_mapper_is_counted(self, house: House, feed: str) -> None:
+        """It is not a failure, in both feeds of programs."""
         house.inputs([b"a\n"])
         source = self.GREP if feed == "lines" else "xargs grep b"
-        mapper = fed_lines(house, "m", source) | {"feed": feed}
+        mapper = make_step(house, "m", source) | {"feed": feed}
         _, end = house.attempt(house.plan(mapper, records=None))
         assert isinstance(end.error, ChildCrashed)
         _, end = house.attempt(house.plan(mapper | {"ignore_exit_code": True}, records=None))
         assert end.error is None
         assert end.counters[IGNORED_EXITS] == 1
 
-    def test_reducer(self, house: House) -> None:
-        """A reducer's, too; what it put out is the result."""
+    def test_exit_code_of_reducer_is_counted(self, house: House) -> None:
+        """Its output is the result."""
         house.inputs([b"a\t1\n"])
-        reducer = fed_lines(house, "r", "cat; exit 7", ignore_exit_code=True)
-        plan = house.plan(fed_lines(house, "m", "cat"), reducer=reducer, records=None)
+        reducer = make_step(house, "r", "cat; exit 7", ignore_exit_code=True)
+        plan = house.plan(make_step(house, "m", "cat"), reducer=reducer, records=None)
         text, ends = house.reduce(plan, house.attempt(plan)[0])
         assert text[0] == b"a\t1\n"
         assert ends[0].counters[IGNORED_EXITS] == 1
 
-    def test_signals_and_input_left(self, house: House) -> None:
-        """A signal, and input that was not read, stay failures."""
+    def test_signals_and_unread_input_stay_failures(self, house: House) -> None:
         house.inputs([b"a\n" * 1_000_000])
         for source, words in (("cat; kill -9 $$", "SIGKILL"), ("exit 1", "read every line")):
-            mapper = fed_lines(house, "m", source, ignore_exit_code=True)
+            mapper = make_step(house, "m", source, ignore_exit_code=True)
             _, end = house.attempt(house.plan(mapper, records=None))
             assert words in str(end.error)
 
-    def test_functions_have_none(self) -> None:
-        """It is refused for feed records."""
+    def test_ignore_exit_code_is_refused_for_records(self) -> None:
         with pytest.raises(JobError, match=r"mapper\.ignore_exit_code: is for feed lines"):
             Job(inputs=["a"], mapper={"script": "m.py", "ignore_exit_code": True}, records="text")
 
@@ -233,14 +236,14 @@ class TestExitCodes:
 class TestNamedFiles:
     """`files: [path#name]` is `-files path#name`."""
 
-    def test_names(self, house: House) -> None:
-        """A file or a folder gets the name; a path that has the mark in its own name stays."""
+    def test_file_or_folder_gets_its_new_name(self, house: House) -> None:
+        """A path whose own name has a `#` is kept."""
         (house.folder / "data").mkdir()
         for name in ("data/x", "v2.txt", "odd#name"):
             (house.folder / name).write_text(name + "\n")
         house.inputs([b""])
         plan = house.plan(
-            fed_lines(house, "m", "cat; cat words dir/x 'odd#name' v2.txt"),
+            make_step(house, "m", "cat; cat words dir/x 'odd#name' v2.txt"),
             records=None,
             files=[
                 f"{house.folder}/{each}"
@@ -261,16 +264,15 @@ class TestNamedFiles:
             (".ray_mr_harness.py", "is taken"),
         ],
     )
-    def test_refused(self, tmp_path: Path, name: str, words: str) -> None:
-        """One that is a path, or taken, is named."""
+    def test_unusable_name_is_refused(self, tmp_path: Path, name: str, words: str) -> None:
+        """The name is a path, or is taken."""
         (tmp_path / "x").write_text("")
         with pytest.raises(JobError, match=words):
             pack_attached_files([f"{tmp_path}/x#{name}"])
         with pytest.raises(JobError, match="no such file"):
             pack_attached_files([f"{tmp_path}/y#name"])
 
-    def test_job_file(self, tmp_path: Path) -> None:
-        """In a job file the path is relative to its folder."""
+    def test_path_in_job_file_is_relative_to_it(self, tmp_path: Path) -> None:
         (tmp_path / "x").write_text("text")
         path = tmp_path / "job.yml"
         path.write_text(
@@ -281,37 +283,42 @@ class TestNamedFiles:
 
 
 TEXT = b"b\t1\r\na b\n\ta\n\nb\t\nb\t2\tx\n\xff\tz\nb\t1\nlast"
-"""Lines with several TABs, none, an empty key, an empty value, CRLF, odd bytes, no last end."""
+"""Lines with several TABs, no TAB, an empty key or value, CRLF, odd bytes, no last newline."""
 
 
-def pairs(lines: bytes) -> list[tuple[bytes, bytes]]:
-    """Hadoop's keys and values: the key ends at the first TAB, and is the line if there is none."""
+def split_pairs(lines: bytes) -> list[tuple[bytes, bytes]]:
+    """Return Hadoop's keys and values of lines.
+
+    The key ends at the first TAB; it is the whole line if there is none.
+    """
     parts = [line.partition(b"\t") for line in lines.removesuffix(b"\n").split(b"\n")]
     return [(key, value) for key, _, value in parts]
 
 
-def through(script: str, lines: bytes) -> bytes:
-    """What a program makes of them."""
+def run_script(script: str, lines: bytes) -> bytes:
+    """Return the output of a program for these lines."""
     return subprocess.run([script], input=lines, capture_output=True, check=True).stdout
 
 
-def hadoop(scripts: dict[str, str], data: bytes) -> bytes:
-    """What the rules of Hadoop Streaming make of one input, step by step.
+def run_by_hadoop_rules(scripts: dict[str, str], data: bytes) -> bytes:
+    """Return the result of one input by the rules of Hadoop Streaming, step by step.
 
-    The values of a key are in the order of the input: Hadoop promises none.
+    The values of a key are in the order of the input; Hadoop guarantees none.
     """
-    lines = through(scripts["mapper"], data + b"\n")
+    lines = run_script(scripts["mapper"], data + b"\n")
     for step in ("combiner", "reducer"):
         if step in scripts:
-            ordered = sorted(pairs(lines), key=lambda pair: pair[0])
-            lines = through(scripts[step], b"".join(b"%s\t%s\n" % pair for pair in ordered))
+            ordered = sorted(split_pairs(lines), key=lambda pair: pair[0])
+            lines = run_script(scripts[step], b"".join(b"%s\t%s\n" % pair for pair in ordered))
     return lines
 
 
 @pytest.mark.parametrize("steps", [("mapper", "reducer"), ("mapper", "combiner", "reducer")])
 @pytest.mark.parametrize("mapper", ["cat", "tr a-z A-Z", "sed 's/\\t/-/g'", "sed 's/^/k\\t/'"])
-def test_as_hadoop(tmp_path: Path, steps: tuple[str, ...], mapper: str) -> None:
-    """A job file of a line for each script has the result of Hadoop's rules, byte for byte."""
+def test_job_result_equals_hadoop_rules(
+    tmp_path: Path, steps: tuple[str, ...], mapper: str
+) -> None:
+    """The result of a three-line job file is the same byte for byte."""
     sources = {"mapper": mapper, "combiner": "uniq", "reducer": "sed 's/$/ <-/'"}
     (tmp_path / "in").write_bytes(TEXT)
     lines = ["inputs: [in]"]
@@ -322,9 +329,9 @@ def test_as_hadoop(tmp_path: Path, steps: tuple[str, ...], mapper: str) -> None:
         lines.append(f"{step}: {{language: binary, script: {step}.sh, feed: lines}}")
     (tmp_path / "job.yml").write_text("\n".join([*lines, ""]))
     words = ["run", str(tmp_path / "job.yml"), "--engine", "local"]
-    done = CliRunner().invoke(main, [*words, "--output", str(tmp_path / "out.txt")])
-    assert done.exit_code == 0, done.stderr
-    expected = hadoop({step: str(tmp_path / f"{step}.sh") for step in steps}, TEXT)
+    invocation = CliRunner().invoke(main, [*words, "--output", str(tmp_path / "out.txt")])
+    assert invocation.exit_code == 0, invocation.stderr
+    expected = run_by_hadoop_rules({step: str(tmp_path / f"{step}.sh") for step in steps}, TEXT)
     assert (tmp_path / "out.txt").read_bytes() == expected
 
 
@@ -338,24 +345,24 @@ stream.reduce.output.field.separator stream.num.reduce.output.key.fields
 stream.non.zero.exit.is.failure KeyFieldBasedPartitioner KeyFieldBasedComparator
 TotalOrderPartitioner NLineInputFormat mapreduce.job.reduces mapreduce.job.name
 """
-"""Those of Hadoop's own page on Streaming, and of its command's `-info`."""
+"""Options of Hadoop's own page on Streaming, and of its command's `-info`."""
 
 
 class TestPageOfHadoop:
-    """docs/how-to/hadoop.md."""
+    """The page docs/how-to/hadoop.md."""
 
-    def test_every_option(self) -> None:
-        """Each option of Hadoop Streaming is told of; what is said to be a job's key is one."""
+    def test_page_covers_every_hadoop_option(self) -> None:
+        """Each job key that the page names exists."""
         assert [
             each for each in OPTIONS.split() if not re.search(rf"(?<![-\w]){each}\b", PAGE)
         ] == []
         rows = re.findall(r"^\| (?!Hadoop|---)(.+?) \| (.+) \|$", PAGE, re.MULTILINE)
-        named = {key for _, here in rows for key in re.findall(r"`(\w+): ", here)}
-        assert named - set(Script.model_fields) <= set(Job.model_fields)
+        keys = {key for _, here in rows for key in re.findall(r"`(\w+): ", here)}
+        assert keys - set(Script.model_fields) <= set(Job.model_fields)
         assert len(rows) > 30
 
-    def test_its_job(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Its job file runs, and its parts hold the lines that Hadoop's rules give."""
+    def test_job_of_the_page_runs(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Its parts hold the lines that Hadoop's rules give."""
         monkeypatch.chdir(tmp_path)
         (tmp_path / "texts" / "more").mkdir(parents=True)
         (tmp_path / "texts" / "a").write_text("to be or not\n")
@@ -369,8 +376,8 @@ class TestPageOfHadoop:
             "    print(key, sum(int(row[1]) for row in rows), *sys.argv[1:], sep='\\t')\n"
         )
         (tmp_path / "job.yml").write_text(PAGE.split("```yaml\n")[1].split("```")[0])
-        done = CliRunner().invoke(main, ["run", "job.yml", "--engine", "local"])
-        assert done.exit_code == 0, done.stderr
+        invocation = CliRunner().invoke(main, ["run", "job.yml", "--engine", "local"])
+        assert invocation.exit_code == 0, invocation.stderr
         names = sorted(path.name for path in (tmp_path / "counts").glob("part-*"))
         assert names == [f"part-0000{number}" for number in range(4)]
         assert (tmp_path / "counts" / "_SUCCESS").exists()
@@ -396,7 +403,9 @@ class TestPageOfHadoop:
             ),
         ],
     )
-    def test_aggregate(self, kind: str, values: list[str], whole: str) -> None:
+    def test_aggregate_example_matches_hadoop_types(
+        self, kind: str, values: list[str], whole: str
+    ) -> None:
         """examples/aggregate/aggregate.py has the types of Hadoop's `aggregate`."""
         script = runpy.run_path(str(TOP / "examples" / "aggregate" / "aggregate.py"))
         key = f"{kind}:a:b"

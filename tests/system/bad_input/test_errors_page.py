@@ -62,6 +62,6 @@ def test_an_entry_that_is_not_up_to_date(monkeypatch: pytest.MonkeyPatch) -> Non
         ("x died; the end of its stderr:\na\nb", "x died; the end of its stderr: b"),
     ],
 )
-def test_headline(message: str, line: str) -> None:
-    """A message in one line has the program's very last word."""
+def test_summarize_message_quotes_last_line(message: str, line: str) -> None:
+    """A message in one line ends with the last line of stderr."""
     assert summarize_message(message) == line

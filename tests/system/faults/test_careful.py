@@ -49,8 +49,8 @@ def letters(folder: Path) -> dict[str, tuple[bytes, dict[str, Any]]]:
 
 
 @pytest.mark.parametrize("harm", list(HARM))
-def test_poison_record(folder: Path, engine: str, harm: str) -> None:
-    """One record that kills the child costs itself: it becomes a dead letter, the rest counts."""
+def test_poison_record_becomes_a_dead_letter(folder: Path, engine: str, harm: str) -> None:
+    """The other records count."""
     wanted = job(folder, mapper=mapper(folder, 107, harm=harm), max_bad_records=1)
     report, notices = run_told(wanted, engine=engine)
     assert report.ok

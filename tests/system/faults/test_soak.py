@@ -1,4 +1,4 @@
-"""The soak in its short form; ``make soak`` runs the long one."""
+"""The short form of the soak test; ``make soak`` runs the long one."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from soak import soaking
 
 @pytest.mark.ray
 @pytest.mark.timeout(600)
-def test_short_soak() -> None:
-    """Faults of requests, killed programs, workers, a reducer and the driver: equal to the truth.
+def test_short_soak_result_equals_truth() -> None:
+    """Requests fail; programs, workers, a reducer and the driver are killed.
 
-    With two bad objects of 200, each named; nothing is lost, doubled or left over.
+    Two of 200 objects are bad; both are named, and nothing is lost, doubled or left over.
     """
     with soaking(objects=200, seconds=12, bad=0.01, seed=7) as soak:
-        told = soak.run()
-    assert told.killed["driver"] == 1
-    assert told.killed["child"] >= 1
-    assert sum(told.faults.values()) >= 1
-    assert told.report["totals"]["failed"] == 2
+        outcome = soak.run()
+    assert outcome.killed["driver"] == 1
+    assert outcome.killed["child"] >= 1
+    assert sum(outcome.faults.values()) >= 1
+    assert outcome.report["totals"]["failed"] == 2

@@ -137,8 +137,8 @@ OTHERS: dict[str, Callable[[bytes], bytes | None]] = {
 
 
 @pytest.mark.parametrize("codec", SAMPLES)
-def test_compressed_files(tmp_path: Path, codec: str) -> None:
-    """A mutated file decodes to what another decoder makes of it, or is a data error."""
+def test_mutated_compressed_file_decodes_like_another_decoder(tmp_path: Path, codec: str) -> None:
+    """Or it is a data error."""
     path = tmp_path / "file"
     for chance in seeds(150, SHARE):
         data = mutated(chance, chance.choice(SAMPLES[codec]), EVERY)
@@ -204,8 +204,7 @@ def some_keys(random_: random.Random) -> set[str]:
     return keys
 
 
-def test_keys(tmp_path: Path) -> None:
-    """Whatever the keys are, each object is a file below the folder, or refused with its reason."""
+def test_any_key_is_below_the_folder_or_refused(tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.write_bytes(TEXT)
     (known,) = LocalStore().find(str(source))
@@ -288,8 +287,8 @@ MANIFESTS = [
 ]
 
 
-def test_manifests() -> None:
-    """Every line of a mutated manifest is an object with a place, or an error with its number."""
+def test_mutated_manifest_line_is_an_object_or_error() -> None:
+    """The object has a location; the error names the manifest."""
     for random_ in seeds(300, share=0.15):
         data = mutated(random_, random_.choice(MANIFESTS), [*MANIFESTS, *EVERY])
         bucket = random_.choice([None, "b"])
@@ -313,8 +312,8 @@ FILTER = {
 }
 
 
-def test_filters(tmp_path: Path) -> None:
-    """A mutated filter filters, or is an error that names it."""
+def test_mutated_filter_works_or_is_an_error(tmp_path: Path) -> None:
+    """The error names the filter."""
     path = tmp_path / "f.json"
     text = json.dumps(FILTER).encode()
     for random_ in seeds(300, share=0.15):
@@ -330,8 +329,8 @@ def test_filters(tmp_path: Path) -> None:
 URLS = [b"host:80/a%20b.gz?x=1&sig=abc#f", b"[::1]/x/y", b"h/x"]
 
 
-def test_urls() -> None:
-    """A mutated URL is an address, or an error; its password is in no message."""
+def test_mutated_url_never_shows_its_password() -> None:
+    """The URL is an address, or an error."""
     for random_ in seeds(500, share=0.1):
         rest = mutated(random_, random_.choice(URLS), URLS).decode("utf-8", "surrogateescape")
         url = f"https://user:PASSWORD9@{rest}"

@@ -44,8 +44,8 @@ def needed(requirements: list[str]) -> set[str]:
     return names
 
 
-def test_dockerfile_lints() -> None:
-    """Hadolint finds nothing but what .hadolint.yaml gives a reason for."""
+def test_dockerfile_passes_hadolint() -> None:
+    """Exceptions are listed with their reasons in .hadolint.yaml."""
     program = Path(sys.executable).with_name("hadolint")
     ran = subprocess.run(
         [str(program), "Dockerfile"], check=False, cwd=TOP, capture_output=True, text=True
@@ -53,8 +53,8 @@ def test_dockerfile_lints() -> None:
     assert (ran.returncode, ran.stdout) == (0, ""), ran.stdout + ran.stderr
 
 
-def test_scripts_parse() -> None:
-    """The shell script of the image is valid, and says how it is used."""
+def test_image_script_prints_its_usage() -> None:
+    """The script parses."""
     subprocess.run(["bash", "-n", TOOL], check=True)
     helped = subprocess.run([TOOL, "help"], check=False, capture_output=True, text=True)
     if "docker and podman are not running" not in helped.stderr:
@@ -157,8 +157,8 @@ def test_command_of_2014_hands_on(name: str, tmp_path: Path, node: str) -> None:
     assert (ran.returncode, ran.stdout) == (5, f"{word} a b c\n"), ran.stderr
 
 
-def test_vagrantfile() -> None:
-    """The Vagrantfile is valid: by Vagrant's own check where it is, else as Ruby."""
+def test_vagrantfile_is_valid_ruby() -> None:
+    """Vagrant checks it where it is installed."""
     if vagrant := shutil.which("vagrant"):
         command = [vagrant, "validate", "--ignore-provider"]
     else:

@@ -74,8 +74,10 @@ def outside(folder: Path, *words: str) -> bytes:
     return (folder / "result.txt").read_bytes()
 
 
-def test_run(image: Image, s3: S3Server, pings: tuple[str, list[str]], tmp_path: Path) -> None:
-    """``ray-mr run`` in the image, on Ray as ``worker``: the bytes of a run on this machine."""
+def test_run_in_image_equals_local_run(
+    image: Image, s3: S3Server, pings: tuple[str, list[str]], tmp_path: Path
+) -> None:
+    """``ray-mr run`` uses Ray as the user ``worker``."""
     bucket, keys = pings
     folder = work_folder(tmp_path)
     (folder / "job.yml").write_text(JOB.format(bucket=bucket))
@@ -109,8 +111,8 @@ def test_command_of_2014(
     assert (folder / "result.txt").read_bytes() == expected
 
 
-def test_javascript(image: Image, s3: S3Server, tmp_path: Path) -> None:
-    """A mapper for Node gets file names and finds Node in the image."""
+def test_javascript_mapper_finds_node_in_image(image: Image, s3: S3Server, tmp_path: Path) -> None:
+    """It reads file names."""
     bucket = s3.bucket()
     for name in ("a", "b"):
         s3.client.put_object(Bucket=bucket, Key=name, Body=gzip.compress(name.encode() * 3))
@@ -146,8 +148,8 @@ def test_image_of_a_job(image: Image, tmp_path: Path) -> None:
     assert (folder / "result.txt").read_text() == expected
 
 
-def test_programs_inside(image: Image) -> None:
-    """The user is ``worker`` in its home, and what jobs and ray_mr call is there."""
+def test_image_has_its_user_and_programs(image: Image) -> None:
+    """The user is ``worker``, in its home."""
     names = ["ray-mr", "node", "python", "xz", "bzip2", "setpriv"]
     looked = image.run("sh", "-c", f"id -un; pwd; echo $HOME; which {' '.join(names)}")
     lines = looked.stdout.splitlines()
@@ -248,8 +250,7 @@ def answers(url: str) -> bool:
         return False
 
 
-def test_pushed(registry: str, tmp_path: Path) -> None:
-    """An image that was built here can be pushed to a registry, and is there afterwards."""
+def test_built_image_can_be_pushed(registry: str, tmp_path: Path) -> None:
     engine_name()
     context = tmp_path / "context"
     context.mkdir()

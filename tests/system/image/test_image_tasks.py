@@ -74,10 +74,10 @@ def work(queue: QueueServer, task: str, image: Image, job: Path, s3: S3Server) -
     assert done.returncode == 0, done.stderr
 
 
-def test_task_group(
+def test_task_group_result_equals_one_run(
     image: Image, s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Federated keys in an envelope, maps and reduces on Ray: the bytes of ``ray-mr run``."""
+    """The keys are federated and sealed; maps and reduces use Ray."""
     assert image.tag == "ray-mr:under-test", "what the job's image is made from"
     job = job_folder(tmp_path / "job", s3)
     of_job = build("ray-mr:group-under-test", job)
