@@ -19,9 +19,14 @@ if TYPE_CHECKING:
 
 def add_help(command: click.Command) -> None:
     """Give a command, and each command below it, the options ``-h`` and ``--help``."""
-    command.params.append(
-        _make_option(["-h", "--help"], "Show this message and exit.", click.Context.get_help)
-    )
+    option = _make_option(["-h", "--help"], "Show this message and exit.", click.Context.get_help)
+
+    def get_help_option(ctx: click.Context) -> click.Option | None:
+        del ctx
+        return option
+
+    # click's usage errors point to the option that this method returns.
+    command.get_help_option = get_help_option  # type: ignore[method-assign]
     if isinstance(command, click.Group):
         for each in command.commands.values():
             add_help(each)

@@ -141,8 +141,8 @@ CASES = [
         "partition: -k2 is not in the key",
     ),
     added("A separator that is none", "separator: ab", "separator: must be auto, tab"),
-    added("No values at the top", "reducer: top 0", "'top 0' is no number of values"),
-    added("Bins without a width", "reducer: histogram 0", "'histogram 0' is no width of bins"),
+    added("No values at the top", "reducer: top 0", "'top 0' is not a number of values"),
+    added("Bins without a width", "reducer: histogram 0", "'histogram 0' is not a bin width"),
     Case(
         "The interpreter of scripts is missing",
         RUN,
