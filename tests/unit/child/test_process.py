@@ -284,7 +284,7 @@ class TestStreams:
         assert "stall_timeout" in caught.value.message
         assert "> /dev/null &" in caught.value.hint
         assert not caught.value.retryable
-        if clear != "setsid env -i ":  # neither session nor mark: nobody knows whose it is
+        if clear != "setsid env -i ":  # neither session nor mark: its owner is unknown
             assert "sleep (process" in caught.value.message
         processes.kill_processes_in(tmp_path.parent)
         assert find_process_names(tmp_path) == set()

@@ -1,4 +1,4 @@
-"""What job files and ``Job(...)`` promise: both forms, defaults, and faults a user can act on."""
+"""The contract of job files and ``Job(...)``: both forms, defaults, and faults a user can fix."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ def program(job: Job) -> Script:
 
 
 def write(folder: Path, text: str) -> str:
-    """Write a job file and give its path."""
+    """Write a job file and return its path."""
     path = folder / "job.yml"
     path.write_text(text)
     return str(path)
 
 
 def refuse(folder: Path, text: str, **options: Any) -> str:
-    """The message of the error that a job file raises."""
+    """Return the message of the error that a job file raises."""
     with pytest.raises(JobError) as caught:
         Job.from_file(write(folder, text), **options)
     assert caught.value.exit_code == 2
@@ -59,15 +59,15 @@ def refuse(folder: Path, text: str, **options: Any) -> str:
 
 
 def mapper(uuid: str, _file: str, _record: object) -> str:
-    """A mapper for tests."""
+    """Map a record, for tests."""
     return uuid
 
 
 class TestForms:
     """Both forms of the job file."""
 
-    def test_long_form(self, tmp_path: Path) -> None:
-        """The long form is read, sizes and times as people write them."""
+    def test_long_form_is_read(self, tmp_path: Path) -> None:
+        """Sizes and times have units."""
         job = Job.from_file(write(tmp_path, LONG))
         assert job.name == "os-count"
         assert job.combiner == "sum"
@@ -76,7 +76,7 @@ class TestForms:
         assert program(job).fed == "records"
 
     def test_arguments_are_the_text_of_the_file(self, tmp_path: Path) -> None:
-        """YAML's types change no argument: ``1.10`` and ``yes`` reach the script as written."""
+        """YAML types do not change an argument: ``1.10`` and ``yes`` are passed as written."""
         job = Job.from_file(write(tmp_path, LONG))
         assert isinstance(job.reducer, Script)
         assert job.reducer.arguments == ("1.10", "yes")
@@ -85,10 +85,10 @@ class TestForms:
         ("language", "records", "decompress"),
         [("python", "uuid-json", "auto"), ("javascript", None, "none"), ("binary", None, "none")],
     )
-    def test_three_key_form(
+    def test_three_key_form_is_map_only(
         self, tmp_path: Path, language: str, records: str | None, decompress: str
     ) -> None:
-        """The form of 2014 is a map-only job; javascript and binary get files as stored."""
+        """The form of 2014 is a map-only job; javascript and binary read files as stored."""
         text = f"language: {language}\nscript: ./mapper\narguments: [a]\n"
         for role in ("run", "map"):
             job = Job.from_file(write(tmp_path, text), role=role, inputs=["s3://b/k"])
@@ -97,13 +97,12 @@ class TestForms:
             assert program(job).arguments == ("a",)
 
     def test_three_key_form_without_arguments(self, tmp_path: Path) -> None:
-        """``arguments`` may be left out, or left empty."""
+        """``arguments`` may be missing or empty."""
         for tail in ("", "arguments:\n"):
             path = write(tmp_path, f"language: python\nscript: m.py\n{tail}")
             assert program(Job.from_file(path, inputs=["s3://b/k"])).arguments == ()
 
-    def test_defaults(self) -> None:
-        """The defaults of the long form are those of the design."""
+    def test_defaults_are_those_of_the_design(self) -> None:
         job = Job(inputs=["s3://b/"], mapper=mapper, records="json")
         assert (job.reducers, job.attempts, job.downloads) == (1, 4, 8)
         assert (job.split_bytes, job.memory) == (128 * 2**20, 512 * 2**20)
@@ -111,8 +110,8 @@ class TestForms:
         assert (job.max_failed_inputs, job.max_bad_records) == (0, 0)
         assert (job.output, job.separator, job.decompress) == ("result.txt", "auto", "auto")
 
-    def test_map_role_leaves_the_reduce_side(self, tmp_path: Path) -> None:
-        """``map`` maps and combines, a file for each reduce task; ``reduce`` takes one of them."""
+    def test_roles_split_map_and_reduce_sides(self, tmp_path: Path) -> None:
+        """``map`` writes a file for each reduce task; ``reduce`` reads one of them."""
         path = write(tmp_path, LONG + "output: s3://elsewhere/\n")
         job = Job.from_file(path, role="map")
         assert (job.combiner, job.reducer, job.reducers) == ("sum", None, 4)
@@ -136,15 +135,15 @@ class TestForms:
     def test_reduce_role_cuts_lines_as_the_map_role_does(
         self, tmp_path: Path, mapper: str, more: str, separator: str
     ) -> None:
-        """A reduce task reads what map tasks wrote: ``auto`` means the same in both."""
+        """A reduce task reads the output of map tasks: ``auto`` means the same in both."""
         text = f"mapper: {mapper}\nrecords: text\nreducer: {{script: r.py}}\n{more}"
         path = write(tmp_path, text)
         for role in ("map", "reduce", "run"):
             job = Job.from_file(path, role=role, inputs=["s3://b/k"])
             assert job.key_end == separator
 
-    def test_none_in_words(self, tmp_path: Path) -> None:
-        """``none`` and an empty value both mean none where a field may have none."""
+    def test_none_and_empty_value_mean_none(self, tmp_path: Path) -> None:
+        """``none`` and an empty value mean the same where a field is optional."""
         text = LONG.replace("combiner: sum\n", "").replace("reducers: 4\n", "")
         text = text[: text.index("reducer:")] + "reducer: none\ntimeout:\n"
         job = Job.from_file(write(tmp_path, text))
@@ -152,12 +151,12 @@ class TestForms:
 
 
 class TestPaths:
-    """What paths are relative to."""
+    """The folders that paths are relative to."""
 
-    def test_relative_to_the_job_file(
+    def test_paths_are_relative_to_the_job_file(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Scripts and local inputs stand beside the job file; the output below the shell."""
+        """Scripts and local inputs are; the output is relative to the working directory."""
         jobs = tmp_path / "jobs"
         jobs.mkdir()
         text = LONG.replace("[s3:", "[data/, ../more/*.gz, /abs, s3:")
@@ -173,17 +172,19 @@ class TestPaths:
         )
         assert job.output == "result.txt"
 
-    def test_inputs_of_the_command_line(
+    def test_command_line_inputs_replace_those_of_file(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Inputs given to the command replace the file's, relative to the working directory."""
+        """They replace the file's inputs, and are relative to the working directory."""
         jobs = tmp_path / "jobs"
         jobs.mkdir()
         monkeypatch.chdir(tmp_path)
         job = Job.from_file(write(jobs, LONG), inputs=["a.gz", "s3://b/k"])
         assert job.inputs == (str(tmp_path / "a.gz"), "s3://b/k")
 
-    def test_job_file_of_the_image(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_system_job_file_uses_working_directory(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """In /etc, scripts and inputs are relative to the working directory."""
         etc, work = tmp_path / "etc", tmp_path / "work"
         etc.mkdir()
@@ -195,8 +196,8 @@ class TestPaths:
         assert program(job).script == str(work / "mapper.py")
         assert job.inputs[0] == f"{work}/data/"
 
-    def test_program_on_path(self, tmp_path: Path) -> None:
-        """A bare name is a program on PATH for binary, unless a file of that name is there."""
+    def test_bare_name_is_a_program_on_path(self, tmp_path: Path) -> None:
+        """A bare name is a program on the PATH for binary, unless there is a file of that name."""
         path = write(tmp_path, "language: binary\nscript: cat\n")
         assert program(Job.from_file(path, inputs=["s3://b/"])).script == "cat"
         (tmp_path / "cat").write_text("#!/bin/sh\n")
@@ -205,21 +206,21 @@ class TestPaths:
 
 
 class TestOverrides:
-    """Command-line flags over the file's fields."""
+    """Command-line flags that override fields of the file."""
 
-    def test_flags_win(self, tmp_path: Path) -> None:
-        """A flag's text means what it means in the file; ``None`` is a flag not given."""
+    def test_flags_override_the_file(self, tmp_path: Path) -> None:
+        """A flag's text is parsed like the file's; ``None`` is a flag that is not set."""
         overrides = {"reducers": "2", "split_bytes": "1MiB", "name": None}
         job = Job.from_file(write(tmp_path, LONG), overrides=overrides)
         assert (job.reducers, job.split_bytes, job.name) == (2, 2**20, "os-count")
 
     def test_faults_name_the_flag(self, tmp_path: Path) -> None:
-        """A wrong flag is told by its own name, not by a line of the file."""
+        """The message does not name a line of the file."""
         message = refuse(tmp_path, LONG, overrides={"split_bytes": "lots"})
         assert message == "--split-bytes: 'lots' is not a quantity like 128MiB"
 
     def test_flags_go_with_the_three_key_form(self, tmp_path: Path) -> None:
-        """Options that the three-key form cannot say can be flags."""
+        """A flag may set a field that the three-key form does not have."""
         job = Job.from_file(
             write(tmp_path, THREE), inputs=["s3://b/"], overrides={"max_bad_records": "3"}
         )
@@ -269,11 +270,12 @@ FAULTS = [
 
 
 class TestFaults:
-    """A wrong job file names file, line, field and the nearest valid word."""
+    """Errors name file, line, field and the nearest valid word."""
 
     @pytest.mark.parametrize(("text", "line", "field", "words"), FAULTS)
-    def test_fault(self, tmp_path: Path, text: str, line: int, field: str, words: str) -> None:
-        """Each fault stands with its line and field, and says what would be right."""
+    def test_fault_names_line_field_and_remedy(
+        self, tmp_path: Path, text: str, line: int, field: str, words: str
+    ) -> None:
         key = text.partition(":")[0]
         rest = {"inputs": "[s3://b/]", "mapper": "{language: binary, script: cat}"}
         head = "".join(f"{k}: {v}\n" for k, v in rest.items() if k != key)
@@ -283,7 +285,7 @@ class TestFaults:
         assert words in message
 
     def test_every_fault_has_its_line(self, tmp_path: Path) -> None:
-        """All faults are told at once."""
+        """All faults are reported at once."""
         text = "inputs: [s3://b/]\nmapper: {langage: x}\nreducers: 0\nfoo: 1\n"
         lines = refuse(tmp_path, text).splitlines()
         assert [line.partition(": ")[0].rpartition(":")[2] for line in lines] == ["2", "3", "4"]
@@ -306,14 +308,16 @@ class TestFaults:
             ("a: \x07\n", "not valid YAML"),
         ],
     )
-    def test_no_mapping(self, tmp_path: Path, text: str, words: str) -> None:
-        """What is no YAML mapping, or says a key twice, is refused with its line."""
+    def test_invalid_yaml_mapping_is_refused_with_line(
+        self, tmp_path: Path, text: str, words: str
+    ) -> None:
+        """A repeated key is refused, too."""
         message = refuse(tmp_path, text)
         assert message.startswith(f"{tmp_path}/job.yml")
         assert words in message
 
-    def test_unreadable_files(self, tmp_path: Path) -> None:
-        """A missing file, a folder and bytes that are no text are told apart."""
+    def test_unreadable_job_file_error_names_the_cause(self, tmp_path: Path) -> None:
+        """It is missing, a folder, or not text."""
         with pytest.raises(JobError, match=r"none\.yml: no such job file"):
             Job.from_file(tmp_path / "none.yml")
         with pytest.raises(JobError, match="a folder, not a job file"):
@@ -322,18 +326,18 @@ class TestFaults:
         with pytest.raises(JobError, match="not UTF-8 text, at byte 6"):
             Job.from_file(tmp_path / "job.yml")
 
-    def test_many_aliases_cost_nothing(self, tmp_path: Path) -> None:
-        """A file whose aliases would unfold to 10^30 nodes is refused at once."""
+    def test_many_aliases_are_refused_at_once(self, tmp_path: Path) -> None:
+        """A file whose aliases would expand to 10^30 nodes is refused at once."""
         levels = "".join(f"k{i}: &k{i} [{', '.join([f'*k{i - 1}'] * 10)}]\n" for i in range(1, 30))
-        told = refuse(tmp_path, "k0: &k0 x\n" + levels)
-        assert ":7: stands for more than 1,000,000 values" in told
+        message = refuse(tmp_path, "k0: &k0 x\n" + levels)
+        assert ":7: stands for more than 1,000,000 values" in message
 
     @pytest.mark.parametrize("key", [*Job.model_fields, "unknown"])
-    def test_a_bomb_of_aliases(self, tmp_path: Path, key: str) -> None:
-        """The same below any key: its value is not spelled out in the message either."""
+    def test_alias_bomb_below_any_key_is_refused(self, tmp_path: Path, key: str) -> None:
+        """The message does not quote the value either."""
         levels = "".join(f"k{i}: &k{i} [{', '.join([f'*k{i - 1}'] * 10)}]\n" for i in range(1, 12))
-        told = refuse(tmp_path, f"k0: &k0 x\n{levels}{key}: *k11\n")
-        assert len(told) < 1000
+        message = refuse(tmp_path, f"k0: &k0 x\n{levels}{key}: *k11\n")
+        assert len(message) < 1000
 
     @pytest.mark.parametrize(
         ("text", "words"),
@@ -350,16 +354,17 @@ class TestFaults:
             ("language: python\nscript: m\narguments: a\n", ":3: arguments: must be a list"),
         ],
     )
-    def test_three_key_faults(self, tmp_path: Path, text: str, words: str) -> None:
-        """The three-key form tells its faults by its own keys, and how to leave it."""
+    def test_three_key_fault_names_its_own_keys(
+        self, tmp_path: Path, text: str, words: str
+    ) -> None:
+        """The message names the keys of the three-key form, and how to leave it."""
         assert words in refuse(tmp_path, text, inputs=["s3://b/"])
 
-    def test_no_inputs_at_all(self, tmp_path: Path) -> None:
-        """An empty key list is an error, not a run without end (a defect of 2014)."""
+    def test_job_without_inputs_is_an_error(self, tmp_path: Path) -> None:
+        """An empty key list made 2014 run without end."""
         assert "inputs: there is no input" in refuse(tmp_path, THREE, role="map")
 
-    def test_reduce_needs_a_reducer(self, tmp_path: Path) -> None:
-        """A map-only job has no reduce role."""
+    def test_reduce_role_of_map_only_job_is_refused(self, tmp_path: Path) -> None:
         text = "mapper: {language: binary, script: cat}"
         assert "there is no reducer" in refuse(tmp_path, text, role="reduce")
 
@@ -367,8 +372,7 @@ class TestFaults:
 class TestPython:
     """Jobs made in Python."""
 
-    def test_functions(self) -> None:
-        """A bare function is accepted wherever a program is."""
+    def test_functions_are_accepted_as_programs(self) -> None:
         job = Job(
             inputs=["a"], mapper=mapper, records="json", combiner=max, reducer=Script(function=min)
         )
@@ -392,30 +396,28 @@ class TestPython:
             (lambda: Script(function=3), "function: must be a function"),
         ],
     )
-    def test_only_job_errors(self, make: Callable[[], object], words: str) -> None:
+    def test_invalid_fields_raise_job_error(self, make: Callable[[], object], words: str) -> None:
         """Pydantic's own error never reaches the user."""
         with pytest.raises(JobError) as caught:
             make()
         assert words in str(caught.value)
         assert caught.value.__suppress_context__
 
-    def test_frozen(self) -> None:
-        """A job is a value: no field can be set."""
+    def test_job_fields_are_frozen(self) -> None:
         job = Job(inputs=["a"], mapper=mapper, records="json")
         with pytest.raises(ValidationError):
             job.reducers = 2
 
-    def test_portable(self) -> None:
-        """A portable job pickles although a function of it does not."""
+    def test_job_without_functions_can_be_pickled(self) -> None:
         lock = threading.Lock()
         job = Job(inputs=["a"], mapper=lambda *_: lock, records="json", reducer=min)
-        copy = pickle.loads(pickle.dumps(job.without_functions()))  # noqa: S301 - ours
+        copy = pickle.loads(pickle.dumps(job.without_functions()))  # noqa: S301 - its own bytes
         assert program(copy).function is None
         assert program(copy).fed == "records"
         assert copy.reducers == 1
 
     def test_every_field_is_described(self) -> None:
-        """Flags, schema and reference table can be made from the fields: one line each."""
+        """Flags, the schema and the reference table are made from the fields: one line each."""
         for field in (*Job.model_fields.values(), *Script.model_fields.values()):
             assert field.description
             assert "\n" not in field.description
@@ -423,18 +425,17 @@ class TestPython:
         assert "function" not in schema["$defs"]["Script"]["properties"]
         assert {"type": "string"} in schema["properties"]["split_bytes"]["anyOf"]
 
-    def test_dump_loads_again(self, tmp_path: Path) -> None:
-        """A job written as YAML reads as the same job."""
+    def test_dumped_job_loads_as_same_job(self, tmp_path: Path) -> None:
         job = Job.from_file(write(tmp_path, LONG))
         text = yaml.safe_dump(job.model_dump(mode="json"))
         assert Job.from_file(write(tmp_path, text)) == job
 
 
 class TestPack:
-    """Programs travel as bytes."""
+    """Programs are packed as bytes."""
 
     def test_python_takes_its_siblings(self, tmp_path: Path) -> None:
-        """Every ``*.py`` beside the script travels; data and subfolders do not."""
+        """Every ``*.py`` beside the script is packed; data and subfolders are not."""
         for name in ("m.py", "helper.py", "data.json"):
             (tmp_path / name).write_text(name)
         (tmp_path / "sub").mkdir()
@@ -444,8 +445,8 @@ class TestPack:
         assert (program.entry, program.feed, program.arguments) == ("m.py", "records", ("a",))
         assert not program.function
 
-    def test_javascript_and_binary(self, tmp_path: Path) -> None:
-        """JavaScript takes modules and JSON, binary only itself, executable."""
+    def test_javascript_takes_modules_and_binary_itself(self, tmp_path: Path) -> None:
+        """JavaScript includes modules and JSON; a binary is packed alone, as executable."""
         for name in ("m.js", "a.mjs", "b.cjs", "c.json", "tool"):
             (tmp_path / name).write_text(name)
         (tmp_path / "tool").chmod(0o755)
@@ -455,13 +456,12 @@ class TestPack:
         assert [(file.name, file.executable) for file in tool.files] == [("tool", True)]
         assert tool.feed == "files"
 
-    def test_program_on_path(self) -> None:
-        """A bare name on PATH travels as a name."""
+    def test_program_on_path_is_packed_by_name(self) -> None:
         program = pack_program(Script(language="binary", script="cat"))
         assert (program.entry, program.files) == ("cat", ())
 
-    def test_refusals(self, tmp_path: Path) -> None:
-        """Missing, no file, not executable and too large each say so."""
+    def test_unusable_script_error_names_the_cause(self, tmp_path: Path) -> None:
+        """It is missing, not a file, not executable, or too large."""
         (tmp_path / "m.py").write_text("")
         (tmp_path / "tool").write_text("")
         (tmp_path / "big.py").write_bytes(b"#" * (MAX_PROGRAM_BYTES + 1))
@@ -479,8 +479,9 @@ class TestPack:
         with pytest.raises(JobError, match="no such program on PATH"):
             pack_program(Script(language="binary", script="no-such-program-anywhere"))
 
-    def test_unreadable(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A file that may not be read is named."""
+    def test_unreadable_script_is_named(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         (tmp_path / "m.py").write_text("")
 
         def refuse_to_read(path: Path) -> bytes:
@@ -490,8 +491,10 @@ class TestPack:
         with pytest.raises(JobError, match=r"m\.py: cannot be read: Permission denied"):
             pack_program(Script(script=str(tmp_path / "m.py")))
 
-    def test_function_of_a_script(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A function loads where its module is not, and the registry is left as it was."""
+    def test_function_loads_without_its_module(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The pickle registry is left unchanged."""
         (tmp_path / "only_here.py").write_text("N = 41\ndef f(*_):\n    return N + 1\n")
         monkeypatch.syspath_prepend(str(tmp_path))
         module = __import__("only_here")
@@ -499,15 +502,15 @@ class TestPack:
         monkeypatch.delitem(sys.modules, "only_here")
         (tmp_path / "only_here.py").unlink()
         assert program.function
-        assert pickle.loads(program.files[0].content)() == 42  # noqa: S301 - ours
+        assert pickle.loads(program.files[0].content)() == 42  # noqa: S301 - its own bytes
         assert not cloudpickle.list_registry_pickle_by_value()
 
-    def test_function_of_an_installed_module(self) -> None:
-        """What every worker has installed travels by its name."""
+    def test_function_of_installed_module_is_packed_by_name(self) -> None:
+        """Every worker has the module."""
         assert len(pack_program(Script(function=os.path.join)).files[0].content) < 100
 
-    def test_function_that_does_not_pickle(self) -> None:
-        """The function and the cause are named."""
+    def test_function_that_cannot_be_pickled_is_refused(self) -> None:
+        """The error names the function and the cause."""
         lock = threading.Lock()
 
         def locked(*_: object) -> object:
@@ -517,8 +520,7 @@ class TestPack:
             pack_program(Script(function=locked))
         assert "inside the function" in caught.value.hint
 
-    def test_digest(self, tmp_path: Path) -> None:
-        """Equal programs have equal digests; any difference makes another."""
+    def test_digest_changes_with_any_difference(self, tmp_path: Path) -> None:
         path = tmp_path / "m.py"
         path.write_text("a")
 

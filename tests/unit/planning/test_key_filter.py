@@ -1,4 +1,4 @@
-"""The filter of 2014: which objects are read, by the parts of their paths."""
+"""The filter of 2014, which selects objects by the parts of their paths."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def write(folder: Path, *allowed: Any) -> str:
 
 
 @pytest.fixture
-def loaded(tmp_path: Path) -> Any:
+def make_filter(tmp_path: Path) -> Any:
     def make(*allowed: Any) -> KeyFilter:
         return read_filter(write(tmp_path, *allowed))
 
@@ -57,18 +57,19 @@ def loaded(tmp_path: Path) -> Any:
         (("*", "*", "*", "*", "*", ["20131012"]), "filter: date"),
     ],
 )
-def test_parts(loaded: Any, allowed: tuple[Any, ...], reason: str) -> None:
-    """Folders, then the first parts of the name, are compared with values or a range as strings."""
-    assert loaded(*allowed).find_reason(KEY) == reason
+def test_filter_compares_path_parts_as_strings(
+    make_filter: Any, allowed: tuple[Any, ...], reason: str
+) -> None:
+    """A part is compared with values or with a range."""
+    assert make_filter(*allowed).find_reason(KEY) == reason
 
 
-def test_short_paths(loaded: Any) -> None:
-    """A part that is not there is allowed where anything is."""
-    wanted = loaded("*", "*", "*")
-    assert wanted.find_reason("a") == ""
-    assert loaded("*", "*", "*", ["x"]).find_reason("a") == "filter: no part for version"
-    assert loaded("*", ["b"]).find_reason("a/b.c.gz") == ""
-    assert loaded(["a"]).find_reason("a/b/c/d/e") == ""
+def test_missing_part_passes_only_a_wildcard(make_filter: Any) -> None:
+    job_filter = make_filter("*", "*", "*")
+    assert job_filter.find_reason("a") == ""
+    assert make_filter("*", "*", "*", ["x"]).find_reason("a") == "filter: no part for version"
+    assert make_filter("*", ["b"]).find_reason("a/b.c.gz") == ""
+    assert make_filter(["a"]).find_reason("a/b/c/d/e") == ""
 
 
 @pytest.mark.parametrize(
@@ -85,8 +86,7 @@ def test_short_paths(loaded: Any) -> None:
         ("[" * 200_000, "not JSON"),
     ],
 )
-def test_no_filter(tmp_path: Path, text: str, words: str) -> None:
-    """What is no filter is a job error that names the file and the place."""
+def test_invalid_filter_error_names_file_and_place(tmp_path: Path, text: str, words: str) -> None:
     path = tmp_path / "Filter.json"
     path.write_text(text)
     with pytest.raises(JobError, match=words) as caught:
@@ -94,8 +94,7 @@ def test_no_filter(tmp_path: Path, text: str, words: str) -> None:
     assert str(path) in str(caught.value)
 
 
-def test_unreadable(tmp_path: Path) -> None:
-    """A filter that is not there, or no text, is named."""
+def test_unreadable_filter_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(JobError, match="No such file"):
         read_filter(str(tmp_path / "none.json"))
     (tmp_path / "odd.json").write_bytes(b"\xff")
@@ -103,15 +102,17 @@ def test_unreadable(tmp_path: Path) -> None:
         read_filter(str(tmp_path / "odd.json"))
 
 
-def test_in_a_run(tmp_path: Path) -> None:
-    """What the filter leaves out is skipped in the ledger, with its reason."""
+def test_filtered_objects_of_a_run_are_skipped(tmp_path: Path) -> None:
+    """The report has the reason."""
     for name in ("a/keep.txt", "a/keep2.txt", "b/drop.txt"):
         path = tmp_path / "in" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f"{name}\n")
     mapper = {"language": "binary", "script": "cat", "feed": "lines"}
-    wanted = job(tmp_path, mapper=mapper, reducer=None, records=None, filter=write(tmp_path, ["a"]))
-    report, _ = run_told(wanted)
+    job_filter = job(
+        tmp_path, mapper=mapper, reducer=None, records=None, filter=write(tmp_path, ["a"])
+    )
+    report, _ = run_told(job_filter)
     assert report.ok
     assert result(tmp_path) == b"a/keep.txt\na/keep2.txt\n"
     assert (report.totals["ok"], report.totals["skipped"]) == (2, 1)
@@ -119,4 +120,4 @@ def test_in_a_run(tmp_path: Path) -> None:
     assert skipped["uri"].endswith("b/drop.txt")
     assert skipped["cause"] == "filter: reason"
     with pytest.raises(JobError, match=r"no input: only filter: reasons are in|no input"):
-        run_told(wanted.model_copy(update={"filter": write(tmp_path, ["z"])}))
+        run_told(job_filter.model_copy(update={"filter": write(tmp_path, ["z"])}))

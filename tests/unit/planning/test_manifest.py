@@ -1,4 +1,4 @@
-"""Manifests: lists of objects to read, from their lines to a run."""
+"""Manifests, from their lines to a run: lists of objects to read."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ def read(*lines: bytes, bucket: str | None = None) -> list[ManifestEntry]:
 
 
 class TestLines:
-    """What a line says."""
+    """The lines of a manifest."""
 
-    def test_names(self) -> None:
-        """A name is kept letter by letter; empty lines, line ends and a BOM are no part of it."""
+    def test_name_is_kept_byte_for_byte(self) -> None:
+        """Empty lines, line ends and a byte order mark are not part of it."""
         lines = [
             b"\xef\xbb\xbfs3://b/1\n",
             b"\n",
@@ -49,17 +49,17 @@ class TestLines:
             b"x/\xff\n",
             b"y/",
         ]
-        uris = [named.uri for named in read(*lines)]
+        uris = [entry.uri for entry in read(*lines)]
         assert uris == ["s3://b/1", "s3://b/ 2%20 ", "/data/x/\udcff", "/data/y/"]
-        assert [named.uri for named in read(b"a b\n", b"http://h/x", bucket="b")] == [
+        assert [entry.uri for entry in read(b"a b\n", b"http://h/x", bucket="b")] == [
             "s3://b/a b",
             "http://h/x",
         ]
 
-    def test_json(self) -> None:
-        """Size, ETag, version and bucket, in our words or in those of the S3 API."""
-        ours = {"key": "k", "size": 5, "etag": "abc", "version": "v", "bucket": "c"}
-        theirs = {
+    def test_json_line_has_short_or_s3_keys(self) -> None:
+        """The keys are size, ETag, version and bucket."""
+        short_form = {"key": "k", "size": 5, "etag": "abc", "version": "v", "bucket": "c"}
+        s3_form = {
             "Key": "k",
             "Size": 5,
             "ETag": '"abc"',
@@ -70,8 +70,8 @@ class TestLines:
             "Owner": {"ID": "x"},
         }
         expected = ManifestEntry("s3://c/k", 5, '"abc"', "v")
-        for said in (ours, theirs):
-            assert read(json.dumps(said).encode()) == [expected]
+        for row in (short_form, s3_form):
+            assert read(json.dumps(row).encode()) == [expected]
         assert read(b'{"key": "{", "size": null}', bucket="b") == [ManifestEntry("s3://b/{")]
 
     @pytest.mark.parametrize(
@@ -93,28 +93,25 @@ class TestLines:
             ("s3://b/k".encode("utf-16"), "not text"),
         ],
     )
-    def test_no_line(self, line: bytes, words: str) -> None:
-        """A line that is none is an error with its number."""
+    def test_malformed_line_error_has_its_number(self, line: bytes, words: str) -> None:
         with pytest.raises(JobError, match=words) as caught:
             read(b"good\n", b"\n", line)
         assert caught.value.message.startswith("keys:3: ")
 
-    def test_compressed(self) -> None:
-        """A compressed list is no list of odd names."""
+    def test_compressed_manifest_is_refused(self) -> None:
         with pytest.raises(JobError, match=r"(?s)keys:1: .*not text.*not compressed"):
             read(*gzip.compress(b"s3://b/k\n" * 99).splitlines(keepends=True))
 
-    def test_empty(self) -> None:
-        """A manifest with nothing in it is an error: it may have been meant to hold something."""
+    def test_empty_manifest_is_refused(self) -> None:
+        """It may have been meant to hold names."""
         with pytest.raises(JobError, match="no inputs in keys"):
             read(b"\n", b" \n")
 
     @given(st.lists(st.binary(max_size=60), max_size=5), st.sampled_from([None, "b"]))
-    def test_any_bytes(self, lines: list[bytes], bucket: str | None) -> None:
-        """Any bytes are names, or an error of ours."""
+    def test_any_bytes_are_names_or_an_error(self, lines: list[bytes], bucket: str | None) -> None:
         try:
-            for named in read(*lines, bucket=bucket):
-                assert "://" in named.uri or named.uri.startswith("/")
+            for entry in read(*lines, bucket=bucket):
+                assert "://" in entry.uri or entry.uri.startswith("/")
         except RayMrError:
             pass
 
@@ -124,31 +121,30 @@ class TestLines:
             st.none() | st.integers() | st.text(max_size=9) | st.lists(st.none(), max_size=2),
         )
     )
-    def test_any_json(self, said: dict[str, Any]) -> None:
-        """Any JSON is an object, or an error of ours."""
+    def test_any_json_is_an_object_or_an_error(self, row: dict[str, Any]) -> None:
         try:
-            (named,) = read(json.dumps(said).encode(), bucket="b")
+            (entry,) = read(json.dumps(row).encode(), bucket="b")
         except JobError:
             return
-        assert named.size_bytes is None or named.size_bytes >= 0
+        assert entry.size_bytes is None or entry.size_bytes >= 0
 
 
 class TestListing:
-    """From a job's inputs to objects."""
+    """The objects of a job's inputs."""
 
     def objects(self, folder: Path, text: str, **options: Any) -> list[StoredObject]:
         (folder / "keys").write_text(text)
         inputs = [{"manifest": str(folder / "keys"), "folder": str(folder)}]
         return list(list_objects(Job(**{"inputs": inputs, "mapper": CAT, **options})))
 
-    def test_local(self, tmp_path: Path) -> None:
-        """Paths are looked up, in the manifest's order, under their names below its folder."""
+    def test_local_paths_keep_order_of_manifest(self, tmp_path: Path) -> None:
+        """Their keys are relative to its folder."""
         for name in ("b.txt", "a[1].txt", "d/c.txt"):
             (tmp_path / name).parent.mkdir(exist_ok=True)
             (tmp_path / name).write_text(name)
-        found = self.objects(tmp_path, 'b.txt\na[1].txt\n{"key": "d/c.txt", "size": 7}\nd/\n')
-        assert [obj.key for obj in found] == ["b.txt", "a[1].txt", "d/c.txt", "c.txt"]
-        assert [obj.size_bytes for obj in found] == [5, 8, 7, 7]
+        objects = self.objects(tmp_path, 'b.txt\na[1].txt\n{"key": "d/c.txt", "size": 7}\nd/\n')
+        assert [obj.key for obj in objects] == ["b.txt", "a[1].txt", "d/c.txt", "c.txt"]
+        assert [obj.size_bytes for obj in objects] == [5, 8, 7, 7]
         with pytest.raises(StoreError, match=r"none\.txt"):
             self.objects(tmp_path, "none.txt")
         with pytest.raises(JobError, match="has 5 bytes, not 6"):
@@ -156,19 +152,18 @@ class TestListing:
         with pytest.raises(JobError, match="no versions"):
             self.objects(tmp_path, '{"key": "b.txt", "version": "1"}')
 
-    def test_many(self, tmp_path: Path) -> None:
-        """Thousands of names keep their order, and an error in the last is not lost."""
+    def test_many_names_keep_their_order(self, tmp_path: Path) -> None:
+        """An error in the last name is reported."""
         (tmp_path / "x").write_text("x")
         names = [f"{number}" for number in range(3_000)]
         for name in names[::-1]:
             (tmp_path / name).write_text(name)
-        found = self.objects(tmp_path, "\n".join(names))
-        assert [obj.key for obj in found] == names
+        objects = self.objects(tmp_path, "\n".join(names))
+        assert [obj.key for obj in objects] == names
         with pytest.raises(StoreError, match="absent"):
             self.objects(tmp_path, "\n".join([*names, "absent"]))
 
-    def test_stopped_early(self, tmp_path: Path) -> None:
-        """Who wants only the first object does not wait for all."""
+    def test_first_object_does_not_wait_for_all(self, tmp_path: Path) -> None:
         for number in range(500):
             (tmp_path / f"{number}").write_text("")
         keys = tmp_path / "keys"
@@ -179,37 +174,36 @@ class TestListing:
         assert next(objects).key == "0"
         objects.close()
 
-    def test_no_manifest(self, tmp_path: Path) -> None:
-        """One that is not there is a job error."""
-        wanted = Job(inputs=[{"manifest": str(tmp_path / "none")}], mapper=CAT)
+    def test_missing_manifest_is_a_job_error(self, tmp_path: Path) -> None:
+        manifest_job = Job(inputs=[{"manifest": str(tmp_path / "none")}], mapper=CAT)
         with pytest.raises(JobError, match="none cannot be read: No such file"):
-            list(list_objects(wanted))
+            list(list_objects(manifest_job))
 
-    def test_relative_to_the_job_file(self, tmp_path: Path) -> None:
-        """A manifest in a job file, its paths, and a filter are relative to that file's folder."""
+    def test_paths_are_relative_to_the_job_file(self, tmp_path: Path) -> None:
+        """The manifest, its paths and a filter are."""
         (tmp_path / "jobs").mkdir()
         (tmp_path / "jobs" / "job.yml").write_text(
             "inputs: [{manifest: keys}, {manifest: '-'}, {manifest: s3://b/k, folder: x}]\n"
             "filter: f.json\nmapper: {language: binary, script: cat}\n"
         )
-        loaded = Job.from_file(tmp_path / "jobs" / "job.yml")
+        file_job = Job.from_file(tmp_path / "jobs" / "job.yml")
         here = f"{tmp_path}/jobs"
-        assert loaded.inputs == (
+        assert file_job.inputs == (
             Manifest(manifest=f"{here}/keys", folder=here),
             Manifest(manifest="-", folder=here),
             Manifest(manifest="s3://b/k", folder=f"{here}/x"),
         )
-        assert loaded.filter == f"{here}/f.json"
+        assert file_job.filter == f"{here}/f.json"
 
-    def test_bucket(self, tmp_path: Path) -> None:
-        """With a bucket, plain inputs are keys of it; a flag wins over the file."""
+    def test_bucket_makes_plain_inputs_its_keys(self, tmp_path: Path) -> None:
+        """A flag overrides the file."""
         path = tmp_path / "job.yml"
         path.write_text(
             "bucket: b\ninputs: [x/**, s3://c/y]\nmapper: {language: binary, script: cat}\n"
         )
         assert Job.from_file(path).inputs == ("s3://b/x/**", "s3://c/y")
-        given = Job.from_file(path, inputs=["k 1"], overrides={"bucket": "d"})
-        assert given.inputs == ("s3://d/k 1",)
+        flag_job = Job.from_file(path, inputs=["k 1"], overrides={"bucket": "d"})
+        assert flag_job.inputs == ("s3://d/k 1",)
         with pytest.raises(JobError, match="--bucket: must be a bucket's name alone"):
             Job.from_file(path, overrides={"bucket": "s3://d"})
 
@@ -221,8 +215,9 @@ class TestListing:
             ("[[a]]", r"inputs\[0\]: must be text, or \{manifest: keys.txt\}"),
         ],
     )
-    def test_no_input(self, tmp_path: Path, inputs: str, words: str) -> None:
-        """A mistake in an input has its place and says what is right."""
+    def test_invalid_input_error_has_place_and_remedy(
+        self, tmp_path: Path, inputs: str, words: str
+    ) -> None:
         path = tmp_path / "job.yml"
         path.write_text(f"inputs: {inputs}\nmapper: {{language: binary, script: cat}}\n")
         with pytest.raises(JobError, match=words):
@@ -230,7 +225,7 @@ class TestListing:
 
 
 class TestS3:
-    """Against a real server."""
+    """Manifests of a real S3 server."""
 
     def put(self, s3: S3Server, bucket: str, **objects: bytes) -> dict[str, str]:
         return {
@@ -238,8 +233,10 @@ class TestS3:
             for name, data in objects.items()
         }
 
-    def test_run(self, tmp_path: Path, s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A manifest in S3 with names of two buckets, and one on stdin, give the same run."""
+    def test_run_with_manifest_in_s3_or_stdin(
+        self, tmp_path: Path, s3: S3Server, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The manifest has names of two buckets."""
         one, two = s3.bucket(), s3.bucket()
         etags = self.put(s3, one, a=b"1\n", b=b"2\n")
         self.put(s3, two, c=b"3\n")
@@ -247,7 +244,7 @@ class TestS3:
         s3.client.put_object(Bucket=two, Key="keys", Body=lines.encode())
         monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(lines.encode())))
         for source in (f"s3://{two}/keys", "-"):
-            wanted = job(
+            manifest_job = job(
                 tmp_path,
                 inputs=[{"manifest": source}],
                 bucket=one,
@@ -255,12 +252,12 @@ class TestS3:
                 reducer=None,
                 records=None,
             )
-            report, _ = run_told(wanted)
+            report, _ = run_told(manifest_job)
             assert report.ok
             assert result(tmp_path) == b"2\n1\n3\n"
 
-    def test_nothing_is_asked(self, s3: S3Server, tmp_path: Path) -> None:
-        """With size and ETag given, an object is not looked up; a wrong ETag fails that input."""
+    def test_object_with_size_and_etag_is_not_looked_up(self, s3: S3Server, tmp_path: Path) -> None:
+        """A wrong ETag fails that input."""
         bucket = s3.bucket()
         etags = self.put(s3, bucket, good=b"good\n", other=b"other\n")
         keys = tmp_path / "keys"
@@ -269,7 +266,7 @@ class TestS3:
             f'{{"key": "good", "size": 5, "etag": {etags["good"]}}}\n'
             f'{{"key": "other", "size": 6, "etag": {etags["good"]}}}\n'
         )
-        wanted = job(
+        manifest_job = job(
             tmp_path,
             inputs=[{"manifest": str(keys)}],
             bucket=bucket,
@@ -278,8 +275,8 @@ class TestS3:
             records=None,
             max_failed_inputs=2,
         )
-        assert ray_mr.plan(wanted).total_bytes == 14
-        report, _ = run_told(wanted)
+        assert ray_mr.plan(manifest_job).total_bytes == 14
+        report, _ = run_told(manifest_job)
         assert report.ok
         assert result(tmp_path) == b"good\n"
         assert [uri for uri, _ in report.failed] == [
@@ -287,8 +284,8 @@ class TestS3:
             f"s3://{bucket}/other",
         ]
 
-    def test_versions(self, s3: S3Server, tmp_path: Path) -> None:
-        """A version that is named is the one that is read, whatever came after it."""
+    def test_named_version_is_read(self, s3: S3Server, tmp_path: Path) -> None:
+        """Later versions of the object exist."""
         bucket = s3.bucket()
         s3.client.put_bucket_versioning(
             Bucket=bucket, VersioningConfiguration={"Status": "Enabled"}
@@ -308,7 +305,7 @@ class TestS3:
         keys.write_text(
             "".join(json.dumps({"key": "k.txt", "version": one}) + "\n" for one in ids[:2])
         )
-        wanted = job(
+        manifest_job = job(
             tmp_path,
             inputs=[{"manifest": str(keys)}, f"s3://{bucket}/k.txt"],
             bucket=bucket,
@@ -316,13 +313,13 @@ class TestS3:
             reducer=None,
             records=None,
         )
-        report, _ = run_told(wanted)
+        report, _ = run_told(manifest_job)
         assert report.ok
         assert result(tmp_path) == b"0\n1\n2\n"
 
 
-def test_asked_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Objects of which only names are known are asked about by all threads at once, in order."""
+def test_lookups_use_all_threads_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Objects with unknown sizes are looked up by all threads at once, and keep their order."""
     together = threading.Barrier(MAX_LOOKUPS, timeout=60)
     stat = LocalStore.stat
 
@@ -335,5 +332,7 @@ def test_asked_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in names:
         (tmp_path / name).write_text(name)
     (tmp_path / "keys").write_text("\n".join(names))
-    wanted = Job(inputs=[{"manifest": str(tmp_path / "keys"), "folder": str(tmp_path)}], mapper=CAT)
-    assert [obj.key for obj in list_objects(wanted)] == names
+    manifest_job = Job(
+        inputs=[{"manifest": str(tmp_path / "keys"), "folder": str(tmp_path)}], mapper=CAT
+    )
+    assert [obj.key for obj in list_objects(manifest_job)] == names

@@ -1,4 +1,4 @@
-"""Many objects in little memory: what goes in comes out, and what it takes is bounded."""
+"""Many objects in little memory: they come back unchanged, and their memory is bounded."""
 
 from __future__ import annotations
 
@@ -39,32 +39,34 @@ OBJECT = st.builds(StoredObject, TEXT, TEXT, st.integers(0, 2**64 - 1), TEXT, TE
 OBJECTS = st.lists(OBJECT | st.builds(lambda key: StoredObject(f"s3://b/{key}", key, 1, "e"), TEXT))
 KEYS = 10_000
 FEW, MANY = 2_000, 40_000
-MOST_A_KEY = 30
-"""Bytes of memory for each key between a few and many, which have 80 characters."""
+MAX_KEY_BYTES = 30
+"""Maximum bytes of memory per additional key; a key has 80 characters."""
 
 
-def key_of(number: int) -> str:
+def make_key(number: int) -> str:
     return f"saved_session/Firefox/nightly/{number:08d}.20131011.v2.log.e28a4032eb744f08.lzma"
 
 
-def generated(count: int) -> Iterator[StoredObject]:
+def generate_objects(count: int) -> Iterator[StoredObject]:
     for number in range(count):
-        key = key_of(number)
-        yield StoredObject(f"s3://telemetry-published/{key}", key, 10**6 + number, etag_of(number))
+        key = make_key(number)
+        yield StoredObject(
+            f"s3://telemetry-published/{key}", key, 10**6 + number, make_etag(number)
+        )
 
 
-def etag_of(number: int) -> str:
+def make_etag(number: int) -> str:
     return f'"{hashlib.md5(number.to_bytes(8), usedforsecurity=False).hexdigest()}"'
 
 
 @given(OBJECTS)
-def test_round_trip(objects: list[StoredObject]) -> None:
-    """Objects come out as they went in, one by one, in stretches, and after a journey."""
+def test_objects_round_trip_through_list(objects: list[StoredObject]) -> None:
+    """One by one, in slices, and through pickle."""
     catalog = ObjectList(objects)
     assert list(catalog) == objects
     assert list(catalog[1:-1]) == objects[1:-1]
     assert list(catalog[::-1]) == objects[::-1]
-    assert list(pickle.loads(pickle.dumps(catalog))) == objects  # noqa: S301 - our own bytes
+    assert list(pickle.loads(pickle.dumps(catalog))) == objects  # noqa: S301 - its own bytes
     assert list(catalog.sizes(0, len(objects))) == [obj.size_bytes for obj in objects]
     assert list(catalog.keys()) == [obj.key for obj in objects]
     if objects:
@@ -74,8 +76,8 @@ def test_round_trip(objects: list[StoredObject]) -> None:
 
 
 @given(OBJECTS, st.integers(0, 5))
-def test_inputs(objects: list[StoredObject], low: int) -> None:
-    """A stretch of a catalog is a sequence of inputs, and travels without the rest."""
+def test_inputs_slice_is_a_sequence(objects: list[StoredObject], low: int) -> None:
+    """It is pickled without the rest."""
     low = min(low, len(objects))
     inputs = Inputs(ObjectList(objects), low, len(objects), 100)
     expected = tuple(Input(100 + at, obj) for at, obj in enumerate(objects[low:]))
@@ -83,20 +85,20 @@ def test_inputs(objects: list[StoredObject], low: int) -> None:
     assert inputs == expected
     assert inputs[1:3] == expected[1:3]
     assert list(inputs.sizes()) == [(item.position, item.object.size_bytes) for item in expected]
-    assert pickle.loads(pickle.dumps(inputs)) == expected  # noqa: S301 - our own bytes
+    assert pickle.loads(pickle.dumps(inputs)) == expected  # noqa: S301 - its own bytes
 
 
-def test_a_stretch_travels_alone() -> None:
-    """What crosses to a worker is as large as the split, not as the plan."""
-    catalog = ObjectList(generated(10_000))
+def test_inputs_are_pickled_without_the_plan() -> None:
+    """The pickle is as large as the split, not as the plan."""
+    catalog = ObjectList(generate_objects(10_000))
     few = pickle.dumps(Inputs(catalog, 5_000, 5_010, 5_000))
     assert len(few) < 5_000
     assert [item.object for item in pickle.loads(few)] == list(catalog)[5_000:5_010]  # noqa: S301
 
 
-def test_any_number_and_order_of_looks() -> None:
-    """Over the edges of blocks, near and far, alone and by threads: each look finds its object."""
-    objects = list(generated(5 * BLOCK_OBJECTS + 7))
+def test_lookups_in_any_order_find_their_objects() -> None:
+    """Lookups cross the edges of blocks, near and far, alone and in threads."""
+    objects = list(generate_objects(5 * BLOCK_OBJECTS + 7))
     catalog = ObjectList()
     for at, obj in enumerate(objects):
         catalog.add(obj)
@@ -115,8 +117,8 @@ def test_any_number_and_order_of_looks() -> None:
         assert pickle.loads(pickle.dumps(catalog[low:high])) == ObjectList(objects[low:high])  # noqa: S301
 
 
-def test_without_a_place_for_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where there is no temporary folder, or no room in it, what does not go there is held."""
+def test_spill_without_disk_holds_its_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no temporary folder, or no room in it."""
     blocks = [bytes([number]) * (MAX_HELD_BYTES // 3) for number in range(12)]
 
     def full(*_: object, **__: object) -> int:
@@ -135,17 +137,17 @@ def test_without_a_place_for_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [nowhere[number] for number in range(len(nowhere))] == blocks
 
 
-def test_no_password_is_on_a_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A URL that gives access is in no file, whatever the order and the number of the objects."""
+def test_url_with_password_is_never_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The URL gives access; the order and the number of the objects do not matter."""
     written = bytearray()
     write = os.pwrite
 
-    def noted(descriptor: int, data: bytes, at: int) -> int:
+    def record_write(descriptor: int, data: bytes, at: int) -> int:
         written.extend(data)
         return write(descriptor, data, at)
 
     monkeypatch.setattr("ray_mr.system.spill.MAX_HELD_BYTES", 1)
-    monkeypatch.setattr("os.pwrite", noted)
+    monkeypatch.setattr("os.pwrite", record_write)
     for module in ("system.spill", "planning.object_list"):
         monkeypatch.setattr(f"ray_mr.{module}.pack_rows", marshal.dumps)
     monkeypatch.setattr("ray_mr.system.spill.unpack_rows", marshal.loads)
@@ -156,17 +158,16 @@ def test_no_password_is_on_a_disk(monkeypatch: pytest.MonkeyPatch) -> None:
         StoredObject(f"http://h/{name}", name, 1, "e", f"http://me:secret@h/{name}")
         for name in [*names[BLOCK_OBJECTS:], names[-1]]
     ]
-    made = make_plan(Job(inputs=["unused"], mapper="identity", output="o"), objects)
-    assert [reason for _, reason in made.skipped] == ["listed twice"]
-    assert [item.object for split in made.splits for item in split.inputs] == objects[:-1]
-    back = pickle.loads(pickle.dumps(made.splits))  # noqa: S301 - our own
+    plan = make_plan(Job(inputs=["unused"], mapper="identity", output="o"), objects)
+    assert [reason for _, reason in plan.skipped] == ["listed twice"]
+    assert [item.object for split in plan.splits for item in split.inputs] == objects[:-1]
+    back = pickle.loads(pickle.dumps(plan.splits))  # noqa: S301 - its own bytes
     assert [item.object for split in back for item in split.inputs] == objects[:-1]
     assert b"http://h/00000" in written
     assert b"secret" not in written
 
 
-def test_the_file_goes_with_the_spool() -> None:
-    """No file is left open by a spool that is gone."""
+def test_deleted_spill_closes_its_file() -> None:
     spool = Spill()
     spool.append(bytes(2 * MAX_HELD_BYTES))
     number, opened = spool._fd, os.fstat(spool._fd)
@@ -178,18 +179,18 @@ def test_the_file_goes_with_the_spool() -> None:
 
 
 @given(st.lists(st.tuples(TEXT, st.integers(0, 9))))
-def test_rows_in_order(rows: list[tuple[str, int]]) -> None:
-    """Any rows come sorted, none is lost or doubled, whatever number of runs they take."""
+def test_sort_rows_returns_all_in_order(rows: list[tuple[str, int]]) -> None:
+    """No row is lost or doubled, whatever the number of runs."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("ray_mr.system.spill.RUN_ROWS", 3)
         patch.setattr("ray_mr.system.spill.BLOCK_ROWS", 2)
         assert list(sort_rows(rows)) == sorted(rows)
 
 
-def test_skipped() -> None:
-    """Objects that are not read keep their reasons; the reasons are counted."""
+def test_skipped_objects_keep_their_reasons() -> None:
+    """The reasons are counted."""
     skipped = Skipped()
-    objects = list(generated(5))
+    objects = list(generate_objects(5))
     for at, obj in enumerate(objects):
         skipped.add(obj, "odd" if at % 2 else "even")
     assert skipped.count_reasons() == {"even": 3, "odd": 2}
@@ -198,8 +199,8 @@ def test_skipped() -> None:
     assert tuple(pickle.loads(pickle.dumps(skipped))) == tuple(skipped)  # noqa: S301 - our own
 
 
-def peak_of(objects: Iterable[StoredObject], number: int) -> int:
-    """Most memory, in bytes, that a plan of objects takes while it is made and described."""
+def measure_peak(objects: Iterable[StoredObject], number: int) -> int:
+    """Return the peak memory in bytes while a plan of objects is made and described."""
     job = Job(
         inputs=["s3://telemetry-published/**"], mapper={"language": "binary", "script": "cat"}
     )
@@ -215,33 +216,33 @@ def peak_of(objects: Iterable[StoredObject], number: int) -> int:
 
 
 @pytest.fixture
-def held_less(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files and sorted runs are begun earlier, so that fewer objects are many."""
+def small_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start files and sorted runs earlier, so that fewer objects count as many."""
     monkeypatch.setattr("ray_mr.system.spill.MAX_HELD_BYTES", 2**16)
     monkeypatch.setattr("ray_mr.system.spill.RUN_ROWS", 2**10)
 
 
 @pytest.mark.usefixtures("held_less")
-def test_memory_of_a_plan() -> None:
+def test_plan_of_many_objects_takes_little_memory() -> None:
     """Twenty times as many objects take little more memory."""
-    few = peak_of(generated(FEW), FEW)
-    assert peak_of(generated(MANY), MANY) < few + MOST_A_KEY * MANY
+    few = measure_peak(generate_objects(FEW), FEW)
+    assert measure_peak(generate_objects(MANY), MANY) < few + MAX_KEY_BYTES * MANY
 
 
 @pytest.mark.usefixtures("held_less")
-def test_memory_of_objects_in_no_order() -> None:
-    """The same where a server lists in any order, and where a name comes again."""
+def test_unordered_listing_takes_little_memory() -> None:
+    """The server lists in any order, and repeats some names."""
 
     def peak(number: int) -> int:
         pages = [list(range(at, number, 50)) for at in range(50)]
-        objects = itertools.chain(listed(pages, "minio.example"), generated(10))
-        return peak_of(objects, number)
+        objects = itertools.chain(list_pages(pages, "minio.example"), generate_objects(10))
+        return measure_peak(objects, number)
 
-    assert peak(MANY // 2) < peak(FEW) + 4 * MOST_A_KEY * (MANY // 2 - FEW)
+    assert peak(MANY // 2) < peak(FEW) + 4 * MAX_KEY_BYTES * (MANY // 2 - FEW)
 
 
 class FakeClient:
-    """Stands in for boto3's client: pages of a bucket with more keys than a test can make."""
+    """A stand-in for boto3's client: pages of a bucket with more keys than a test can make."""
 
     def __init__(self, pages: list[list[int]], host: str) -> None:
         self._pages = pages
@@ -252,9 +253,9 @@ class FakeClient:
         number = int(ContinuationToken)
         contents = [
             {
-                "Key": key_of(each),
+                "Key": make_key(each),
                 "Size": each,
-                "ETag": etag_of(each),
+                "ETag": make_etag(each),
                 "LastModified": object(),
                 "StorageClass": "STANDARD",
             }
@@ -268,39 +269,39 @@ class FakeClient:
         }
 
 
-def listed(pages: list[list[int]], host: str) -> Iterator[StoredObject]:
+def list_pages(pages: list[list[int]], host: str) -> Iterator[StoredObject]:
     store = S3Store()
     store.client._boto_client = FakeClient(pages, host)
     return store.find("s3://telemetry-published/**")
 
 
 def test_aws_is_listed_as_a_stream() -> None:
-    """Of an ordered listing no more than a page is held; one out of order is no listing."""
+    """At most a page of an ordered listing is held; a listing out of order is refused."""
     pages = [list(range(first, first + 1_000)) for first in range(0, 10_000, 1_000)]
     tracemalloc.start()
     try:
         before = tracemalloc.get_traced_memory()[0]
-        assert sum(1 for _ in listed(pages, "s3.eu-west-1.amazonaws.com")) == 10_000
-        most = tracemalloc.get_traced_memory()[1] - before
+        assert sum(1 for _ in list_pages(pages, "s3.eu-west-1.amazonaws.com")) == 10_000
+        peak = tracemalloc.get_traced_memory()[1] - before
     finally:
         tracemalloc.stop()
-    assert most < 2_000_000
+    assert peak < 2_000_000
     with pytest.raises(StoreError, match="not in order"):
-        list(listed([[1, 2], [0]], "s3.amazonaws.com"))
+        list(list_pages([[1, 2], [0]], "s3.amazonaws.com"))
 
 
-def test_other_servers_are_put_in_order() -> None:
-    """What comes in any order is sorted by the bytes of the keys."""
-    found = [obj.size_bytes for obj in listed([[5, 1], [3], [0, 9]], "minio.example")]
-    assert found == [0, 1, 3, 5, 9]
+def test_listing_of_other_servers_is_sorted() -> None:
+    """Objects are sorted by the bytes of their keys."""
+    sizes = [obj.size_bytes for obj in list_pages([[5, 1], [3], [0, 9]], "minio.example")]
+    assert sizes == [0, 1, 3, 5, 9]
 
 
-def test_memory_of_a_run(tmp_path: Path) -> None:
-    """Ledger and report take less than 50 bytes a key besides the plan, the report as a stream."""
+def test_ledger_and_report_take_little_memory(tmp_path: Path) -> None:
+    """Both take less than 50 bytes per key besides the plan; the report is streamed."""
     job = Job(
         inputs=["s3://telemetry-published/**"], mapper={"language": "binary", "script": "cat"}
     )
-    plan = make_plan(job, generated(KEYS))
+    plan = make_plan(job, generate_objects(KEYS))
     tracemalloc.start()
     try:
         before = tracemalloc.get_traced_memory()[0]
@@ -313,9 +314,9 @@ def test_memory_of_a_run(tmp_path: Path) -> None:
         ledger.check_balance()
         report = Report("n", "o", ledger.sum_totals(), inputs=ledger.list_inputs())
         write_object(str(tmp_path / "report.json"), more=report.iter_json())
-        most = tracemalloc.get_traced_memory()[1] - before
+        peak = tracemalloc.get_traced_memory()[1] - before
     finally:
         tracemalloc.stop()
     assert report.totals["ok"] == KEYS
     assert len(json.loads((tmp_path / "report.json").read_bytes())["inputs"]) == KEYS
-    assert most < 50 * KEYS + 2_500_000  # one split, and a few blocks of objects
+    assert peak < 50 * KEYS + 2_500_000  # one split, and a few blocks of objects

@@ -210,7 +210,7 @@ def test_folder_of_dead_process_is_swept(
         assert living.stdout is not None
         assert living.stdout.readline() == b"in\n"
         folder = make_run_folder("run")
-        if who == "driver":  # what a killed one left there
+        if who == "driver":  # left by a killed worker
             with lock_as_worker("run"):
                 pass
         sweep()

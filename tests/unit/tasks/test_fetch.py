@@ -1,4 +1,4 @@
-"""Fetching: order, bounds, errors in their place, and no thread left behind."""
+"""Fetching: order, bounds, errors at their input, and no thread left behind."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def folder(tmp_path: Path) -> Path:
     return path
 
 
-def stored(tmp_path: Path, contents: Mapping[str, bytes], first: int = 10) -> list[Input]:
-    """Files as inputs, with keys of our choice and positions from ``first``."""
+def make_inputs(tmp_path: Path, contents: Mapping[str, bytes], first: int = 10) -> list[Input]:
+    """Return files as inputs with the given keys, and positions from ``first``."""
     source = tmp_path / "source"
     source.mkdir(exist_ok=True)
     inputs = []
@@ -61,8 +61,10 @@ def stored(tmp_path: Path, contents: Mapping[str, bytes], first: int = 10) -> li
     return inputs
 
 
-def test_order(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Results come in the order of the inputs, however long each one takes."""
+def test_results_keep_order_of_inputs(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each input takes another time."""
     whole = Fetch._fetch_input
     pauses = random.Random(1)
 
@@ -72,7 +74,7 @@ def test_order(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(Fetch, "_fetch_input", slowly)
     contents = {f"d{number % 3}/{number}": b"%d" % number for number in range(60)}
-    inputs = stored(tmp_path, contents)
+    inputs = make_inputs(tmp_path, contents)
     with Fetch(inputs, folder, **SETTINGS) as fetch:
         for item, fetched in zip(inputs, fetch, strict=True):
             assert fetched.input is item
@@ -80,32 +82,34 @@ def test_order(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) ->
             assert fetched.path.read_bytes() == contents[item.object.key]
 
 
-def test_from_s3(s3: S3Server, folder: Path) -> None:
-    """Objects of S3 come under their keys, decoded, empty ones too."""
+def test_s3_objects_are_decoded_under_their_keys(s3: S3Server, folder: Path) -> None:
+    """Empty objects are fetched, too."""
     bucket = s3.bucket()
     contents = {f"a/{number:02} ü%": b"x" * number * 1000 for number in range(20)}
     for key, data in contents.items():
         s3.client.put_object(Bucket=bucket, Key=key, Body=gzip.compress(data) if data else b"")
-    found = enumerate(store_for("s3://").find(f"s3://{bucket}/"))
-    with Fetch([Input(*one) for one in found], folder, **SETTINGS) as fetch:
-        got = {item.input.object.key: item for item in fetch}
-    assert list(got) == list(contents)
+    objects = enumerate(store_for("s3://").find(f"s3://{bucket}/"))
+    with Fetch([Input(*one) for one in objects], folder, **SETTINGS) as fetch:
+        results = {item.input.object.key: item for item in fetch}
+    assert list(results) == list(contents)
     for key, data in contents.items():
         assert (folder / key).read_bytes() == data
-        assert got[key].decoded_bytes == len(data)
+        assert results[key].decoded_bytes == len(data)
 
 
-def test_what_is_decoded(tmp_path: Path, folder: Path) -> None:
-    """Decoded here is what was asked for; the rest is handed on as stored, under its codec."""
+def test_decode_settings_choose_decoded_codecs(tmp_path: Path, folder: Path) -> None:
+    """Files are decoded as configured; others are passed on as stored, with their codec."""
     text = b"text\n" * 100
-    inputs = stored(tmp_path, {"gz": gzip.compress(text), "xz": lzma.compress(text), "none": text})
+    inputs = make_inputs(
+        tmp_path, {"gz": gzip.compress(text), "xz": lzma.compress(text), "none": text}
+    )
     cases: list[tuple[dict[str, Any], list[tuple[str, bool, int]]]] = [
         ({"decode_here": ("gz",)}, [("none", True, 500), ("xz", False, 0), ("none", True, 500)]),
         ({"decompress": "none"}, [("none", False, -1), ("none", False, -1), ("none", True, 500)]),
     ]
-    for changes, wanted in cases:
+    for changes, expected in cases:
         with Fetch(inputs, folder, **{**SETTINGS, **changes}) as fetch:
-            for item, (codec, decoded, size) in zip(fetch, wanted, strict=True):
+            for item, (codec, decoded, size) in zip(fetch, expected, strict=True):
                 assert item.path is not None
                 assert item.codec == codec
                 assert (item.path.read_bytes() == text) is decoded
@@ -117,9 +121,9 @@ def test_what_is_decoded(tmp_path: Path, folder: Path) -> None:
 
 
 def test_links_are_not_written_through(tmp_path: Path, folder: Path) -> None:
-    """Decoding a linked local file leaves the original as it is."""
+    """Decoding a linked local file leaves the original unchanged."""
     packed = gzip.compress(b"text")
-    inputs = stored(tmp_path, {"linked": packed, "plain": b"text"})
+    inputs = make_inputs(tmp_path, {"linked": packed, "plain": b"text"})
     with Fetch(inputs, folder, **{**SETTINGS, "private": False}) as fetch:
         first, second = fetch
     assert first.path is not None
@@ -130,20 +134,20 @@ def test_links_are_not_written_through(tmp_path: Path, folder: Path) -> None:
 
 
 def test_bad_inputs_are_results(tmp_path: Path, folder: Path) -> None:
-    """A changed, corrupt or unsafe input is told in its place; the others are not affected."""
+    """A changed, corrupt or unsafe input is reported in its place; others are not affected."""
     packed = gzip.compress(b"text" * 100)
-    inputs = stored(
+    inputs = make_inputs(
         tmp_path,
         {"a": b"1", "changed": b"2", "b": b"3", "cut": packed[:-3], "../x": b"", "c": b"4"},
     )
     (tmp_path / "source/1").write_bytes(b"other")
     with Fetch(inputs, folder, **SETTINGS) as fetch:
-        got = list(fetch)
-    kinds = [type(item.error) for item in got]
+        results = list(fetch)
+    kinds = [type(item.error) for item in results]
     none = type(None)
     assert kinds == [none, ObjectChanged, none, CorruptObject, UnsafeKey, none]
-    assert [item.path is None for item in got] == [item.error is not None for item in got]
-    assert inputs[3].object.uri in str(got[3].error)
+    assert [item.path is None for item in results] == [item.error is not None for item in results]
+    assert inputs[3].object.uri in str(results[3].error)
     assert sorted(path.name for path in folder.iterdir()) == ["a", "b", "c"]
     assert not (tmp_path / "x").exists()
 
@@ -158,34 +162,36 @@ def test_bad_inputs_are_results(tmp_path: Path, folder: Path) -> None:
         (["a", "a/b", "a/b/c"], [1, 2]),
     ],
 )
-def test_keys_that_collide(tmp_path: Path, folder: Path, keys: list[str], bad: list[int]) -> None:
-    """Two inputs that need one path: the later one is bad, and the error names both."""
-    made = stored(tmp_path, {str(number): b"x" for number in range(len(keys))}, first=0)
+def test_colliding_keys_fail_the_later_input(
+    tmp_path: Path, folder: Path, keys: list[str], bad: list[int]
+) -> None:
+    """Two inputs need one path: the error of the later one names both."""
+    files = make_inputs(tmp_path, {str(number): b"x" for number in range(len(keys))}, first=0)
     inputs = [
         Input(one.position, replace(one.object, key=key))
-        for one, key in zip(made, keys, strict=True)
+        for one, key in zip(files, keys, strict=True)
     ]
     with Fetch(inputs, folder, **SETTINGS) as fetch:
-        got = list(fetch)
-    assert [item.input.position for item in got if item.error is not None] == bad
+        results = list(fetch)
+    assert [item.input.position for item in results if item.error is not None] == bad
     for position in bad:
-        message = str(got[position].error)
-        assert isinstance(got[position].error, UnsafeKey)
+        message = str(results[position].error)
+        assert isinstance(results[position].error, UnsafeKey)
         assert sum(item.object.uri in message for item in inputs) == 2
 
 
-def test_errors_of_the_store_end_it(tmp_path: Path, folder: Path) -> None:
-    """A store that fails raises at the input's place, after what came before it."""
-    inputs = stored(tmp_path, {str(number): b"x" for number in range(9)})
+def test_store_error_ends_the_fetch(tmp_path: Path, folder: Path) -> None:
+    """The error is raised at the input's place, after the results before it."""
+    inputs = make_inputs(tmp_path, {str(number): b"x" for number in range(9)})
     (folder / "5").mkdir()  # nothing can be renamed to it
-    got: list[int] = []
+    results: list[int] = []
     with Fetch(inputs, folder, **SETTINGS) as fetch, pytest.raises(StoreError):
-        got.extend(item.input.position for item in fetch)
-    assert got == [10, 11, 12, 13, 14]
+        results.extend(item.input.position for item in fetch)
+    assert results == [10, 11, 12, 13, 14]
 
 
 class Gauge:
-    """A store that notes the positions it was asked for, and may never answer."""
+    """A store that records the requested positions, and may never answer."""
 
     def __init__(self) -> None:
         self.asked: list[int] = []
@@ -209,7 +215,7 @@ def gauge(monkeypatch: pytest.MonkeyPatch) -> Gauge:
     return one
 
 
-def listed(*sizes: int) -> list[Input]:
+def list_inputs(*sizes: int) -> list[Input]:
     return [
         Input(number, StoredObject(f"x://{number}", str(number), size, ""))
         for number, size in enumerate(sizes)
@@ -220,15 +226,15 @@ def settle() -> None:
     time.sleep(0.05)
 
 
-def test_bounded_ahead(folder: Path, gauge: Gauge) -> None:
-    """Stored bytes not yet taken never pass the bound; the input needed next always may."""
+def test_prefetched_bytes_never_pass_the_bound(folder: Path, gauge: Gauge) -> None:
+    """The next input may always be fetched."""
     sizes = [60, 40, 1, 500, 10, 0, 90, 30, 100]
     settings = {**SETTINGS, "ahead_bytes": 100, "downloads": 8}
 
     def ahead(taken: int) -> list[int]:
         return sorted(index for index in gauge.asked if index >= taken)
 
-    with Fetch(listed(*sizes), folder, **settings) as fetch:
+    with Fetch(list_inputs(*sizes), folder, **settings) as fetch:
         for taken, _ in enumerate(fetch, 1):
             if taken == 4:
                 wait_until(lambda: ahead(4) == [4, 5, 6])
@@ -237,9 +243,9 @@ def test_bounded_ahead(folder: Path, gauge: Gauge) -> None:
     assert sorted(gauge.asked) == list(range(len(sizes)))
 
 
-def test_release(tmp_path: Path, folder: Path) -> None:
-    """A released file is gone, unless files are kept; releasing twice or nothing is no error."""
-    inputs = stored(tmp_path, {"a": b"1", "b/c": b"2"})
+def test_released_file_is_deleted_unless_kept(tmp_path: Path, folder: Path) -> None:
+    """Releasing it twice, or an unknown position, does nothing."""
+    inputs = make_inputs(tmp_path, {"a": b"1", "b/c": b"2"})
     for keep in (False, True):
         with Fetch(inputs, folder, **{**SETTINGS, "keep": keep}) as fetch:
             first, second = fetch
@@ -252,10 +258,10 @@ def test_release(tmp_path: Path, folder: Path) -> None:
             assert first.path.exists()
 
 
-def test_close_is_prompt(folder: Path, gauge: Gauge) -> None:
-    """Closing ends threads that download or wait for room, and a caller that waits."""
+def test_close_ends_waiting_threads(folder: Path, gauge: Gauge) -> None:
+    """Threads that download or wait for room end, and so does a waiting caller."""
     gauge.silent = True
-    fetch = Fetch(listed(1, 2, 3, 200, 5), folder, **{**SETTINGS, "ahead_bytes": 100})
+    fetch = Fetch(list_inputs(1, 2, 3, 200, 5), folder, **{**SETTINGS, "ahead_bytes": 100})
     caught: list[BaseException] = []
 
     def take() -> None:
@@ -273,15 +279,14 @@ def test_close_is_prompt(folder: Path, gauge: Gauge) -> None:
     assert len(caught) == 1
 
 
-def test_nothing_to_fetch(folder: Path) -> None:
-    """No inputs are no results."""
+def test_fetch_without_inputs_is_empty(folder: Path) -> None:
     with Fetch([], folder, **SETTINGS) as fetch:
         assert list(fetch) == []
 
 
-def test_left_early(tmp_path: Path, folder: Path) -> None:
-    """Leaving after the first result leaves no thread; going on is an error, not an end."""
-    inputs = stored(tmp_path, {str(number): b"x" for number in range(30)})
+def test_early_exit_leaves_no_thread(tmp_path: Path, folder: Path) -> None:
+    """Continuing afterwards raises an error."""
+    inputs = make_inputs(tmp_path, {str(number): b"x" for number in range(30)})
     with Fetch(inputs, folder, **SETTINGS) as fetch:
         next(iter(fetch))
     with pytest.raises(Interrupted):
