@@ -1,4 +1,4 @@
-"""Failed attempts as capsules, and their replay: the same failure here, from the capsule alone."""
+"""Capsules of failed attempts, and their replay: the same failure here, from the capsule alone."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ def folder(tmp_path: Path) -> Path:
 
 
 def run_with(folder: Path, source: str, **options: Any) -> list[Path]:
-    """Run a job with this mapper; the capsules it leaves."""
+    """Run a job with this mapper; return the capsules that it leaves."""
     mapper = {"script": script(folder, "m.py", source)}
     run_told(job(folder, mapper=mapper, **options), engine=options.pop("engine", "local"))
-    found = (folder / "out" / "result.txt.failed-attempts").glob("*.json")
-    return sorted(found, key=lambda path: int(path.stem.rpartition("-")[2]))
+    outcome = (folder / "out" / "result.txt.failed-attempts").glob("*.json")
+    return sorted(outcome, key=lambda path: int(path.stem.rpartition("-")[2]))
 
 
 def replay(*words: object) -> Result:
     return CliRunner().invoke(main, ["replay", *map(str, words)])
 
 
-def test_capsule_of_an_exception(folder: Path) -> None:
-    """It names the input, the job and the cause; no secret is in it; the replay fails alike."""
+def test_capsule_of_exception_is_replayed(folder: Path) -> None:
+    """The capsule names input, job and cause, and has no secret; the replay fails alike."""
     env = {"DATABASE_URL": "postgres://me:hush-hush@host", "API_TOKEN": "hush-hush"}
     (path,) = run_with(folder, RAISES, env=env)
     text = path.read_text()
@@ -58,37 +58,37 @@ def test_capsule_of_an_exception(folder: Path) -> None:
     assert (error["kind"], "KeyError" in error["message"]) == ("ChildRaised", True)
     assert facts["usage"]["cpu_ms"] > 0
     assert facts["usage"]["max_rss_bytes"] > 1 << 20
-    found = replay(path)
-    assert found.exit_code == 6
-    assert "KeyError: 'nope'" in found.stderr
-    assert "API_TOKEN was not saved" in found.stderr
-    assert found.stderr.count("input: ") == 1, "the inputs at fault alone"
+    outcome = replay(path)
+    assert outcome.exit_code == 6
+    assert "KeyError: 'nope'" in outcome.stderr
+    assert "API_TOKEN was not saved" in outcome.stderr
+    assert outcome.stderr.count("input: ") == 1, "the inputs at fault alone"
 
 
-def test_capsules_of_crashes(folder: Path) -> None:
-    """Each attempt of a file that kills the program left one; the last tells the record."""
+def test_each_crash_leaves_a_capsule(folder: Path) -> None:
+    """Each attempt of a file that kills the program leaves one; the last names the record."""
     paths = run_with(folder, DIES)
     assert len(paths) == 4
     last = json.loads(paths[-1].read_text())
     assert (last["line"], last["suspect"]) == (8, 5)
     assert last["error"]["kind"] == "ChildCrashed"
-    found = replay(paths[-1])
-    assert found.exit_code == 6
-    assert "exit code 9" in found.stderr
+    outcome = replay(paths[-1])
+    assert outcome.exit_code == 6
+    assert "exit code 9" in outcome.stderr
 
 
-def test_mended_script(folder: Path) -> None:
-    """The replay takes the script as it is now, says so, and ends with 0 once it is mended."""
+def test_replay_of_fixed_script_ends_well(folder: Path) -> None:
+    """The replay runs the current script, and reports that it has changed."""
     (path,) = run_with(folder, RAISES)
     script(folder, "m.py", MAPPER)
-    found = replay(path)
-    assert found.exit_code == 0, found.stderr
-    assert "the mapper has changed since" in found.stderr
-    assert "now: it does not fail" in found.stderr
+    outcome = replay(path)
+    assert outcome.exit_code == 0, outcome.stderr
+    assert "the mapper has changed since" in outcome.stderr
+    assert "now: it does not fail" in outcome.stderr
 
 
 def test_capsule_and_input_in_s3(folder: Path, s3: S3Server) -> None:
-    """From a bucket only the input at fault is fetched; the capsule is read from there too."""
+    """Only the input at fault is fetched from the bucket. The capsule is read from it, too."""
     bucket = s3.bucket()
     for index in range(4):
         body = b"".join(map(ping_line, range(100 + index * 10, 110 + index * 10)))
@@ -100,21 +100,21 @@ def test_capsule_and_input_in_s3(folder: Path, s3: S3Server) -> None:
     listed = s3.client.list_objects_v2(Bucket=bucket, Prefix=prefix)["Contents"]
     (item,) = (each for each in listed if each["Key"].endswith(".json"))
     s3.client.delete_object(Bucket=bucket, Key="in/3")
-    found = replay(f"s3://{bucket}/{item['Key']}")
-    assert found.exit_code == 6
-    assert "KeyError: 'nope'" in found.stderr
+    outcome = replay(f"s3://{bucket}/{item['Key']}")
+    assert outcome.exit_code == 6
+    assert "KeyError: 'nope'" in outcome.stderr
     s3.client.put_object(Bucket=bucket, Key="in/0", Body=b"other")
-    found = replay(f"s3://{bucket}/{item['Key']}")
-    assert found.exit_code == 5
-    assert "changed" in found.stderr
+    outcome = replay(f"s3://{bucket}/{item['Key']}")
+    assert outcome.exit_code == 5
+    assert "changed" in outcome.stderr
 
 
 @pytest.mark.parametrize(("source", "words"), [(RAISES, "KeyError"), (DIES, "here the program")])
-def test_debugger(folder: Path, source: str, words: str) -> None:
-    """``--pdb`` stops where the function raised, or at the record of which it died."""
+def test_replay_with_pdb_stops_at_failure(folder: Path, source: str, words: str) -> None:
+    """It stops where the function raised, or at the record that killed the program."""
     path = run_with(folder, source)[-1]
     command = [sys.executable, "-m", "ray_mr", "replay", str(path), "--pdb"]
-    ended = subprocess.run(
+    process = subprocess.run(
         command,
         input="p 6 * 7\nq\n",
         capture_output=True,
@@ -123,26 +123,24 @@ def test_debugger(folder: Path, source: str, words: str) -> None:
         timeout=PATIENCE_S,
         env={**os.environ, "TERM": "dumb"},
     )
-    said = ended.stdout + ended.stderr
-    assert words in said, said
-    assert "(Pdb)" in said
-    assert "42" in said
-    assert "line 8" in said
+    output = process.stdout + process.stderr
+    assert words in output, output
+    assert "(Pdb)" in output
+    assert "42" in output
+    assert "line 8" in output
 
 
 @pytest.mark.parametrize(
     "text", ["", "[]", "{}", '{"inputs": 3}', "\0", '{"inputs": [], "job": {"env": {}}}']
 )
-def test_no_capsule(tmp_path: Path, text: str) -> None:
-    """A file that is not a capsule is refused by name."""
+def test_file_that_is_not_a_capsule_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "x.json").write_text(text)
-    found = replay(tmp_path / "x.json")
-    assert found.exit_code == 2
-    assert "x.json is not the capsule" in found.stderr
+    outcome = replay(tmp_path / "x.json")
+    assert outcome.exit_code == 2
+    assert "x.json is not the capsule" in outcome.stderr
     assert replay(tmp_path / "nowhere.json").exit_code == 4
 
 
-def test_next_run_removes_them(folder: Path) -> None:
-    """Capsules are those of the last run with this output."""
+def test_next_run_removes_old_capsules(folder: Path) -> None:
     assert run_with(folder, RAISES)
     assert not run_with(folder, MAPPER)

@@ -1,4 +1,4 @@
-"""What map attempts and reducers promise, run as they are: local files, real children."""
+"""The contract of map attempts and reducers, with local files and real children."""
 
 from __future__ import annotations
 
@@ -49,21 +49,21 @@ COUNTS = b"a 502\nb 2\nc 2\nd 1\nlast 1\n"
 
 @pytest.fixture
 def house(tmp_path: Path) -> House:
-    """A fresh one."""
+    """Return an empty house."""
     return House(tmp_path)
 
 
-def shape(blocks: list[Block]) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """What must not change from attempt to attempt."""
+def summarize_blocks(blocks: list[Block]) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Return the values that must not differ between attempts."""
     return [(item.meta.checksums, item.meta.rows) for item in blocks]
 
 
 class TestMap:
-    """An attempt over records."""
+    """A map attempt over records."""
 
     @pytest.mark.parametrize("codec", COMPRESS)
-    def test_counts(self, house: House, codec: str) -> None:
-        """Blocks hold every row; the end counts every file, record, row and byte."""
+    def test_blocks_and_counts_are_complete(self, house: House, codec: str) -> None:
+        """Every file, record, row and byte is counted."""
         house.inputs(TEXTS, codec)
         blocks, end = house.attempt(house.plan(WORDS, reducer="histogram", reducers=3))
         assert end.error is None
@@ -77,8 +77,10 @@ class TestMap:
         assert sorted(all_pairs(blocks)) == words
         assert end.rows == end.mapped_rows == len(words)
 
-    def test_same_blocks(self, house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Two attempts of a split send the same blocks, small ones too, at any pace."""
+    def test_two_attempts_send_the_same_blocks(
+        self, house: House, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The blocks are small, and the pace differs."""
         monkeypatch.setattr(batches, "TEXT_BATCH_BYTES", 4000)
         monkeypatch.setattr(map_side, "BATCH_BYTES", 4000)
         house.inputs(TEXTS * 3)
@@ -88,10 +90,13 @@ class TestMap:
         slow = house.plan(f"import time\n{mapper}time.sleep(.3)\n", reducer=reducer, reducers=2)
         first, _ = house.attempt(plan)
         assert len(first) > 1
-        assert shape(first) == shape(house.attempt(plan)[0]) == shape(house.attempt(slow)[0])
+        assert (
+            summarize_blocks(first)
+            == summarize_blocks(house.attempt(plan)[0])
+            == summarize_blocks(house.attempt(slow)[0])
+        )
 
-    def test_bad_records(self, house: House) -> None:
-        """Lines that do not parse are counted with their file."""
+    def test_malformed_lines_are_counted_with_their_file(self, house: House) -> None:
         house.inputs([b"[1]\nx\n\n[2]\n", b"[3]\n"])
         mapper = "def mapper(file, js): return 'k 1\\n'"
         _, end = house.attempt(house.plan(mapper, records="json", reducer="sum"))
@@ -101,8 +106,8 @@ class TestMap:
         ]
         assert end.error is None
 
-    def test_corrupt_files(self, house: House) -> None:
-        """All bad files are found in one attempt; the split without them ends well."""
+    def test_corrupt_files_are_found_in_one_attempt(self, house: House) -> None:
+        """The split without them ends well."""
         house.inputs(TEXTS, "gz")
         for number, cut in ((1, 8), (3, -1)):
             path = house.folder / "in" / f"{number:03d}"
@@ -117,8 +122,8 @@ class TestMap:
         assert not again.failed
         assert [each.position for each in again.files] == [0, 2, 4]
 
-    def test_raising(self, house: House) -> None:
-        """A function that raises fails its file, with the traceback, and no other."""
+    def test_raising_function_fails_only_its_file(self, house: House) -> None:
+        """The error has the traceback."""
         house.inputs([b"a\n", b"bad\n", b"c\n"])
         mapper = "def mapper(file, line):\n if line == 'bad': raise KeyError(line)\n return line"
         _, end = house.attempt(house.plan(mapper, reducer="count"))
@@ -130,8 +135,8 @@ class TestMap:
     @pytest.mark.parametrize(
         "call", ["os._exit(3)", "os._exit(0)", "sys.exit(0)", "os.kill(os.getpid(), 9)"]
     )
-    def test_crash(self, house: House, call: str) -> None:
-        """A child that ends before the end of its input is a crash, and its file the suspect."""
+    def test_child_that_ends_early_is_a_crash(self, house: House, call: str) -> None:
+        """Its current file is the suspect."""
         house.inputs([b"a\n", b"a\n", b"bad\n", b"c\n"])
         mapper = f"import os, sys\ndef mapper(file, line):\n if line == 'bad': {call}\n return line"
         _, end = house.attempt(house.plan(mapper, reducer="count"))
@@ -140,15 +145,14 @@ class TestMap:
         assert end.suspect == 2
         assert [each.position for each in end.files] == [0, 1]
 
-    def test_does_not_load(self, house: House) -> None:
-        """A script that does not load is no crash."""
+    def test_script_that_does_not_load_is_not_retried(self, house: House) -> None:
+        """It is not a crash."""
         house.inputs(TEXTS)
         _, end = house.attempt(house.plan("import sys\nsys.exit(0)\n", reducer="count"))
         assert isinstance(end.error, ChildNotStarted)
         assert not end.error.retryable
 
-    def test_fetch_failure(self, house: House) -> None:
-        """A file that changed after it was listed fails alone."""
+    def test_file_changed_after_listing_fails_alone(self, house: House) -> None:
         house.inputs(TEXTS)
         plan = house.plan(WORDS, reducer="sum")
         (house.folder / "in" / "001").write_bytes(b"other and longer")
@@ -157,8 +161,7 @@ class TestMap:
         assert isinstance(end.failed[1], DataError)
         assert [each.position for each in end.files] == [0, 2, 3, 4]
 
-    def test_given_up(self, house: House) -> None:
-        """An attempt that nobody wants any more kills its child and removes its folder."""
+    def test_closed_attempt_kills_child_and_removes_folder(self, house: House) -> None:
         house.inputs(TEXTS)
         pid = house.folder / "pid"
         mapper = f"""
@@ -169,17 +172,16 @@ class TestMap:
         """
         plan = house.plan(mapper, reducer="sum")
         ident = AttemptId(0, 0, 1)
-        said = map_split(MapTask.of(plan, "run"), plan.splits[0], ident, house.root)
-        for _ in said:
+        messages = map_split(MapTask.of(plan, "run"), plan.splits[0], ident, house.root)
+        for _ in messages:
             with contextlib.suppress(FileNotFoundError):
                 if pid.read_text().endswith(" "):
                     break
-        said.close()
+        messages.close()
         assert not alive(int(pid.read_text()))
         assert list(house.root.iterdir()) == []
 
-    def test_counters(self, house: House) -> None:
-        """Counters on stderr are in the end's word."""
+    def test_counters_on_stderr_are_in_the_end(self, house: House) -> None:
         house.inputs([b"a\n" * 5])
         mapper = "def mapper(file, line): print('reporter:counter:g,n,2')"
         _, end = house.attempt(house.plan(mapper, reducer="sum"))
@@ -188,23 +190,23 @@ class TestMap:
 
 
 class TestCombine:
-    """Rows combined before they are sent."""
+    """Rows that are combined before they are sent."""
 
     @pytest.mark.parametrize("combiner", ["sum", "program"])
-    def test_same_result(self, house: House, combiner: str) -> None:
-        """Fewer rows, the same result; rows before combining are counted too."""
+    def test_combined_rows_give_the_same_result(self, house: House, combiner: str) -> None:
+        """Rows before combining are counted, too."""
         house.inputs(TEXTS)
         program = "def combine(key, values): return (key, sum(map(int, values)))"
-        made: object = "sum" if combiner == "sum" else {"script": house.script("combiner", program)}
-        plan = house.plan(WORDS, reducer={"script": house.script("reducer", SUM)}, combiner=made)
+        step: object = "sum" if combiner == "sum" else {"script": house.script("combiner", program)}
+        plan = house.plan(WORDS, reducer={"script": house.script("reducer", SUM)}, combiner=step)
         blocks, end = house.attempt(plan)
         assert end.error is None
         assert (end.mapped_rows, end.rows) == (508, 5)
         assert house.reduce(plan, blocks)[0][0] == COUNTS
 
     @pytest.mark.parametrize("feed", ["records", "lines"])
-    def test_a_program_reads_one_line_a_key(self, house: House, feed: str) -> None:
-        """A combiner of ours folds what came from all splits, too, before a program reads it."""
+    def test_program_reads_one_line_per_key(self, house: House, feed: str) -> None:
+        """A built-in combiner folds the rows of all splits before a program reads them."""
         house.inputs([b"b 1\na 2\nb 4\n", b"b 29\nb x\nb 0.5\n"])
         mapper = "def mapper(file, line): return line + '\\n'"
         reducer: object = {"script": house.script("reducer", ORDER)}
@@ -215,15 +217,14 @@ class TestCombine:
         blocks: list[Block] = []
         bad = 0
         for split in plan.splits:
-            some, end = house.attempt(plan, split)
-            blocks, bad = blocks + some, bad + end.bad_values
+            part, end = house.attempt(plan, split)
+            blocks, bad = blocks + part, bad + end.bad_values
         text, ends = house.reduce(plan, blocks)
         expected = {"records": b"a 2\nb 34.5\n", "lines": b"a\t2\nb\t34.5\n"}
         assert text[0] == expected[feed]
-        assert bad + ends[0].bad_values == 1, "x is no number"
+        assert bad + ends[0].bad_values == 1, "x is not a number"
 
-    def test_bad_values(self, house: House) -> None:
-        """What a built-in combiner sets aside is counted in the attempt."""
+    def test_bad_values_of_combiner_are_counted(self, house: House) -> None:
         house.inputs([b"a 1\nb x\na 2\n"])
         plan = house.plan(
             "def mapper(file, line): return line + '\\n'", reducer="sum", combiner="sum"
@@ -232,8 +233,7 @@ class TestCombine:
         assert (end.bad_values, end.mapped_rows, end.rows) == (1, 3, 1)
         assert all_pairs(blocks) == [(b"a", b"3")]
 
-    def test_combiner_fails(self, house: House) -> None:
-        """A combiner that raises ends the attempt; no child is left."""
+    def test_raising_combiner_ends_the_attempt(self, house: House) -> None:
         house.inputs(TEXTS)
         program = "def combine(key, values): raise ValueError"
         plan = house.plan(
@@ -244,18 +244,18 @@ class TestCombine:
 
 
 class TestMapOnly:
-    """Without a reducer blocks are text."""
+    """Blocks of a job without a reducer are text."""
 
-    def test_text(self, house: House) -> None:
-        """Lines in the plan's order, a file's last line completed."""
+    def test_lines_keep_order_of_plan(self, house: House) -> None:
+        """The last line of a file is completed."""
         house.inputs([b"a\nb", b"", b"c\n"])
         mapper = "def mapper(file, line): return line + ('\\n' if line == 'a' else '')"
         blocks, end = house.attempt(house.plan(mapper))
         assert b"".join(bytes(item.data) for item in blocks) == b"a\nb\nc\n"
         assert end.rows == end.mapped_rows == 3
 
-    def test_pairs_that_are_no_lines(self, house: House) -> None:
-        """A key with a TAB cannot be a line: the attempt fails, and leaves no child."""
+    def test_pair_that_is_not_a_line_fails_attempt(self, house: House) -> None:
+        """A key with a TAB cannot be a line; the child is ended."""
         house.inputs([b"x\n"] * 3)
         pid = house.folder / "pid"
         mapper = f"""
@@ -271,40 +271,42 @@ class TestMapOnly:
 
 
 class TestReduce:
-    """A reducer fed by attempts."""
+    """A reducer of the blocks of attempts."""
 
     def blocks(self, house: House, plan: Plan) -> list[Block]:
-        found = []
+        all_blocks = []
         for split in plan.splits[0].cut(1, 3):
             blocks, end = house.attempt(plan, split)
             assert end.error is None
-            found += blocks
-        return found
+            all_blocks += blocks
+        return all_blocks
 
     @pytest.mark.parametrize("reducer", [*BUILT_IN_REDUCERS, SUM, ORDER])
-    def test_any_order(self, house: House, monkeypatch: pytest.MonkeyPatch, reducer: str) -> None:
-        """Blocks in any order, in any amount of memory, give the same bytes."""
+    def test_blocks_in_any_order_give_same_bytes(
+        self, house: House, monkeypatch: pytest.MonkeyPatch, reducer: str
+    ) -> None:
+        """The amount of memory does not matter."""
         monkeypatch.setattr(batches, "TEXT_BATCH_BYTES", 2000)
         monkeypatch.setattr(map_side, "BATCH_BYTES", 2000)
         house.inputs([b"b %d\n" % n + b"a b c\n" * (40 * n) for n in range(5)])
         mapper = "n = 0\n" + ORDINALS
-        made: object = reducer
+        step: object = reducer
         if "\n" in reducer:
-            made = {"script": house.script("reducer", reducer)}
-        plan = house.plan(mapper, reducer=made, reducers=2)
+            step = {"script": house.script("reducer", reducer)}
+        plan = house.plan(mapper, reducer=step, reducers=2)
         blocks = self.blocks(house, plan)
         assert len(blocks) >= 3
         expected, ends = house.reduce(plan, blocks)
         assert sum(each.keys for each in ends) == len({key for key, _ in all_pairs(blocks)})
-        if isinstance(made, dict):
-            made = made | {"stream": True}
-        tight = house.plan(mapper, reducer=made, reducers=2, memory=9)
+        if isinstance(step, dict):
+            step = step | {"stream": True}
+        tight = house.plan(mapper, reducer=step, reducers=2, memory=9)
         for each in (plan, tight):
             random.Random(1).shuffle(blocks)
             assert house.reduce(each, blocks)[0] == expected
 
-    def test_values_in_the_plans_order(self, house: House) -> None:
-        """Values of a key come in the order of the plan, across splits."""
+    def test_values_keep_order_of_plan(self, house: House) -> None:
+        """The values come from several splits."""
         house.inputs(
             [b"k %d\n" % (3 * n) + b"k %d\nk %d\n" % (3 * n + 1, 3 * n + 2) for n in range(5)]
         )
@@ -314,18 +316,17 @@ class TestReduce:
         expected = b"k " + b",".join(b"%d" % n for n in range(15)) + b"\n"
         assert house.reduce(plan, reversed(blocks))[0][0] == expected
 
-    def test_wrong_counts(self, house: House) -> None:
-        """A block too few or twice is a LedgerError, never a result."""
+    def test_missing_or_repeated_block_raises_ledger_error(self, house: House) -> None:
         house.inputs(TEXTS)
         plan = house.plan(WORDS, reducer="sum")
         blocks = self.blocks(house, plan)
         expected = {0: sum(item.meta.rows[0] for item in blocks)}
-        for some in (blocks[1:], [*blocks, blocks[0]], []):
+        for subset in (blocks[1:], [*blocks, blocks[0]], []):
             with pytest.raises(LedgerError, match="was given"):
-                house.reduce(plan, some, expected)
+                house.reduce(plan, subset, expected)
 
-    def test_damaged_block(self, house: House) -> None:
-        """A block with one bit changed is refused."""
+    def test_damaged_block_raises_worker_lost(self, house: House) -> None:
+        """One bit is changed."""
         house.inputs(TEXTS)
         plan = house.plan(WORDS, reducer="sum")
         (item, *_) = self.blocks(house, plan)
@@ -334,8 +335,8 @@ class TestReduce:
         with pytest.raises(WorkerLost, match="damaged"):
             house.reduce(plan, [Block(item.meta, bytes(data))])
 
-    def test_no_rows(self, house: House) -> None:
-        """Without rows there is no output, and the program agrees."""
+    def test_reduce_without_rows_has_no_output(self, house: House) -> None:
+        """A program is the same as a built-in."""
         house.inputs([b""])
         for reducer in ("sum", {"script": house.script("reducer", SUM)}):
             plan = house.plan(WORDS, reducer=reducer, reducers=2)
@@ -351,8 +352,10 @@ class TestReduce:
             ("os._exit(0)", LedgerError),
         ],
     )
-    def test_fails(self, house: House, body: str, kind: type[Exception]) -> None:
-        """A reduce program that fails, however, is an error; the folder is removed."""
+    def test_failing_reduce_program_raises_error(
+        self, house: House, body: str, kind: type[Exception]
+    ) -> None:
+        """The folder is removed."""
         house.inputs(TEXTS)
         program = f"import os\ndef reduce(key, values): {body}"
         plan = house.plan(WORDS, reducer={"script": house.script("reducer", program)})
@@ -367,21 +370,21 @@ class TestFiles:
 
     CAT = 'while read -r name; do cat "$name"; done'
 
-    def test_stdout_and_result(self, house: House) -> None:
-        """Its result.txt, else its stdout; either gives the same blocks."""
+    def test_output_is_result_file_or_stdout(self, house: House) -> None:
+        """Both give the same blocks."""
         house.inputs([b"a 1\nb", b"c 3\n"], "xz")
         plans = [
             house.plan(house.shell(name, source), records=None, reducer="distinct")
             for name, source in (("one", self.CAT), ("two", f"echo log; ({self.CAT}) > result.txt"))
         ]
         (first, end), (second, _) = map(house.attempt, plans)
-        assert shape(first) == shape(second)
-        assert all_pairs(first) == [(b"a", b"1"), (b"bc", b"3")], "what the program made of it"
+        assert summarize_blocks(first) == summarize_blocks(second)
+        assert all_pairs(first) == [(b"a", b"1"), (b"bc", b"3")], "the output of the program"
         assert [(each.position, each.records) for each in end.files] == [(0, 0), (1, 0)]
         assert [each.decoded_bytes for each in end.files] == [5, 4]
 
-    def test_as_stored(self, house: House) -> None:
-        """Without decompression the program has the file as it is, under its own name."""
+    def test_file_without_decompression_is_as_stored(self, house: House) -> None:
+        """The program sees it under its own name."""
         house.inputs([b"a 1\n"], "gz")
         plan = house.plan(
             house.shell("x", 'while read -r n; do echo "$n"; gzip -dc <"$n"; done'),
@@ -392,8 +395,8 @@ class TestFiles:
         key = plan.splits[0].inputs[0].object.key
         assert bytes(blocks[0].data) == f"./s3/{key}\na 1\n".encode()
 
-    def test_corrupt_files(self, house: House) -> None:
-        """All bad files are found in one attempt, and the program is stopped."""
+    def test_corrupt_files_stop_the_program(self, house: House) -> None:
+        """All bad files are found in one attempt."""
         house.inputs(TEXTS, "gz")
         for number in (1, 2, 4):
             path = house.folder / "in" / f"{number:03d}"
@@ -403,31 +406,30 @@ class TestFiles:
         assert sorted(end.failed) == [1, 2, 4]
         assert blocks == []
 
-    def test_crash(self, house: House) -> None:
-        """Nothing it said counts."""
+    def test_crash_discards_the_output(self, house: House) -> None:
         house.inputs(TEXTS)
         plan = house.plan(house.shell("x", self.CAT + "; exit 7"), records=None, reducer="count")
         blocks, end = house.attempt(plan)
         assert isinstance(end.error, ChildCrashed)
         assert blocks == []
 
-    def test_names_left_over(self, house: House) -> None:
-        """A program that stops reading has not done its work, however well it ends."""
+    def test_program_with_unread_names_fails(self, house: House) -> None:
+        """Its exit code is 0."""
         house.inputs(TEXTS)
         plan = house.plan(house.shell("x", 'read -r n; cat "$n"'), records=None, reducer="count")
         _, end = house.attempt(plan)
         assert isinstance(end.error, ChildError)
 
-    def test_own_files_stay_ours(self, house: House) -> None:
-        """A program that writes to its inputs changes its own copy."""
+    def test_program_that_writes_inputs_changes_copy(self, house: House) -> None:
+        """It changes its own copy."""
         house.inputs([b"a\n"])
         source = 'while read -r n; do echo spoilt >> "$n"; cat "$n"; done'
         house.attempt(house.plan(house.shell("x", source), records=None, reducer="count"))
         assert (house.folder / "in" / "000").read_bytes() == b"a\n"
 
     @pytest.mark.parametrize("mapper", [WORDS, "def mapper(file, line): return line + '\\n'"])
-    def test_binary_reducer(self, house: House, mapper: str) -> None:
-        """A reducer that reads files finds a file of lines for each split, in mapperOutput/."""
+    def test_files_reducer_reads_one_file_per_split(self, house: House, mapper: str) -> None:
+        """The files are in mapperOutput/."""
         house.inputs([b"a 1\nb 2\n", b"c 3\n", b"d e 4\n", b"f\n"])
         source = 'while read -r n; do echo "== $n"; cat "$n"; done > result.txt'
         plan = house.plan(mapper, reducer=house.shell("r", source))
@@ -444,8 +446,8 @@ class TestFiles:
         for order in itertools.permutations(halves):
             assert house.reduce(plan, order)[0] == expected, "a split in parts is one file"
 
-    def test_reducer_that_leaves_names(self, house: House) -> None:
-        """A reducer that reads one result of several ends with an error."""
+    def test_reducer_with_unread_names_fails(self, house: House) -> None:
+        """It leaves one name of several."""
         house.inputs(TEXTS)
         plan = house.plan(WORDS, reducer=house.shell("r", "true"))
         blocks, _ = house.attempt(plan)
@@ -453,13 +455,13 @@ class TestFiles:
             house.reduce(plan, blocks)
 
 
-def test_large(house: House) -> None:
-    """Half a million words through map, shuffle and reduce: the sums are those of plain Python."""
+def test_large_word_count_equals_python_sums(house: House) -> None:
+    """Half a million words go through map, shuffle and reduce."""
     lines = [b"%06d " % (n % 1250 * 797) * 20 for n in range(6_250)]
     house.inputs([b"\n".join(lines)] * 4, "zst")
     plan = house.plan(WORDS, reducer="sum", combiner="sum", reducers=4)
     blocks, end = house.attempt(plan)
     assert end.mapped_rows == 500_000
     text, _ = house.reduce(plan, blocks)
-    got = dict(line.split(b"\t") for line in b"".join(text.values()).splitlines())
-    assert got == {line.split()[0]: b"400" for line in lines}
+    sums = dict(line.split(b"\t") for line in b"".join(text.values()).splitlines())
+    assert sums == {line.split()[0]: b"400" for line in lines}

@@ -1,4 +1,4 @@
-"""What ``ray-mr try`` promises: one input, one child, to the screen, and nothing anywhere else."""
+"""The contract of ``ray-mr try``: one input, one child, output on the screen, nothing stored."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ LINES = b'{"a":"x"}\n{"a":"y"}\n{bad\n{"a":"x"}\n'
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A job folder with two inputs, and its working directory."""
+    """Make a job folder with two inputs, and enter it."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "1.gz").write_bytes(gzip.compress(LINES))
@@ -47,87 +47,80 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def attempt(*words: str) -> Result:
+def run_try(*words: str) -> Result:
     return CliRunner().invoke(main, ["try", "job.yml", *words])
 
 
 class TestMapper:
     """The mapper alone."""
 
-    def test_shows(self, folder: Path) -> None:
-        """Output as the mapper makes it goes to stdout, its stderr and the counts to stderr."""
-        result = attempt("--max-bad-records", "1")
+    def test_mapper_output_is_shown(self, folder: Path) -> None:
+        """Stderr of the mapper and the counts go to stderr."""
+        result = run_try("--max-bad-records", "1")
         assert result.exit_code == 0
         assert result.stdout == "x\t1\ny\t1\nx\t1\n"
-        *said, last = result.stderr.splitlines()
-        assert said == ["see x", "see y", "see x"]
+        *progress, last = result.stderr.splitlines()
+        assert progress == ["see x", "see y", "see x"]
         assert last.startswith(f"{folder}/in/1.gz, ")
         assert "3 records mapped, 1 set aside (the first: line 3: " in last
         assert last.endswith("), 3 lines put out")
 
     def test_set_aside_beyond_the_limit(self, folder: Path) -> None:
-        """More set aside than the job allows ends as a run over it would, after the output."""
-        result = attempt()
+        """The exit code is that of a run with too many bad records; the output comes first."""
+        result = run_try()
         assert result.exit_code == 5
         assert result.stdout == "x\t1\ny\t1\nx\t1\n"
         assert f"the first: {folder}/in/1.gz line 3" in result.stderr
 
-    def test_named_input(self, folder: Path) -> None:
-        """The input that is named takes the place of the job's."""
-        assert attempt(str(folder / "in" / "2")).stdout == "second\t1\n"
+    def test_named_input_replaces_that_of_job(self, folder: Path) -> None:
+        assert run_try(str(folder / "in" / "2")).stdout == "second\t1\n"
 
-    def test_nothing_else(self, folder: Path) -> None:
-        """No result, no report, no folder is left."""
+    def test_try_leaves_no_files(self, folder: Path) -> None:
         before = sorted(folder.rglob("*"))
-        attempt("--max-bad-records", "1")
+        run_try("--max-bad-records", "1")
         assert sorted(folder.rglob("*")) == before
 
-    def test_raises(self, folder: Path) -> None:
-        """An exception of the mapper is told with its line, and ends with the code of a run."""
+    def test_exception_is_reported_with_its_line(self, folder: Path) -> None:
+        """The exit code is that of a run."""
         script(folder, "mapper.py", "def mapper(file, js):\n    return js['b']\n")
-        result = attempt()
+        result = run_try()
         assert result.exit_code == 6
         assert "KeyError: 'b'" in result.stderr
         assert "line 2" in result.stderr
 
-    def test_corrupt(self, folder: Path) -> None:
-        """A corrupt input ends with the code of bad data."""
+    def test_corrupt_input_is_bad_data(self, folder: Path) -> None:
         (folder / "in" / "1.gz").write_bytes(gzip.compress(LINES)[:-9])
-        assert attempt().exit_code == 5
+        assert run_try().exit_code == 5
 
-    @pytest.mark.parametrize(("given", "code"), [("none", 4), ("empty/", 2)])
-    def test_no_input(self, folder: Path, given: str, code: int) -> None:
-        """An input that is not there is named."""
+    @pytest.mark.parametrize(("name", "code"), [("none", 4), ("empty/", 2)])
+    def test_missing_input_is_named(self, folder: Path, name: str, code: int) -> None:
         (folder / "empty").mkdir()
-        result = attempt(given)
+        result = run_try(name)
         assert result.exit_code == code
-        assert str(folder / given) in result.stderr
+        assert str(folder / name) in result.stderr
 
     @pytest.mark.parametrize(
         ("mapper", "decompress"),
         [("feed: lines, script: cat", "auto"), ("script: xargs, arguments: [zcat]", "none")],
     )
-    def test_other_feeds(self, folder: Path, mapper: str, decompress: str) -> None:
-        """Programs of every feed can be tried."""
+    def test_programs_of_every_feed_run(self, folder: Path, mapper: str, decompress: str) -> None:
         job = f"inputs: [in/1.gz]\nmapper: {{language: binary, {mapper}}}\n"
         (folder / "job.yml").write_text(job)
-        result = attempt("--decompress", decompress)
+        result = run_try("--decompress", decompress)
         assert result.exit_code == 0, result.stderr
         assert result.stdout.encode() == LINES
 
     @pytest.mark.usefixtures("folder")
-    def test_without_ray(self) -> None:
-        """Ray is not so much as imported."""
+    def test_try_does_not_import_ray(self) -> None:
         code = (
             "import sys\nfrom ray_mr.cli.main import main\n"
             "main(['try', 'job.yml', 'in/2'], standalone_mode=False)\n"
             "sys.exit('ray' in sys.modules)"
         )
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
-        assert (done.returncode, done.stdout) == (0, b"second\t1\n")
+        process = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+        assert (process.returncode, process.stdout) == (0, b"second\t1\n")
 
-    def test_head(self, folder: Path) -> None:
-        """When the reader has seen enough, the child ends and the command with it."""
+    def test_closed_stdout_ends_child_and_command(self, folder: Path) -> None:
         pid = folder / "pid"
         source = f"""
             import os, time
@@ -147,19 +140,19 @@ class TestMapper:
 
 
 class TestWhole:
-    """``--reduce``."""
+    """The whole job: ``--reduce``."""
 
-    def test_result(self, folder: Path) -> None:
-        """The result of the first input goes to stdout, and nothing is written."""
+    def test_result_goes_to_stdout_only(self, folder: Path) -> None:
+        """It is that of the first input; no file is written."""
         before = sorted(folder.rglob("*"))
-        result = attempt("--reduce", "--max-bad-records", "1")
+        result = run_try("--reduce", "--max-bad-records", "1")
         assert (result.exit_code, result.stdout) == (0, "x\t2\ny\t1\n")
         assert result.stderr == ""
         assert sorted(folder.rglob("*")) == before
 
     @pytest.mark.usefixtures("folder")
-    def test_fails(self) -> None:
-        """A run that would publish nothing shows nothing, and says why."""
-        result = attempt("--reduce")
+    def test_failed_run_shows_no_result(self) -> None:
+        """The message has the reason."""
+        result = run_try("--reduce")
         assert (result.exit_code, result.stdout) == (5, "")
         assert "1 record could not be read" in result.stderr
