@@ -61,11 +61,13 @@ class TestCodecs:
         rng = random.Random(1)
         cuts = {1, 2, 5, 13, 14, len(first) - 1, len(first) + 1, len(first) + 3, len(whole) - 1}
         cuts |= {len(whole) - 4, len(whole) - 9} | {rng.randrange(1, len(whole)) for _ in range(25)}
-        ordered = sorted(cuts - {len(first)})
-        output = converse(tmp_path, python(self.COUNT), [(codec, whole[:cut]) for cut in ordered])
+        cut_points = sorted(cuts - {len(first)})
+        output = converse(
+            tmp_path, python(self.COUNT), [(codec, whole[:cut]) for cut in cut_points]
+        )
         assert collect_counts(output) == {}
         errors = collect_failures(output)
-        assert [ordered[position] for position in errors] == ordered
+        assert [cut_points[position] for position in errors] == cut_points
         assert all(isinstance(error, CorruptObject) for error in errors.values())
 
     @pytest.mark.parametrize("codec", CODECS)

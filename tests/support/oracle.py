@@ -1,7 +1,7 @@
-"""A plain Python reading of what a job does to its lines: the tests' second opinion.
+"""A plain Python model of a job's effect on its lines, for comparison with real runs.
 
-Nothing here is fast, and nothing is taken from ``ray_mr``.  ``test_random_jobs`` compares whole
-runs with it, ``test_fields`` the sorting alone.
+It is slow, and uses nothing of ``ray_mr``.  ``test_random_jobs.py`` compares whole runs with it,
+``test_sort_keys.py`` the sorting alone.
 """
 
 from __future__ import annotations

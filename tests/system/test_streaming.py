@@ -308,8 +308,8 @@ def run_by_hadoop_rules(scripts: dict[str, str], data: bytes) -> bytes:
     lines = run_script(scripts["mapper"], data + b"\n")
     for step in ("combiner", "reducer"):
         if step in scripts:
-            ordered = sorted(split_pairs(lines), key=lambda pair: pair[0])
-            lines = run_script(scripts[step], b"".join(b"%s\t%s\n" % pair for pair in ordered))
+            rows = sorted(split_pairs(lines), key=lambda pair: pair[0])
+            lines = run_script(scripts[step], b"".join(b"%s\t%s\n" % pair for pair in rows))
     return lines
 
 

@@ -143,7 +143,7 @@ def stop_half_way(started: Run, number: signal.Signals, *, everyone: bool) -> No
 def test_stopped_half_way(started: Run) -> None:
     """Ctrl-C (SIGINT to all) or SIGTERM to the command: 130, nothing is left.
 
-    The same command succeeds afterwards.  Ctrl-C on Ray is in ``test_bad_input_interrupts``.
+    The same command succeeds afterwards.  Ctrl-C on Ray is in ``bad_input_cases/interrupts.py``.
     """
     if started.engine == "local":
         stop_half_way(started, signal.SIGINT, everyone=True)

@@ -154,7 +154,7 @@ def test_mutated_compressed_file_decodes_like_another_decoder(tmp_path: Path, co
                     assert 0 < len(chunk) <= 1 << 20
                     content += chunk
                     if len(content) > MOST_DECODED_BYTES:
-                        break  # it is bounded by max_expansion: see test_codecs
+                        break  # bounded by max_expansion: see test_decode.py
             except DataError as error:  # or it decodes
                 assert error.message.startswith("file")
             else:

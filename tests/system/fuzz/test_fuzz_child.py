@@ -1,8 +1,8 @@
-"""Fuzzing of what a harness says: whole attempts whose child speaks mutated frames.
+"""Fuzzing of a harness's output: whole attempts whose child sends mutated frames.
 
-The process is not real here, so that a round takes a millisecond; those of real ones are in
-``test_conversations``.  Whatever it says: an end with an error of the right kind, or one in which
-every input has its counts; no defect of ours, no hang.
+The process is simulated, so that a round takes a millisecond; ``test_conversations.py`` uses real
+ones. Each attempt ends with an error of the right kind, or with counts for every input; it never
+hangs, and never shows a bug of ray_mr.
 """
 
 from __future__ import annotations

@@ -370,11 +370,13 @@ def test_paths_in_job_file_are_relative_to_it(
         "python: venv\nnode: ./n/bin/node\nfiles: [data, m.py]\nsetup: test -e data/x\n"
     )
     monkeypatch.chdir(tmp_path)
-    read = Job.from_file("job/job.yml")
-    assert (read.python, read.node) == (str(folder / "venv"), str(folder / "n/bin/node"))
-    assert read.files == (str(folder / "data"), str(folder / "m.py"))
-    direct = Job(inputs=["a"], mapper={"script": "m"}, records="text", python="./venv", node="node")
-    assert (direct.python, direct.node) == (str(tmp_path / "venv"), "node")
+    file_job = Job.from_file("job/job.yml")
+    assert (file_job.python, file_job.node) == (str(folder / "venv"), str(folder / "n/bin/node"))
+    assert file_job.files == (str(folder / "data"), str(folder / "m.py"))
+    python_job = Job(
+        inputs=["a"], mapper={"script": "m"}, records="text", python="./venv", node="node"
+    )
+    assert (python_job.python, python_job.node) == (str(tmp_path / "venv"), "node")
 
 
 def test_whole_run_with_environment_files_and_setup(tmp_path: Path, engine: str) -> None:

@@ -47,12 +47,12 @@ def start_python(
 
 def find_process_names(folder: Path) -> set[str]:
     """Return the names of the processes whose working directory is this folder."""
-    found = set()
+    names = set()
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError):
             if entry.name.isdigit() and (entry / "cwd").readlink() == folder:
-                found.add((entry / "comm").read_text().strip())
-    return found
+                names.add((entry / "comm").read_text().strip())
+    return names
 
 
 def read_output(child: Process) -> bytes:
@@ -532,9 +532,9 @@ class TestKill:
             os.close(terminal_fd)
 
     def test_kill_tree_of_ended_process_does_nothing(self) -> None:
-        with subprocess.Popen(["true"]) as done:  # noqa: S607 - on any PATH
-            done.wait()
-        kill_tree(done.pid)
+        with subprocess.Popen(["true"]) as completed:  # noqa: S607 - on any PATH
+            completed.wait()
+        kill_tree(completed.pid)
 
     def test_tree_that_forks_during_kill_is_killed(self, tmp_path: Path) -> None:
         marker = f"60.{os.getpid()}"
@@ -543,15 +543,15 @@ class TestKill:
         with child:
             pass
 
-        def left() -> list[str]:
-            found = []
+        def find_sleeps() -> list[str]:
+            pids = []
             for entry in Path("/proc").iterdir():
                 with contextlib.suppress(OSError):
                     if marker.encode() in (entry / "cmdline").read_bytes():
-                        found.append(entry.name)
-            return found
+                        pids.append(entry.name)
+            return pids
 
-        wait_until(lambda: not left(), 50)  # each would be there for a minute
+        wait_until(lambda: not find_sleeps(), 50)  # each would be there for a minute
 
     @pytest.mark.parametrize("who", ["thread", "process"])
     def test_child_dies_with_its_starter(self, tmp_path: Path, who: str) -> None:
@@ -601,9 +601,9 @@ class TestKill:
             next(kept)
         """
         argv = [sys.executable, "-c", textwrap.dedent(code)]
-        done = subprocess.run(argv, capture_output=True, text=True, check=False)
-        assert (done.returncode, done.stderr) == (0, "")
-        wait_until(lambda: not alive(int(done.stdout)))
+        completed = subprocess.run(argv, capture_output=True, text=True, check=False)
+        assert (completed.returncode, completed.stderr) == (0, "")
+        wait_until(lambda: not alive(int(completed.stdout)))
 
 
 class TestEnvironment:
@@ -628,14 +628,14 @@ class TestEnvironment:
         """Neither are ray_mr's own settings; other variables are."""
         for name in (*self.SECRET, *self.PUBLIC[1:]):
             monkeypatch.setenv(name, f"value of {name}")
-        seen = dict(
+        env = dict(
             line.split("=", 1)
             for line in read_output(start_sh(tmp_path, "env")).decode().splitlines()
             if "=" in line
         )
-        assert not set(self.SECRET) & set(seen)
-        assert set(self.PUBLIC) <= set(seen)
-        assert seen["PATH"] == os.environ["PATH"]
+        assert not set(self.SECRET) & set(env)
+        assert set(self.PUBLIC) <= set(env)
+        assert env["PATH"] == os.environ["PATH"]
 
     def test_env_of_the_job_wins(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """It overrides inherited and hidden names."""

@@ -206,16 +206,16 @@ def test_folder_of_dead_process_is_swept(
     """The folder goes when its driver is dead; on other machines, when no worker uses it."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     argv = [sys.executable, "-c", USER, str(tmp_path), who]
-    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as living:
-        assert living.stdout is not None
-        assert living.stdout.readline() == b"in\n"
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"in\n"
         folder = make_run_folder("run")
         if who == "driver":  # left by a killed worker
             with lock_as_worker("run"):
                 pass
         sweep()
         assert folder.exists()
-        living.kill()
+        process.kill()
     sweep()
     assert not folder.exists()
     with lock_as_worker("run") as new_folder:
@@ -275,16 +275,16 @@ def test_run_folder_whose_removal_was_killed_is_swept(
         "scratch.remove_run_folder('run')\n"
     )
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    killed = 0
+    kills = 0
     for number in range(20):
         argv = [sys.executable, "-c", kill, str(tmp_path), str(number)]
         if subprocess.run(argv, check=False).returncode == 0:
             break
-        killed += 1
+        kills += 1
         assert list_names(tmp_path), "something is left, or no sweep is needed"
         sweep()
         assert list_names(tmp_path) == []
-    assert killed >= 6, "file, two folders, the run's own, two locks"
+    assert kills >= 6, "file, two folders, the run's own, two locks"
     assert list_names(tmp_path) == []
 
 
