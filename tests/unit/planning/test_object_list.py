@@ -222,14 +222,14 @@ def small_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ray_mr.system.spill.RUN_ROWS", 2**10)
 
 
-@pytest.mark.usefixtures("held_less")
+@pytest.mark.usefixtures("small_memory")
 def test_plan_of_many_objects_takes_little_memory() -> None:
     """Twenty times as many objects take little more memory."""
     few = measure_peak(generate_objects(FEW), FEW)
     assert measure_peak(generate_objects(MANY), MANY) < few + MAX_KEY_BYTES * MANY
 
 
-@pytest.mark.usefixtures("held_less")
+@pytest.mark.usefixtures("small_memory")
 def test_unordered_listing_takes_little_memory() -> None:
     """The server lists in any order, and repeats some names."""
 
