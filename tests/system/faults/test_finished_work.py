@@ -178,7 +178,7 @@ def test_run_that_cannot_begin_leaves_finished_work(
         away = Path(left.mapper).rename(left.folder / "away")
     with monkeypatch.context() as patch:
         if harm == "disk full":
-            patch.setattr(store, "write_whole", refuse)
+            patch.setattr(store, "write_object", refuse)
         with pytest.raises(RayMrError):
             run(job, engine="local", **FLAGS[way])
     if harm == "no script":
