@@ -254,7 +254,7 @@ class TestFiles:
         (packed,) = pack_attached_files([str(folder)])
         assert packed.name == "d/" * (attached_files.MAX_DEPTH + 1)
         (folder / Path(*["d"] * (attached_files.MAX_DEPTH + 1))).mkdir()
-        with pytest.raises(JobError, match="more than 100 folders"):
+        with pytest.raises(JobError, match="nested more than 100 deep"):
             pack_attached_files([str(folder)])
 
     def test_file_named_like_the_script_is_refused(self, house: House) -> None:
