@@ -1,4 +1,4 @@
-"""Store of a checkpoint: finished work beside an output, from which another run can go on.
+"""Store of a checkpoint: finished work beside an output, from which another run can continue.
 
 A checkpoint is a folder of small files, each written whole or not at all; ``format`` describes
 them.  A run uses it like this:
@@ -15,7 +15,7 @@ a run that started anew, and the runs that resumed it.  The name of a file ends 
 so files of two generations stand side by side:
 
 1. ``begin`` adds a new generation to ``run.json`` in front of those that hold finished work, or
-   goes on with one of them.
+   continues one of them.
 2. The first ``save_split`` of a run calls ``delete_others``, which deletes the other generations.
 3. ``release`` leaves in ``run.json`` the generations that hold something.
 

@@ -4,7 +4,7 @@ How callers use it:
 
 1. ``encode`` and ``encode_file`` return the bytes of a message to a harness.
 2. A ``Decoder`` takes the harness's output in chunks cut anywhere: ``feed`` yields each ``Frame``
-   when its last byte has come, and ``close`` checks that no frame is incomplete at the end.
+   when its last byte has arrived, and ``close`` checks that no frame is incomplete at the end.
 
 A frame is a head, one line of ASCII, and a payload::
 
@@ -13,10 +13,10 @@ A frame is a head, one line of ASCII, and a payload::
     b"text 3 0 8\nWINNT 1\n"    output of the input at position 3
 
 The payload of ``pairs`` holds, for ``count`` pairs: the lengths of the keys as little-endian u32,
-the lengths of the values likewise, all keys, all values.
+the lengths of the values in the same form, all keys, all values.
 
-How ``Decoder`` works: it collects bytes until a frame is complete, so a frame costs memory.
-``max_bytes`` bounds it. A larger ``text`` frame is passed on in pieces; any other is an error.
+How ``Decoder`` works: it holds the bytes of a frame until the frame is complete.  ``max_bytes`` is
+the limit.  A larger ``text`` frame is passed on in pieces; any other is an error.
 
 ``docs/reference/child-protocol.md`` describes each message; tests compare it with this module.
 """

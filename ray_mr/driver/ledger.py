@@ -1,4 +1,4 @@
-"""The ledger of a run: how every listed object ended, and whether all input came out.
+"""The ledger of a run: how every listed object ended, and whether all records are accounted for.
 
 How it is used:
 

@@ -1,13 +1,13 @@
-"""Reports of a run: made, staged with a result, written for a run that failed, and read.
+"""Publishing of reports: staging with a result, writing after a failure, reading.
 
-``report.json`` is about the result beside it, and about no other:
+``report.json`` always describes the result beside it:
 
 1. ``stage_reports`` stages two reports of a result that is about to be published.
 2. While the result is being published (``stores.publication``), ``report.json`` has the state
-   ``publishing``.  When the result is there, it has the state ``published``.
+   ``publishing``.  When the result is complete, it has the state ``published``.
 3. ``write_failed_report`` writes the report of a run that published nothing.  If there is an older
    result, its name is ``failed-report.json``, which is deleted when a result is published.
-4. ``finish_earlier`` completes a publication at which a run was killed.
+4. ``finish_earlier`` completes the publication of a run that was killed while publishing.
 """
 
 from __future__ import annotations

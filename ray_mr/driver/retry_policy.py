@@ -6,19 +6,19 @@ options of the next attempt.
 
 An attempt counts whole or not at all.  The first rule that fits decides:
 
-1. **It ended well**: it is the winner of its split.
-2. **It found bad inputs** (corrupt, changed, a record that the mapper raised on): these have
+1. **It found bad inputs** (corrupt, changed, a record that the mapper raised on): these have
    failed, and the split runs again without them.  An attempt finds every bad input before it ends,
    so any number of them costs one more run.
+2. **It ended well**: it is the winner of its split.
 3. **Its child crashed or hung**: the split runs once more as it is, since a crash may be chance.
 
-   a. After the second crash, the input at which the child crashed is run by itself, and so are the
-      inputs before and after it.  If the child has no harness to report the input, the split is
-      halved.
+   a. After the second crash, the split is cut in three: the inputs before the one at which the
+      child crashed, that input, and the inputs after it.  If the child has no harness to report
+      the input, the split is halved.
    b. An input that is alone and has crashed ``attempts`` times has failed for good.
-   c. If there is a harness, the last of these attempts *isolates records*: it detects the record at
-      which the child dies.  That record is set aside as a bad record, if the job allows one more,
-      and the input runs again without it.
+   c. If the mapper is fed records, the last of these attempts *isolates records*: it detects the
+      record at which the child dies.  That record is set aside as a bad record, if the job allows
+      one more, and the input runs again without it.
    d. If the output of a split depends on which inputs are fed together (``Plan.fed_together``), the
       parts of step a are *probes*: they show which inputs are sound, and their output does not
       count.  When all probes of a split have ended, all inputs that have not failed run again as

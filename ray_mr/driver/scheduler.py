@@ -4,9 +4,10 @@ How a run uses it:
 
 1. ``adopt`` and ``give_up`` take over what an earlier run has finished (``checkpoint``).
 2. ``map`` runs every split until it is committed or its inputs have failed.
-3. ``reduce`` has the output of every partition made.
-4. ``ResultWriter`` writes the output, and calls ``map`` or ``reduce`` again for what is lost.
-5. ``close`` waits for the records of failures.
+3. ``reduce`` runs until every reducer has made its part of the output.
+4. ``ResultWriter`` writes the output, and calls ``map`` or ``reduce`` again
+   if blocks or parts are lost.
+5. ``close`` waits until the records of failed attempts are written.
 
 How it works inside, in each ``_step`` of one thread:
 
@@ -90,11 +91,11 @@ class Scheduler:
         engine: Runs attempts and reducers; it is open.
         plan: Splits to run.
         ledger: Takes the counts.
-        capacity: Of the engine.
+        capacity: Slots of the engine.
         notify: Called with events of the run, in the thread of the caller.
-        sink: Has the places where reducers write their parts.
-        writer: Stores what is finished, for ``--resume``.
-        deadline: Of the job, on the monotonic clock.
+        sink: Gives the places where reducers write their parts.
+        writer: Saves finished splits for ``--resume``.
+        deadline: Time on the monotonic clock at which the job must end.
         run_id: Name of the run.
     """
 
@@ -170,7 +171,7 @@ class Scheduler:
             self._step()
 
     def reduce(self) -> None:
-        """Have the output of every partition made, and map again what is lost meanwhile.
+        """Run until every reducer has made its output; map again what is lost meanwhile.
 
         The output is at the place that its reducer was given, or in ``ReducerSlot.outputs``.
         """

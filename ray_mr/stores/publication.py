@@ -9,7 +9,7 @@ beside the output that lists all changes:
 
 A process that is killed before step 2 has changed nothing.  After step 2 all new objects are whole,
 and the next command that reads the output calls ``finish``, which applies the remaining changes.
-Every change may be applied twice.
+Applying a change twice has the same effect as once.
 """
 
 from __future__ import annotations

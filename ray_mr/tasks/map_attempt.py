@@ -8,7 +8,7 @@ How it works inside:
 1. ``map_split`` makes the attempt's folder and its ``AttemptState``.
 2. A feed of ``feeds.FEEDS`` fetches the inputs, runs the mapper, and yields the mapper's output.
 3. ``TextBlocks`` (map-only) or ``RowBlocks`` (for reducers) make blocks of that output.
-4. ``AttemptState.make_end`` makes the last message, whatever went wrong before.
+4. ``AttemptState.make_end`` makes the last message, also after an error.
 
 It needs no engine, so a test can run it by itself.
 """

@@ -6,7 +6,7 @@ The driver calls the verbs of ``contract.Engine``:
 2. ``open`` puts the run's two tasks into the object store and returns the capacity.
 3. ``start`` submits an attempt (``remote.run_attempt``); ``wait`` returns its messages and blocks.
 4. ``make_reducer``, ``add`` and ``finish`` drive an actor (``remote.ReducerActor``).
-5. ``close`` ends what the run has on a shared Ray, or a private Ray with all that is in it.
+5. ``close`` ends the run's tasks and actors on a shared Ray, or shuts a private Ray down.
 
 How blocks travel:
 
@@ -21,8 +21,8 @@ Ray retries nothing here (``max_retries=0``, ``max_restarts=0``): its own retry 
 mixes the blocks of two attempts, and a restarted actor is empty.  A loss is an event, and the
 driver decides.
 
-The other modules: ``streams`` (the driver's ends), ``errors`` (Ray's exceptions), ``cluster``
-(checks of a joined cluster).
+The other modules: ``streams`` (messages and blocks of attempts, as the driver reads them),
+``errors`` (Ray's exceptions), ``cluster`` (checks of a joined cluster).
 """
 
 from __future__ import annotations

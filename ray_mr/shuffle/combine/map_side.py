@@ -4,7 +4,7 @@
 ``BATCH_BYTES`` that become blocks:
 
 1. The first batch decides for the whole split (``_decide``): equal rows are collapsed, and the
-   values of a key are folded, only where this leaves at most one row of ``MIN_RATIO``.
+   values of a key are folded, only where ``MIN_RATIO`` rows become at most one on average.
 2. Where rows are collapsed, ``LineCounts`` counts the lines of text without parsing each of them,
    and rows of pairs go through ``collapse_rows``.  The results are sorted parts.
 3. Where they are not, rows are gathered until they have the size of a batch and sorted
