@@ -34,6 +34,7 @@ class TaskStream:
     def __init__(self, generator: Any, grant: Grant, input_bytes: int = 0) -> None:
         self.generator, self.input_bytes = generator, input_bytes
         self.has_ended = False
+        """Whether the task has done everything; false if it was lost."""
         self.output_bytes = 0
         self.worker: AttemptStarted | None = None
         """Where an attempt runs, once it has begun."""
@@ -52,9 +53,9 @@ class TaskStream:
             try:
                 ref = next(self.generator)
             except StopIteration:
-                self.has_ended = True
                 # The reference of an announced block may stand for the task's error: ask the task.
                 get_object(self.generator.completed())
+                self.has_ended = True
                 return
             if self._announced is not None:
                 announced, self._announced = self._announced, None
