@@ -146,9 +146,9 @@ class Decoder:
 
 def _make_size_error(size: int, limit: int) -> ChildError:
     return ChildError(
-        f"the program put out a record in a frame of {format_bytes(size)}; at most "
+        f"the program wrote a record in a frame of {format_bytes(size)}; at most "
         f"{format_bytes(limit)} are held",
-        "let it put out smaller records, or raise max_record_bytes",
+        "make it write smaller records, or raise max_record_bytes",
     )
 
 

@@ -50,12 +50,12 @@ class TryReport:
         read = f"{self.obj.uri}, {format_bytes(self.totals['stored_bytes'])}"
         lines = format_count(self.totals["mapped_rows"], "line")
         if not self.totals["records"]:
-            return f"{read}: {lines} put out"
+            return f"{read}: {lines} of output"
         aside = f"{self.totals['bad_records']:,} set aside"
         if self.bad_sample:
             aside += f" (the first: {self.bad_sample})"
         mapped = format_count(self.totals["mapped"], "record")
-        return f"{read}: {mapped} mapped, {aside}, {lines} put out"
+        return f"{read}: {mapped} mapped, {aside}, {lines} of output"
 
 
 def try_mapper(

@@ -93,9 +93,9 @@ def _check_record_sizes(sizes: Int64s, max_record_bytes: int) -> None:
 
 def _make_length_error(size_bytes: int, max_record_bytes: int) -> ChildError:
     return ChildError(
-        f"the program put out a record of {size_bytes:,} bytes or more: max_record_bytes is "
+        f"the program wrote a record of {size_bytes:,} bytes or more: max_record_bytes is "
         f"{max_record_bytes:,}",
-        "let it put out shorter lines, each with a line end, or raise max_record_bytes",
+        "make it write shorter lines, each with a line end, or raise max_record_bytes",
     )
 
 

@@ -63,7 +63,7 @@ class TestMapper:
         assert progress == ["see x", "see y", "see x"]
         assert last.startswith(f"{folder}/in/1.gz, ")
         assert "3 records mapped, 1 set aside (the first: line 3: " in last
-        assert last.endswith("), 3 lines put out")
+        assert last.endswith("), 3 lines of output")
 
     def test_set_aside_beyond_the_limit(self, folder: Path) -> None:
         """The exit code is that of a run with too many bad records; the output comes first."""
