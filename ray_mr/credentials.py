@@ -156,24 +156,24 @@ def parse_credentials(text: str | bytes, origin: str) -> Credentials:
         facts = facts["Credentials"]
     if not isinstance(facts, dict):
         raise CredentialsError(f"{origin}: the JSON is not an object with an accessKeyId")
-    known = {_AWS_NAMES.get(name, name): value for name, value in facts.items()}
+    fields = {_AWS_NAMES.get(name, name): value for name, value in facts.items()}
     for name in _FIELDS:
-        value = known.get(name)
+        value = fields.get(name)
         if name in _FIELDS[:2] and not value:
             raise CredentialsError(f"{origin}: {name} is missing")
         if not isinstance(value, str | None):
             raise CredentialsError(f"{origin}: {name} is not a string")
     try:
-        expiry = parse_time(known["expiry"]) if known.get("expiry") else None
+        expiry = parse_time(fields["expiry"]) if fields.get("expiry") else None
     except (ValueError, TypeError):
         raise CredentialsError(
             f"{origin}: expiry is not a time", "write it like 2026-11-24T21:00:00Z"
         ) from None
     return Credentials(
-        known["accessKeyId"],
-        known["secretAccessKey"],
-        known.get("sessionToken") or "",
-        known.get("region") or "",
+        fields["accessKeyId"],
+        fields["secretAccessKey"],
+        fields.get("sessionToken") or "",
+        fields.get("region") or "",
         expiry,
     )
 
@@ -198,7 +198,7 @@ def generate_key(bits: int = KEY_BITS) -> tuple[bytes, bytes]:
 
 def _load_private_key(key: Key) -> rsa.RSAPrivateKey:
     try:
-        loaded = serialization.load_pem_private_key(key.pem, password=None)
+        private_key = serialization.load_pem_private_key(key.pem, password=None)
     except TypeError:
         raise CredentialsError(
             f"{key.origin}: the key has a passphrase", "give a key without one"
@@ -208,9 +208,9 @@ def _load_private_key(key: Key) -> rsa.RSAPrivateKey:
             f"{key.origin}: not a private key in PEM",
             "it begins with -----BEGIN RSA PRIVATE KEY----- or -----BEGIN PRIVATE KEY-----",
         ) from None
-    if not isinstance(loaded, rsa.RSAPrivateKey):
+    if not isinstance(private_key, rsa.RSAPrivateKey):
         raise CredentialsError(f"{key.origin}: not an RSA key")
-    return loaded
+    return private_key
 
 
 def _load_public_key(pem: bytes, origin: str) -> rsa.RSAPublicKey:
@@ -218,12 +218,12 @@ def _load_public_key(pem: bytes, origin: str) -> rsa.RSAPublicKey:
     if b"PRIVATE KEY" in pem:
         return _load_private_key(Key(pem, origin)).public_key()
     try:
-        loaded = serialization.load_pem_public_key(pem)
+        public_key = serialization.load_pem_public_key(pem)
     except (ValueError, UnsupportedAlgorithm):
         raise CredentialsError(f"{origin}: not a key in PEM") from None
-    if not isinstance(loaded, rsa.RSAPublicKey):
+    if not isinstance(public_key, rsa.RSAPublicKey):
         raise CredentialsError(f"{origin}: not an RSA key")
-    return loaded
+    return public_key
 
 
 # ------------------------------------------------------------ sealing

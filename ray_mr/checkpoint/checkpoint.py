@@ -168,12 +168,12 @@ class Checkpoint:
         resumed = match_run(plan, previous, only_failed=mode.only_failed)
         self._previous = previous
         if previous.damaged_count:
-            damaged = format_count(previous.damaged_count, "kept object")
-            self._notify(Notice(f"not used, because damaged or of another run: {damaged}"))
-        failed = len(resumed.failures)
-        known = f", {format_count(failed, 'input')} known to fail" if failed else ""
-        done = format_count(len(resumed.splits), "split")
-        self._notify(Notice(f"going on: {done} done{known}, {resumed.to_run:,} to run"))
+            objects = format_count(previous.damaged_count, "kept object")
+            self._notify(Notice(f"not used, because damaged or of another run: {objects}"))
+        count = len(resumed.failures)
+        failures = f", {format_count(count, 'input')} known to fail" if count else ""
+        splits = format_count(len(resumed.splits), "split")
+        self._notify(Notice(f"going on: {splits} done{failures}, {resumed.to_run:,} to run"))
         return resumed
 
     def begin(self, plan: Plan, run_id: str) -> None:

@@ -311,11 +311,11 @@ class CheckpointStore:
         if run is None:
             return None
         try:
-            known = [Generation.parse(facts) for facts in run["generations"]]
+            generations = [Generation.parse(facts) for facts in run["generations"]]
         except (ValueError, KeyError, TypeError, AttributeError):
             return None
         counts = self._count_files()
-        useful = tuple(each for each in known if each.ident in counts)
+        useful = tuple(each for each in generations if each.ident in counts)
         return StoredState(useful, sum(counts[each.ident][SPLIT] for each in useful))
 
     def read_generation(self, generation: Generation, others: Collection[str] = ()) -> PreviousRun:

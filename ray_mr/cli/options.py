@@ -136,8 +136,8 @@ def _make_job_option(name: str) -> Callable[[Callable[..., None]], Callable[...,
     if choices is None:
         return lambda command: command
 
-    def complete(_ctx: click.Context, _param: click.Parameter, begun: str) -> list[str]:
-        return [word for word in choices if word.startswith(begun)]
+    def complete(_ctx: click.Context, _param: click.Parameter, prefix: str) -> list[str]:
+        return [word for word in choices if word.startswith(prefix)]
 
     return click.option(
         flag,

@@ -31,9 +31,9 @@ def decode_brotli(file: BinaryIO) -> Iterator[bytes]:
                 f"it is damaged, or something else follows its end ({error})"
             ) from None
         yield chunk
-        ended = not data and not chunk
+        is_at_end = not data and not chunk
         data = file.read(INPUT_BYTES) if stream.can_accept_more_data() else b""
-        if ended and not data and not stream.is_finished():
+        if is_at_end and not data and not stream.is_finished():
             raise DecodeError("it ends early")
     if data or file.read(1):
         raise DecodeError("something else follows its end")

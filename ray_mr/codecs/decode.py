@@ -95,13 +95,14 @@ def _check_expansion(
     path: Path, chunks: Iterator[bytes], max_expansion: int, *, as_text: bool
 ) -> Iterator[bytes]:
     """Pass on chunks; raise instead of the chunk that exceeds the limit."""
-    stored = path.stat().st_size
-    limit, size = compute_decoded_limit(stored, max_expansion), 0
+    stored_bytes = path.stat().st_size
+    limit, size = compute_decoded_limit(stored_bytes, max_expansion), 0
     for chunk in _check_start(path, chunks, as_text=as_text):
         size += len(chunk)
         if size > limit:
             raise RefusedObject(
-                f"{path.name}: {format_bytes(stored)} decode to more than {format_bytes(limit)}",
+                f"{path.name}: {format_bytes(stored_bytes)} decode to more than "
+                f"{format_bytes(limit)}",
                 f"if that is right, raise max_expansion (now {max_expansion:,})",
             )
         yield chunk
@@ -117,8 +118,10 @@ def _check_start(path: Path, chunks: Iterator[bytes], *, as_text: bool) -> Itera
     start = head[: formats.HEAD_BYTES]
     if is_tar(start):
         raise RefusedObject(f"{path.name} is a compressed tar archive", ARCHIVE_HINT)
-    if as_text and (known := formats.recognize_format(start, decoded=True)):
-        raise RefusedObject(f"{path.name} is compressed and holds {known.name}", known.hint)
+    if as_text and (file_format := formats.recognize_format(start, decoded=True)):
+        raise RefusedObject(
+            f"{path.name} is compressed and holds {file_format.name}", file_format.hint
+        )
     if head:
         yield head
     yield from chunks

@@ -57,15 +57,15 @@ def detect(path: Path, *, encoding: str = "", as_text: bool = False) -> str:
         head = file.read(formats.HEAD_BYTES)
     if not head:
         return "none"
-    known = formats.recognize_format(head)
+    file_format = formats.recognize_format(head)
     promises = _list_promises(path.name, encoding)
     codec = _detect_by_magic(head, path.name.lower())
-    if not codec and known is not None and known.archive:
-        raise RefusedObject(f"{path.name} is {known.name}", known.hint)
+    if not codec and file_format is not None and file_format.archive:
+        raise RefusedObject(f"{path.name} is {file_format.name}", file_format.hint)
     codec = codec or _detect_by_promise(path, promises, head)
-    if not codec and known is not None and as_text:
-        raise RefusedObject(f"{path.name} is {known.name}", known.hint)
-    if not codec and known is None:
+    if not codec and file_format is not None and as_text:
+        raise RefusedObject(f"{path.name} is {file_format.name}", file_format.hint)
+    if not codec and file_format is None:
         codec = _detect_by_weak_signs(head, path.name.lower())
     if not codec and as_text:
         _check_promises(path, head, promises)

@@ -30,14 +30,14 @@ def decode_buffers(file: BinaryIO, decode: Callable[[bytes, int], bytes]) -> Ite
         decode: Decodes a block; its second argument is the rest of the buffer in decoded bytes.
     """
     while head := file.read(4):
-        left = int.from_bytes(head + read_exactly(file, 4 - len(head)), "big")
-        while left:
+        rest_bytes = int.from_bytes(head + read_exactly(file, 4 - len(head)), "big")
+        while rest_bytes:
             size = int.from_bytes(read_exactly(file, 4), "big")
             if size > MAX_MEMORY_BYTES:
                 raise DecodeError("a block is too large")
-            block = decode(_read_block(file, size), left)
-            left -= len(block)
-            if left < 0 or not block:
+            block = decode(_read_block(file, size), rest_bytes)
+            rest_bytes -= len(block)
+            if rest_bytes < 0 or not block:
                 raise DecodeError("a buffer does not have the size in its head")
             yield from split_block(block)
 
@@ -60,8 +60,8 @@ def decode_lz4(file: BinaryIO) -> Iterator[bytes]:
     """Decode buffers of blocks, as Hadoop's Lz4Codec writes them."""
     from lz4.block import LZ4BlockError, decompress
 
-    def decode(block: bytes, left: int) -> bytes:
-        limit = min(left, len(block) * _MAX_LZ4_RATIO + _LZ4_SLACK_BYTES, MAX_MEMORY_BYTES)
+    def decode(block: bytes, rest_bytes: int) -> bytes:
+        limit = min(rest_bytes, len(block) * _MAX_LZ4_RATIO + _LZ4_SLACK_BYTES, MAX_MEMORY_BYTES)
         try:
             return bytes(decompress(block, uncompressed_size=limit))
         except LZ4BlockError as error:
@@ -79,8 +79,8 @@ def is_lz4(head: bytes) -> bool:
         return True
     if len(head) < 9:
         return head[:1] == b"\0"
-    decoded, stored = int.from_bytes(head[:4], "big"), int.from_bytes(head[4:8], "big")
-    if not decoded:
+    decoded_bytes, stored_bytes = int.from_bytes(head[:4], "big"), int.from_bytes(head[4:8], "big")
+    if not decoded_bytes:
         return is_lz4(head[4:])
-    largest = decoded + decoded // _MAX_LZ4_RATIO + 16
-    return decoded <= MAX_MEMORY_BYTES and 0 < stored <= largest
+    largest = decoded_bytes + decoded_bytes // _MAX_LZ4_RATIO + 16
+    return decoded_bytes <= MAX_MEMORY_BYTES and 0 < stored_bytes <= largest

@@ -28,8 +28,8 @@ def decode_zstd(file: BinaryIO) -> Iterator[bytes]:
     start = file.tell()
     while magic := file.read(4):
         if not is_zstd(magic):
-            begun = ZSTD_MAGIC.startswith(magic)
-            raise DecodeError("it ends early" if begun else "something else follows its end")
+            is_cut = ZSTD_MAGIC.startswith(magic)
+            raise DecodeError("it ends early" if is_cut else "something else follows its end")
         if magic == ZSTD_MAGIC:
             yield from _decode_frame(file, context.decompressobj(), number)
             continue

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ray_mr.engines.contract import Capacity
     from ray_mr.planning.plan import Plan
 
-SLOW_BYTES_A_S = 1 << 20
+SLOW_BYTES_PER_S = 1 << 20
 """Stored bytes that a slow mapper reads in a second."""
 MIN_RUN_S = 900.0
 """Seconds that credentials should last for any run, however small."""
@@ -79,5 +79,5 @@ def _uses_s3(plan: Plan) -> bool:
 
 def _estimate_seconds(plan: Plan, capacity: Capacity) -> float:
     """Return a long but possible duration of the run in seconds."""
-    reading = plan.total_bytes / (SLOW_BYTES_A_S * max(capacity.map_slots, 1))
+    reading = plan.total_bytes / (SLOW_BYTES_PER_S * max(capacity.map_slots, 1))
     return max(reading, plan.job.timeout or 0.0, MIN_RUN_S)

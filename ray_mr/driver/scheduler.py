@@ -63,7 +63,7 @@ POLL_TIMEOUT_S = 0.25
 """Maximum time in seconds to wait for events of the engine."""
 SILENCE_TIMEOUT_S = 120.0
 """Time in seconds without a sign of life before an attempt or reducer counts as lost."""
-SILENCE_CHECK_S = 1.0
+SILENCE_CHECK_INTERVAL_S = 1.0
 """Seconds between two checks for silent attempts and reducers."""
 WINDOW = 2
 """Attempts given to the engine for each slot, so that none waits for the driver."""
@@ -207,7 +207,7 @@ class Scheduler:
         for event in self._engine.wait(POLL_TIMEOUT_S):
             self._handle(event)
         now = time.monotonic()
-        if now - self._last_check >= min(SILENCE_CHECK_S, SILENCE_TIMEOUT_S / 4):
+        if now - self._last_check >= min(SILENCE_CHECK_INTERVAL_S, SILENCE_TIMEOUT_S / 4):
             self._last_check = now
             self._check_silence(now)
             has_begun = any(item.has_spoken for item in self._running.values())

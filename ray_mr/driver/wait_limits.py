@@ -70,8 +70,8 @@ class WaitLimits:
         if not unplaced:
             self._reducers_at = now
         elif now - self._reducers_at > NOTICE_TIMEOUT_S:
-            what = f"a worker for {format_count(unplaced, 'reducer')}"
-            self._notice_once(f"{what}: there are {self._capacity}", self._reducers_at)
+            subject = f"a worker for {format_count(unplaced, 'reducer')}"
+            self._notice_once(f"{subject}: there are {self._capacity}", self._reducers_at)
 
     def _notice_once(self, text: str, since: float) -> None:
         """Send a notice once for each wait."""
@@ -100,16 +100,16 @@ def await_engine(
         DeadlinePassed: The deadline has passed.
     """
     began, has_noticed = time.monotonic(), False
-    while what := engine.wait_for_start(POLL_TIMEOUT_S):
-        waited = time.monotonic() - began
-        if waited > job.stall_timeout:
+    while subject := engine.wait_for_start(POLL_TIMEOUT_S):
+        wait_s = time.monotonic() - began
+        if wait_s > job.stall_timeout:
             raise EngineError(
-                f"waited {format_seconds(job.stall_timeout)} for {what} (stall_timeout)",
+                f"waited {format_seconds(job.stall_timeout)} for {subject} (stall_timeout)",
                 "is the machine, or the cluster's head, overloaded or out of memory?",
             )
-        if waited > NOTICE_TIMEOUT_S and not has_noticed:
+        if wait_s > NOTICE_TIMEOUT_S and not has_noticed:
             has_noticed = True
-            notify(Notice(f"still waiting for {what}"))
+            notify(Notice(f"still waiting for {subject}"))
         check_deadline(job, deadline)
 
 

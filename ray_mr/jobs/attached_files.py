@@ -135,20 +135,20 @@ def _walk(folder: Path) -> Iterator[Path]:
     """
     waiting = [folder]
     while waiting:
-        here = waiting.pop()
-        if len(here.relative_to(folder).parts) > MAX_DEPTH:
+        place = waiting.pop()
+        if len(place.relative_to(folder).parts) > MAX_DEPTH:
             raise JobError(
                 f"files: {folder}: folders are nested more than {MAX_DEPTH} deep",
                 "send it as an archive, and have `setup` unpack it",
             )
         try:
-            entries = sorted(os.scandir(here), key=lambda entry: entry.name)
+            entries = sorted(os.scandir(place), key=lambda entry: entry.name)
         except OSError as error:
             raise JobError(
-                f"files: {here}: cannot be read: {error.strerror}", PERMISSION_HINT
+                f"files: {place}: cannot be read: {error.strerror}", PERMISSION_HINT
             ) from error
         if not entries:
-            yield here
+            yield place
         for entry in entries:
             path = Path(entry.path)
             if entry.is_dir(follow_symlinks=False):

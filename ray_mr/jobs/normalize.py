@@ -62,9 +62,9 @@ def _keep_both_sides(
 def _keep_map_side(
     data: dict[str, Any], flags: dict[str, Any], _: jobfile.Document
 ) -> dict[str, Any]:
-    kept = {key: value for key, value in data.items() if key not in {"reducer", "output"}}
+    facts = {key: value for key, value in data.items() if key not in {"reducer", "output"}}
     several = str(flags.get("reducers") or data.get("reducers") or 1).strip() != "1"
-    return ({"output": MAP_TASK_OUTPUT} if several else {}) | kept
+    return ({"output": MAP_TASK_OUTPUT} if several else {}) | facts
 
 
 def _keep_reduce_side(
@@ -77,11 +77,11 @@ def _keep_reduce_side(
     """
     if not (flags.get("reducer") or data.get("reducer")):
         raise JobError(f"{document.path}: there is no reducer", "a map-only job has no reduce task")
-    kept = {key: value for key, value in data.items() if key not in _MAP_SIDE_FIELDS}
-    if kept.get("separator", "auto") in ("auto", None):
-        kept["separator"] = _find_map_separator(data, flags)
-    kept.setdefault("downloads", REDUCE_DOWNLOADS)
-    return kept | {"mapper": "identity", "decompress": "none", "max_failed_inputs": 0}
+    facts = {key: value for key, value in data.items() if key not in _MAP_SIDE_FIELDS}
+    if facts.get("separator", "auto") in ("auto", None):
+        facts["separator"] = _find_map_separator(data, flags)
+    facts.setdefault("downloads", REDUCE_DOWNLOADS)
+    return facts | {"mapper": "identity", "decompress": "none", "max_failed_inputs": 0}
 
 
 def _find_map_separator(data: dict[str, Any], flags: dict[str, Any]) -> str:

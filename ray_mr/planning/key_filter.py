@@ -57,8 +57,8 @@ class KeyFilter:
     def find_reason(self, key: str) -> str:
         """Return why an object with this key is not read; empty if it is read."""
         *parts, name = key.split("/")
-        missing = len(self.dimensions) - len(parts)
-        parts += name.split(".")[: max(0, min(missing, _MAX_NAME_PARTS))]
+        shortfall = len(self.dimensions) - len(parts)
+        parts += name.split(".")[: max(0, min(shortfall, _MAX_NAME_PARTS))]
         for index, dimension in enumerate(self.dimensions):
             if index < len(parts):
                 if not dimension.allows(parts[index]):

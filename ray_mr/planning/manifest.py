@@ -106,13 +106,13 @@ def _read_json(where: str, text: bytes) -> dict[str, Any]:
         ) from None
     facts: dict[str, Any] = {}
     for word, value in document.items():
-        known = _WORDS.get(word.lower().replace("_", ""))
-        if known is None and word.lower() not in _IGNORED_WORDS:
+        field = _WORDS.get(word.lower().replace("_", ""))
+        if field is None and word.lower() not in _IGNORED_WORDS:
             raise JobError(f"{where}: unknown word {word!r}{suggest_nearest(word, _WORDS)}")
-        if known in facts:
-            raise JobError(f"{where}: {known} is given twice")
-        if known is not None and value is not None:
-            facts[known] = value
+        if field in facts:
+            raise JobError(f"{where}: {field} is given twice")
+        if field is not None and value is not None:
+            facts[field] = value
     return facts
 
 

@@ -104,8 +104,8 @@ class ObjectList(Sequence[StoredObject]):
 
     def _read_block(self, number: int) -> _ObjectBlock:
         """Return a block by number; the last one may be incomplete."""
-        for known, block in self._recent:
-            if known == number:
+        for block_number, block in self._recent:
+            if block_number == number:
                 return block
         is_full = number < len(self._spill)
         block = (

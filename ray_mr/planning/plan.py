@@ -259,11 +259,11 @@ def make_plan(job: Job, objects: Iterable[StoredObject], sources: Sources | None
         if isinstance(job.mapper, Script)
         else _choose_identity(combiner, reducer)
     )
-    chosen, skipped = choose_objects(objects, make_skip_rule(job), sources)
-    if not chosen and not job.allow_empty:
+    selection, skipped = choose_objects(objects, make_skip_rule(job), sources)
+    if not selection and not job.allow_empty:
         raise JobError(_describe_no_input(job, skipped), NO_MATCH_HINT)
     readable, refused = refuse_objects(
-        make_keys_distinct(chosen), archives=job.decompress != "auto"
+        make_keys_distinct(selection), archives=job.decompress != "auto"
     )
     if mapper == WHOLE_FILES:
         check_one_folder(readable)

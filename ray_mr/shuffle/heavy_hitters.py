@@ -82,8 +82,8 @@ def _count_all(batch: RowBatch) -> list[KeyCount]:
     keys, groups = view_keys(batch), find_groups(batch)
     sizes = np.add.reduceat(batch.counts, groups)
     largest = np.argsort(-sizes, kind="stable")[:MAX_HOT_KEYS].tolist()
-    chosen = sorted({0, len(groups) - 1, *largest})
-    return [(keys.get(int(groups[group])), int(sizes[group])) for group in chosen]
+    positions = sorted({0, len(groups) - 1, *largest})
+    return [(keys.get(int(groups[group])), int(sizes[group])) for group in positions]
 
 
 def _count_sampled(batch: RowBatch, step: int, limit: int) -> list[KeyCount]:

@@ -85,9 +85,9 @@ def _find_separators(
     is_split = np.zeros(len(ends), np.bool_)
     key_ends = ends.copy()
     if len(tabs) >= fields:
-        wanted = np.searchsorted(tabs, starts) + (fields - 1)
-        index = np.minimum(wanted, len(tabs) - 1)
-        is_split = (wanted == index) & (tabs[index] >= starts) & (tabs[index] < ends)
+        tab_numbers = np.searchsorted(tabs, starts) + (fields - 1)
+        index = np.minimum(tab_numbers, len(tabs) - 1)
+        is_split = (tab_numbers == index) & (tabs[index] >= starts) & (tabs[index] < ends)
         key_ends = np.where(is_split, tabs[index], ends)
     if separator == "tab-or-space" and not is_split.all():
         spaces = np.flatnonzero(data == SPACE)

@@ -31,9 +31,9 @@ class Backoff:
         if tries >= self.max_tries:
             return None
         jitter = 0.5 + 0.5 * _hash_to_fraction(self.seed, name, tries)
-        return self.compute_longest_s(tries) * jitter
+        return self.compute_max_pause_s(tries) * jitter
 
-    def compute_longest_s(self, tries: int) -> float:
+    def compute_max_pause_s(self, tries: int) -> float:
         """Return the pause after a number of tries without jitter; it doubles with each try."""
         return min(self.first_pause_s * 2.0 ** min(tries - 1, 32), self.max_pause_s)
 

@@ -95,17 +95,17 @@ def _empty(top: int) -> None:
     number = 0
     while True:
         first_error: OSError | None = None
-        removed = False
+        has_removed = False
         with os.scandir(top) as entries:
             for entry in entries:
                 try:
                     number = _remove_entry(top, entry, number)
-                    removed = True
+                    has_removed = True
                 except FileNotFoundError:
-                    removed = True
+                    has_removed = True
                 except OSError as error:
                     first_error = first_error or error
-        if not removed:
+        if not has_removed:
             if first_error is not None:
                 raise first_error
             return

@@ -178,13 +178,13 @@ def use_roomy_temporary_folder() -> Iterator[str]:
     Yields:
         The folder that was made, removed at the end; an empty string if the usual one is used.
     """
-    usual, here = tempfile.gettempdir(), os.getcwd()  # noqa: PTH109 - where it looks if all else fails
+    usual, cwd = tempfile.gettempdir(), os.getcwd()  # noqa: PTH109 - where it looks if all else fails
     is_large = shutil.disk_usage(usual).total >= SMALL_DISK_BYTES
-    if "TMPDIR" in os.environ or (is_large and usual != here) or not _is_better(here, usual):
+    if "TMPDIR" in os.environ or (is_large and usual != cwd) or not _is_better(cwd, usual):
         yield ""
         return
     with tempfile.TemporaryDirectory(
-        prefix=".ray_mr-", dir=here, ignore_cleanup_errors=True
+        prefix=".ray_mr-", dir=cwd, ignore_cleanup_errors=True
     ) as folder:
         register_temporary(Path(folder))
         os.environ["TMPDIR"] = tempfile.tempdir = folder
@@ -196,9 +196,9 @@ def use_roomy_temporary_folder() -> Iterator[str]:
             forget_temporary(Path(folder))
 
 
-def _is_better(here: str, usual: str) -> bool:
-    larger = shutil.disk_usage(here).total > shutil.disk_usage(usual).total
-    return os.access(here, os.W_OK | os.X_OK) and (larger or here == usual)
+def _is_better(cwd: str, usual: str) -> bool:
+    larger = shutil.disk_usage(cwd).total > shutil.disk_usage(usual).total
+    return os.access(cwd, os.W_OK | os.X_OK) and (larger or cwd == usual)
 
 
 _temporary: set[Path] = set()

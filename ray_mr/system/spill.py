@@ -73,9 +73,9 @@ class Spill:
         rest = memoryview(self._held)
         at = self._written
         while rest:
-            done = os.pwrite(self._fd, rest, at)
-            at += done
-            rest = rest[done:]
+            size = os.pwrite(self._fd, rest, at)
+            at += size
+            rest = rest[size:]
         self._written = at
         self._held = bytearray()
 

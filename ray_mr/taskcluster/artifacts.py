@@ -252,13 +252,13 @@ def _fetch(uri: str, stop: threading.Event) -> Iterator[bytes | None]:
     what = f"task {task}, artifact {name}"
     if run is None:
         run = _find_completed_run(task)
-    for tried in range(1, MAX_TRIES + 1):
+    for tries in range(1, MAX_TRIES + 1):
         try:
             yield from _download(what, *_find_url(task, run, name), stop)
         except _DownloadError as error:
-            if tried == MAX_TRIES:
-                raise StoreUnavailable(f"{what}: {error}, {tried} times") from None
-            stop.wait(BACKOFF_S * 2**tried)
+            if tries == MAX_TRIES:
+                raise StoreUnavailable(f"{what}: {error}, {tries} times") from None
+            stop.wait(BACKOFF_S * 2**tries)
             yield None
         else:
             return

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from ray_mr.jobs.program import Program
     from ray_mr.system.scratch import WorkDir
 
-PROGRESS_S = 0.5
+PROGRESS_INTERVAL_S = 0.5
 """Minimum seconds between two progress messages of an attempt."""
 
 
@@ -151,10 +151,10 @@ class AttemptState:
     # ------------------------------------------------------------ messages
 
     def report_progress(self, item: ChildOutput) -> Iterator[Progress]:
-        """Yield a progress message, unless the last one was less than ``PROGRESS_S`` ago."""
+        """Yield a progress message, at most one per ``PROGRESS_INTERVAL_S``."""
         now = time.monotonic()
         if now >= self._next_progress:
-            self._next_progress = now + PROGRESS_S
+            self._next_progress = now + PROGRESS_INTERVAL_S
             current = 0
             if isinstance(
                 item, InputProgress

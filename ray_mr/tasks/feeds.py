@@ -39,7 +39,7 @@ from ray_mr.child.plain_child import PlainChild, run_files, run_lines
 from ray_mr.errors import ChildCrashed, DataError
 from ray_mr.model import FileCounts, PoisonRecord
 from ray_mr.stores.registry import store_for
-from ray_mr.tasks.attempt_state import PROGRESS_S
+from ray_mr.tasks.attempt_state import PROGRESS_INTERVAL_S
 from ray_mr.tasks.fetch import ALL_CODECS
 from ray_mr.tasks.line_feed import BadInputError, LineFeed
 
@@ -215,7 +215,7 @@ def _check_rest(fetch: Fetch, inputs: Iterator[object]) -> Iterator[None]:
         rest = pool.submit(deque, inputs, 0)
         try:
             while not rest.done():
-                wait([rest], PROGRESS_S)
+                wait([rest], PROGRESS_INTERVAL_S)
                 yield None
         finally:
             fetch.close()

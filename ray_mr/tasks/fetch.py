@@ -258,14 +258,14 @@ class Fetch:
 
     def _download(self, position: int, obj: StoredObject, path: Path) -> str:
         """Download an object; return its ``Content-Encoding``."""
-        store, tried, waited_s = store_for(obj.uri), 1, 0.0
+        store, tries, waited_s = store_for(obj.uri), 1, 0.0
         while True:
             try:
                 return store.download(obj, path, private=self._private, stop=self._stop) or ""
             except StoreUnavailable as error:
-                pause_s = self._backoff.compute_pause_s(obj.uri, tried)
-                tried, waited_s = tried + 1, waited_s + (pause_s or 0.0)
-                self.retries[position] = FetchRetries(position, tried, waited_s, error.message)
+                pause_s = self._backoff.compute_pause_s(obj.uri, tries)
+                tries, waited_s = tries + 1, waited_s + (pause_s or 0.0)
+                self.retries[position] = FetchRetries(position, tries, waited_s, error.message)
                 if pause_s is None:
                     raise
                 if self._stop.wait(pause_s):

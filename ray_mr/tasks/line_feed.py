@@ -84,16 +84,16 @@ class LineFeed:
                 last = chunk[-1] if chunk else last
                 yield chunk
         except (CorruptObject, RefusedObject, StoreError) as error:
-            if changed := store_for(obj.uri).detect_change(obj):  # it explains the other error
-                raise changed from None
+            if change := store_for(obj.uri).detect_change(obj):  # it explains the other error
+                raise change from None
             if isinstance(error, StoreError):
                 raise
             message = error.message.removeprefix(f"{fetched.path.name}: ")
             raise type(error)(f"{obj.uri}: {message}", error.hint) from None
         if last != NEWLINE:
             yield b"\n"  # otherwise the next file's first line would continue this one
-        if changed := store_for(obj.uri).detect_change(obj):
-            raise changed
+        if change := store_for(obj.uri).detect_change(obj):
+            raise change
         self._fetch.release(position)
         self._ended(
             FileCounts(

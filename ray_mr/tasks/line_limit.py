@@ -97,13 +97,13 @@ class LineLimit:
         else:
             ends = np.flatnonzero(np.frombuffer(text, np.uint8) == NEWLINE)
             sizes = np.diff(ends, prepend=-1) - 1
-            done = 0
+            rest_start = 0
             for at in np.flatnonzero(sizes > self._limit).tolist():
                 start, end = int(ends[at] - sizes[at]), int(ends[at]) + 1
-                yield text[done:start]
+                yield text[rest_start:start]
                 self._set_aside(self.lines + at + 1, self.size_bytes + start, int(sizes[at]))
-                done = end
-            yield text[done:]
+                rest_start = end
+            yield text[rest_start:]
             self.lines += len(ends)
         self.size_bytes += len(text)
 

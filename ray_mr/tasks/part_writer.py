@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 CHUNK_BYTES = 4 << 20
 """Minimum bytes that are chunks before they are written or sent."""
-PROGRESS_S = 0.5
+PROGRESS_INTERVAL_S = 0.5
 
 
 class PartWriter:
@@ -92,7 +92,10 @@ class PartWriter:
         self, then: Callable[[Any], None] = lambda _: None
     ) -> Iterator[bytes | None]:
         """Wait for the current write; yield its bytes for the driver if the target took none."""
-        while self._write_future is not None and not wait([self._write_future], PROGRESS_S).done:
+        while (
+            self._write_future is not None
+            and not wait([self._write_future], PROGRESS_INTERVAL_S).done
+        ):
             yield None
         future, self._write_future = self._write_future, None
         if future is None or self._writer is None:

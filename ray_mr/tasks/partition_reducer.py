@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from ray_mr.storage.contract import WriteTarget
     from ray_mr.tasks.reduce_inputs import FilesInput
 
-PROGRESS_S = 1.0
+PROGRESS_INTERVAL_S = 1.0
 """Minimum seconds between two progress messages of a reducer."""
 
 
@@ -77,7 +77,7 @@ class PartitionReducer:
             contextlib.closing(writer.run(output)) as chunks,
         ):
             for data in chunks:
-                if time.monotonic() > last_progress + PROGRESS_S:
+                if time.monotonic() > last_progress + PROGRESS_INTERVAL_S:
                     last_progress = time.monotonic()
                     yield Progress(0)
                 if data:
@@ -170,12 +170,12 @@ class PartitionReducer:
             ("reduce", "reducer"),
             memory_bytes=self._task.job.memory,
         )
-        sent, taken = 0, -1
+        sent_rows, read_rows = 0, -1
 
         def pairs() -> Iterator[Pairs]:
-            nonlocal sent
+            nonlocal sent_rows
             for batch in self._read_program_rows(rows):
-                sent += batch.total
+                sent_rows += batch.total
                 yield from map(pack_pairs, batch.expand())
 
         for item in reduce_records(child, pairs()):
@@ -184,11 +184,12 @@ class PartitionReducer:
             elif isinstance(item, Pairs):
                 yield self._task.format_lines(unpack_pairs(item))
             elif isinstance(item, FlushCounts):
-                self._keys, taken = item.groups, item.rows
+                self._keys, read_rows = item.groups, item.rows
             yield None
         self._counters.add_all(child.process.counters)
-        if not child.ended or taken != sent:
+        if not child.ended or read_rows != sent_rows:
             raise LedgerError(
-                f"the reduce program took {max(0, taken)} of {sent} rows of part {self._number}",
+                f"the reduce program took {max(0, read_rows)} of {sent_rows} rows of part "
+                f"{self._number}",
                 "it ended by itself before the end: see its exit calls",
             )

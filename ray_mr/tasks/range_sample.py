@@ -67,18 +67,18 @@ def sample_bounds(plan: Plan, task: MapTask, root: Path) -> tuple[bytes, ...]:
     sample_task = replace(
         task, partitions=1, combiner=None, built_in="", whole_lines=False, sorted=True, sample=True
     )
-    many = plan.total_inputs
-    spread = {at * many // MAX_INPUTS for at in range(MAX_INPUTS)}  # every input of a small plan
-    chosen = [
+    total = plan.total_inputs
+    spread = {at * total // MAX_INPUTS for at in range(MAX_INPUTS)}  # every input of a small plan
+    splits = [
         Split(split.index, (split.inputs[position - split.start],))
         for split in plan.splits
         for position in range(split.start, split.start + len(split.inputs))
         if position in spread
     ]
-    with ThreadPoolExecutor(min(len(os.sched_getaffinity(0)), max(1, len(chosen)))) as pool:
+    with ThreadPoolExecutor(min(len(os.sched_getaffinity(0)), max(1, len(splits)))) as pool:
         samples = list(
             pool.map(
-                lambda item: _sample_input(sample_task, item[1], item[0], root), enumerate(chosen)
+                lambda item: _sample_input(sample_task, item[1], item[0], root), enumerate(splits)
             )
         )
     keys = sorted(key for sample in samples for key in sample)

@@ -87,5 +87,5 @@ class NotebookProgress:
         return [*self._stages, *self._list_messages(), *progress]
 
     def _render_html(self) -> str:
-        drawn = html.render_lines(self._stages) + html.render_lines(self._list_messages())
-        return drawn + html.render_progress(*self._bar) if self._bar else drawn
+        lines = html.render_lines(self._stages) + html.render_lines(self._list_messages())
+        return lines + html.render_progress(*self._bar) if self._bar else lines

@@ -158,8 +158,8 @@ def seal(*, file: TextIO, key: str | None, form: str) -> None:
     if key:
         pem, origin = access.read_key(key), key
     else:
-        found = access.find_key()
-        pem, origin = found.pem, found.origin
+        default_key = access.find_key()
+        pem, origin = default_key.pem, default_key.origin
     envelope = seal_credentials(credentials, pem, origin, form=cast("EnvelopeFormat", form))
     if form == "2014" and credentials.expiry is not None:
         print_message("note: an envelope of 2014 has no place for the expiry")
@@ -193,9 +193,9 @@ def open_(*, file: TextIO | None, key: str | None, show_secrets: bool) -> None:
             raise CredentialsError("no envelope", "give a FILE, or set CREDENTIALS")
         text = _read_text(sys.stdin)
     form = detect_format(text)
-    opened = open_envelope(text, replace(access.find_key(key), allow_2014=True))
+    content = open_envelope(text, replace(access.find_key(key), allow_2014=True))
     print_message(_FORMATS[form])
-    write_result(opened.to_json(show_secrets=show_secrets))
+    write_result(content.to_json(show_secrets=show_secrets))
 
 
 def _read_text(file: TextIO) -> str:

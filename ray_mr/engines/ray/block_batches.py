@@ -32,7 +32,7 @@ MAX_CALL_BLOCKS = 256
 """Maximum blocks in a call."""
 MIN_CALL_BYTES = 8 << 20
 """Bytes of queued blocks that are worth a call while more are expected."""
-MAX_WAIT_S = 0.5
+GATHER_TIMEOUT_S = 0.5
 """Seconds after which fewer bytes are sent all the same."""
 
 
@@ -68,7 +68,7 @@ class BlockBatcher:
     def send(self, *, gather: bool) -> None:
         """Send queued blocks unless a call is on its way; with ``gather``, if they are enough."""
         is_small = len(self._queue) < MAX_CALL_BLOCKS and self._bytes < MIN_CALL_BYTES
-        if gather and is_small and self._clock() < self._queued_since + MAX_WAIT_S:
+        if gather and is_small and self._clock() < self._queued_since + GATHER_TIMEOUT_S:
             return
         if self._queue and not self.calls:
             self._send()

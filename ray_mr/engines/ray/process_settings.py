@@ -87,11 +87,11 @@ class SavedSettings:
 
 def prepare_private(session: Session) -> None:
     """Set the variables that a private Ray and its workers are started with."""
-    added = [name for name in PRIVATE_RAY if name not in os.environ]
+    names = [name for name in PRIVATE_RAY if name not in os.environ]
     for name in AUTH_VARIABLES:  # without a mode Ray turns tokens on
         _set(name, None)
     os.environ["RAY_AUTH_TOKEN_PATH"] = str(session.token)
-    os.environ[ADDED_VARIABLE] = ",".join(added)
+    os.environ[ADDED_VARIABLE] = ",".join(names)
     os.environ[FILES_VARIABLE] = str(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
     for name, value in (KEEPALIVE | PRIVATE_RAY).items():
         os.environ.setdefault(name, value)

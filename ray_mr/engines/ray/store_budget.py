@@ -95,10 +95,10 @@ class StoreBudget:
         self._held += size_bytes
         return StoredBlock(ref, size_bytes, self._released)
 
-    def _grant(self, wanted: int) -> Grant:
+    def _grant(self, max_bytes: int) -> Grant:
         if not self._is_limited:
             return Grant(self, None)
-        size = min(wanted, self.free_bytes)
+        size = min(max_bytes, self.free_bytes)
         self._granted += size
         return Grant(self, size)
 
@@ -117,9 +117,9 @@ class Grant:
 
     def hold(self, ref: Any, size_bytes: int) -> StoredBlock:
         """Count a block that has arrived."""
-        used = min(size_bytes, self._rest)
-        self._rest -= used
-        self._budget._return(used)  # noqa: SLF001 - two halves of one account
+        size = min(size_bytes, self._rest)
+        self._rest -= size
+        self._budget._return(size)  # noqa: SLF001 - two halves of one account
         return self._budget.hold(ref, size_bytes)
 
     def close(self) -> None:

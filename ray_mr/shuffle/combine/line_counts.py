@@ -157,19 +157,19 @@ class LineCounts:
             The rows (m,), how often each occurs (m,), and a function that returns the row of each
             code.
         """
-        used = np.flatnonzero(code_totals[:SLOTS])
-        text, totals = self._read_slots(used), code_totals[used]
+        slots = np.flatnonzero(code_totals[:SLOTS])
+        text, totals = self._read_slots(slots), code_totals[slots]
         long_rows: Int64s = np.empty(0, np.int64)
         if self._long_lines:  # a line may be there once per batch
             coded = pa.concat_arrays(self._long_lines).dictionary_encode()
             text += join_values(coded.dictionary)
-            long_rows = view_integers(coded.indices) + np.int64(len(used))
+            long_rows = view_integers(coded.indices) + np.int64(len(slots))
             totals = np.concatenate([totals, np.zeros(len(coded.dictionary), np.int64)])
             np.add.at(totals, long_rows, code_totals[SLOTS:])
 
         def number_codes() -> Int64s:
             rows = np.zeros(len(code_totals), np.int64)
-            rows[used], rows[SLOTS:] = np.arange(len(used)), long_rows
+            rows[slots], rows[SLOTS:] = np.arange(len(slots)), long_rows
             return rows
 
         return self._parse(text), totals, number_codes
@@ -237,10 +237,10 @@ class LineCounts:
             is_found = (content[:, 0] == one) & (content[:, 1] == two)
             if self._used_slots < MAX_USED_SLOTS:
                 free = np.flatnonzero((content[:, 0] | content[:, 1]) == 0)
-                taken, lines = slots[free], np.stack([one[free], two[free]], axis=1)
-                self._get_table()[taken] = lines  # of several lines the last stays
-                self._used_slots += _count_distinct(taken)
-                is_found[free] = (self._fetch(taken) == lines).all(axis=1)
+                new_slots, lines = slots[free], np.stack([one[free], two[free]], axis=1)
+                self._get_table()[new_slots] = lines  # of several lines the last stays
+                self._used_slots += _count_distinct(new_slots)
+                is_found[free] = (self._fetch(new_slots) == lines).all(axis=1)
             others = np.flatnonzero(~is_found)
             pending, one, two = pending[others], one[others], two[others]
             slots = (slots[others] + 1) & (SLOTS - 1)

@@ -97,15 +97,15 @@ def fold_for_program(
 
 def _make_fold(raw: Fold, state: Fold, *, raw_is_state: bool = True) -> BuiltInReducer:
     def finish(batches: Iterable[RowBatch]) -> Results:
-        held: RowBatch | None = None
+        rest: RowBatch | None = None
         for batch in batches:
-            folded, bad = aggregate.fold_values(_append(held, batch), state)
+            folded, bad = aggregate.fold_values(_append(rest, batch), state)
             last = int(find_groups(folded)[-1]) if len(folded) else 0
-            held = aggregate.shrink_key(folded.slice(last), state)
+            rest = aggregate.shrink_key(folded.slice(last), state)
             result = aggregate.finish_keys(folded.slice(0, last), state)
             yield result, bad, len(result)
-        if held is not None:
-            result = aggregate.finish_keys(held, state)
+        if rest is not None:
+            result = aggregate.finish_keys(rest, state)
             yield result, BadValues(), len(result)
 
     return BuiltInReducer(
@@ -116,8 +116,8 @@ def _make_fold(raw: Fold, state: Fold, *, raw_is_state: bool = True) -> BuiltInR
     )
 
 
-def _append(held: RowBatch | None, batch: RowBatch) -> RowBatch:
-    return batch if held is None else concat_batches([held, batch])
+def _append(rest: RowBatch | None, batch: RowBatch) -> RowBatch:
+    return batch if rest is None else concat_batches([rest, batch])
 
 
 # ------------------------------------------------------------ count
@@ -134,14 +134,14 @@ def _count_rows(batch: RowBatch) -> tuple[RowBatch, BadValues]:
 
 
 def _finish_count(batches: Iterable[RowBatch]) -> Results:
-    held: RowBatch | None = None
+    rest: RowBatch | None = None
     for batch in batches:
-        rows, _ = _count_rows(_append(held, batch))
+        rows, _ = _count_rows(_append(rest, batch))
         last = max(0, len(rows) - 1)
-        held = rows.slice(last)
+        rest = rows.slice(last)
         yield _set_values(rows.slice(0, last), _format(rows.counts[:last])), BadValues(), last
-    if held is not None and len(held):
-        yield _set_values(held, _format(held.counts)), BadValues(), 1
+    if rest is not None and len(rest):
+        yield _set_values(rest, _format(rest.counts)), BadValues(), 1
 
 
 def _format(numbers: Int64s) -> BinaryArray:
@@ -164,45 +164,45 @@ def _drop_duplicates(batch: RowBatch) -> tuple[RowBatch, BadValues]:
 
 
 def _finish_distinct(batches: Iterable[RowBatch]) -> Results:
-    held: RowBatch | None = None
+    rest: RowBatch | None = None
     before = 0  # values of the held key that are less than its last
     for batch in batches:
-        rows = collapse_neighbours(_append(held, batch))
+        rows = collapse_neighbours(_append(rest, batch))
         if not len(rows):
             continue
         groups = find_groups(rows)
         sizes = np.diff(np.concatenate([groups, [len(rows)]]))
         sizes[0] += before
-        held, before = rows.slice(len(rows) - 1), int(sizes[-1]) - 1
+        rest, before = rows.slice(len(rows) - 1), int(sizes[-1]) - 1
         keys = rows.keys().take(wrap_int64s(groups[:-1]))
         yield join_columns(keys, _format(sizes[:-1])), BadValues(), len(keys)
-    if held is not None:
-        yield _set_values(held, _format(np.array([before + 1]))), BadValues(), 1
+    if rest is not None:
+        yield _set_values(rest, _format(np.array([before + 1]))), BadValues(), 1
 
 
 def _finish_top(batches: Iterable[RowBatch], size: int) -> Results:
-    held: RowBatch | None = None
+    rest: RowBatch | None = None
     for batch in batches:
-        rows = collapse_neighbours(_append(held, batch))
+        rows = collapse_neighbours(_append(rest, batch))
         groups = find_groups(rows)
         last = int(groups[-1]) if len(groups) else 0
-        held = _select_candidates(rows.slice(last), size)
+        rest = _select_candidates(rows.slice(last), size)
         top = _select_top_values(rows.slice(0, last), size)
         yield _append_counts(top), BadValues(), max(0, len(groups) - 1)
-    if held is not None and len(held):
-        yield _append_counts(_select_top_values(held, size)), BadValues(), 1
+    if rest is not None and len(rest):
+        yield _append_counts(_select_top_values(rest, size)), BadValues(), 1
 
 
 def _finish_histogram(batches: Iterable[RowBatch]) -> Results:
-    held: RowBatch | None = None
+    rest: RowBatch | None = None
     for batch in batches:
-        rows = collapse_neighbours(_append(held, batch))
+        rows = collapse_neighbours(_append(rest, batch))
         last = max(0, len(rows) - 1)  # may go on in the next batch
-        held = rows.slice(last)
+        rest = rows.slice(last)
         keys = max(0, len(find_groups(rows)) - 1)
         yield _append_counts(rows.slice(0, last)), BadValues(), keys
-    if held is not None and len(held):
-        yield _append_counts(held), BadValues(), 1
+    if rest is not None and len(rest):
+        yield _append_counts(rest), BadValues(), 1
 
 
 def _append_counts(batch: RowBatch) -> RowBatch:

@@ -131,9 +131,9 @@ def merge_batches(
     inputs = [_MergeBatch(batch, stride) for batch in in_order]
     samples = sorted(sample for each in inputs for sample in each.list_samples())
     step = max(1, step_rows // stride)
-    chosen = samples[step::step]
-    bounds = [(string, place) for string, place, _ in chosen]
-    prefixes = np.array([prefix for _, _, prefix in chosen], np.uint64)
+    bound_samples = samples[step::step]
+    bounds = [(string, place) for string, place, _ in bound_samples]
+    prefixes = np.array([prefix for _, _, prefix in bound_samples], np.uint64)
     for parts in zip(*(each.split(bounds, prefixes) for each in inputs), strict=True):
         between = [part for part in parts if part is not None]
         if len(between) == 1:

@@ -183,9 +183,9 @@ def _find_digits(
 
     def find_next(is_wanted: Bools, begins: Int64s, ends: Int64s) -> Int64s:
         """Return the first wanted byte from each begin on, at most the end."""
-        wanted = positions.copy()
-        wanted[:-1][~is_wanted] = len(data)
-        return np.minimum(np.minimum.accumulate(wanted[::-1])[::-1][begins], ends)
+        next_positions = positions.copy()
+        next_positions[:-1][~is_wanted] = len(data)
+        return np.minimum(np.minimum.accumulate(next_positions[::-1])[::-1][begins], ends)
 
     def has_byte(at: Int64s, byte: np.uint8) -> Bools:
         """Return whether each text has this byte at this offset."""

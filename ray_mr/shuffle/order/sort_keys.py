@@ -166,8 +166,8 @@ class _Spans:
 
         def find_separator(number: int) -> tuple[Int64s, Bools]:
             """Return the offset of each row's ``number``th separator, and whether it has one."""
-            wanted = first + (number - 1)
-            return marks[np.minimum(wanted, len(marks) - 1)], wanted < stop
+            index = first + (number - 1)
+            return marks[np.minimum(index, len(marks) - 1)], index < stop
 
         starts, ends = self.starts, self.ends
         if term.first > 1:

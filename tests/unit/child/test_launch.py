@@ -337,7 +337,7 @@ class TestSetup:
     def test_running_setup_reports_progress(
         self, house: House, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(attempt_state, "PROGRESS_S", 0.0)
+        monkeypatch.setattr(attempt_state, "PROGRESS_INTERVAL_S", 0.0)
         go = house.folder / "go"
         plan = house.plan(WHICH, setup=f"while ! test -e {go}; do sleep 0.05; done")
         messages = map_split(

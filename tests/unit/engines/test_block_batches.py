@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ray_mr.engines.ray.block_batches import (
+    GATHER_TIMEOUT_S,
     MAX_CALL_BLOCKS,
     MAX_CALL_BYTES,
-    MAX_WAIT_S,
     MIN_CALL_BYTES,
     BlockBatcher,
 )
@@ -65,7 +65,7 @@ def test_small_block_waits_for_others_for_half_a_second(calls: Calls) -> None:
     calls.put(0)
     calls.batcher.send(gather=True)
     assert calls.sent == []
-    calls.now += MAX_WAIT_S
+    calls.now += GATHER_TIMEOUT_S
     calls.batcher.send(gather=True)
     assert calls.sent == [[0]]
     calls.answer(set())
