@@ -65,7 +65,7 @@ _COMPRESSED = [
     ("a file of snappy-java", rb"\x82SNAPPY\0"),
     ("a file of lz4-java (LZ4Block)", rb"LZ4Block[\x10-\x2f](?=.{0,8}\0)"),
     ("a file in Mozilla's lz4 format", rb"mozLz40\0"),
-    ("a bzip3 file", rb"BZ3v1.{3}[\0-\x1f]"),
+    ("a bzip3 file", rb"BZ3v1.{3}[\0-\x08\x0b\x0c\x0e-\x1f]"),
     ("an lzfse file", rb"bvx[-12n](?=.{0,28}\0)"),
     ("an lrzip file", rb"LRZI\0"),
     ("an rzip file", rb"RZIP[\x01\x02]" + _NUL),

@@ -229,7 +229,7 @@ class TestExitCodes:
             assert words in str(end.error)
 
     def test_ignore_exit_code_is_refused_for_records(self) -> None:
-        with pytest.raises(JobError, match=r"mapper\.ignore_exit_code: is for feed lines"):
+        with pytest.raises(JobError, match=r"mapper\.ignore_exit_code: needs `feed: lines`"):
             Job(inputs=["a"], mapper={"script": "m.py", "ignore_exit_code": True}, records="text")
 
 

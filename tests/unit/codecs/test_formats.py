@@ -256,6 +256,7 @@ def test_every_version_of_a_pickle_or_table_is_recognised(tmp_path: Path) -> Non
 @given(st.sampled_from(WORDS), st.text(st.characters(blacklist_categories=["Cc", "Cs"])))
 @example("x^", "2 + y\n" * 99)
 @example("ORC", "\tHobbit\n")
+@example("BZ3v1", "0\xa0")
 def test_text_that_begins_like_a_format_is_text(word: str, rest: str) -> None:
     """Words that are magic numbers too may begin a text."""
     head = (word + rest + "\n").encode()[: formats.HEAD_BYTES]
