@@ -35,7 +35,6 @@ _BREAKING = {
     "//": "an empty name between slashes, or after the last",
 }
 """Texts that no path may hold, with their names; children get paths as lines."""
-_DOTS = frozenset({b".", b".."})
 
 
 def make_keys_distinct(objects: ObjectList) -> ObjectList:
@@ -88,7 +87,7 @@ def find_key_fault(key: str) -> str:
         parts = key.encode("utf-8", "surrogateescape").split(b"/")
     except UnicodeEncodeError:
         return "cannot be a file name"
-    if dots := next((part for part in parts if part in _DOTS), None):
+    if dots := next((part for part in parts if part in {b".", b".."}), None):
         return f"has the component {dots.decode()!r}"
     if (longest := max(map(len, parts))) > MAX_COMPONENT_BYTES:
         return f"has a component of {longest} bytes, over {MAX_COMPONENT_BYTES}"
