@@ -45,7 +45,10 @@ _SERVERS = {"s3", "ray_runtime", "image"}
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark tests that need a server, so that `make quick` leaves them out."""
     for item in items:
-        if _SERVERS & set(getattr(item, "fixturenames", ())):
+        names = set(getattr(item, "fixturenames", ()))
+        if callspec := getattr(item, "callspec", None):
+            names |= {value for value in callspec.params.values() if isinstance(value, str)}
+        if names & _SERVERS:
             item.add_marker("server")
 
 

@@ -181,6 +181,7 @@ class TestThirdHarness:
         counts = collect_counts(output)[0]
         assert (counts.records, counts.mapped, counts.bad) == (3, 2, 1)
 
+    @pytest.mark.slow
     def test_megabytes_of_text_and_pairs_arrive_whole(self, speaker: Speaker) -> None:
         source = "sub mapper { my ($f, $n) = @_; return (\"$n\" x 50, [$n, 'v' x 50]) }"
         output = speaker.map(perl(source), [b"".join(b"%d\n" % n for n in range(20_000))])

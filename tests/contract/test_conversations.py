@@ -57,6 +57,7 @@ class TestRecords:
         output = speaker.text(SHOW, content.encode())
         assert read_calls(output) == [["./in-0", line] for line in content.split("\n")]
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("records", ["text", "json", "uuid-json"])
     def test_byte_order_mark_at_the_beginning_is_dropped(
         self, speaker: Speaker, records: str
@@ -119,6 +120,7 @@ class TestRecords:
         content = b"".join(b"%d %s\n" % (n, b"x" * (n * n % 977)) for n in range(9000))
         assert speaker.text(LINE, content) == content
 
+    @pytest.mark.slow
     def test_line_of_30_mb_is_one_record(self, speaker: Speaker) -> None:
         """It takes no quadratic time."""
         sources = {
@@ -268,6 +270,7 @@ class TestResults:
             assert "expected text, a" in str(error)
             assert ", got " in str(error)
 
+    @pytest.mark.slow
     def test_ten_megabytes_arrive_in_small_frames(self, speaker: Speaker) -> None:
         """Pairs and text come in frames of about a megabyte."""
         sources = {
@@ -291,6 +294,7 @@ class TestResults:
         assert sum(sizes) == 10_000_000
         assert max(sizes) < 2 << 20
 
+    @pytest.mark.slow
     def test_cuts_do_not_depend_on_time(self, speaker: Speaker) -> None:
         """A slow mapper sends the same frames as a fast one."""
         outputs = []
@@ -443,6 +447,7 @@ class TestUserCode:
         output = list(map_records(child, [FileDelivery(0, "none", b"in")]))
         assert Text(b"--x|y z\n") in output
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("python", "javascript", "words"),
         [
@@ -491,6 +496,7 @@ class TestUserCode:
             file.write(b"a\n")
         assert join_text(list(map_records(child, [FileDelivery(0, "none", name)]))) == b"a\n"
 
+    @pytest.mark.slow
     def test_hung_mapper_is_killed(self, speaker: Speaker) -> None:
         """The mapper waits without output."""
         sources = {

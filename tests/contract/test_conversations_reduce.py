@@ -91,6 +91,7 @@ class TestReduce:
         text = speaker.reduce(sources, *FRAMES, stream=True)[0]
         assert text == Text(b"\n.\n..\n...\n")
 
+    @pytest.mark.slow
     def test_list_larger_than_memory_is_an_error(self, speaker: Speaker) -> None:
         """The error names the key and the remedy."""
         sources = {
@@ -105,6 +106,7 @@ class TestReduce:
             speaker.reduce(sources, *frames, memory_bytes=200 * 100)
         assert "`stream: true`" in str(caught.value)
 
+    @pytest.mark.slow
     def test_many_rows_of_one_key_take_linear_time(self, speaker: Speaker) -> None:
         """300,000 rows come in 30 frames."""
         sources = {
@@ -114,6 +116,7 @@ class TestReduce:
         frames = [[(b"k", b"1")] * 10_000] * 30
         assert speaker.reduce(sources, *frames) == [Text(b"300000\n"), FlushCounts(1, 300_000)]
 
+    @pytest.mark.slow
     def test_raising_reduce_ends_the_child(self, speaker: Speaker) -> None:
         """The child ends while many frames are still waiting."""
         sources = {

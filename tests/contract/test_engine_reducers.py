@@ -52,6 +52,7 @@ def lists(names: Sequence[str]) -> bytes:
     )
 
 
+@pytest.mark.slow
 def test_reducer_takes_blocks_in_any_order(begin: Begin, numbers: dict[str, Any]) -> None:
     """Keys are sorted and values in the plan's order, in whatever order blocks arrive."""
     run = begin(**numbers)
@@ -67,6 +68,7 @@ def _backwards(block: tuple[BlockMeta, Ref]) -> int:
     return -block[0].id.start
 
 
+@pytest.mark.slow
 def test_reducer_of_several_partitions_sends_one_after_the_other(
     begin: Begin, numbers: dict[str, Any]
 ) -> None:
@@ -90,6 +92,7 @@ def test_reducer_of_several_partitions_sends_one_after_the_other(
     ) == len(lists(PLATFORMS))
 
 
+@pytest.mark.slow
 def test_large_output_arrives_in_ordered_pieces(begin: Begin, folder: Path) -> None:
     """Output of more than a few MiB is several blocks that the engine holds."""
     source = (
@@ -103,6 +106,7 @@ def test_large_output_arrives_in_ordered_pieces(begin: Begin, folder: Path) -> N
     )
 
 
+@pytest.mark.slow
 def test_reduce_program_that_raises_fails_its_reducer(begin: Begin, folder: Path) -> None:
     """The error has message and traceback, and is not retryable."""
     source = "def reduce(key, values):\n    return {}[key]"
@@ -115,6 +119,7 @@ def test_reduce_program_that_raises_fails_its_reducer(begin: Begin, folder: Path
     assert "raises.py" in error.message
 
 
+@pytest.mark.slow
 def test_damaged_block_fails_its_reducer(begin: Begin) -> None:
     """The error is retryable; a new reducer may read the block undamaged."""
     run = begin()
@@ -131,6 +136,7 @@ def test_damaged_block_fails_its_reducer(begin: Begin) -> None:
     assert run.reduce(2, blocks, [0])[0]
 
 
+@pytest.mark.slow
 def test_reducer_without_all_rows_fails(begin: Begin) -> None:
     """It sends no output, and the error is not retryable."""
     run = begin()
@@ -145,6 +151,7 @@ def test_reducer_without_all_rows_fails(begin: Begin) -> None:
     assert run.reduced(1) == []
 
 
+@pytest.mark.slow
 def test_dropped_reducer_ends_with_its_child(begin: Begin, folder: Path) -> None:
     """On Ray its actor ends too; no later event comes from it."""
     hold = Hold(folder)
@@ -159,6 +166,7 @@ def test_dropped_reducer_ends_with_its_child(begin: Begin, folder: Path) -> None
     assert run.engine.wait(0.5) == []
 
 
+@pytest.mark.slow
 def test_dropped_reducer_leaves_no_folder(begin: Begin) -> None:
     """Its spilled rows are removed before the run ends."""
     run = begin(memory="8KiB")  # the rows need more, no key's values do
@@ -169,6 +177,7 @@ def test_dropped_reducer_leaves_no_folder(begin: Begin) -> None:
     wait_until(lambda: "reducer-1" not in run.names())
 
 
+@pytest.mark.slow
 def test_blocks_for_a_dropped_reducer_are_ignored(begin: Begin) -> None:
     """The driver may not have handled the reducer's end yet."""
     run = begin()
@@ -181,6 +190,7 @@ def test_blocks_for_a_dropped_reducer_are_ignored(begin: Begin) -> None:
     assert run.engine.wait(0.5) == []
 
 
+@pytest.mark.slow
 def test_close_ends_everything_of_its_run(begin: Begin, folder: Path, engine: str) -> None:
     """Attempts, reducers and children end, the folder is empty, a shared Ray stays up."""
     hold = Hold(folder)

@@ -51,6 +51,7 @@ def test_open_returns_the_capacity(begin: Begin) -> None:
     assert str(run.capacity.map_slots) in run.capacity.text
 
 
+@pytest.mark.slow
 def test_wait_ends_after_its_timeout(begin: Begin) -> None:
     """It returns no events then, with and without reducers."""
     run = begin()
@@ -94,6 +95,7 @@ def mapper(uuid, file, js):
 """
 
 
+@pytest.mark.slow
 def test_attempt_sends_progress_then_blocks_then_its_end(begin: Begin, folder: Path) -> None:
     """Blocks come in sequence, and their rows follow each other."""
     run = begin(mapper={"script": script(folder, "wide.py", WIDE)}, reducers=3)
@@ -117,6 +119,7 @@ def test_attempt_sends_progress_then_blocks_then_its_end(begin: Begin, folder: P
     assert run.engine.wait(0.3) == []
 
 
+@pytest.mark.slow
 def test_attempts_beyond_the_slots_all_end(begin: Begin) -> None:
     """The messages and blocks of each are its own, in its own order."""
     run = begin()
@@ -143,6 +146,7 @@ def test_failed_attempt_reports_the_error_of_its_input(begin: Begin, folder: Pat
     assert "truncated" in last.message.failed[0].message
 
 
+@pytest.mark.slow
 def test_cancelled_attempts_end_with_their_children(begin: Begin, folder: Path) -> None:
     """Running or queued; their ends are not reported."""
     hold = Hold(folder)
@@ -170,6 +174,7 @@ def test_cancelled_attempts_end_with_their_children(begin: Begin, folder: Path) 
 # ---------------------------------------------------------------- blocks
 
 
+@pytest.mark.slow
 def test_blocks_outlive_attempt_and_worker(begin: Begin, folder: Path) -> None:
     """A block can be read after its attempt and, on Ray, after its worker was killed."""
     hold = Hold(folder)
@@ -188,6 +193,7 @@ def test_blocks_outlive_attempt_and_worker(begin: Begin, folder: Path) -> None:
         assert compute_checksums(run.engine.read(ref), meta.offsets) == meta.checksums
 
 
+@pytest.mark.slow
 def test_block_without_a_reference_is_freed(begin: Begin, folder: Path) -> None:
     """A long run does not fill the disk or the store."""
     run = begin(mapper={"script": script(folder, "wide.py", WIDE)})

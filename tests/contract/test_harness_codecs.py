@@ -52,6 +52,7 @@ class TestCodecs:
         output = map_files(tmp_path, self.COUNT, *files)
         assert output == LINES + LINES + b"no newline\n"
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("codec", CODECS)
     def test_truncated_file_is_corrupt(self, tmp_path: Path, codec: str) -> None:
         """No record of a file counts that is cut anywhere but between two members."""
@@ -109,6 +110,7 @@ class TestCodecs:
         whole = packer.compress(b"a\n") + packer.flush()
         assert map_files(tmp_path, self.COUNT, ("zst", whole)) == b"a\n"
 
+    @pytest.mark.slow
     def test_compression_bomb_is_decoded_in_pieces(self, tmp_path: Path) -> None:
         """100 MB of zeros are stored in a few kilobytes."""
         source = "def mapper(file, line): return '%d\\n' % len(line)"

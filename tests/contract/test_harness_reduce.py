@@ -86,6 +86,7 @@ class TestStream:
         ]
         assert pairs == [pair for frame in self.FRAMES for pair in frame]
 
+    @pytest.mark.slow
     def test_values_of_one_key_take_flat_memory(self, tmp_path: Path) -> None:
         """Five million values pass through a process limited to 300 MB."""
         source = """
@@ -169,6 +170,7 @@ class TestCombiner:
             for pair in pairs_of(unpack_pairs(item))
         ]
 
+    @pytest.mark.slow
     def test_batches_of_16_mb_do_not_block(self, tmp_path: Path) -> None:
         source = "def combine(key, values): return [(key, value) for value in values]"
         combiner = CombinerChild(make_launch(tmp_path, python(source)))
@@ -177,6 +179,7 @@ class TestCombiner:
             assert self.combine_pairs(combiner, *pairs) == pairs
         combiner.close()
 
+    @pytest.mark.slow
     def test_failing_combiner_raises_at_once(self, tmp_path: Path) -> None:
         """It raises, crashes, exits or does not load."""
         for number, (body, kind) in enumerate(
@@ -204,6 +207,7 @@ class TestCombiner:
         CombinerChild(make_launch(tmp_path, python(self.SUM))).close()
         CombinerChild(make_launch(tmp_path, python(self.SUM))).kill()
 
+    @pytest.mark.slow
     def test_hung_combiner_times_out(self, tmp_path: Path) -> None:
         """The stall limit holds although no more input is waiting."""
         source = "import time\ndef combine(key, values): time.sleep(60)"
@@ -212,6 +216,7 @@ class TestCombiner:
             self.combine_pairs(combiner, (b"a", b""))
         combiner.kill()
 
+    @pytest.mark.slow
     def test_idle_time_between_batches_is_not_a_stall(self, tmp_path: Path) -> None:
         limits = Limits(timeout_s=2.5, stall_s=2.5)
         combiner = CombinerChild(make_launch(tmp_path, python(self.SUM), limits=limits))

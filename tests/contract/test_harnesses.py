@@ -158,6 +158,7 @@ class TestUserCode:
         """
         assert map_files(tmp_path, source, b"a\nb\n", b"c\n") == b"a 0\nb 0\nc 0\n"
 
+    @pytest.mark.slow
     def test_exit_in_function_is_a_crash_or_unfinished(self, tmp_path: Path) -> None:
         """With exit code 0 the remaining files have no counts."""
         for call in ("sys.exit(3)", "os._exit(3)", "sys.exit('bye')"):
@@ -245,6 +246,7 @@ class TestUserCode:
         waiting.join(PATIENCE_S)
         assert not waiting.is_alive()
 
+    @pytest.mark.slow
     def test_time_limit_holds_for_each_file(self, tmp_path: Path) -> None:
         """Files that end well or fail in time are not affected; a hung mapper is killed."""
         source = "import time\ndef mapper(file, line):\n time.sleep(.7)\n if line == 'bad': 1 / 0\n"

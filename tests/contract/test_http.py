@@ -78,6 +78,7 @@ class TestFind:
             url = web.put(f"/{number}", data, **how)
             assert fetched(url, tmp_path) == data
 
+    @pytest.mark.slow
     def test_find_many_urls_uses_one_connection(self, web: WebServer) -> None:
         urls = [web.put(f"/{number}", DATA) for number in range(9)]
         assert [find(url).size_bytes for url in urls] == [len(DATA)] * 9

@@ -70,6 +70,7 @@ def mapper_job(folder: Path, python: str, source: str, name: str = "m.py") -> Jo
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("python", GOOD)
 @pytest.mark.parametrize("name", ["m.py", "my-map.job.py"])
 def test_every_python_starts_processes_in_every_way(tmp_path: Path, python: str, name: str) -> None:

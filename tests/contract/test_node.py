@@ -38,6 +38,7 @@ def javascript(source: str) -> dict[str, str]:
 class TestModules:
     """All forms of a module."""
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("name", "source", "beside"),
         [
@@ -103,6 +104,7 @@ class TestText:
         assert (counts.records, counts.mapped, counts.bad) == (6, 2, 4)
         assert counts.sample == "line 2: not UTF-8"
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("stream", [False, True])
     @pytest.mark.parametrize("pair", [(b"\xff", b""), (b"k", b"\xff"), (b"k\xc3", b"\xa9")])
     def test_pair_that_is_not_utf8_raises_child_raised(
@@ -150,6 +152,7 @@ class TestAsync:
         assert speaker.text(javascript(source), b"a\n") == b"a\n"
 
 
+@pytest.mark.slow
 def test_streamed_values_take_flat_memory(tmp_path: Path) -> None:
     """Four million values of one key pass through a heap of 24 MB."""
     source = """
@@ -187,6 +190,7 @@ def test_compressed_inputs_arrive_decoded(tmp_path: Path) -> None:
     assert sorted(lines) == sorted(f"{each}\t./s3{tmp_path}/in/file.{each}" for each in COMPRESS)
 
 
+@pytest.mark.slow
 def test_javascript_job_equals_python_job(tmp_path: Path, engine: str) -> None:
     """The job of 2014 has the same bytes with all its programs in JavaScript."""
     make_pings(tmp_path / "in", files=3)

@@ -115,12 +115,14 @@ PATTERNS: list[tuple[str, list[str]]] = [
 ]
 
 
+@pytest.mark.slow
 def test_find_any_pattern_returns_sorted_matches(tree: Place) -> None:
     """Exact names, prefixes and globs mean the same in every store."""
     for pattern, names in PATTERNS:
         assert tree.names(pattern) == sorted(names, key=str.encode), pattern
 
 
+@pytest.mark.slow
 def test_find_odd_letters_in_a_name_are_kept(place: Place) -> None:
     """Percent signs, spaces, plus, line ends, wildcards and any script are part of a name."""
     names = [
@@ -209,6 +211,7 @@ def test_delete_missing_object_is_no_error(place: Place) -> None:
     assert not place.store.exists(uri)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [0, 10, 8 << 20, (8 << 20) + 1, 17 << 20])
 def test_stage_object_is_visible_only_when_complete(place: Place, size: int) -> None:
     data = os.urandom(size)
@@ -421,6 +424,7 @@ def test_s3_clear_deletes_in_bulk_if_supported(
     assert [item["Key"] for item in left] == ["keep"]
 
 
+@pytest.mark.slow
 def test_local_clear_of_a_deep_folder_leaves_nothing(tmp_path: Path) -> None:
     """A folder deeper than Python may recurse."""
     with contextlib.chdir(tmp_path):

@@ -40,6 +40,7 @@ def records(count: int) -> bytes:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reducer", ["cat", "distinct"])
 def test_only_the_last_block_of_a_split_is_small(house: House, reducer: str) -> None:
     """All blocks but the last have 100 kB or more."""
@@ -54,6 +55,7 @@ def test_only_the_last_block_of_a_split_is_small(house: House, reducer: str) -> 
     assert min(sizes[:-1]) >= SMALL_BYTES
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("memory", "largest"), [("16MiB", 1 << 20), ("96MiB", 3 << 20)])
 def test_little_memory_means_small_blocks(house: House, memory: str, largest: int) -> None:
     """``memory`` limits the size of blocks, which is 16 MiB by default."""

@@ -248,6 +248,7 @@ def test_architecture_page_names_every_room() -> None:
             assert f"`{name}`" in text or f"`{name}/`" in text, f"{name} is not in ARCHITECTURE.md"
 
 
+@pytest.mark.slow
 def test_class_names_are_unique() -> None:
     places: dict[str, list[str]] = defaultdict(list)
     for path in FILES:

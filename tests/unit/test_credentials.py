@@ -89,6 +89,7 @@ class TestEnvelopes:
         with pytest.raises(CredentialsError, match="RAY_MR_ALLOW_2014"):
             sealed.open_envelope(text, Key(key_pair[0], "key"))
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("part", ["key", "nonce", "data"])
     def test_every_changed_byte_is_seen(self, key_pair: tuple[bytes, bytes], part: str) -> None:
         """A flipped bit anywhere in a new envelope is an error, and no plaintext is in it."""

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
+import pytest
+
 from paths import SUPPORT, TOP
 from sharing import TOGETHER, share
 
@@ -17,6 +19,7 @@ CHILD = "import pytest\n@pytest.mark.parametrize('n', range(20))\ndef test_{name
 OURS = "from sharing import Sharing\ndef pytest_xdist_make_scheduler(config, log):\n"
 
 
+@pytest.mark.slow
 def test_named_file_stays_in_one_worker(tmp_path: Path) -> None:
     (tmp_path / "tests" / "system").mkdir(parents=True)
     names = {"test_cluster": "one", "test_other": "many"}

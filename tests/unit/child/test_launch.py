@@ -138,6 +138,7 @@ class TestFiles:
         )
         assert run_plan(house, plan) == b"tool\nh 00 ff\ndata\nm.py\ns3\ntool\n"
 
+    @pytest.mark.slow
     def test_every_program_finds_the_files(self, house: House) -> None:
         """A command on the PATH is still found there."""
         (house.folder / "word").write_text("w")
@@ -302,6 +303,7 @@ class TestSetup:
         )
         assert run_plan(house, plan) == b"from a file\nvalue\n\n"
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("role", ["mapper", "combiner", "reducer"])
     def test_setup_runs_for_every_program(self, house: House, role: str) -> None:
         source = "import os\ndef {}(*a): return [('k', os.path.exists('made'))]"
@@ -328,12 +330,14 @@ class TestSetup:
         assert "never" not in str(end.error)
         assert not end.error.retryable
 
+    @pytest.mark.slow
     def test_hung_setup_is_killed(self, house: House) -> None:
         plan = house.plan(WHICH, setup="sleep 60", stall_timeout=0.5)
         _, end = house.attempt(plan)
         assert isinstance(end.error, ChildNotStarted)
         assert "stall_timeout" in str(end.error)
 
+    @pytest.mark.slow
     def test_running_setup_reports_progress(
         self, house: House, monkeypatch: pytest.MonkeyPatch
     ) -> None:

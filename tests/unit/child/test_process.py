@@ -194,6 +194,7 @@ class TestEnds:
 class TestStreams:
     """Nothing blocks, whatever the child does with its streams."""
 
+    @pytest.mark.slow
     def test_ten_megabytes_of_stderr_are_drained(self, tmp_path: Path) -> None:
         """Stderr is drained, with and without newlines, while nobody reads stdout."""
         source = "import sys\nfor end in '\\n', '': sys.stderr.write(('e'*999+end)*10000)"
@@ -206,6 +207,7 @@ class TestStreams:
             assert read_output(child) == b"hi\n"
             assert child.input_closed_early
 
+    @pytest.mark.slow
     def test_child_that_closes_stdin_goes_on(self, tmp_path: Path) -> None:
         child = start_sh(
             tmp_path, "head -c 3; exec 0<&-; sleep 0.5; echo hi", [b"abc", b"d" * 200_000]
@@ -213,6 +215,7 @@ class TestStreams:
         assert read_output(child) == b"abchi\n"
         assert child.input_closed_early
 
+    @pytest.mark.slow
     def test_end_during_wait_for_feed_is_detected(self, tmp_path: Path) -> None:
         """A child that ends before all input was offered has not taken its input."""
         more = threading.Event()
@@ -239,6 +242,7 @@ class TestStreams:
         data = os.urandom(1 << 20)
         assert read_output(start_sh(tmp_path, "cat", [data] * 20)) == data * 20
 
+    @pytest.mark.slow
     def test_output_of_process_left_behind_is_read_to_its_end(self, tmp_path: Path) -> None:
         """Stdout, stderr and counters that arrive after the child's end are read, as from a pipe.
 
@@ -253,12 +257,14 @@ class TestStreams:
         assert child.counters == {"g,n": 2}
         assert not child.input_closed_early
 
+    @pytest.mark.slow
     def test_bash_process_substitution_loses_nothing(self, tmp_path: Path) -> None:
         """Bash ends before the last program of its pipes."""
         source = "tee >(sort | { sleep 0.6; cat; }) > /dev/null"
         child = Process(["bash", "-c", source], tmp_path, [b"b\na\n"], {}, PATIENT)
         assert read_output(child) == b"a\nb\n"
 
+    @pytest.mark.slow
     def test_large_input_of_process_left_behind_is_fed_to_its_end(self, tmp_path: Path) -> None:
         """The input is larger than a pipe; the parent of the reader has ended long before."""
         source = "exec 3<&0; (sleep 0.6; wc -c <&3) & exit 0"
@@ -274,6 +280,7 @@ class TestStreams:
             assert alive(pid)
         wait_until(lambda: not alive(pid))
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("clear", ["", "env -i ", "setsid ", "setsid env -i "])
     def test_daemon_that_holds_output_is_an_error(self, tmp_path: Path, clear: str) -> None:
         """The message names the process and the remedy; it is not a crash that is retried."""
@@ -289,23 +296,27 @@ class TestStreams:
         processes.kill_processes_in(tmp_path.parent)
         assert find_process_names(tmp_path) == set()
 
+    @pytest.mark.slow
     def test_daemon_that_holds_output_is_bound_by_timeout(self, tmp_path: Path) -> None:
         """A busy process makes progress, but only within the job's time limit."""
         source = "(while :; do :; done) & exit 0"
         with pytest.raises(ChildError, match=r"(?s)hold its output.*\(timeout\)"):
             read_output(start_sh(tmp_path, source, limits=Limits(timeout_s=1.0)))
 
+    @pytest.mark.slow
     def test_busy_process_left_behind_makes_progress(self, tmp_path: Path) -> None:
         """CPU use is progress, also in a session of its own."""
         loop = "import time; t = time.process_time; n = t() + 2.5\nwhile t() < n: pass\nprint(1)"
         source = f'setsid {sys.executable} -c "{loop}" & exit 0'
         assert read_output(start_sh(tmp_path, source, limits=Limits(stall_s=2.0))) == b"1\n"
 
+    @pytest.mark.slow
     def test_failed_child_is_not_waited_for(self, tmp_path: Path) -> None:
         """The output of processes that a failed child left is not needed."""
         with pytest.raises(ChildCrashed, match="exit code 3"):
             read_output(start_sh(tmp_path, "sleep 600 & exit 3"))
 
+    @pytest.mark.slow
     def test_ignored_exit_code_still_reads_to_the_end(self, tmp_path: Path) -> None:
         """With `ignore_exit_code`, a child with a non-zero exit code has ended well."""
         source = ["sh", "-c", "(sleep 0.6; echo late) & exit 3"]
@@ -403,10 +414,12 @@ class TestReporter:
 class TestLimits:
     """A child that does not end is killed."""
 
+    @pytest.mark.slow
     def test_busy_child_is_killed_at_timeout(self, tmp_path: Path) -> None:
         with pytest.raises(ChildTimeout, match=r"more than 1\.0 s \(timeout\)"):
             read_output(start_sh(tmp_path, "while :; do echo; done", limits=Limits(timeout_s=1.0)))
 
+    @pytest.mark.slow
     def test_restarted_clock_gives_each_unit_the_timeout(self, tmp_path: Path) -> None:
         source = "for n in 1 2 3 4 5; do echo $n; sleep 0.7; done"
         with start_sh(tmp_path, source, limits=Limits(timeout_s=3.0)) as child:
@@ -415,6 +428,7 @@ class TestLimits:
                     child.restart_clock()
             child.finish()
 
+    @pytest.mark.slow
     def test_sleeping_child_is_killed_as_stalled(self, tmp_path: Path) -> None:
         """The message quotes the end of its stderr."""
         marker = tmp_path / "marker"
@@ -430,6 +444,7 @@ class TestLimits:
                 )
             )
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         "source",
         [
@@ -448,6 +463,7 @@ class TestLimits:
         )
         read_output(child)
 
+    @pytest.mark.slow
     def test_wait_for_feed_does_not_count_as_stall(self, tmp_path: Path) -> None:
         """It does with `exclude_feed_wait=False`."""
 
@@ -463,6 +479,7 @@ class TestLimits:
             )
         late.set()
 
+    @pytest.mark.slow
     def test_wait_for_slow_reader_does_not_count(self, tmp_path: Path) -> None:
         limits = Limits(timeout_s=2.2, stall_s=2.0)
         with start_sh(tmp_path, "head -c 900000 /dev/zero", limits=limits) as child:
@@ -474,6 +491,7 @@ class TestLimits:
             child.finish()
         assert size == 900_000
 
+    @pytest.mark.slow
     def test_child_with_closed_output_has_same_limits(self, tmp_path: Path) -> None:
         with pytest.raises(ChildTimeout, match="stall"):
             read_output(start_sh(tmp_path, "exec 1>&-; sleep 60", limits=Limits(stall_s=0.5)))
@@ -536,6 +554,7 @@ class TestKill:
             completed.wait()
         kill_tree(completed.pid)
 
+    @pytest.mark.slow
     def test_tree_that_forks_during_kill_is_killed(self, tmp_path: Path) -> None:
         marker = f"60.{os.getpid()}"
         child = start_sh(tmp_path, f"while :; do sleep {marker} & sleep 0.002; done")
@@ -553,6 +572,7 @@ class TestKill:
 
         wait_until(lambda: not find_sleeps(), 50)  # each would be there for a minute
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("who", ["thread", "process"])
     def test_child_dies_with_its_starter(self, tmp_path: Path, who: str) -> None:
         """The starter is a process that is killed by SIGKILL, or a thread that ends."""
@@ -587,6 +607,7 @@ class TestKill:
             starter.kill()
             wait_until(lambda: not alive(pid))
 
+    @pytest.mark.slow
     def test_child_ends_with_the_interpreter(self, tmp_path: Path) -> None:
         """A running child neither aborts the interpreter nor outlives it."""
         code = f"""

@@ -58,6 +58,7 @@ class TestFiles:
         with pytest.raises(ChildCrashed, match="exit code 9"):
             self.run(tmp_path, "cat; exit 9", b"x")
 
+    @pytest.mark.slow
     def test_large_stdout_comes_in_pieces(self, tmp_path: Path) -> None:
         """100 MB are buffered on disk."""
         launch = make_launch(tmp_path, shell("cat >&2; head -c 100000000 /dev/zero"))

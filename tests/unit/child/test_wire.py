@@ -63,6 +63,7 @@ def test_stream_cut_in_three_anywhere_is_decoded() -> None:
         assert decode(STREAM[:low], STREAM[low:high], STREAM[high:]) == SAMPLE
 
 
+@pytest.mark.slow
 @given(st.lists(FRAMES, max_size=8), st.lists(st.integers(0, 3000), max_size=8))
 def test_frames_in_any_pieces_round_trip(frames: list[Frame], cuts: list[int]) -> None:
     data = b"".join(map(encode, frames))
@@ -140,6 +141,7 @@ def test_largest_head_fits() -> None:
     assert decode(encode(frame)) == [frame]
 
 
+@pytest.mark.slow
 def test_many_or_large_frames_take_linear_time() -> None:
     """50,000 frames in one piece, or 64 MiB in pieces of a pipe, take no quadratic time."""
     small = [Frame("text", number, 0, b"x\n") for number in range(50_000)]

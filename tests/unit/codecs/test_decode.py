@@ -266,6 +266,7 @@ def test_skippable_zstd_frames_are_skipped(file: Callable[..., Path]) -> None:
     assert "zstd -d -D" in caught.value.hint
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("numbered", [False, True])
 def test_zstd_dictionary_in_the_first_frame_is_used(
@@ -322,6 +323,7 @@ def test_files_of_the_tools(file: Callable[..., Path], tool: str) -> None:
         assert content(path, detect(path)) == data
 
 
+@pytest.mark.slow
 def test_bomb_is_decoded_in_small_chunks(file: Callable[..., Path]) -> None:
     """A small file that expands far is decoded in small chunks, too."""
     size = 64 << 20
@@ -424,6 +426,7 @@ bare = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.slow
 @bare
 def test_told_by_the_name(
     file: Callable[..., Path], codec: str, name: str, encode: Callable[[bytes], bytes]
@@ -439,6 +442,7 @@ def test_told_by_the_name(
     assert detect(file(b"", name)) == "none"
 
 
+@pytest.mark.slow
 @bare
 def test_bare_formats_end_where_they_end(
     file: Callable[..., Path], codec: str, name: str, encode: Callable[[bytes], bytes]

@@ -314,6 +314,7 @@ def mapping(folder: Path, feed: str, **options: object) -> Job:
     return job(folder, **wanted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("feed", TEXT_FEEDS)
 def test_feeds_of_lines_refuse_every_format(
     tmp_path: Path, samples: dict[str, bytes], feed: str, node: str
@@ -344,6 +345,7 @@ def test_feeds_of_lines_refuse_every_format(
     assert report.exit_code == 5
 
 
+@pytest.mark.slow
 def test_feed_files_gets_every_format_but_archives(
     tmp_path: Path, samples: dict[str, bytes]
 ) -> None:
@@ -368,6 +370,7 @@ def test_feed_files_gets_every_format_but_archives(
     assert len(report.failed) == len(ARCHIVES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("feed", TEXT_FEEDS)
 def test_decompress_none_reads_any_bytes(tmp_path: Path, feed: str, node: str) -> None:
     """Nothing is looked at."""
@@ -382,6 +385,7 @@ def test_decompress_none_reads_any_bytes(tmp_path: Path, feed: str, node: str) -
     assert result(tmp_path) == data * 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("feed", TEXT_FEEDS)
 def test_byte_order_mark_of_each_input_is_dropped(tmp_path: Path, feed: str, node: str) -> None:
     """At its very beginning, however it is compressed; not at a later member's."""

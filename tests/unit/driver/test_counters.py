@@ -56,6 +56,7 @@ def test_counter_of_a_long_name_is_cut() -> None:
     assert dict(counters) == {"g," + "x" * (MAX_NAME_CHARS - 2): 2}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reducer", ["sum", None])
 def test_run_with_many_counters_has_a_bounded_report(
     tmp_path: Path, engine: str, reducer: str | None

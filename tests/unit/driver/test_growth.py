@@ -210,6 +210,7 @@ def all_reduced(parts: int) -> Callable[[], object]:
     return reduce
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make_act",
     [all_well, all_lost_once, all_failed, all_adopted, all_given_up, all_written, all_reduced],
@@ -222,6 +223,7 @@ def test_scheduler_event_among_many_costs_what_it_costs_among_few(
     assert many < MOST_GROWTH * few
 
 
+@pytest.mark.slow
 def test_scheduler_progress_of_running_attempts_is_the_sum_of_their_bytes() -> None:
     """The running sum equals a count over all running attempts."""
 

@@ -76,6 +76,7 @@ class Run:
         return decide(work, AttemptEnd(ident, error=error, suspect=reported, poison=poison), job)
 
 
+@pytest.mark.slow
 @given(
     st.integers(1, 12),
     st.frozensets(st.integers(10, 21), max_size=3),

@@ -117,6 +117,7 @@ def test_progress_on_request(tmp_path: Path, capfd: pytest.CaptureFixture[str]) 
     assert "map: 1 input, 2 bytes in 1 split" in err
 
 
+@pytest.mark.slow
 def test_resume_argument_continues_a_run(tmp_path: Path) -> None:
     """The function has the options of the command line: a run goes on where one stopped."""
     for name in "ab":

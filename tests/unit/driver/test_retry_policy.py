@@ -245,6 +245,7 @@ class TestOneDecision:
         error = ChildCrashed("died")
         assert decide_loss(PendingSplit(split(3)), error, job()) == Decision(fatal_error=error)
 
+    @pytest.mark.slow
     @given(st.integers(2, 200))
     def test_pause_grows_and_is_bounded(self, attempts: int) -> None:
         """The longest pause doubles up to a minute; jitter takes at most half of it."""

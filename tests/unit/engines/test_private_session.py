@@ -95,6 +95,7 @@ def test_session_of_a_killed_driver_is_swept(place: Path, killed: tuple[Path, in
     assert names(place / "home") == set(), "the copy of its token goes too"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keep", [False, True])
 def test_processes_of_a_killed_driver_are_ended(killed: tuple[Path, int], *, keep: bool) -> None:
     """Ray's agents wait for a minute for a GCS that is not there; others' processes stay."""
@@ -114,6 +115,7 @@ def test_processes_of_a_killed_driver_are_ended(killed: tuple[Path, int], *, kee
         stranger.kill()
 
 
+@pytest.mark.slow
 def test_session_of_a_driver_that_died_can_be_kept(killed: tuple[Path, int]) -> None:
     folder, pid = killed
     assert keep_session_of(pid + 1) is None

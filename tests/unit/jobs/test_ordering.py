@@ -34,6 +34,7 @@ def split_pair(line: bytes, mark: bytes, fields: int) -> tuple[bytes, bytes]:
     return mark.join(parts[:fields]), parts[fields] if len(parts) > fields else b""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("separator", list(MARKS))
 @pytest.mark.parametrize("fields", [1, 2, 3])
 def test_lines_are_sorted_by_whole_key(tmp_path: Path, separator: str, fields: int) -> None:
@@ -46,6 +47,7 @@ def test_lines_are_sorted_by_whole_key(tmp_path: Path, separator: str, fields: i
     assert result(tmp_path) == b"".join(b"%b\t%b\n" % each for each in pairs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("separator", ["tab", ","])
 def test_functions_and_built_ins_get_whole_key(tmp_path: Path, separator: str) -> None:
     """``reduce`` gets the fields as one key, as a built-in does."""
@@ -74,6 +76,7 @@ def test_table_has_keys_of_two_fields(tmp_path: Path) -> None:
             assert table["value"] == values
 
 
+@pytest.mark.slow
 def test_key_with_tab_needs_several_key_fields(tmp_path: Path) -> None:
     """With one key field, such a key is an error."""
     (tmp_path / "in").mkdir()

@@ -152,6 +152,7 @@ class TestListing:
         with pytest.raises(JobError, match="no versions"):
             self.objects(tmp_path, '{"key": "b.txt", "version": "1"}')
 
+    @pytest.mark.slow
     def test_many_names_keep_their_order(self, tmp_path: Path) -> None:
         """An error in the last name is reported."""
         (tmp_path / "x").write_text("x")

@@ -59,6 +59,7 @@ def make_etag(number: int) -> str:
     return f'"{hashlib.md5(number.to_bytes(8), usedforsecurity=False).hexdigest()}"'
 
 
+@pytest.mark.slow
 @given(OBJECTS)
 def test_objects_round_trip_through_list(objects: list[StoredObject]) -> None:
     """One by one, in slices, and through pickle."""
@@ -75,6 +76,7 @@ def test_objects_round_trip_through_list(objects: list[StoredObject]) -> None:
         catalog[len(objects)]
 
 
+@pytest.mark.slow
 @given(OBJECTS, st.integers(0, 5))
 def test_inputs_slice_is_a_sequence(objects: list[StoredObject], low: int) -> None:
     """It is pickled without the rest."""
@@ -96,6 +98,7 @@ def test_inputs_are_pickled_without_the_plan() -> None:
     assert [item.object for item in pickle.loads(few)] == list(catalog)[5_000:5_010]  # noqa: S301
 
 
+@pytest.mark.slow
 def test_lookups_in_any_order_find_their_objects() -> None:
     """Lookups cross the edges of blocks, near and far, alone and in threads."""
     objects = list(generate_objects(5 * BLOCK_OBJECTS + 7))
@@ -178,6 +181,7 @@ def test_deleted_spill_closes_its_file() -> None:
         assert os.fstat(number).st_ino != opened.st_ino
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(TEXT, st.integers(0, 9))))
 def test_sort_rows_returns_all_in_order(rows: list[tuple[str, int]]) -> None:
     """No row is lost or doubled, whatever the number of runs."""
@@ -222,6 +226,7 @@ def small_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ray_mr.system.spill.RUN_ROWS", 2**10)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_memory")
 def test_plan_of_many_objects_takes_little_memory() -> None:
     """Twenty times as many objects take little more memory."""
@@ -229,6 +234,7 @@ def test_plan_of_many_objects_takes_little_memory() -> None:
     assert measure_peak(generate_objects(MANY), MANY) < few + MAX_KEY_BYTES * MANY
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_memory")
 def test_unordered_listing_takes_little_memory() -> None:
     """The server lists in any order, and repeats some names."""
@@ -275,6 +281,7 @@ def list_pages(pages: list[list[int]], host: str) -> Iterator[StoredObject]:
     return store.find("s3://telemetry-published/**")
 
 
+@pytest.mark.slow
 def test_aws_is_listed_as_a_stream() -> None:
     """At most a page of an ordered listing is held; a listing out of order is refused."""
     pages = [list(range(first, first + 1_000)) for first in range(0, 10_000, 1_000)]
@@ -296,6 +303,7 @@ def test_listing_of_other_servers_is_sorted() -> None:
     assert sizes == [0, 1, 3, 5, 9]
 
 
+@pytest.mark.slow
 def test_ledger_and_report_take_little_memory(tmp_path: Path) -> None:
     """Both take less than 50 bytes per key besides the plan; the report is streamed."""
     job = Job(

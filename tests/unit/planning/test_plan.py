@@ -61,6 +61,7 @@ SPLIT_BYTES = st.sampled_from([1, 4096, MIB, 16 * MIB, 128 * MIB])
 class TestProperties:
     """Properties of a plan of any list of objects."""
 
+    @pytest.mark.slow
     @given(OBJECTS, SPLIT_BYTES)
     def test_every_object_is_accounted_for_once(
         self, objects: list[StoredObject], split_bytes: int
@@ -81,6 +82,7 @@ class TestProperties:
         assert places == sorted(places)
         assert len({obj.uri for obj in list_planned(plan)}) == len(places)
 
+    @pytest.mark.slow
     @given(OBJECTS, SPLIT_BYTES)
     def test_keys_are_usable(self, objects: list[StoredObject], split_bytes: int) -> None:
         """Keys are safe, distinct, and never a folder of another key in the same split."""
@@ -112,6 +114,7 @@ class TestProperties:
         assert plan.total_inputs == len(sizes)
         assert plan.total_bytes == sum(sizes)
 
+    @pytest.mark.slow
     @given(OBJECTS, SPLIT_BYTES)
     def test_same_objects_make_same_splits(
         self, objects: list[StoredObject], split_bytes: int
@@ -175,6 +178,7 @@ class TestCutting:
         plan = make_plan(job(), make_objects(*[0] * 25))
         assert [len(split.inputs) for split in plan.splits] == [10, 10, 5]
 
+    @pytest.mark.slow
     def test_many_objects_are_planned_in_seconds(self) -> None:
         """Here 200,000."""
         objects = [make_object(f"d{n % 97}/{n}", n % 300_000) for n in range(200_000)]

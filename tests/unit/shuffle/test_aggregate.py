@@ -119,6 +119,7 @@ def group_values(pairs: list[Pair]) -> dict[bytes, list[bytes]]:
 class TestExact:
     """Results are those of Python's own numbers."""
 
+    @pytest.mark.slow
     @given(pairs_with(WRITTEN))
     def test_integers_are_folded_exactly(self, pairs: list[Pair]) -> None:
         """Integers of any size, however written, are added and compared exactly."""
@@ -136,6 +137,7 @@ class TestExact:
             combined, bad = combine(rows(pairs), name)
             assert (pairs_of(combined), bad) == (expected, 0), "one row a key"
 
+    @pytest.mark.slow
     @given(st.lists(FLOATS, min_size=1, max_size=30))
     def test_floats_are_added_exactly(self, values: list[bytes]) -> None:
         """The result is that of ``math.fsum``."""
@@ -148,6 +150,7 @@ class TestExact:
         assert float(result[0][1]) == expected
         assert bad == 0
 
+    @pytest.mark.slow
     @given(st.lists(WRITTEN | FLOATS, min_size=1, max_size=30))
     def test_integers_and_floats_are_added_exactly(self, values: list[bytes]) -> None:
         """With one float among integers, the exact sum of all is rounded once."""
@@ -200,6 +203,7 @@ ANY = pairs_with(WRITTEN | FLOATS | BAD)
 class TestIndependent:
     """The result depends on the rows alone."""
 
+    @pytest.mark.slow
     @given(ANY, st.sampled_from(["sum", "min", "max", "count"]), st.data())
     def test_order_and_batches_do_not_change_the_result(
         self, pairs: list[Pair], function: str, data: st.DataObject
@@ -210,6 +214,7 @@ class TestIndependent:
         shuffled = data.draw(st.permutations(pairs))
         assert reduce_pairs(shuffled, function, cuts) == expected
 
+    @pytest.mark.slow
     @given(ANY, st.sampled_from(["sum", "min", "max"]), st.lists(st.integers(0, 20), max_size=4))
     def test_combining_before_does_not_change_the_result(
         self, pairs: list[Pair], function: str, cuts: list[int]
@@ -227,6 +232,7 @@ class TestIndependent:
         assert reduce_pairs(rest, function) == (expected, 0)
         assert bad == expected_bad
 
+    @pytest.mark.slow
     @given(ANY)
     def test_merge_passes_floats_on_unchanged(self, pairs: list[Pair]) -> None:
         """A value with a point or an exponent stays a row of its own."""
@@ -247,6 +253,7 @@ def _is_float(value: bytes) -> bool:
 class TestBeforeAProgram:
     """Rows for a reduce program after a built-in combiner."""
 
+    @pytest.mark.slow
     @given(
         pairs_with(WRITTEN | FLOATS | BAD),
         st.lists(st.integers(0, 20), max_size=5),
@@ -281,6 +288,7 @@ def _is_integer(value: bytes) -> bool:
 class TestBadRows:
     """Values that are not numbers are set aside."""
 
+    @pytest.mark.slow
     @given(st.lists(BAD, max_size=10), st.lists(WRITTEN, max_size=5))
     def test_bad_values_are_counted_and_left_out(self, bad: list[bytes], good: list[bytes]) -> None:
         """Every bad value counts once, in the combiner and in the reducer."""
@@ -300,6 +308,7 @@ class TestBadRows:
 class TestChoice:
     """``min`` and ``max``."""
 
+    @pytest.mark.slow
     @given(st.lists(WRITTEN | FLOATS, min_size=1, max_size=12), st.sampled_from(["min", "max"]))
     def test_min_and_max_are_those_of_python(self, values: list[bytes], function: str) -> None:
         """Exact values are compared."""
@@ -323,6 +332,7 @@ class TestChoice:
 class TestBounded:
     """Time and memory for many rows and for many keys."""
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("function", ["sum", "max"])
     def test_key_of_many_rows_is_held_in_few(self, function: str) -> None:
         """200,000 floats of one key in 100 batches take a few seconds."""
@@ -339,6 +349,7 @@ class TestBounded:
         expected = math.fsum(values * 100) if function == "sum" else max(values)
         assert float(result[1]) == expected
 
+    @pytest.mark.slow
     def test_many_keys_are_folded_without_a_loop(self) -> None:
         """200,000 keys take a few seconds."""
         pairs = [(b"%06d" % n, b"1") for n in range(200_000)]

@@ -66,6 +66,7 @@ class TestTextBatcher:
         assert [*batcher.feed(b"a"), *batcher.close()] == [b"a\n"]
         assert [*batcher.feed(b"b\n"), *batcher.close()] == [b"b\n"]
 
+    @pytest.mark.slow
     def test_batcher_searches_a_long_line_once(self) -> None:
         """A line of 300 MB that comes in small chunks is not searched once per chunk."""
         batcher = TextBatcher()
@@ -95,6 +96,7 @@ class TestOutputBatcher:
                 yield from pieces.add_text(event)
         yield from pieces.close()
 
+    @pytest.mark.slow
     @given(st.lists(st.one_of(TEXT, PAIRS, st.none()), max_size=8), st.integers(1, 9))
     def test_output_batches_do_not_depend_on_arrival(
         self, events: list[bytes | list[tuple[bytes, bytes]] | None], step: int

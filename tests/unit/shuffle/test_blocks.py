@@ -25,6 +25,7 @@ ROW = st.tuples(
 )
 
 
+@pytest.mark.slow
 @given(st.lists(ROW, max_size=30), st.integers(1, 9), st.integers(0, 30))
 def test_unpack_returns_each_partition(
     items: list[tuple[bytes, bytes, int]], partitions: int, low: int
@@ -60,6 +61,7 @@ def test_unpacked_rows_are_a_copy() -> None:
     assert pairs_of(unpacked) == [(b"a", b"b")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["records", "words", "any"])
 def test_block_is_little_larger_than_its_lines(kind: str) -> None:
     """With 64 partitions it has at most 1.1 times their bytes, 1.3 times for words."""

@@ -50,6 +50,7 @@ def place_batches(batches: list[list[bytes]]) -> tuple[Arrival, list[tuple[bytes
     return arrival, [(key, value) for key, _, value in sorted(every)]
 
 
+@pytest.mark.slow
 @given(BATCHES, st.sampled_from([0, 1, 100, 300, 1000, 10**9]), st.randoms(use_true_random=False))
 def test_sorter_returns_what_sorted_returns(
     batches: list[list[bytes]], memory: int, rng: random.Random
@@ -63,6 +64,7 @@ def test_sorter_returns_what_sorted_returns(
         assert sort_rows(arrival, memory, Path(folder)) == expected
 
 
+@pytest.mark.slow
 @given(BATCHES, st.integers(1, 200))
 def test_sorter_with_batches_of_any_size_returns_the_same(
     batches: list[list[bytes]], window: int
@@ -132,6 +134,7 @@ def test_runs_are_merged_no_more_often_than_needed(
     assert len(list(tmp_path.iterdir())) == 4
 
 
+@pytest.mark.slow
 def test_rows_larger_than_memory_are_sorted(tmp_path: Path) -> None:
     """200,000 rows of 40 MB are sorted in 3 MB, with the limits as they are."""
     rng = random.Random(4)
@@ -152,6 +155,7 @@ def test_row_larger_than_memory_is_sorted(tmp_path: Path) -> None:
 LONG = st.builds(lambda head, tail: head + tail, st.sampled_from([b"", b"a long prefix "]), KEYS)
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.lists(LONG, max_size=6), max_size=14),
     st.sampled_from([1, 60, 200, 1000]),
@@ -171,6 +175,7 @@ def test_batches_in_order_are_merged_like_any_others(
         assert sort_rows(arrival, 10**9, Path(folder)) == expected
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.lists(LONG, max_size=9), max_size=14),
     st.sampled_from([1, 300, 1500, 10**9]),
@@ -194,6 +199,7 @@ def test_rows_of_equal_prefixes_are_sorted(
     assert got == (sorted(expected) if by_value else expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keys", [1, 1 << 30])
 def test_merge_of_held_rows_makes_no_second_copy(tmp_path: Path, keys: int) -> None:
     """It takes a few batches more of memory, however keys are spread."""
@@ -217,6 +223,7 @@ def test_merge_of_held_rows_makes_no_second_copy(tmp_path: Path, keys: int) -> N
     assert most + traced < 5 * external_sort.MERGE_BYTES < 320_000 * 140
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", [view_keys, encode_keys_and_values])
 def test_merge_of_many_runs_fits_into_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: RowOrder

@@ -40,6 +40,7 @@ def watch(rows: RowBatch, size: int) -> tuple[tuple[bytes, int], ...]:
     return heavy_hitters.rank_keys()
 
 
+@pytest.mark.slow
 @given(SIZES, st.integers(1, 50), st.integers(1, 3))
 def test_small_batches_are_counted_exactly(sizes: list[int], window: int, times: int) -> None:
     """So are batches whose rows have counts."""
@@ -71,6 +72,7 @@ def test_keys_of_one_row_each_are_not_returned() -> None:
     assert watch(batch, 20_000) == ()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FOLDED)
 def test_hot_key_is_folded_where_others_are_not(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Folding did not pay for the first batch of the split."""
@@ -178,6 +180,7 @@ def test_report_has_hot_keys_and_shares(tmp_path: Path, engine: str) -> None:
     assert "its key 'hot' 80 %" in report.summary()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["count", "sum", "mean", "distinct", "top"])
 def test_hot_key_does_not_hold_up_a_built_in_reducer(tmp_path: Path, name: str) -> None:
     """It is folded before the shuffle, so there is nothing to warn of."""

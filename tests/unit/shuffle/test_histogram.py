@@ -28,6 +28,7 @@ NUMBERS = st.one_of(
 WIDTHS = st.sampled_from(["1", "10", "0.5", "0.25", "3", "0.001", "100000000000000", "2.50"])
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.tuples(st.sampled_from([b"a", b"b"]), NUMBERS, st.integers(1, 9)), max_size=20),
     WIDTHS,

@@ -24,6 +24,7 @@ LONG = st.tuples(st.sampled_from(STARTS), SHORT).map(b"".join)
 PAIRS = st.lists(st.tuples(LONG, SHORT), max_size=40)
 
 
+@pytest.mark.slow
 @given(PAIRS, st.integers(0, 40))
 def test_argsort_keys_sorts_like_python(pairs: list[tuple[bytes, bytes]], low: int) -> None:
     """Equal keys keep their order; the batch may be a slice."""
@@ -33,12 +34,14 @@ def test_argsort_keys_sorts_like_python(pairs: list[tuple[bytes, bytes]], low: i
     )
 
 
+@pytest.mark.slow
 @given(PAIRS)
 def test_keys_and_values_sort_like_pairs(pairs: list[tuple[bytes, bytes]]) -> None:
     batch = rows(pairs)
     assert pairs_of(batch.take(encode_keys_and_values(batch).argsort())) == sorted(pairs)
 
 
+@pytest.mark.slow
 @given(PAIRS, st.randoms(use_true_random=False))
 def test_equal_keys_keep_a_given_order(
     pairs: list[tuple[bytes, bytes]], rng: random.Random
@@ -57,6 +60,7 @@ def test_rank_strings_ranks_distinct_strings(strings: list[bytes]) -> None:
     assert [sorted(set(strings))[place] for place in rank] == strings
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["numbers", "urls", "deep", "few", "binary"])
 def test_argsort_of_many_keys_sorts_like_python(kind: str) -> None:
     """100,000 keys, with equal prefixes and without."""

@@ -46,6 +46,7 @@ def split_pairs(texts: list[list[bytes]]) -> list[tuple[bytes, bytes]]:
     return [(key, value) for key, _, value in cut]
 
 
+@pytest.mark.slow
 @given(TEXTS)
 def test_rows_in_order_keep_the_values_of_a_key(texts: list[list[bytes]]) -> None:
     """Rows are in key order, and no neighbours are equal."""
@@ -55,6 +56,7 @@ def test_rows_in_order_keep_the_values_of_a_key(texts: list[list[bytes]]) -> Non
     assert all(one != other for one, other in itertools.pairwise(lines))
 
 
+@pytest.mark.slow
 @given(TEXTS)
 def test_rows_in_any_order_are_each_there_once(texts: list[list[bytes]]) -> None:
     """Each row has its count; rows are in key order."""
@@ -66,6 +68,7 @@ def test_rows_in_any_order_are_each_there_once(texts: list[list[bytes]]) -> None
     assert len(counts) == len(set(split_pairs(texts)))
 
 
+@pytest.mark.slow
 @given(TEXTS, st.integers(1, 3), st.integers(1, 3), st.integers(0, 4))
 def test_small_or_full_table_returns_the_same(
     texts: list[list[bytes]], bits: int, rounds: int, full: int
@@ -83,6 +86,7 @@ def test_small_or_full_table_returns_the_same(
     assert (len(few), few.counts.tolist()) == (len(many), many.counts.tolist())
 
 
+@pytest.mark.slow
 @given(TEXTS, st.booleans(), st.integers(1, 30), st.booleans())
 def test_dropped_order_returns_the_same(
     texts: list[list[bytes]], alike: bool, most: int, in_order: bool

@@ -21,6 +21,7 @@ TEXTS = st.text(" \t-.0123456789x", max_size=300).map(str.encode) | st.from_rege
 )
 
 
+@pytest.mark.slow
 @given(st.lists(TEXTS, min_size=1, max_size=8))
 def test_long_texts_are_encoded_like_short_ones(texts: list[bytes]) -> None:
     """One by one or together, the byte strings are the same."""

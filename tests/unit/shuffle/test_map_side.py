@@ -96,6 +96,7 @@ class TestMapSideCombiner:
         batches = [batch for each in output for batch in combiner.add(each)]
         return [*batches, *combiner.close()]
 
+    @pytest.mark.slow
     @given(st.lists(PAIRS, max_size=8), st.sampled_from([1, 200, 10**6]), st.booleans())
     def test_combiner_keeps_every_row_in_order(
         self, pieces: list[list[Pair]], limit: int, collapses: bool
@@ -112,6 +113,7 @@ class TestMapSideCombiner:
         assert combiner.rows == len(every)
         assert all(len(batch) for batch in batches)
 
+    @pytest.mark.slow
     @given(st.lists(PAIRS, max_size=8), st.sampled_from([1, 200, 10**6]))
     def test_combiner_without_sort_moves_nothing(
         self, pieces: list[list[Pair]], limit: int

@@ -34,6 +34,7 @@ def test_partition_of_a_key_never_changes(key: bytes, homes: list[int]) -> None:
     )
 
 
+@pytest.mark.slow
 def test_partition_is_the_same_in_every_process() -> None:
     """It does not depend on the hashes of Python's process."""
     code = (

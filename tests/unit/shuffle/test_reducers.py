@@ -109,6 +109,7 @@ def round_number(number: Fraction) -> float:
     return number.numerator / number.denominator
 
 
+@pytest.mark.slow
 @given(
     SPLITS,
     st.sampled_from(["count", "mean", "distinct", "top", "histogram"]),
@@ -126,6 +127,7 @@ def test_result_is_that_of_a_dictionary(
         assert reduce_splits(splits, name, partitions, memory) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BUILT_IN_REDUCERS)
 def test_batches_and_spills_do_not_change_the_result(name: str) -> None:
     """A key fills many batches and splits."""
@@ -165,6 +167,7 @@ FLOATS = st.floats(allow_nan=False, allow_infinity=False)
 TIMES = st.integers(1, 10) | st.integers(1, 2**58)
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(FLOATS, TIMES), min_size=1, max_size=6))
 def test_mean_of_counted_values_is_exact(values: list[tuple[float, int]]) -> None:
     """Equal values are multiplied, not repeated."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,6 +13,7 @@ from samples import pairs_of, rows
 KEYS = st.sampled_from([b"", b"a", b"b", b"\xff"])
 
 
+@pytest.mark.slow
 @given(st.lists(PAIRS, min_size=1, max_size=4))
 def test_concat_batches_keeps_all_rows_in_order(parts: list[list[tuple[bytes, bytes]]]) -> None:
     assert pairs_of(concat_batches([rows(part) for part in parts])) == [

@@ -92,6 +92,7 @@ def parse(lines: list[bytes], fields: int) -> RowBatch:
     return parse_lines(text, ",", fields) if text else rows([])
 
 
+@pytest.mark.slow
 @given(st.lists(NUMERIC, max_size=30), st.integers(0, 2))
 def test_numbers_sort_as_sort_n_reads_them(texts: list[bytes], low: int) -> None:
     """Integers of any size, decimals, blanks, signs and other text."""
@@ -106,6 +107,7 @@ def test_numbers_sort_as_sort_n_reads_them(texts: list[bytes], low: int) -> None
 WHOLE = st.integers(-(10**17) + 1, 10**18 - 1).map(str) | st.from_regex("-?0{0,9}[0-9]{1,8}")
 
 
+@pytest.mark.slow
 @given(st.lists(WHOLE.map(lambda text: text.strip().encode()), max_size=20), st.integers(0, 2))
 def test_small_integers_are_encoded_like_any_others(texts: list[bytes], low: int) -> None:
     """Integers of 64 bits have the same strings as beside other text."""
@@ -118,6 +120,7 @@ def test_small_integers_are_encoded_like_any_others(texts: list[bytes], low: int
     ]
 
 
+@pytest.mark.slow
 @given(LINES, st.sampled_from(SORTS), st.integers(1, 4))
 def test_rows_sort_by_the_fields_of_a_job(lines: list[bytes], sort: str, fields: int) -> None:
     """Terms of the key come first, then the key, terms of the value, and the order of rows."""
@@ -130,6 +133,7 @@ def test_rows_sort_by_the_fields_of_a_job(lines: list[bytes], sort: str, fields:
     assert found == in_order(pairs_of(batch), wanted.order)
 
 
+@pytest.mark.slow
 @given(LINES, st.sampled_from(SORTS), st.integers(0, 9))
 def test_slice_is_encoded_as_its_rows_alone(lines: list[bytes], sort: str, start: int) -> None:
     """So is each row."""
@@ -143,6 +147,7 @@ def test_slice_is_encoded_as_its_rows_alone(lines: list[bytes], sort: str, start
         assert make_row_order(wanted)(batch.slice(row, row + 1)).get(0) == strings.get(row)
 
 
+@pytest.mark.slow
 @given(LINES, st.sampled_from(["-nr", "-k2,2n -k1,1r", "key -r"]))
 def test_equal_keys_sort_by_value_after_all_terms(lines: list[bytes], sort: str) -> None:
     """Some reducers need values in byte order, within the job's order of keys."""
@@ -174,6 +179,7 @@ def test_rows_sort_as_the_sort_command_does(tmp_path: Path, sort: str) -> None:
     assert format_lines(sorted_rows, tabs=True) == expected
 
 
+@pytest.mark.slow
 @given(LINES, st.sampled_from(SORTS), st.integers(1, 3))
 def test_spilled_rows_sort_the_same(
     tmp_path_factory: pytest.TempPathFactory, lines: list[bytes], sort: str, fields: int
@@ -191,6 +197,7 @@ def test_spilled_rows_sort_the_same(
     assert found == in_order(pairs_of(batch), wanted.order)
 
 
+@pytest.mark.slow
 @given(LINES, st.sampled_from(["-k1", "-k1,1", "-k2,2", "-k1,2", "-k2,2 -k1,1"]), st.integers(1, 5))
 def test_rows_are_partitioned_by_the_fields_of_a_job(
     lines: list[bytes], partition: str, parts: int
@@ -215,6 +222,7 @@ def test_rows_are_partitioned_by_the_fields_of_a_job(
     assert sorted(pair for some in found for pair in some) == sorted(pairs_of(batch))
 
 
+@pytest.mark.slow
 @given(LINES, st.sampled_from(["-n", "-nr", "-k2,2n -k1,1r", "key -r, value -n"]), LINES)
 def test_rows_are_partitioned_by_ranges_of_an_order(
     lines: list[bytes], sort: str, bounds: list[bytes]

@@ -180,6 +180,7 @@ def run_of(folder: Path, mapper: Callable[..., Any], output: str = "out.txt") ->
 class TestLaterRuns:
     """A report's rows are those of its run, or an error."""
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("output", ["out.txt", "out/", "part-*.txt"])
     def test_result_that_another_run_replaced_is_an_error(
         self, tmp_path: Path, output: str

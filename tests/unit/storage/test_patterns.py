@@ -112,6 +112,7 @@ def found_by_search(pattern: str, name: str, *, visible: bool) -> bool:
     return Search(pattern, name, visible=visible).found(0, 0)
 
 
+@pytest.mark.slow
 @settings(max_examples=1_500, deadline=None)
 @given(PATTERNS, NAMES)
 def test_pattern_any_small_one_means_what_a_search_finds(pattern: str, name: str) -> None:
@@ -193,6 +194,7 @@ HOSTILE: list[tuple[str, str]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("pattern", "name"), HOSTILE)
 def test_pattern_hostile_name_is_refused_at_once(pattern: str, name: str) -> None:
     """In a process of its own, as a matcher that holds the interpreter could not be interrupted."""

@@ -50,6 +50,7 @@ def test_in_order_and_to_the_end() -> None:
     assert background.close(0)
 
 
+@pytest.mark.slow
 def test_full_queue_blocks_until_deadline() -> None:
     """A caller waits as long as its check lets it."""
     act, background = Stuck(), Background(1, 2, "test")

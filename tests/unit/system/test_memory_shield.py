@@ -53,6 +53,7 @@ def test_child_has_no_terminal_and_a_session_of_its_own(tmp_path: Path) -> None:
     assert done.stdout.startswith(b"b'own\\nnone\\n'"), done
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.getuid() != 0, reason="takes root to become somebody else")
 def test_child_cannot_read_environment_or_memory_of_its_parent(tmp_path: Path) -> None:
     """Where they are not root's; the test sees that it could read them without the shield."""

@@ -28,6 +28,7 @@ def make_deep(folder: Path, depth: int, name: str = "d") -> None:
     subprocess.run([sys.executable, "-c", code, str(depth), name], cwd=folder, check=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["d", "x" * 255])
 def test_remove_tree_of_any_depth_takes_few_files_and_no_recursion(
     tmp_path: Path, name: str

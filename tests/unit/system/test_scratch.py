@@ -199,6 +199,7 @@ with contextlib.ExitStack() as stack:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("who", ["driver", "worker"])
 def test_folder_of_dead_process_is_swept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, who: str
@@ -254,6 +255,7 @@ def list_names(tmp_path: Path) -> list[str]:
     return sorted(path.name for path in (tmp_path / f"ray_mr-{os.getuid()}").iterdir())
 
 
+@pytest.mark.slow
 def test_run_folder_whose_removal_was_killed_is_swept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

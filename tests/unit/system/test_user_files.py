@@ -62,6 +62,7 @@ def test_read_pipe_with_a_writer_is_whole() -> None:
         os.close(near)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["cat job.yml | {} plan /dev/stdin", "{} plan <(cat job.yml)"])
 def test_plan_job_file_in_a_pipe_is_read(tmp_path: Path, how: str) -> None:
     (tmp_path / "in").mkdir()

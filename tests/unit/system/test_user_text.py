@@ -91,6 +91,7 @@ class TestSoundText:
 class TestJobFiles:
     """Files that are no job files."""
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("text", "told"),
         [

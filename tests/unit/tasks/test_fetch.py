@@ -226,6 +226,7 @@ def settle() -> None:
     time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_prefetched_bytes_never_pass_the_bound(folder: Path, gauge: Gauge) -> None:
     """The next input may always be fetched."""
     sizes = [60, 40, 1, 500, 10, 0, 90, 30, 100]

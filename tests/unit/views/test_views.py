@@ -63,6 +63,7 @@ class TestProgress:
             "map: 10.0 MiB of 20.0 MiB (50 %), 1.0 MiB/s, 10.0 s left: child is busy",
         ]
 
+    @pytest.mark.slow
     def test_lines_of_a_long_run(self) -> None:
         """A run of a day fills no log: at last a line a minute."""
         now = 0.0
