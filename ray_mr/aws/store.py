@@ -42,15 +42,11 @@ class S3Store:
     """See ``WritableStore``.
 
     Args:
-        session: Source of credentials and settings; ``None`` for boto3's default chain.
-        anonymous: Requests are not signed: public objects need no credentials.
-        request_payer: The reader agrees to pay, where the bucket's owner asks for that.
+        client: How S3 is asked; ``None`` for boto3's default chain of credentials and settings.
     """
 
-    def __init__(
-        self, session: Any = None, *, anonymous: bool = False, request_payer: bool = False
-    ) -> None:
-        self.client = S3Client(session, anonymous=anonymous, request_payer=request_payer)
+    def __init__(self, client: S3Client | None = None) -> None:
+        self.client = client or S3Client()
         self._downloader = Downloader(self.client)
 
     def find(self, pattern: str, *, stop: threading.Event | None = None) -> Iterator[StoredObject]:

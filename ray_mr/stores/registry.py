@@ -86,9 +86,10 @@ def _make_s3() -> WritableStore:
 
 @functools.cache
 def _make_s3_of(session: object, *, anonymous: bool, request_payer: bool) -> WritableStore:
+    from ray_mr.aws.client import S3Client
     from ray_mr.aws.store import S3Store
 
-    return S3Store(session, anonymous=anonymous, request_payer=request_payer)
+    return S3Store(S3Client(session, anonymous=anonymous, request_payer=request_payer))
 
 
 @functools.cache
