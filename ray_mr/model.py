@@ -173,15 +173,16 @@ class FileCounts:
 
 @dataclass(frozen=True, slots=True)
 class FetchRetries:
-    """Retries of the download of one input."""
+    """Failed downloads of one input in an attempt, whether or not one succeeded in the end."""
 
     position: int
     """``Input.position``."""
-    tries: int
+    failures: int
+    """Number of failed downloads."""
     waited_s: float
-    """Seconds of pauses between the tries."""
+    """Seconds of pauses after them."""
     cause: str
-    """Message of the last failed try."""
+    """Message of the last failure."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,7 +255,7 @@ class AttemptEnd:
     seconds: Mapping[str, float] = field(default_factory=dict)
     """Seconds by stage of the attempt."""
     fetch_retries: tuple[FetchRetries, ...] = ()
-    """Inputs whose download was retried, also in a failed attempt."""
+    """Inputs with failed downloads, also in a failed attempt."""
     usage: Mapping[str, int] = field(default_factory=dict)
     """Use by its children: ``cpu_ms`` in all, ``max_rss_bytes`` of the worker's largest child."""
     poison: PoisonRecord | None = None

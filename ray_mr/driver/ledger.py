@@ -122,7 +122,7 @@ class Ledger:
         self._record("add_retries", retries)
         for retry in retries:
             delay = self._delays[retry.position]
-            delay.add(retry.cause, retry.waited_s, retry.tries - 1)
+            delay.add(retry.cause, retry.waited_s, retry.failures)
 
     def add_delay(self, positions: Iterable[int], error: RayMrError, pause_s: float) -> None:
         """Add a failed attempt, whose inputs are tried again after a pause."""

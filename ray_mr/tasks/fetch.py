@@ -105,7 +105,7 @@ class Fetch:
         backoff: Backoff = NO_RETRY,
     ) -> None:
         self.retries: dict[int, FetchRetries] = {}
-        """By position, the repeated requests of inputs so far."""
+        """By position, the failed downloads of inputs so far."""
         self._backoff = backoff
         self._inputs, self._folder = inputs, folder
         self._ahead_bytes, self._decompress, self._decode_here = (
@@ -258,14 +258,15 @@ class Fetch:
 
     def _download(self, position: int, obj: StoredObject, path: Path) -> str:
         """Download an object; return its ``Content-Encoding``."""
-        store, tries, waited_s = store_for(obj.uri), 1, 0.0
+        store, failures, waited_s = store_for(obj.uri), 0, 0.0
         while True:
             try:
                 return store.download(obj, path, private=self._private, stop=self._stop) or ""
             except StoreUnavailable as error:
-                pause_s = self._backoff.compute_pause_s(obj.uri, tries)
-                tries, waited_s = tries + 1, waited_s + (pause_s or 0.0)
-                self.retries[position] = FetchRetries(position, tries, waited_s, error.message)
+                failures += 1
+                pause_s = self._backoff.compute_pause_s(obj.uri, failures)
+                waited_s += pause_s or 0.0
+                self.retries[position] = FetchRetries(position, failures, waited_s, error.message)
                 if pause_s is None:
                     raise
                 if self._stop.wait(pause_s):

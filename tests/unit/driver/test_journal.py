@@ -32,7 +32,7 @@ def enter(ledger: Ledger) -> None:
     ledger.add_attempt([0])
     ledger.add_delay([0], WorkerLost("gone"), 1.5)
     ledger.add_attempt([0, 1])
-    ledger.add_retries([FetchRetries(1, tries=3, waited_s=0.5, cause="slow down")])
+    ledger.add_retries([FetchRetries(1, failures=2, waited_s=0.5, cause="slow down")])
     ledger.commit(end)
     ledger.withdraw(end)
     ledger.commit(end)

@@ -12,9 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ray_mr.errors import CorruptObject, Interrupted, ObjectChanged, StoreError, UnsafeKey
-from ray_mr.model import Input, StoredObject
+from ray_mr.errors import (
+    CorruptObject,
+    Interrupted,
+    ObjectChanged,
+    StoreError,
+    StoreUnavailable,
+    UnsafeKey,
+)
+from ray_mr.model import FetchRetries, Input, StoredObject
 from ray_mr.stores.registry import store_for
+from ray_mr.system.backoff import Backoff
 from ray_mr.tasks import fetch as fetch_module
 from ray_mr.tasks.fetch import Fetch, Fetched
 from samples import PATIENCE_S, wait_until
@@ -196,12 +204,15 @@ class Gauge:
     def __init__(self) -> None:
         self.asked: list[int] = []
         self.silent = False
+        self.refusals = 0
 
     def download(
         self, obj: StoredObject, path: Path, *, private: bool, stop: threading.Event
     ) -> None:
         assert private
         self.asked.append(int(obj.key))
+        if len(self.asked) <= self.refusals:
+            raise StoreUnavailable("slow down")
         if self.silent:
             assert stop.wait(PATIENCE_S)
             raise Interrupted("stopped")
@@ -278,6 +289,21 @@ def test_close_ends_waiting_threads(folder: Path, gauge: Gauge) -> None:
     caller.join()
     fetch.close()
     assert len(caught) == 1
+
+
+@pytest.mark.parametrize("refusals", [1, 2, 3])
+def test_retries_count_failed_downloads_alone(folder: Path, gauge: Gauge, refusals: int) -> None:
+    """The download that succeeds is not counted, and none is counted that was not made."""
+    gauge.refusals = refusals
+    backoff = Backoff(max_tries=3, first_pause_s=0.001)
+    with Fetch(list_inputs(1), folder, **SETTINGS, backoff=backoff) as fetch:
+        if refusals == backoff.max_tries:
+            with pytest.raises(StoreUnavailable):
+                list(fetch)
+        else:
+            assert len(list(fetch)) == 1
+    pauses = [backoff.compute_pause_s("x://0", tries) or 0.0 for tries in range(1, refusals + 1)]
+    assert fetch.retries == {0: FetchRetries(0, refusals, sum(pauses), "slow down")}
 
 
 def test_fetch_without_inputs_is_empty(folder: Path) -> None:
