@@ -20,6 +20,7 @@ PACKAGES = {
     "make": "make",
     "perl": "perl",
     "ruby": "ruby",
+    "setpriv": "util-linux",
     "xz": "xz-utils",
     "zsh": "zsh",
     "zstd": "zstd",
@@ -33,6 +34,12 @@ def require_tool(name: str) -> str:
     if path is None:
         skip_loudly(f"there is no {name}: apt-get install {PACKAGES[name]}")
     return path
+
+
+def require_root(purpose: str) -> None:
+    """Skip a test that only root can run, in CI too: the summary names it."""
+    if os.getuid() != 0:
+        pytest.skip(f"NOT TESTED: only root may {purpose}: run the tests as root")
 
 
 def skip_loudly(why: str) -> NoReturn:

@@ -24,6 +24,7 @@ from ray_mr.shuffle.batches import OutputBatcher, TextBatcher
 from ray_mr.shuffle.pairs import pack_pairs
 from ray_mr.shuffle.rows import encode_pairs
 from ray_mr.tasks.line_limit import LineLimit
+from tools import skip_loudly
 
 MIB = 1 << 20
 GIVES_LINES = {
@@ -41,7 +42,7 @@ def mapper_of(folder: Path, feed: str) -> Any:
         return given
     if feed == "javascript":
         if shutil.which("node") is None:
-            pytest.skip("NOT TESTED: there is no node")
+            skip_loudly("there is no node: the dev extra has one")
         return {"language": "javascript", "feed": "records", "script": script(folder, *given)}
     return {"script": script(folder, *given)}
 
@@ -195,7 +196,7 @@ def endless(folder: Path, kind: str) -> Any:
     """A mapper that puts out a record of hundreds of megabytes."""
     end, source = ENDLESS[kind]
     if end == "js" and shutil.which("node") is None:
-        pytest.skip("NOT TESTED: there is no node")
+        skip_loudly("there is no node: the dev extra has one")
     if end == "sh":
         path = script(folder, "endless.sh", "#!/bin/sh\n" + source)
         Path(folder / "endless.sh").chmod(0o755)

@@ -19,6 +19,7 @@ from ray_mr.jobs import output_names
 from ray_mr.jobs.job import Job
 from ray_mr.stores import registry
 from ray_mr.stores.layout import locate_report
+from tools import require_root
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -138,9 +139,9 @@ def test_failed_run_writes_nothing_to_a_pipe(folder: Path) -> None:
         os.close(reader)
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="only root may make a device")
 def test_device_gets_the_result_and_stays_a_device(folder: Path) -> None:
     """A null device of the test's own is one afterwards, and has no report beside it."""
+    require_root("make a device")
     (folder / "dev").mkdir()
     null = folder / "dev" / "null"
     os.mknod(null, 0o666 | stat.S_IFCHR, os.makedev(1, 3))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import signal
 import stat
 import subprocess
@@ -16,6 +15,7 @@ import pytest
 
 from private_run import NOBODY, PrivateRun, listening, private_run
 from samples import PATIENCE_S, wait_until
+from tools import require_root, require_tool
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,8 +46,8 @@ def held() -> Iterator[PrivateRun]:
 
 def as_nobody(*command: str) -> subprocess.CompletedProcess[str]:
     """Run a command as another user than the run's."""
-    if os.getuid() or not shutil.which("setpriv"):
-        pytest.skip("NOT TESTED: only root can become another user")
+    require_root("become another user")
+    require_tool("setpriv")
     become = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--"]
     return subprocess.run([*become, *command], capture_output=True, text=True, check=False)
 

@@ -13,6 +13,7 @@ import pytest
 from ray_mr.child.process import Process
 from ray_mr.errors import ChildNotStarted
 from samples import PATIENT
+from tools import require_root, require_tool
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,9 +55,10 @@ def test_child_has_no_terminal_and_a_session_of_its_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(os.getuid() != 0, reason="takes root to become somebody else")
 def test_child_cannot_read_environment_or_memory_of_its_parent(tmp_path: Path) -> None:
     """Where they are not root's; the test sees that it could read them without the shield."""
+    require_root("become another user")
+    require_tool("setpriv")
     for folder in (tmp_path, *tmp_path.parents[:-1]):
         folder.chmod(folder.stat().st_mode | 0o555)
     tmp_path.chmod(0o777)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import resource
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ray_mr.system.remove_tree import remove_tree
+from tools import require_root
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -104,9 +104,9 @@ for modes in ((0, 0, 0), (0o500, 0o500, 0o500), (0o700, 0o100, 0o400)):
 """
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="takes root to become somebody else")
 def test_remove_tree_of_folders_without_permissions_works_for_their_owner(tmp_path: Path) -> None:
     """Also in a process that nobody may look into: it cannot list its own /proc then."""
+    require_root("become another user")
     for folder in (tmp_path, *tmp_path.parents[:-1]):
         folder.chmod(folder.stat().st_mode | 0o555)
     tmp_path.chmod(0o777)
@@ -115,15 +115,15 @@ def test_remove_tree_of_folders_without_permissions_works_for_their_owner(tmp_pa
     assert done.stdout.split() == ["False"] * 3, done.stderr
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="chattr takes root")
 def test_remove_tree_raises_for_what_resists_and_removes_the_rest(tmp_path: Path) -> None:
     """A folder that root has made immutable stays, its neighbours go."""
+    require_root("make a file immutable")
     tree = tmp_path / "tree"
     for name in ("a", "kept", "z"):
         (tree / name / "below").mkdir(parents=True)
     chattr = ["/usr/bin/chattr", "+i", str(tree / "kept")]
     if subprocess.run(chattr, capture_output=True, check=False).returncode:
-        pytest.skip("this file system knows no immutable files")
+        pytest.skip("NOT TESTED: this file system has no immutable files: set TMPDIR to ext4")
     try:
         with pytest.raises(OSError, match="not permitted"):
             remove_tree(tree)
