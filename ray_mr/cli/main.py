@@ -36,7 +36,7 @@ from ray_mr.cli.signals import handle_signals
 from ray_mr.cli.supervisor import OWN_PROCESS
 from ray_mr.errors import Interrupted, RayMrError
 from ray_mr.jobs.jobfile import suggest_nearest
-from ray_mr.views.streams import fill_standard_streams
+from ray_mr.views.streams import discard_output, fill_standard_streams
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,6 +57,10 @@ class _CommandGroup(click.Group):
         except RayMrError as error:  # the group's own --help cannot be written
             print_message(f"ray-mr: error: {error}")
             sys.exit(error.exit_code)
+        except OSError:  # click cannot write its usage error
+            discard_output(sys.stdout)
+            discard_output(sys.stderr)
+            sys.exit(click.UsageError.exit_code)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command.

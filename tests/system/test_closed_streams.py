@@ -145,3 +145,23 @@ def test_help_to_a_closed_pipe_ends_quietly(folder: Path, words: list[str]) -> N
     finally:
         os.close(write)
     assert (done.returncode, done.stderr) == (141, b"")
+
+
+@pytest.mark.parametrize(
+    "words", [[], ["nonsense"], ["--nonsense"], ["run"], ["run", "--nonsense"]]
+)
+def test_usage_error_to_an_unwritable_stderr_keeps_its_exit_code(
+    folder: Path, words: list[str]
+) -> None:
+    read, closed = os.pipe()
+    os.close(read)
+    for stderr in (closed, os.open("/dev/full", os.O_WRONLY)):
+        done = subprocess.run(
+            [sys.executable, "-m", "ray_mr", *words],
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            check=False,
+        )
+        os.close(stderr)
+        assert (done.returncode, done.stdout) == (2, b"")
