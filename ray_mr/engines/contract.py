@@ -58,8 +58,6 @@ class Capacity:
     """Number of reducers with the job's ``memory`` that fit beside the attempts, at least 1."""
     text: str
     """Description of the CPUs, memory and nodes, for messages."""
-    node_slots: int = 0
-    """Number of map attempts at a time on the largest machine; 0: as ``map_slots``."""
     elsewhere: bool = False
     """Whether tasks may run on other machines, which do not see the files of this one."""
 

@@ -42,7 +42,6 @@ class FaultyEngine(LocalEngine):
         self.lose_blocks = 0
         self.lose_reducers = 0
         self.lose_reads = 0
-        self.lie = False
         self._extra: list[EngineEvent] = []
 
     def start(

@@ -141,7 +141,7 @@ class RayEngine:
         elsewhere = any(node["NodeManagerAddress"] != address for node in nodes)
         self._node_slots = max(1, *(int(node["Resources"].get("CPU", 0)) for node in nodes))
         reducers = _count_reducers(resources, job)
-        return Capacity(slots, reducers, text, self._node_slots, elsewhere)
+        return Capacity(slots, reducers, text, elsewhere)
 
     def close(self) -> None:
         """See ``Engine``."""
