@@ -66,6 +66,13 @@ _OPENS_ITSELF = ("records", "python")
 """Feed and language whose harness decodes its inputs in memory."""
 
 
+def reads_files(reducer: Program | str | None) -> bool:
+    """Return whether a reducer reads files instead of sorted rows."""
+    if isinstance(reducer, Program):
+        return reducer.feed == "files"
+    return reducer == LINE_COLLECTOR
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class Plan:
     """Everything that a run will do."""
@@ -109,11 +116,8 @@ class Plan:
             return True
         if any(FINAL_HOOK in file.content for file in self.mapper.files):
             return True
-        reads_files = not isinstance(self.reducer, str | None) and self.reducer.feed == "files"
         by_value = self.job.order is not None and bool(self.job.order.value)
-        return self.combiner is not None and (
-            reads_files or by_value or self.reducer == LINE_COLLECTOR
-        )
+        return self.combiner is not None and (by_value or reads_files(self.reducer))
 
     def object_at(self, position: int) -> StoredObject:
         """Return the object of the input at a position."""
@@ -286,8 +290,8 @@ def _pack_step(script: Script, extras: tuple[ProgramFile, ...]) -> Program:
 
 def _choose_identity(combiner: Program | str | None, reducer: Program | str | None) -> Program:
     """Return the mapper of a job with `identity`; a reducer that reads files gets whole inputs."""
-    reads_files = isinstance(reducer, Program) and reducer.feed == "files"
-    return WHOLE_FILES if reads_files and combiner is None else IDENTITY
+    is_program = isinstance(reducer, Program)
+    return WHOLE_FILES if is_program and reads_files(reducer) and combiner is None else IDENTITY
 
 
 MAX_NAMES_SHOWN = 5

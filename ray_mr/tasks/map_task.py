@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ray_mr.child.launch import LaunchSpec
 from ray_mr.model import AttemptEnd, BlockMeta, Progress
-from ray_mr.planning.plan import LINE_COLLECTOR
+from ray_mr.planning.plan import LINE_COLLECTOR, reads_files
 from ray_mr.stores import access
 from ray_mr.system.backoff import NO_RETRY, Backoff
 
@@ -64,11 +64,8 @@ class MapTask:
     @classmethod
     def of(cls, plan: Plan, run_id: str, backoff: Backoff = NO_RETRY) -> MapTask:
         """Return the map side of a plan."""
-        reads_files = plan.reducer == LINE_COLLECTOR or (
-            not isinstance(plan.reducer, str | None) and plan.reducer.feed == "files"
-        )
         whole_files = plan.mapper.feed == "whole"
-        whole_lines = reads_files and plan.combiner is None and not whole_files
+        whole_lines = reads_files(plan.reducer) and plan.combiner is None and not whole_files
         built_in = plan.reducer if plan.combiner is None else plan.combiner
         folds = isinstance(built_in, str) and built_in != LINE_COLLECTOR
         return cls(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ray_mr.errors import JobError
-from ray_mr.planning.plan import LINE_COLLECTOR
+from ray_mr.planning.plan import reads_files
 from ray_mr.shuffle import lines
 from ray_mr.shuffle.combine.reducers import find_built_in
 from ray_mr.shuffle.order.sort_keys import make_row_order
@@ -99,6 +99,4 @@ class ReduceTask:
     @property
     def fed_files(self) -> bool:
         """Whether the program reads files instead of sorted rows."""
-        return self.program == LINE_COLLECTOR or (
-            not isinstance(self.program, str) and self.program.feed == "files"
-        )
+        return reads_files(self.program)
