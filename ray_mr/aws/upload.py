@@ -178,7 +178,7 @@ class Upload:
     def complete(self) -> None:
         """See ``StagedObject``."""
         if not self._open:
-            self._require_open()
+            raise self._make_closed_error()
         if not self._parts:
             with self._client.use(self._uri) as client:
                 client.put_object(**self._target, Body=self._buffer)
@@ -228,7 +228,10 @@ class Upload:
 
     def _require_open(self) -> None:
         if not self._open or self._sealed:
-            raise StoreError(f"{self._uri} is not being written any more")
+            raise self._make_closed_error()
+
+    def _make_closed_error(self) -> StoreError:
+        return StoreError(f"{self._uri} is not being written any more")
 
 
 class _ClientOwner(Protocol):

@@ -207,7 +207,7 @@ def decode_lz4(file: BinaryIO) -> Iterator[bytes]:
 
 
 def is_gzip(head: bytes) -> bool:
-    """Return what ``Codec.is_member`` asks."""
+    """Return whether these bytes begin a gzip member."""
     return head.startswith(_GZIP_MAGIC)
 
 
@@ -237,7 +237,7 @@ def decodes_as_zlib(head: bytes) -> bool:
 
 
 def is_bzip2(head: bytes) -> bool:
-    """Return what ``Codec.is_member`` asks."""
+    """Return whether these bytes begin a bzip2 stream."""
     block, empty = b"1AY&SY", b"\x17rE8P\x90"
     digits = len(head) > 3 and head[3] in b"123456789"
     begins_block = block.startswith(head[4:10]) or empty.startswith(head[4:10])
@@ -245,12 +245,12 @@ def is_bzip2(head: bytes) -> bool:
 
 
 def is_xz(head: bytes) -> bool:
-    """Return what ``Codec.is_member`` asks."""
+    """Return whether these bytes begin an xz stream."""
     return head.startswith(b"\xfd7zXZ\0")
 
 
 def is_lz4(head: bytes) -> bool:
-    """Return what ``Codec.is_member`` asks."""
+    """Return whether these bytes begin an lz4 frame."""
     return head.startswith(_LZ4_MAGIC)
 
 

@@ -96,7 +96,7 @@ def _check_empty(data: bytes) -> bytes:
 
 
 def is_framed(head: bytes) -> bool:
-    """Return what ``Codec.is_member`` asks."""
+    """Return whether these bytes begin a stream of framed snappy."""
     return head.startswith(_MAGIC)
 
 

@@ -100,5 +100,5 @@ def _decode_blocks(
 
 
 def is_zstd(head: bytes) -> bool:
-    """Return what ``Codec.is_member`` asks."""
+    """Return whether these bytes begin a zstd frame or a skippable frame."""
     return head.startswith(ZSTD_MAGIC) or is_skippable_frame(head)

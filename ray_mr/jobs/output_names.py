@@ -62,9 +62,8 @@ def check_output(output: str) -> str:
     ending = name.rpartition(".")[2].lower() if "." in name else ""
     if ending in FORMAT_SUFFIXES:
         stem = name[: -len(ending) - 1] or "result.txt"
-        name = FORMAT_SUFFIXES[ending]
         raise ValueError(
-            f"ends in .{ending}, which means {name}, and a result is plain lines: "
-            f"name it {stem}, and convert it afterwards"
+            f"ends in .{ending}, which means {FORMAT_SUFFIXES[ending]}, "
+            f"and a result is plain lines: name it {stem}, and convert it afterwards"
         )
     return output

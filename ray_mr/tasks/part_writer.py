@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 CHUNK_BYTES = 4 << 20
 """Minimum bytes that are chunks before they are written or sent."""
 PROGRESS_INTERVAL_S = 0.5
+"""Seconds between two signs of life while a chunk is written."""
 
 
 class PartWriter:
