@@ -280,7 +280,7 @@ class RayEngine:
                 else:
                     if isinstance(message, AttemptEnd):  # the stream may have no end yet
                         stream.has_ended = True
-                        self._budget.observe(stream.input_bytes, stream.output_bytes)
+                        self._budget.observe(message, stream.input_bytes, stream.output_bytes)
                     yield AttemptMessage(ident, message)
         except RayMrError as error:
             if not stream.has_ended:  # files of blocks that were not announced

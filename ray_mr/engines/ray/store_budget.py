@@ -18,7 +18,10 @@ The store of a joined cluster has no budget here: every block goes by reference.
 from __future__ import annotations
 
 from collections import deque
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ray_mr.model import AttemptEnd
 
 BLOCK_SHARE = 0.25
 """Share of the store that blocks may fill; tasks, their files and freed objects use the rest."""
@@ -56,8 +59,9 @@ class StoreBudget:
         self._limit = int((capacity_bytes or 0) * BLOCK_SHARE)
         self._attempts = max(1, attempts)
         self._held = self._granted = 0
-        self._released: deque[int] = deque()
-        self._input_bytes = self._output_bytes = 0  # of attempts that have ended
+        # Sizes of blocks that were dropped, until they are counted; none where nothing counts them.
+        self._released: deque[int] = deque(maxlen=None if self._is_limited else 0)
+        self._input_bytes = self._output_bytes = 0  # of successful attempts
 
     @property
     def free_bytes(self) -> int:
@@ -69,8 +73,8 @@ class StoreBudget:
     def grant_attempt(self, input_bytes: int) -> Grant:
         """Reserve room for the expected output of a map attempt.
 
-        Until an attempt has ended, an equal share is expected, and no less than the input: inputs
-        may be compressed.
+        Until an attempt has succeeded, an equal share is expected, and no less than the input:
+        inputs may be compressed.
         """
         if self._input_bytes:
             ratio = OUTPUT_MARGIN * self._output_bytes / self._input_bytes
@@ -81,10 +85,11 @@ class StoreBudget:
         """Reserve a reducer's share of the free room, with this number of reducers in all."""
         return self._grant(self.free_bytes // max(1, reducers))
 
-    def observe(self, input_bytes: int, output_bytes: int) -> None:
-        """Learn from an attempt that has ended."""
-        self._input_bytes += input_bytes
-        self._output_bytes += output_bytes
+    def observe(self, end: AttemptEnd, input_bytes: int, output_bytes: int) -> None:
+        """Learn from an attempt that has ended, unless it failed before the end of its input."""
+        if end.error is None and not end.failed:
+            self._input_bytes += input_bytes
+            self._output_bytes += output_bytes
 
     def has_room(self, size_bytes: int) -> bool:
         """Whether the driver may put a block of this size into the store."""

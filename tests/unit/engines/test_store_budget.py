@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from ray_mr.engines.ray.store_budget import BLOCK_SHARE, MIN_GRANT_BYTES, OUTPUT_MARGIN, StoreBudget
+from ray_mr.errors import ChildCrashed, DataError
+from ray_mr.model import AttemptEnd, AttemptId
 
 MIB = 1 << 20
+END = AttemptEnd(AttemptId(0, 0, 1))
 
 
 @pytest.fixture
@@ -52,10 +57,25 @@ def test_block_beyond_its_grant_is_counted(budget: StoreBudget) -> None:
 
 
 def test_grant_follows_the_output_of_earlier_attempts(budget: StoreBudget) -> None:
-    budget.observe(10 * MIB, 5 * MIB)
-    budget.observe(10 * MIB, 5 * MIB)
+    budget.observe(END, 10 * MIB, 5 * MIB)
+    budget.observe(END, 10 * MIB, 5 * MIB)
     assert budget.grant_attempt(40 * MIB).limit == int(OUTPUT_MARGIN * 20 * MIB)
     assert budget.grant_attempt(1).limit == MIN_GRANT_BYTES
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        replace(END, error=ChildCrashed("exit code 1")),
+        replace(END, failed={0: DataError("not gzip")}),
+    ],
+)
+def test_failed_attempt_does_not_change_grants(budget: StoreBudget, end: AttemptEnd) -> None:
+    budget.observe(end, 10 * MIB, 0)
+    assert budget.grant_attempt(1).limit == 10 * MIB
+    budget.observe(END, 10 * MIB, 10 * MIB)
+    budget.observe(end, 10 * MIB, 0)
+    assert budget.grant_attempt(20 * MIB).limit == int(OUTPUT_MARGIN * 20 * MIB)
 
 
 def test_reducers_share_the_free_room(budget: StoreBudget) -> None:
