@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +13,17 @@ from ray_mr.errors import ChildNotStarted
 
 HARNESSES = Path(__file__).parent / "harness"
 HARNESS_NAME = ".ray_mr_harness"
+_NODE_FILES = ("common", "frames", "output", "roles", "start")
+_PYTHON_FILES = ("common", "messages", "decoding", "records", "roles", "start")
+
+
+_SIBLING_IMPORT = re.compile(rb"^from \.\w+ import (?:\([^)]*\)|[^(\n]+)\n", re.MULTILINE)
+"""An import between the files of a harness: in one file there is nothing to import."""
+
+
+@functools.cache
+def _join_files(names: tuple[str, ...]) -> bytes:
+    return b"\n\n".join(_SIBLING_IMPORT.sub(b"", (HARNESSES / name).read_bytes()) for name in names)
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,8 +32,9 @@ class Language:
 
     interpreter: tuple[str, ...]
     """Words put before the script; empty: the script itself is the program."""
-    harness: str
-    """File in ``harness/`` that calls the user's functions; empty: none."""
+    harness: tuple[str, ...]
+    """Files in ``harness/`` that make up the program which calls the user's functions, in order;
+    empty: none."""
     option: str = ""
     """Job option that chooses the interpreter; also the interpreter's name in a ``bin/``."""
     version_arguments: tuple[str, ...] = ()
@@ -31,11 +45,11 @@ class Language:
     @property
     def harness_name(self) -> str:
         """Name of the harness in the attempt's folder, unlike that of any script."""
-        return HARNESS_NAME + Path(self.harness).suffix
+        return HARNESS_NAME + Path(self.harness[0]).suffix
 
     def read_harness(self) -> bytes:
         """Return the source of the harness, to be copied into the attempt's folder."""
-        return (HARNESSES / self.harness).read_bytes()
+        return _join_files(self.harness)
 
     def find_interpreter(self, choice: str) -> str:
         """Return the interpreter that a job chooses.
@@ -63,11 +77,17 @@ class Language:
 LANGUAGES = {
     "python": Language(
         (sys.executable,),
-        "python.py",
+        tuple(f"python/{name}.py" for name in _PYTHON_FILES),
         "python",
         ("-c", "import sys; sys.stdout.write('%d.%d.%d' % sys.version_info[:3])"),
         (3, 8),
     ),
-    "javascript": Language(("node",), "node.cjs", "node", ("-p", "process.versions.node"), (12, 0)),
-    "binary": Language((), ""),
+    "javascript": Language(
+        ("node",),
+        tuple(f"node/{name}.cjs" for name in _NODE_FILES),
+        "node",
+        ("-p", "process.versions.node"),
+        (12, 0),
+    ),
+    "binary": Language((), ()),
 }

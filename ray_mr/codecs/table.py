@@ -2,7 +2,7 @@
 
 To add a format, write its decoder (``codecs/contract.py``) and one row of ``CODECS``.  Its word in
 ``Content-Encoding``, if it has one, goes to ``CONTENT_CODINGS``.  For files that the Python harness
-opens itself, ``child/harness/python.py`` needs the decoder, too.
+opens itself, ``child/harness/python/decoding.py`` needs the decoder, too.
 """
 
 from __future__ import annotations

@@ -149,7 +149,7 @@ def speaker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Speaker:
     perl = require_tool("perl")
     if subprocess.run([perl, "-MJSON::PP", "-e1"], check=False).returncode:
         skip_loudly("perl has no JSON::PP: apt-get install perl")
-    monkeypatch.setitem(languages.LANGUAGES, "perl", Language((perl,), str(PERL)))
+    monkeypatch.setitem(languages.LANGUAGES, "perl", Language((perl,), (str(PERL),)))
     monkeypatch.setitem(SUFFIXES, "perl", ".pl")
     return Speaker("perl", tmp_path)
 

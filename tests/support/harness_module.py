@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
+from types import ModuleType
 from typing import Any
 
-from ray_mr.child.languages import HARNESSES
+from ray_mr.child.languages import HARNESSES, LANGUAGES
 
 
 def load_harness() -> Any:
@@ -15,12 +15,11 @@ def load_harness() -> Any:
     The harness removes the script's folder from `sys.path`; the path is restored afterwards.
     """
     path = list(sys.path)
-    spec = importlib.util.spec_from_file_location("ray_mr_harness", HARNESSES / "python.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
+    file = HARNESSES / "python" / "joined.py"
+    module = ModuleType("ray_mr_harness")
+    module.__file__ = str(file)
     try:
-        spec.loader.exec_module(module)
+        exec(compile(LANGUAGES["python"].read_harness(), file, "exec"), vars(module))  # noqa: S102
     finally:
         sys.path[:] = path
     return module

@@ -273,5 +273,7 @@ def test_question_is_answered_by_a_file_and_a_name(question: str) -> None:
 
 def test_modules_are_short() -> None:
     lines = {name_of(path): len(path.read_text().splitlines()) for path in FILES}
+    for path in (ROOT / "child" / "harness").glob("*/*.*"):
+        lines[f"{path.parent.name}/{path.name}"] = len(path.read_text().splitlines())
     assert {name: size for name, size in lines.items() if size > MAX_LINES} == {}
     assert statistics.median(lines.values()) <= MAX_MEDIAN_LINES
