@@ -22,10 +22,9 @@ from ray_mr.errors import JobError
 from ray_mr.jobs.script import Script
 from ray_mr.postmortem import dead_letters, replay
 from ray_mr.storage.patterns import make_matcher
+from ray_mr.storage.side_files import MANIFEST, SUCCESS
 from ray_mr.stores import owned_folder
 from ray_mr.stores.layout import (
-    MANIFEST,
-    SUCCESS,
     find_parts,
     is_numbered,
     is_prefix,

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from ray_mr.driver.report import INPUTS, READ_BYTES, Report
 from ray_mr.driver.skew import Shares
 from ray_mr.errors import Interrupted, JobError, StagedLost
-from ray_mr.stores.layout import SUCCESS, find_parts, is_prefix, locate_failed_report, locate_report
+from ray_mr.storage.side_files import SUCCESS
+from ray_mr.stores.layout import find_parts, is_prefix, locate_failed_report, locate_report
 from ray_mr.stores.publication import write_object
 from ray_mr.stores.registry import store_for, writable_store_for
 from ray_mr.stores.result import finish_publication, forget_publication

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 SUCCESS, MANIFEST, REPORT = "_SUCCESS", "manifest.json", "report.json"
+"""Names of the marks and the report of a result; see ``stores/layout.py``."""
 FOLDERS = ("dead-letters", "failed-attempts")
 DEFAULT_RESULTS = ("result.txt", "result-00000.txt")
 """Results whose report is ``report.json``."""

@@ -13,11 +13,9 @@ from __future__ import annotations
 import os
 import re
 
+from ray_mr.storage.side_files import MANIFEST, REPORT, SUCCESS
 from ray_mr.stores.registry import writable_store_for
 
-SUCCESS = "_SUCCESS"
-MANIFEST = "manifest.json"
-REPORT = "report.json"
 FAILED_REPORT = f"failed-{REPORT}"
 REPORTS = (REPORT, FAILED_REPORT)
 _DEFAULT_NAME = re.compile(r"result(-\*)?\.txt")

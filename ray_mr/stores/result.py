@@ -19,11 +19,10 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from ray_mr.errors import JobError, StagedLost
+from ray_mr.storage.side_files import MANIFEST, SUCCESS
 from ray_mr.stores import publication
 from ray_mr.stores.layout import (
-    MANIFEST,
     REPORTS,
-    SUCCESS,
     find_parts,
     format_part_name,
     is_numbered,

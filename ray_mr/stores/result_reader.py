@@ -8,7 +8,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ray_mr.errors import ObjectChanged, StoreError
-from ray_mr.stores.layout import MANIFEST, find_parts, is_numbered, is_prefix, locate_part
+from ray_mr.storage.side_files import MANIFEST
+from ray_mr.stores.layout import find_parts, is_numbered, is_prefix, locate_part
 from ray_mr.stores.registry import store_for
 from ray_mr.stores.stream_output import find_stream
 

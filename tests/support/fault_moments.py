@@ -31,8 +31,8 @@ from ray_mr.driver.scheduler import Scheduler
 from ray_mr.engines.ray import engine, remote
 from ray_mr.jobs.job import Job
 from ray_mr.model import AttemptEnd
+from ray_mr.storage.side_files import MANIFEST, REPORT, SUCCESS
 from ray_mr.stores import publication
-from ray_mr.stores.layout import MANIFEST, REPORT, SUCCESS
 from ray_mr.stores.local import LocalStore
 from ray_mr.stores.result import Sink
 from ray_mr.stores.staged_file import StagedFile

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from jobs import job, make_pings, script
 from ray_mr.driver.run import run
+from ray_mr.storage.side_files import SUCCESS
 from ray_mr.stores import registry
-from ray_mr.stores.layout import SUCCESS, locate_part, locate_report
+from ray_mr.stores.layout import locate_part, locate_report
 
 if TYPE_CHECKING:
     from ray_mr.jobs.job import Job

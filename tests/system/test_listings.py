@@ -18,7 +18,7 @@ from ray_mr.driver.listing import list_objects, make_sources
 from ray_mr.errors import Interrupted, JobError, StoreError
 from ray_mr.model import ALREADY_LISTED, HIDDEN, IRREGULAR, SIDE_FILE
 from ray_mr.storage import patterns
-from ray_mr.storage.side_files import FOLDERS, list_results
+from ray_mr.storage.side_files import FOLDERS, REPORT, list_results
 from ray_mr.stores import layout
 from ray_mr.stores.registry import store_for
 from ray_mr.stores.walk import Walk
@@ -154,7 +154,7 @@ def test_report_of_any_output_is_known_as_its_side_file(output: str) -> None:
     """The names that a listing knows are those that a run gives."""
     parts = [layout.locate_part(output, 0), output + "_SUCCESS", output + "manifest.json"]
     report = layout.locate_report(output)
-    assert any(set(each) <= set(parts) for each in list_results(report, layout.REPORT))
+    assert any(set(each) <= set(parts) for each in list_results(report, REPORT))
     between = "" if layout.is_prefix(output) else "."
     for folder in FOLDERS:
         name = f"{output}{between}{folder}/1.json"

@@ -20,8 +20,9 @@ from fault_world import FILES, PARTS, World, check_whole, end, undisturbed_bytes
 from jobs import run_told
 from ray_mr.driver.run import run
 from ray_mr.errors import JobError, WorkerLost
+from ray_mr.storage.side_files import SUCCESS
 from ray_mr.stores import registry
-from ray_mr.stores.layout import SUCCESS, locate_record
+from ray_mr.stores.layout import locate_record
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -25,9 +25,9 @@ from ray_mr.driver.run import plan, run
 from ray_mr.driver.scheduler import Scheduler
 from ray_mr.errors import ChildError, Interrupted, JobError
 from ray_mr.jobs.job import Job
+from ray_mr.storage.side_files import SUCCESS
 from ray_mr.stores import publication, registry
 from ray_mr.stores.layout import (
-    SUCCESS,
     find_parts,
     locate_failed_report,
     locate_part,

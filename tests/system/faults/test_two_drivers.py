@@ -20,8 +20,9 @@ from fault_world import PATIENCE_S
 from jobs import script
 from ray_mr.driver.run import run
 from ray_mr.jobs.job import Job
+from ray_mr.storage.side_files import MANIFEST, SUCCESS
 from ray_mr.stores import registry
-from ray_mr.stores.layout import MANIFEST, SUCCESS, locate_part, locate_report
+from ray_mr.stores.layout import locate_part, locate_report
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
