@@ -34,7 +34,7 @@ def check_disk(plan: Plan, capacity: Capacity, run_id: str) -> None:
     need of this machine counts.
 
     Raises:
-        StoreError: It does.
+        StoreError: The disk is too small.
     """
     need = plan.scratch_bytes(min(capacity.map_slots, host.count_cpus()))
     free = shutil.disk_usage(make_run_folder(run_id)).free

@@ -40,7 +40,13 @@ from ray_mr.driver.failure_records import FailureRecords
 from ray_mr.driver.probing import Probing
 from ray_mr.driver.reducer_pool import ReducerPool
 from ray_mr.driver.wait_limits import WaitLimits, check_deadline
-from ray_mr.engines.contract import AttemptLost, AttemptMessage, BlockLost, BlockReady
+from ray_mr.engines.contract import (
+    ATTEMPTS_PER_SLOT,
+    AttemptLost,
+    AttemptMessage,
+    BlockLost,
+    BlockReady,
+)
 from ray_mr.errors import LedgerError, RayMrError, WorkerLost, summarize_message
 from ray_mr.events import MapProgress, Notice, ReduceProgress
 from ray_mr.model import AttemptEnd, AttemptId, BlockMeta, Progress
@@ -65,8 +71,6 @@ SILENCE_TIMEOUT_S = 120.0
 """Time in seconds without a sign of life before an attempt or reducer counts as lost."""
 SILENCE_CHECK_INTERVAL_S = 1.0
 """Seconds between two checks for silent attempts and reducers."""
-WINDOW = 2
-"""Attempts given to the engine for each slot, so that none waits for the driver."""
 MIN_PACKED_COUNTERS = 16
 """Committed attempts with more counters than this have them compressed in memory."""
 MAX_FAILURE_NOTICES = 100
@@ -225,7 +229,7 @@ class Scheduler:
         for work in reversed(ready):
             self._pending[work.split.start] = work
             self._pending.move_to_end(work.split.start, last=False)
-        while self._pending and len(self._running) < WINDOW * self._capacity.map_slots:
+        while self._pending and len(self._running) < ATTEMPTS_PER_SLOT * self._capacity.map_slots:
             _, work = self._pending.popitem(last=False)
             ident = self.next_ident(work.split)
             self._running[ident] = _RunningAttempt(work, now)

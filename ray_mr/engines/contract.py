@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from ray_mr.tasks.map_task import MapTask
     from ray_mr.tasks.reduce_task import PartDue, ReduceTask
 
+ATTEMPTS_PER_SLOT = 2
+"""Maximum attempts that the driver starts per map slot, so that no slot waits for the driver."""
 REDUCERS_PER_SLOT = 2
 """Maximum reducers per map slot; more would only wait for each other."""
 Ref = Any

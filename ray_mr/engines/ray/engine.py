@@ -39,6 +39,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ray_mr.engines import block_files
 from ray_mr.engines.contract import (
+    ATTEMPTS_PER_SLOT,
     REDUCERS_PER_SLOT,
     AttemptLost,
     AttemptMessage,
@@ -69,8 +70,6 @@ if TYPE_CHECKING:
     from ray_mr.tasks.map_task import MapTask
     from ray_mr.tasks.reduce_task import PartDue, ReduceTask
 
-ATTEMPTS_PER_SLOT = 2
-"""Number of attempts that the driver starts for each slot; see ``driver.scheduler``."""
 LEAVE_TIMEOUT_S = 10.0
 """Timeout in seconds for each step of leaving a shared Ray."""
 DIAGNOSIS_TIMEOUT_S = 10.0

@@ -12,6 +12,7 @@ import pytest
 from jobs import MAPPER, job, make_pings, result, run_told, script, undisturbed
 from ray_mr.driver import reducer_pool, scheduler, wait_limits
 from ray_mr.engines.contract import (
+    ATTEMPTS_PER_SLOT,
     AttemptLost,
     AttemptMessage,
     BlockLost,
@@ -252,7 +253,7 @@ def test_window_limits_started_attempts(folder: Path, use: Use, slots: int) -> N
     report, _ = run_told(job(folder, split_bytes=1))
     assert report.ok
     assert report.totals["ok"] == 12
-    assert engine.most == scheduler.WINDOW * slots
+    assert engine.most == ATTEMPTS_PER_SLOT * slots
 
 
 # ---------------------------------------------------------------- losses upon losses
