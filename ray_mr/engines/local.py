@@ -234,7 +234,7 @@ class _LocalReducer:
         except RayMrError as error:
             self._fail(error)
         except Exception as error:  # noqa: BLE001 - as above
-            self._fail(RayMrError(f"a defect in a reducer: {error!r}"))
+            self._fail(RayMrError(f"a bug in ray_mr, in a reducer: {error!r}"))
 
     def _fail(self, error: RayMrError) -> None:
         self._stop.set()

@@ -64,7 +64,7 @@ def map_split(
         yield attempt.make_end(error)
     except Exception as error:  # noqa: BLE001 - every bug must reach the ledger
         yield attempt.make_end(
-            RayMrError(f"a defect in a map task: {error!r}\n{traceback.format_exc()}")
+            RayMrError(f"a bug in ray_mr, in a map task: {error!r}\n{traceback.format_exc()}")
         )
     else:
         yield attempt.make_end(None)

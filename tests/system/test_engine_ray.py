@@ -308,7 +308,10 @@ def test_error_of_ray_mr_passes_through_ray_unchanged() -> None:
     for cause in (lost, rex.NodeDiedError("dead"), rex.WorkerCrashedError()):
         with pytest.raises(BlockLostError), translate_errors():
             raise rex.RayTaskError("f", "traceback", cause)
-    with pytest.raises(RayMrError, match="a defect in a task") as caught, translate_errors():
+    with (
+        pytest.raises(RayMrError, match="a bug in ray_mr, in a task") as caught,
+        translate_errors(),
+    ):
         raise rex.RayTaskError("f", "traceback", ZeroDivisionError("division by zero"))
     assert caught.value.exit_code == 1
 

@@ -68,7 +68,7 @@ def translate_errors() -> Iterator[None]:
             raise BlockLostError("a block is lost") from error
         if isinstance(cause, rex.RayError):
             raise EngineError(f"Ray: {type(cause).__name__}: {cause}") from error
-        raise RayMrError(f"a defect in a task: {error}") from error
+        raise RayMrError(f"a bug in ray_mr, in a task: {error}") from error
     except (rex.ObjectLostError, rex.ObjectFetchTimedOutError) as error:
         raise BlockLostError(f"a block is lost: {type(error).__name__}") from error
     except rex.OutOfMemoryError as error:

@@ -160,7 +160,7 @@ def conversation(chance: random.Random) -> tuple[bytes, ...]:
 
 @pytest.mark.parametrize("reducer", ["none", "sum", "lines"])
 def test_mappers_that_lie(tmp_path: Path, liar: type[Liar], reducer: str) -> None:
-    """An attempt ends with an error that is no defect, or with the counts of all its inputs."""
+    """An attempt ends with the counts of all its inputs, or with an error of the input."""
     house = House(tmp_path)
     house.inputs([b"a 1\n", b"b 1\n"])
     step = house.shell("r", "cat") if reducer == "lines" else reducer
@@ -172,7 +172,7 @@ def test_mappers_that_lie(tmp_path: Path, liar: type[Liar], reducer: str) -> Non
         assert list(house.root.iterdir()) == []
         assert isinstance(end, AttemptEnd)
         if end.error is not None:
-            assert "defect" not in end.error.message, end.error
+            assert "a bug in ray_mr" not in end.error.message, end.error
         elif not end.failed:
             assert {each.position for each in end.files} == {0, 1}
             for each in end.files:
@@ -184,7 +184,7 @@ def test_mappers_that_lie(tmp_path: Path, liar: type[Liar], reducer: str) -> Non
 
 
 def test_reducers_that_lie(tmp_path: Path, liar: type[Liar]) -> None:
-    """A reducer gives its output, or raises one of our errors, no defect."""
+    """A reducer gives its output, or raises an error that is not a bug in ray_mr."""
     house = House(tmp_path)
     house.inputs([b"k 1\nk 2\n"])
     plan = house.plan(
@@ -213,7 +213,7 @@ def test_reducers_that_lie(tmp_path: Path, liar: type[Liar]) -> None:
             list(reducer.finish({0: PartDue(1)}))
             well += 1
         except RayMrError as error:
-            assert "defect" not in error.message
+            assert "a bug in ray_mr" not in error.message
         finally:
             reducer.close()
     assert well, "some conversations are sound"
@@ -232,7 +232,7 @@ def test_combiners_that_lie(tmp_path: Path, liar: type[Liar]) -> None:
             combiner.close()
             well += 1
         except RayMrError as error:
-            assert "defect" not in error.message
+            assert "a bug in ray_mr" not in error.message
         finally:
             combiner.kill()
     assert well, "some conversations are sound"
