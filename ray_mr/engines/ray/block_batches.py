@@ -4,11 +4,14 @@ A call to an actor costs the driver a quarter of a millisecond and more, and wit
 each split has rows for all of them.  Nothing here knows what a call is.
 
 1. ``put`` queues a block.
-2. ``send`` begins a call with queued blocks if no call is on its way; ``send_all`` sends the rest.
+2. ``send`` begins a call with queued blocks if no call is on its way.  ``send_all`` sends the rest
+   in several calls, without waiting for answers, before a reducer is asked for its output.
 3. ``answer_call`` takes the answer, and yields which blocks arrived and which are lost.  If it is
    not known which block of a call was lost, each block of it is sent again in a call of its own.
 
-As there is one call at a time, blocks that are sent again keep their place in the order.
+As ``send`` has one call on its way at a time, blocks that are sent again keep their place in the
+order.  After ``send_all`` they would not; the driver asks for output only when every block has been
+acknowledged, so that nothing is queued then.
 """
 
 from __future__ import annotations
