@@ -15,6 +15,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ray_mr.system.process_table import read_entry
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -146,10 +148,6 @@ def _describe_machine() -> tuple[str, str]:
 
 
 def _read_start_time(pid: int) -> str:
-    """Return when a process started, in ticks since boot; empty if it has ended; proc(5)."""
-    try:
-        fields = Path("/proc", str(pid), "stat").read_text(errors="replace").rpartition(")")[2]
-    except OSError:
-        return ""
-    state, *others = fields.split()
-    return "" if state in "ZX" else others[18]
+    """Return when a process started, in ticks since boot; empty if it has ended."""
+    entry = read_entry(pid)
+    return entry.start_time if entry is not None and entry.is_alive else ""

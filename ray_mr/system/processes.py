@@ -23,65 +23,21 @@ import contextlib
 import os
 import signal
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ray_mr.system.process_table import ProcessEntry, read_entries, read_entry
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable
 
 MARK_VARIABLE = "CHILD_OF_RAY_MR"
 """Environment variable that every program has; its value begins with the program's folder."""
 _MAX_KILL_ROUNDS = 100
 """Maximum number of times that /proc is searched for processes to kill."""
-_DEAD_STATES = "ZX"
 
 
-@dataclass(frozen=True, slots=True)
-class _Entry:
-    """One process, as ``/proc/<pid>/stat`` describes it; proc(5)."""
-
-    pid: int
-    name: str
-    state: str
-    parent: int
-    session: int
-    terminal: int
-    """Device number of the controlling terminal; 0: none."""
-    ticks: int
-    """User and system time in clock ticks, including children that it has waited for."""
-
-    @property
-    def is_alive(self) -> bool:
-        return self.state not in _DEAD_STATES
-
-
-def _read_entry(pid: str) -> _Entry | None:
-    try:
-        text = Path("/proc", pid, "stat").read_text(errors="replace")
-    except OSError:
-        return None
-    head, _, rest = text.rpartition(")")
-    fields = rest.split()
-    ticks = sum(int(field) for field in fields[11:15])
-    return _Entry(
-        int(pid),
-        head.partition("(")[2],
-        fields[0],
-        int(fields[1]),
-        int(fields[3]),
-        int(fields[4]),
-        ticks,
-    )
-
-
-def _read_entries() -> Iterator[_Entry]:
-    for each in os.scandir("/proc"):
-        if each.name.isdigit() and (entry := _read_entry(each.name)) is not None:
-            yield entry
-
-
-def _find_descendants(pid: int, entries: Iterable[_Entry]) -> list[int]:
+def _find_descendants(pid: int, entries: Iterable[ProcessEntry]) -> list[int]:
     children: dict[int, list[int]] = {}
     for entry in entries:
         children.setdefault(entry.parent, []).append(entry.pid)
@@ -110,7 +66,7 @@ def _has_mark(pid: int, mark: str, name: str = MARK_VARIABLE) -> bool:
     return f"{name}={mark}".encode("utf-8", "surrogateescape") in environment
 
 
-def _works_below(entry: _Entry, folder: str) -> bool:
+def _works_below(entry: ProcessEntry, folder: str) -> bool:
     """Return whether a process of this user without a terminal works below ``folder``."""
     if entry.terminal or not _is_own(entry.pid):
         return False
@@ -131,7 +87,7 @@ def find_members(session: int, mark: str = "") -> list[int]:
     """
     return [
         entry.pid
-        for entry in _read_entries()
+        for entry in read_entries()
         if entry.is_alive and (entry.session == session or _has_mark(entry.pid, mark))
     ]
 
@@ -143,7 +99,7 @@ def sum_cpu_ticks(session: int, mark: str = "") -> int:
         session: The program's process id.
         mark: Its mark, to count processes outside its session too; empty: do not count them.
     """
-    entries = list(_read_entries())
+    entries = list(read_entries())
     family = {session, *_find_descendants(session, entries)}
     return sum(
         entry.ticks
@@ -163,7 +119,7 @@ def find_pipe_holders(session: int, mark: str, pipe: int) -> list[str]:
     target = str(Path("/proc/self/fd", str(pipe)).readlink())
     holders = []
     for pid in find_members(session, mark):
-        entry = _read_entry(str(pid))
+        entry = read_entry(pid)
         if entry is not None and target in _list_open_files(pid):
             holders.append(f"{entry.name} (process {pid})")
     return holders
@@ -205,7 +161,7 @@ def kill_processes_in(folder: Path) -> None:
     def find() -> list[int]:
         return [
             entry.pid
-            for entry in _read_entries()
+            for entry in read_entries()
             if entry.is_alive
             and entry.pid != own
             and (_has_mark(entry.pid, mark) or _works_below(entry, mark))
@@ -217,7 +173,7 @@ def kill_processes_in(folder: Path) -> None:
 def kill_marked(mark: str, name: str) -> None:
     """Kill every process with a value of the variable ``name`` that begins with ``mark``."""
     _kill_all(
-        lambda: [e.pid for e in _read_entries() if e.is_alive and _has_mark(e.pid, mark, name)]
+        lambda: [e.pid for e in read_entries() if e.is_alive and _has_mark(e.pid, mark, name)]
     )
 
 
@@ -242,7 +198,7 @@ def kill_tree(pid: int) -> None:
                 os.kill(each, signal.SIGSTOP)
         stopped += running
         running = [
-            child for child in _find_descendants(pid, _read_entries()) if child not in stopped
+            child for child in _find_descendants(pid, read_entries()) if child not in stopped
         ]
     for each in stopped:
         with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -251,5 +207,5 @@ def kill_tree(pid: int) -> None:
 
 def kill_descendants() -> None:
     """Kill every descendant of this process, but not the process itself."""
-    for child in _find_descendants(os.getpid(), _read_entries()):
+    for child in _find_descendants(os.getpid(), read_entries()):
         kill_tree(child)

@@ -10,13 +10,13 @@ from __future__ import annotations
 import contextlib
 import os
 import select
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ray_mr.errors import EngineError
+from ray_mr.system.process_table import read_entries
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
 WATCHED_PROGRAMS = ("gcs_server",)
 """Names of programs; without the raylet, whose end lets Ray end the driver before any check."""
@@ -31,11 +31,11 @@ class GcsWatch:
 
     def watch(self, programs: Sequence[str] = WATCHED_PROGRAMS) -> None:
         """Watch the children that run these programs; without effect before Linux 5.3."""
-        for pid, name in _list_children():
-            if name in programs:
+        for entry in read_entries():
+            if entry.parent == os.getpid() and entry.name in programs:
                 with contextlib.suppress(OSError):
-                    descriptor = os.pidfd_open(pid)
-                    self._names[descriptor] = name
+                    descriptor = os.pidfd_open(entry.pid)
+                    self._names[descriptor] = entry.name
                     self._poll.register(descriptor, select.POLLIN)
 
     def check(self) -> None:
@@ -56,16 +56,3 @@ class GcsWatch:
             self._poll.unregister(descriptor)
             os.close(descriptor)
         self._names.clear()
-
-
-def _list_children() -> Iterator[tuple[int, str]]:
-    """Yield the process ids of this process's children and their programs' names; see proc(5)."""
-    for path in Path("/proc").iterdir():
-        if not path.name.isdigit():
-            continue
-        try:
-            head, _, fields = (path / "stat").read_text(errors="replace").rpartition(")")
-        except OSError:
-            continue
-        if int(fields.split()[1]) == os.getpid():
-            yield int(path.name), head.partition("(")[2]

@@ -200,7 +200,7 @@ def test_mutated_frames_decode_or_are_refused() -> None:
 
 
 def test_a_script_whose_name_can_be_no_path() -> None:
-    """A name of 5,000 letters is no script, and no defect of ours."""
+    """A name of 5,000 letters is not a script, and gets an error that says so."""
     with pytest.raises(JobError, match="no such script"):
         pack_program(Script(language="binary", script="9" * 5000))
     with pytest.raises(JobError, match="no such script"):
